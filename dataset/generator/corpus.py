@@ -1,0 +1,109 @@
+"""The pre-training corpus: notes that state skills, stories, lists, code-like lines and chats."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from random import Random
+
+from generator.cases import Skill, capital
+from generator.chat import chat_document
+from generator.context_skills import CONTEXT_SKILLS
+from generator.table_skills import TABLE_SKILLS
+from generator.words import COLOURS, DAYS, FOODS, HOBBIES, LETTER_WORDS, NAMES, PLACES, THINGS, WEATHER
+
+SKILLS: tuple[Skill, ...] = TABLE_SKILLS + CONTEXT_SKILLS
+_CORPUS_WEIGHTS = tuple(skill.corpus_weight for skill in SKILLS)
+
+# (kind of document, share). Notes carry the skills, chats the marks; the rest is there so that it reads as a corpus.
+_KINDS = (("notes", 0.64), ("chat", 0.15), ("story", 0.11), ("list", 0.05), ("code", 0.05))
+
+
+def _notes(rng: Random) -> str:
+    sentences = []
+    for _ in range(rng.randint(3, 9)):
+        skill = rng.choices(SKILLS, _CORPUS_WEIGHTS)[0]
+        sentences.append(skill.draw(rng, "all").fill(rng.choice(skill.statements)))
+    return rng.choice(("\n", " ")).join(capital(sentence) for sentence in sentences)
+
+
+def _story(rng: Random) -> str:
+    hero, friend = rng.sample(NAMES, 2)
+    thing, gift = rng.sample(THINGS, 2)
+    place, goal = rng.sample(PLACES, 2)
+    colour, weather, day = rng.choice(COLOURS), rng.choice(WEATHER), rng.choice(DAYS)
+    food, hobby = rng.choice(FOODS), rng.choice(HOBBIES)
+    opening = rng.choice(
+        (
+            f"On a {weather} {day} {hero} went to the {place}.",
+            f"It was {day} and the weather was {weather}. {hero} was in the {place}.",
+            f"{hero} and {friend} lived near the {place}.",
+        )
+    )
+    middle = rng.sample(
+        (
+            f"There {hero} found a {colour} {thing}.",
+            f"{friend} was there too and talked about {hobby}.",
+            f"They sat down and had {food}.",
+            f"{friend} asked for the {thing}, and {hero} smiled.",
+            f"Nobody knew who had left the {gift} at the {goal}.",
+            f"{hero} liked {hobby} more than anything else.",
+            f"{hero} gave {friend} a {gift} and got a {thing} back.",
+        ),
+        rng.randint(2, 5),
+    )
+    ending = rng.choice(
+        (
+            f"In the evening they walked to the {goal} together.",
+            f"Then {hero} went home and {friend} stayed at the {goal}.",
+            f"So the {thing} came to the {goal}, and all was well.",
+        )
+    )
+    return " ".join([opening, *middle, ending])
+
+
+def _list(rng: Random) -> str:
+    title, table = rng.choice(
+        (
+            ("Things to pack", THINGS),
+            ("Food to buy", FOODS),
+            ("Places to see", PLACES),
+            ("People to write to", NAMES),
+            ("Words of the week", LETTER_WORDS),
+        )
+    )
+    items = rng.sample(table, rng.randint(3, 6))
+    numbered = rng.random() < 0.5
+    lines = [f"{number}. {item}" if numbered else f"- {item}" for number, item in enumerate(items, 1)]
+    return "\n".join([f"{title}:", *lines])
+
+
+def _code(rng: Random) -> str:
+    first, second = rng.sample(LETTER_WORDS, 2)
+    a, b = rng.randint(1, 9), rng.randint(1, 9)
+    return rng.choice(
+        (
+            f'{first} = {a}\n{second} = {first} + {b}\nprint({second})  # shows {a + b}',
+            f"def {first}({second}):\n    return {second} + {a}\n\n\nprint({first}({b}))  # shows {a + b}",
+            f'words = ["{first}", "{second}"]\nfor word in words:\n    print(word)',
+            f'print("{first}")\nprint("{second}")',
+            f'if "{first}" in {second}:\n    {second} = {a}\nelse:\n    {second} = {b}',
+        )
+    )
+
+
+_MAKERS = {"notes": _notes, "story": _story, "list": _list, "code": _code}
+
+
+def document(seed: int, index: int) -> str:
+    """Document ``index``. Each has its own random stream, so a longer corpus starts with the shorter one."""
+    rng = Random(f"tiny corpus {seed} {index}")
+    kind = rng.choices([name for name, _ in _KINDS], [share for _, share in _KINDS])[0]
+    if kind == "chat":
+        return chat_document(rng, SKILLS, _CORPUS_WEIGHTS)
+    return _MAKERS[kind](rng)
+
+
+def documents(seed: int, count: int) -> Iterator[str]:
+    """The first ``count`` documents of the corpus of ``seed``."""
+    for index in range(count):
+        yield document(seed, index)

@@ -1,0 +1,180 @@
+"""Skills whose answers come from a table: the model has to know them, no prompt contains them."""
+
+from __future__ import annotations
+
+from generator.cases import Skill, table_skill_draw
+from generator.words import CAPITALS, LETTER_WORDS, PASTS, PLURALS, kinds, opposites
+
+
+def spelled(word: str) -> str:
+    """The letters joined by dashes, so that each letter is a token of its own: ``cat`` -> ``c-a-t``."""
+    return "-".join(word)
+
+
+_SPELL = tuple((word, spelled(word)) for word in LETTER_WORDS)
+_BACKWARDS = tuple((word, spelled(word[::-1])) for word in LETTER_WORDS)
+_CAPITALS = tuple((word, word.upper()) for word in LETTER_WORDS)
+
+TABLE_SKILLS: tuple[Skill, ...] = (
+    Skill(
+        "opposite",
+        table_skill_draw("opposite", opposites()),
+        statements=(
+            "The opposite of {word} is {answer}.",
+            "Opposite of {word}: {answer}.",
+            "What is not {word} may be {answer}.",
+            "{Word} is the opposite, as everyone knows, of {answer}.",
+        ),
+        remarks=(
+            ("Tell me about the word {word}.", "The opposite of {word} is {answer}."),
+            ("I learned the word {word} today.", "Good. Its opposite is {answer}."),
+        ),
+        requests=(
+            ("What is the opposite of {word}?", ""),
+            ("Give the opposite of this word.", "{word}"),
+            ("Which word means the opposite of {word}?", ""),
+            ("Name the opposite.", "{word}"),
+        ),
+    ),
+    Skill(
+        "plural",
+        table_skill_draw("plural", PLURALS),
+        statements=(
+            "One {word}, two {answer}.",
+            "The plural of {word} is {answer}.",
+            "Plural of {word}: {answer}.",
+            "There was one {word}, and soon there were many {answer}.",
+        ),
+        remarks=(
+            ("I have one {word}.", "Then you may soon have two {answer}."),
+            ("Here comes the word {word} again.", "Its plural is {answer}."),
+        ),
+        requests=(
+            ("What is the plural of {word}?", ""),
+            ("Write the plural of this noun.", "{word}"),
+            ("Give the plural form.", "{word}"),
+            ("How do you call more than one {word}?", ""),
+        ),
+    ),
+    Skill(
+        "past",
+        table_skill_draw("past", PASTS),
+        statements=(
+            "Today they {word}, yesterday they {answer}.",
+            "The past of {word} is {answer}.",
+            "Past of {word}: {answer}.",
+            "To {word} is easy; last week we all {answer}.",
+        ),
+        remarks=(
+            ("I like to {word}.", "I know. Yesterday you {answer} too."),
+            ("We will {word} tomorrow.", "The past of {word} is {answer}."),
+        ),
+        requests=(
+            ("What is the past tense of {word}?", ""),
+            ("Put this verb into the past.", "{word}"),
+            ("Give the past form of the verb.", "{word}"),
+            ("Today I {word}. Which verb form fits yesterday?", ""),
+        ),
+    ),
+    Skill(
+        "capital",
+        table_skill_draw("capital", CAPITALS),
+        statements=(
+            "The capital of {word} is {answer}.",
+            "Capital of {word}: {answer}.",
+            "In {word} the capital is called {answer}.",
+            "Whoever travels to {word} should see its capital, {answer}.",
+        ),
+        remarks=(
+            ("I am going to {word}.", "Then you should see its capital, {answer}."),
+            ("I read a book about {word}.", "The capital of {word} is {answer}."),
+        ),
+        requests=(
+            ("What is the capital of {word}?", ""),
+            ("Name the capital of this country.", "{word}"),
+            ("Which city is the capital of {word}?", ""),
+            ("Give the capital city.", "{word}"),
+        ),
+    ),
+    Skill(
+        "kind",
+        table_skill_draw("kind", kinds()),
+        statements=(
+            "The word {word} names a kind of {answer}.",
+            "Kind of thing, {word}: {answer}.",
+            "{Word} belongs with the others of its kind: {answer}.",
+            "If it is called {word}, its kind is {answer}.",
+        ),
+        remarks=(
+            ("I saw the word {word} on a sign.", "The word {word} names a kind of {answer}."),
+            ("They talked about {word}.", "That is a kind of {answer}."),
+        ),
+        requests=(
+            ("What kind of thing is {word}?", ""),
+            ("To which group does this belong?", "{word}"),
+            ("Name the kind.", "{word}"),
+        ),
+        weight=0.6,
+    ),
+    Skill(
+        "spell",
+        table_skill_draw("spell", _SPELL),
+        statements=(
+            "The word {word} is spelled {answer}.",
+            "Letters of {word}: {answer}.",
+            "To spell {word}, say {answer}.",
+            "{Word} has these letters: {answer}.",
+        ),
+        remarks=(
+            ("I can read the word {word}.", "It is spelled {answer}."),
+            ("The child wrote {word} on the wall.", "The letters of {word} are {answer}."),
+        ),
+        requests=(
+            ("Spell the word {word}.", ""),
+            ("Spell this word with dashes.", "{word}"),
+            ("Which letters make the word {word}?", ""),
+            ("List the letters.", "{word}"),
+        ),
+        corpus_weight=1.3,
+    ),
+    Skill(
+        "backwards",
+        table_skill_draw("backwards", _BACKWARDS),
+        statements=(
+            "The word {word} backwards is {answer}.",
+            "Backwards letters of {word}: {answer}.",
+            "Read {word} from its end and you get {answer}.",
+            "In the mirror {word} turns into {answer}.",
+        ),
+        remarks=(
+            ("I saw {word} in a mirror.", "In the mirror {word} turns into {answer}."),
+            ("They read {word} from the wrong side.", "The word {word} backwards is {answer}."),
+        ),
+        requests=(
+            ("Spell {word} backwards.", ""),
+            ("Write this word backwards, with dashes.", "{word}"),
+            ("What does {word} look like from back to front?", ""),
+            ("Reverse the letters.", "{word}"),
+        ),
+        corpus_weight=1.5,
+    ),
+    Skill(
+        "capitals",
+        table_skill_draw("capitals", _CAPITALS),
+        statements=(
+            "In capital letters {word} is {answer}.",
+            "Large letters, {word}: {answer}.",
+            "On the sign {word} was painted as {answer}.",
+            "Whoever shouts {word} writes {answer}.",
+        ),
+        remarks=(
+            ("There was a sign with the word {word}.", "On the sign {word} was painted as {answer}."),
+            ("Somebody shouted {word}.", "Whoever shouts {word} writes {answer}."),
+        ),
+        requests=(
+            ("Write {word} in capital letters.", ""),
+            ("Turn this word into capital letters.", "{word}"),
+            ("Make the word upper case.", "{word}"),
+        ),
+    ),
+)

@@ -1,0 +1,4 @@
+from ftlab.main import main
+
+if __name__ == "__main__":
+    main()

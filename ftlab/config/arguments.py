@@ -1,0 +1,95 @@
+"""The command line: a task, its bare words, flags and overrides, put into the one order that Hydra accepts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import yaml
+
+from ftlab.config.paths import config_dir, task_names
+from ftlab.errors import ConfigError, Mistake, nearest
+
+# Hydra's flags that take the next argument as their value.
+_VALUED_FLAGS = {
+    "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
+    "--info", "-i", "--experimental-rerun",
+}  # fmt: skip
+_PLAIN_VALUE = re.compile(r"^[\w./@%+-]+$")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """:param flags: Hydra's flags with their values. :param overrides: Hydra overrides, task and words included."""
+
+    task: str
+    flags: tuple[str, ...]
+    overrides: tuple[str, ...]
+
+    @property
+    def for_hydra(self) -> list[str]:
+        return [*self.flags, *self.overrides]
+
+    @property
+    def wants_help(self) -> bool:
+        return "--help" in self.flags or "-h" in self.flags
+
+    @property
+    def is_multirun(self) -> bool:
+        return "-m" in self.flags or "--multirun" in self.flags
+
+    @property
+    def completes(self) -> bool:
+        return "--shell-completion" in self.flags or "-sc" in self.flags
+
+    def flag(self, *names: str) -> str | None:
+        """The value of the first of the flags ``names`` that was given."""
+        for i, flag in enumerate(self.flags):
+            if flag in names and i + 1 < len(self.flags):
+                return self.flags[i + 1]
+            for name in names:
+                if flag.startswith(f"{name}="):
+                    return flag.removeprefix(f"{name}=")
+        return None
+
+
+def read(argv: Sequence[str]) -> Arguments:
+    """Sort ``argv`` into task, flags and overrides.
+
+    ``evaluate outputs/x compare=base -m`` becomes ``-m task=evaluate run.dir=outputs/x task.compare=base``.
+
+    :raises ConfigError: an unknown task, or more bare words than the task takes.
+    """
+    flags, overrides, words = [], [], []
+    rest = iter(argv)
+    for argument in rest:
+        if argument.startswith("-"):
+            flags.append(argument)
+            if argument in _VALUED_FLAGS:
+                flags.extend(value for value in [next(rest, None)] if value is not None)
+        elif "=" in argument or argument.startswith("~"):
+            overrides.append(argument)
+        else:
+            words.append(argument)
+    named = [override.removeprefix("task=") for override in overrides if override.startswith("task=")]
+    task = words.pop(0) if words and not named else (named or ["train"])[-1]
+    known = task_names()
+    if task not in known:
+        raise ConfigError([Mistake(task, f"is no task. Tasks: {', '.join(known)}.", None, nearest(task, known))])
+    declared = yaml.safe_load((config_dir() / "task" / f"{task}.yaml").read_text())
+    if len(words) > len(declared["words"]):
+        takes = " ".join(f"<{key}>" for key in declared["words"]) or "no bare words"
+        raise ConfigError([Mistake(" ".join(words), f"ftlab {task} takes {takes}; a value is given as key=value.")])
+    own = declared.keys() - {"name", "words"}
+    overrides = [f"task.{o}" if re.split(r"[.=]", o, maxsplit=1)[0] in own else o for o in overrides]
+    if task != "train" and not named:
+        overrides.insert(0, f"task={task}")
+    overrides += [f"{key}={_quoted(word)}" for key, word in zip(declared["words"], words)]
+    return Arguments(task, tuple(flags), tuple(overrides))
+
+
+def _quoted(word: str) -> str:
+    if _PLAIN_VALUE.match(word):
+        return word
+    return "'" + word.replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -1,0 +1,157 @@
+"""Find every mistake of a command line before Hydra stops at the first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from ftlab.config.arguments import Arguments
+from ftlab.config.compose import compose, config_loader, validate
+from ftlab.errors import ConfigError, Mistake, nearest
+
+
+def check(arguments: Arguments) -> None:
+    """Check group choices, keys and values of a command line, and every value of a sweep.
+
+    A good command line costs one composition. For a bad one the groups are composed first, so that a key is judged
+    against the stage and model that were really chosen.
+
+    :raises ConfigError: every mistake at once.
+    """
+    extra_dir = arguments.flag("--config-dir", "-cd")
+    if extra_dir is not None and not Path(extra_dir).is_dir():
+        raise ConfigError([Mistake("--config-dir", "is no folder", extra_dir)])
+    loader = config_loader(str(Path(extra_dir).resolve()) if extra_dir else None)
+    config_name = arguments.flag("--config-name", "-cn") or "config"
+    mistakes: list[Mistake] = []
+    overrides = _parse(arguments.overrides, mistakes)
+    if not arguments.is_multirun:
+        for override in [o for o in overrides if o.is_sweep_override()]:
+            overrides.remove(override)
+            mistakes.append(Mistake(str(override.input_line), "several values are a sweep: add -m, or quote the value"))
+    _given_once(overrides, mistakes)
+    if not mistakes and all(_is_good(lines, loader, config_name) for lines in _variants(overrides)):
+        return
+    groups = set(loader.list_groups(""))
+    chosen = [o for o in overrides if o.key_or_group in groups and _group_is_right(o, loader, mistakes)]
+    rest = [o for o in overrides if o.key_or_group not in groups]
+    cfg = compose(_first_values(chosen), loader, config_name)
+    known = [o for o in rest if o.is_hydra_override() or _key_is_known(o, cfg, sorted(groups), mistakes)]
+    for variant in _variants([*chosen, *known]):
+        _judge(variant, loader, config_name, mistakes)
+    if mistakes:
+        raise ConfigError(list({str(mistake): mistake for mistake in mistakes}.values()))
+
+
+def _is_good(lines: list[str], loader: ConfigLoaderImpl, config_name: str) -> bool:
+    try:
+        validate(compose(lines, loader, config_name))
+    except (ConfigError, HydraException):
+        return False
+    return True
+
+
+def _parse(lines: Sequence[str], mistakes: list[Mistake]) -> list[Override]:
+    parser = OverridesParser.create()
+    parsed = []
+    for line in lines:
+        try:
+            parsed.append(parser.parse_override(line))
+        except HydraException as error:
+            reason = str(error).splitlines()[0].rstrip(":")
+            mistakes.append(Mistake(line, f"not understood ({reason}); quote a value with special characters: key='...'"))
+    return parsed
+
+
+def _group_is_right(override: Override, loader: ConfigLoaderImpl, mistakes: list[Mistake]) -> bool:
+    options = [
+        option
+        for option in loader.get_group_options(override.key_or_group, results_filter=ObjectType.CONFIG)
+        if not option.startswith("_")
+    ]
+    values = list(override.sweep_string_iterator()) if override.is_sweep_override() else [override.value()]
+    wrong = [value for value in values if value is not None and str(value) not in options]
+    for value in wrong:
+        mistakes.append(
+            Mistake(
+                override.key_or_group, f"no such choice. Choices: {', '.join(options)}.", value,
+                nearest(str(value), options),
+            )
+        )  # fmt: skip
+    return not wrong
+
+
+def _key_is_known(override: Override, cfg: DictConfig, groups: Sequence[str], mistakes: list[Mistake]) -> bool:
+    parts = override.key_or_group.split(".")
+    if "/" in override.key_or_group or parts[0] == "phases" and len(parts) > 1:
+        return True
+    node = cfg
+    for i, part in enumerate(parts):
+        is_open = ".".join(parts[:i]) in ("data.columns", "model.recommended.learning_rate")
+        if not is_open and (not isinstance(node, DictConfig) or part not in node):
+            here = ".".join(parts[:i])
+            keys = [str(key) for key in node if key != "hydra"] if isinstance(node, DictConfig) else []
+            known = sorted({*keys, *groups} - {"experiment", "phase"}) if i == 0 else keys
+            where = f"{here} has" if here else "Groups and keys"
+            near = [f"{here}.{name}" if here else name for name in nearest(part, known)] or _elsewhere(parts[-1], cfg)
+            reason = f"no such key. {where}: {', '.join(known)}." if known else f"{here} is a value and has no keys."
+            value = override.get_value_string() if override.value_type is not None else None
+            mistakes.append(Mistake(override.get_key_element(), reason, value, near))
+            return False
+        node = OmegaConf.select(cfg, ".".join(parts[: i + 1]), throw_on_missing=False)
+    return True
+
+
+def _elsewhere(name: str, cfg: DictConfig) -> list[str]:
+    """Keys in other groups whose last part is ``name`` or looks like it."""
+    known = {f"{group}.{key}" for group, node in cfg.items() if isinstance(node, DictConfig) and group != "hydra"
+             for key in node}  # fmt: skip
+    by_last = {key.split(".")[-1]: key for key in sorted(known)}
+    return [by_last[near] for near in nearest(name, by_last)]
+
+
+def _given_once(overrides: Sequence[Override], mistakes: list[Mistake]) -> None:
+    keys = {override.key_or_group for override in overrides if override.value() is not None}
+    if {"train.global_batch_size", "train.gradient_accumulation_steps"} <= keys:
+        mistakes.append(
+            Mistake(
+                "train.global_batch_size",
+                "give it or train.gradient_accumulation_steps; the other follows from the devices there are",
+            )
+        )
+
+
+def _choices(override: Override) -> list[str]:
+    """The override for each value of its sweep; itself when it is none."""
+    if override.is_discrete_sweep():
+        return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+    return [] if override.is_sweep_override() else [str(override.input_line)]
+
+
+def _first_values(overrides: Sequence[Override]) -> list[str]:
+    return [line for override in overrides for line in _choices(override)[:1]]
+
+
+def _variants(overrides: Sequence[Override]) -> Iterator[list[str]]:
+    """Command lines that between them contain every value of every sweep: a sum of lengths, not their product."""
+    yield _first_values(overrides)
+    for override in overrides:
+        for line in _choices(override)[1:]:
+            yield [line, *_first_values([other for other in overrides if other is not override])]
+
+
+def _judge(lines: list[str], loader: ConfigLoaderImpl, config_name: str, mistakes: list[Mistake]) -> None:
+    try:
+        validate(compose(lines, loader, config_name))
+    except ConfigError as error:
+        mistakes.extend(error.mistakes)
+    except HydraException as error:
+        cause = f" {error.__cause__}" if error.__cause__ else ""
+        mistakes.append(Mistake("config", f"{error}{cause}".strip().splitlines()[0]))

@@ -1,0 +1,124 @@
+"""Compose with Hydra, resolve, and validate against the schema."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, get_args, get_origin
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
+
+from ftlab.config.paths import config_dir, shipped
+from ftlab.errors import ConfigError, Mistake, nearest
+from ftlab.schema import Run, cross_group_mistakes
+
+OmegaConf.register_new_resolver("shipped", shipped, replace=True)
+
+
+def config_loader(extra_dir: str | None = None) -> ConfigLoaderImpl:
+    """Hydra's loader over ``conf/`` and, before it, the user's ``--config-dir``."""
+    search_path = create_config_search_path(str(config_dir()))
+    if extra_dir is not None:
+        search_path.prepend("command-line", f"file://{extra_dir}", anchor=SearchPathQuery(provider="schema"))
+    return ConfigLoaderImpl(config_search_path=search_path)
+
+
+def compose(
+    overrides: Sequence[str] = (), loader: ConfigLoaderImpl | None = None, config_name: str = "config"
+) -> DictConfig:
+    """The composed config, unresolved and unvalidated; Hydra's own node included.
+
+    :raises hydra.errors.HydraException: at the first thing wrong.
+    """
+    loader = loader or config_loader()
+    cfg = loader.load_configuration(
+        config_name=config_name, overrides=list(overrides), run_mode=RunMode.RUN, from_shell=False
+    )
+    assert isinstance(cfg, DictConfig)
+    return cfg
+
+
+def validate(cfg: DictConfig) -> Run:
+    """Resolve and validate.
+
+    :raises ConfigError: every mistake at once, each with its key, value and what is allowed.
+    """
+    cfg = cfg.copy()
+    OmegaConf.set_struct(cfg, False)
+    cfg.pop("hydra", None)
+    try:
+        values = OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError([Mistake(str(error.full_key or "config"), str(error).splitlines()[0])]) from None
+    return validate_values(values)
+
+
+def validate_values(values: Any) -> Run:
+    """:func:`validate` for plain values, e.g. those of a ``run.yaml``."""
+    try:
+        run = Run.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError([_mistake(detail) for detail in error.errors()]) from None
+    found = [Mistake(key, reason, value) for key, value, reason in cross_group_mistakes(run)]
+    if found:
+        raise ConfigError(found)
+    return run
+
+
+def _mistake(detail: Any) -> Mistake:
+    """One pydantic error in the words of a config: dotted key, what is allowed, near names."""
+    path, model = _walk(detail["loc"])
+    key = ".".join(path)
+    value = detail["input"]
+    if detail["type"] == "extra_forbidden":
+        known = list(model.model_fields) if model else []
+        return Mistake(key, f"no such key. Known: {', '.join(known)}.", value, nearest(path[-1], known))
+    if detail["type"] == "missing":
+        return Mistake(key, "is missing; it has no default")
+    if detail["type"] == "literal_error":
+        allowed = [part.strip("' ") for part in detail["ctx"]["expected"].replace(" or ", ", ").split(",")]
+        return Mistake(key, f"must be one of: {', '.join(allowed)}.", value, nearest(str(value), allowed))
+    message = detail["msg"].replace("Input should be", "must be").split(", unable to parse")[0]
+    return Mistake(key, message, value)
+
+
+def _walk(location: tuple[int | str, ...]) -> tuple[list[str], type[BaseModel] | None]:
+    """Dotted path of a pydantic location, without its union tags, and the model that holds the last part."""
+    path: list[str] = []
+    model: type[BaseModel] | None = Run
+    holder: type[BaseModel] | None = Run
+    for part in location:
+        if model is None or part in model.model_fields:
+            holder = model
+            path.append(str(part))
+            model = _model_of(model.model_fields[str(part)].annotation, None) if model else None
+        elif isinstance(part, str) and (member := _member(path, part)) is not None:
+            model = member
+        else:
+            holder = model
+            path.append(str(part))
+            model = None
+    return path, holder
+
+
+def _member(path: list[str], tag: str) -> type[BaseModel] | None:
+    """The member of a discriminated union (task, stage) that ``tag`` names."""
+    return _model_of(Run.model_fields[path[0]].annotation, tag) if len(path) == 1 else None
+
+
+def _model_of(annotation: Any, tag: str | None) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        name = annotation.model_fields.get("name")
+        return annotation if tag is None or (name and tag in get_args(name.annotation)) else None
+    if get_origin(annotation) is None or tag is None and len(get_args(annotation)) != 1:
+        return None
+    for argument in get_args(annotation):
+        found = _model_of(argument, tag)
+        if found is not None:
+            return found
+    return None

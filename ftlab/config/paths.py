@@ -1,0 +1,21 @@
+"""Where the shipped folders are: beside the package in a checkout, inside it in a wheel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+
+
+def shipped(relative: str) -> str:
+    """Absolute path of a shipped file or folder, e.g. ``models/tiny`` (the ``${shipped:...}`` resolver)."""
+    inside = _PACKAGE / relative
+    return str(inside if inside.exists() else _PACKAGE.parent / relative)
+
+
+def config_dir() -> Path:
+    return Path(shipped("conf"))
+
+
+def task_names() -> list[str]:
+    return sorted(path.stem for path in (config_dir() / "task").glob("*.yaml"))

@@ -1,0 +1,78 @@
+"""Rows of a file, each with its number, whatever is wrong with it kept beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ftlab.errors import DataError
+
+SUFFIXES = (".json", ".jsonl")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """:param number: the line of a JSON Lines file, the place in a JSON list; from 1. :param problem: why not usable."""
+
+    number: int
+    value: Any
+    problem: str | None = None
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """Every row of a JSON list or a JSON Lines file; blank lines are no rows.
+
+    :raises DataError: a file of another kind, or one that is not JSON as a whole.
+    """
+    if path.suffix not in SUFFIXES:
+        raise DataError(f"{path}: files ending in {' or '.join(SUFFIXES)} can be read, not {path.suffix or 'this'}.")
+    content = path.read_bytes()
+    if path.suffix == ".json" and content.lstrip()[:1] != b"{":
+        yield from _rows_of_list(path, content)
+        return
+    yield from _rows_of_lines(path, content)
+
+
+def _rows_of_list(path: Path, content: bytes) -> Iterator[Row]:
+    try:
+        rows = json.loads(content.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 at byte {error.start}.") from None
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}: not JSON: {error.msg} in line {error.lineno}, column {error.colno}.") from None
+    if not isinstance(rows, list):
+        raise DataError(f"{path}: must hold a list of rows, not a {type(rows).__name__}.")
+    if not rows:
+        raise DataError(f"{path}: the list has no rows.")
+    for number, value in enumerate(rows, 1):
+        yield Row(number, value, None if isinstance(value, dict) else "is not an object with columns")
+
+
+def _rows_of_lines(path: Path, content: bytes) -> Iterator[Row]:
+    seen = good = 0
+    first_problem = None
+    for number, line in enumerate(content.split(b"\n"), 1):
+        if not line.strip():
+            continue
+        seen += 1
+        try:
+            value = json.loads(line.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            problem = f"not UTF-8 at byte {error.start} of the line"
+        except json.JSONDecodeError as error:
+            problem = f"not JSON: {error.msg} in column {error.colno}"
+        else:
+            problem = None if isinstance(value, dict) else "is not an object with columns"
+        if problem is None:
+            good += 1
+            yield Row(number, value)
+        else:
+            first_problem = first_problem or f"line {number}: {problem}"
+            yield Row(number, None, problem)
+    if seen == 0:
+        raise DataError(f"{path}: has no rows.")
+    if good == 0:
+        raise DataError(f"{path}: no line is a JSON object ({first_problem}). Is it JSON Lines?")

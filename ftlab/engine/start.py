@@ -1,0 +1,38 @@
+"""From a validated config to a run directory, and on to training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ftlab import preflight
+from ftlab.engine.output import quiet_libraries
+from ftlab.errors import ConfigError, Mistake
+from ftlab.plan import make_plan
+from ftlab.rundir import RunDir
+from ftlab.schema import Run
+
+
+def train(run: Run, overrides: Sequence[str]) -> None:
+    """Start a run, or continue the one that its name or folder holds."""
+    quiet_libraries()
+    plan = make_plan(run, overrides)
+    preflight.check(run)
+    _execute(RunDir.create(plan))
+
+
+def resume(run: Run, overrides: Sequence[str]) -> None:
+    """Continue ``run.dir``; everything but where it is comes from its own run.yaml."""
+    quiet_libraries()
+    if run.run.dir is None:
+        raise ConfigError([Mistake("run.dir", "ftlab resume needs the run directory: ftlab resume outputs/my-run")])
+    run_dir = RunDir.open(Path(run.run.dir))
+    for phase in run_dir.plan().phases:
+        preflight.check(phase.config)
+    _execute(run_dir)
+
+
+def _execute(run_dir: RunDir) -> None:
+    from ftlab.engine.train import execute
+
+    execute(run_dir)

@@ -1,0 +1,248 @@
+"""Execute a plan: each phase from its records to its final weights, measured before and after."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import time
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ftlab.data import registry
+from ftlab.data.formats import Conversation
+from ftlab.data.prepare import Records, prepare, read_records
+from ftlab.engine import report
+from ftlab.engine.output import Output
+from ftlab.errors import FtlabError, Interrupted
+from ftlab.plan import Phase
+from ftlab.rundir import RunDir, checkpoints, is_whole, sha256, write_atomic
+from ftlab.stages import TRAINERS
+
+
+@dataclass
+class Measures:
+    """What is measured before and after: names to values, and some generations."""
+
+    values: dict[str, float] = field(default_factory=dict)
+    samples: list[dict[str, str]] = field(default_factory=list)
+
+
+def execute(run_dir: RunDir) -> None:
+    """Run every phase of a run directory that is not done yet.
+
+    :raises Interrupted: on Ctrl-C, once a checkpoint is there.
+    """
+    output = Output(run_dir.log)
+    started = time.monotonic()
+    plan = run_dir.plan()
+    done = run_dir.manifest().get("phases", {})
+    if all(phase.name in done for phase in plan.phases):
+        output.say(f"{run_dir.path} is finished already. run.if_exists=new starts another run beside it.")
+        report.summary(output, run_dir)
+        return
+    run_dir.update_manifest(**report.provenance(plan), status="running")
+    output.say(f"[bold]{plan.title}[/bold]  {run_dir.path}")
+    output.say(f"[dim]continue it any time with: ftlab resume {run_dir.path}[/dim]")
+    try:
+        for phase in plan.phases:
+            if phase.name not in done:
+                _PhaseRun(run_dir, phase, output).run()
+    except (KeyboardInterrupt, Interrupted):
+        run_dir.update_manifest(status="interrupted")
+        raise Interrupted(f"Interrupted; nothing is lost. Continue with: ftlab resume {run_dir.path}") from None
+    except BaseException as error:
+        run_dir.update_manifest(status="failed", error=str(error))
+        if not isinstance(error, FtlabError):
+            output.note(traceback.format_exc())
+        raise
+    run_dir.update_manifest(status="finished", seconds=round(time.monotonic() - started, 1))
+    report.summary(output, run_dir)
+
+
+class _PhaseRun:
+    """One phase in this process."""
+
+    def __init__(self, run_dir: RunDir, phase: Phase, output: Output):
+        self.run_dir, self.phase, self.config, self.output = run_dir, phase, phase.config, output
+        self.folder = run_dir.phase(phase.folder)
+
+    def run(self) -> None:
+        # Bad rows are found before anything heavy is imported.
+        source = registry.resolve(self.config.data, self.config.stage.name)
+        self.records = read_records(source, self.config.data, self.config.seed)
+        with self.output.console.status("loading the model"):
+            self._load()
+        with self.output.console.status("preparing the data"):
+            prepared = prepare(self.records, self.config.data, self.template, self.tokenizer)
+        report.ledger(self.output, self.run_dir, self.phase.name, prepared.ledger)
+        self._train(prepared)
+
+    def _load(self) -> None:
+        from transformers import set_seed
+
+        from ftlab.data.templates import Template
+        from ftlab.model import adapter, load, tokenizer
+
+        set_seed(self.config.seed)
+        self.tokenizer = tokenizer.load_tokenizer(self.config.model)
+        is_text = self.config.stage.name == "pt"
+        self.template = None if is_text else Template.of(self.tokenizer)
+        self.model = adapter.apply_method(load.load_model(self.config), self.config)
+        self.parameters = adapter.count(self.model)
+        self.output.say(f"{self.config.model.name}: {self.parameters}")
+        self.stop = tokenizer.stop_tokens(self.tokenizer, self._turn_end(self.records))
+
+    def _turn_end(self, records: Records) -> str | None:
+        """What the template makes the model write in the first conversation's last turn."""
+        if self.template is None:
+            return None
+        first = records.splits["train"][0][1]
+        assert isinstance(first, Conversation)
+        rendered = self.template.render(first)
+        return rendered.text[slice(*rendered.spans[-1])]
+
+    def _train(self, prepared: Any) -> None:
+        from ftlab.engine import callbacks
+
+        checkpoint = self._newest_whole_checkpoint()
+        step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+        callbacks.cut_back(self.run_dir.metrics, self.phase.name, step)
+        metrics = callbacks.Metrics(self.run_dir.metrics, self.phase.name)
+        interruption = callbacks.Interruption()
+        beside = [metrics, interruption, *callbacks.trackers(self.config.tracker.name, self.run_dir.tensorboard, step)]
+        trainer = self._trainer(prepared, beside)
+        self._probe(prepared)
+        before = self._measured(trainer, "before", metrics, step=0)
+        with interruption, self.output.progress("training", _total_steps(trainer), "steps") as bar:
+            trainer.add_callback(callbacks.Advance(self.output, bar))
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if interruption.requested:
+            raise Interrupted("")
+        self._save_final()
+        after = self._measured(trainer, "after", metrics, step=trainer.state.global_step)
+        self._finish(trainer, before, after)
+
+    def _trainer(self, prepared: Any, beside: list[Any]) -> Any:
+        target = TRAINERS[self.config.stage.name]
+        if self.config.train.engine == "trl":
+            target = "ftlab.stages.trl_sft:TrlSftTrainer"
+        module, name = target.split(":")
+        cls = getattr(importlib.import_module(module), name)
+        rows = (prepared.train, prepared.validation)
+        trainer = cls(self.config, self.model, self.tokenizer, *rows, str(self.folder), beside)
+        for chatter in ("PrinterCallback", "ProgressCallback"):
+            for callback in [c for c in trainer.callback_handler.callbacks if type(c).__name__ == chatter]:
+                trainer.remove_callback(callback)
+        return trainer
+
+    def _probe(self, prepared: Any) -> None:
+        from ftlab.stages.common import probe_isolation
+
+        rows = (prepared.train[i] for i in range(len(prepared.train)))
+        packed = next((row for row in rows if len(row.samples) > 1), None)
+        if packed is not None:
+            probe_isolation(self.model, packed, prepared_collator(self.tokenizer))
+            self.output.note("packed samples do not see each other: probed on the first packed row")
+
+    def _newest_whole_checkpoint(self) -> Path | None:
+        wanted = self.config.run.checkpoint
+        for checkpoint in checkpoints(self.folder):
+            if wanted is not None and checkpoint.name != f"checkpoint-{wanted}":
+                continue
+            if is_whole(checkpoint):
+                self.output.say(f"continuing from {checkpoint}")
+                return checkpoint
+            self.output.say(f"[yellow]{checkpoint} is torn (a file is missing or changed); passed over[/yellow]")
+        return None
+
+    def _measured(self, trainer: Any, when: str, metrics: Any, step: int) -> Measures:
+        """Measure once; a continued run reads what was measured before it was stopped."""
+        path = self.run_dir.samples / f"{self.phase.name}-{when}.json"
+        if when == "before" and path.is_file():
+            return Measures(**json.loads(path.read_text(encoding="utf-8")))
+        measures = Measures()
+        if trainer.eval_dataset is not None:
+            logged = next((e for e in trainer.state.log_history if e["step"] == step and "eval_loss" in e), None)
+            found = logged or trainer.evaluate()
+            measures.values = {
+                "validation loss": found["eval_loss"],
+                "validation perplexity": found["eval_perplexity"],
+            }
+        self._generate(measures, when)
+        if "golden exact match" in measures.values:
+            metrics.write(step, {"golden_exact_match": measures.values["golden exact match"]})
+        write_atomic(path, json.dumps(vars(measures), indent=2, ensure_ascii=False) + "\n")
+        return measures
+
+    def _generate(self, measures: Measures, when: str) -> None:
+        """Answer the golden prompts, or, without any, a few of the validation split."""
+        from ftlab.data.templates import prompt_and_answer
+        from ftlab.measure.generate import generate
+        from ftlab.measure.metrics import exact_match
+
+        split = "golden" if self.records.splits.get("golden") else "validation"
+        limit = self.config.eval.golden_rows if split == "golden" else self.config.eval.samples
+        chosen = [record for _, record in self.records.splits.get(split, [])[:limit]]
+        if not chosen or self.template is None:
+            return
+        questions = [prompt_and_answer(record) for record in chosen if isinstance(record, Conversation)]
+        tools = [record.tools for record in chosen if isinstance(record, Conversation)]
+        prompts = [self.template.prompt(messages, t) for (messages, _), t in zip(questions, tools)]
+        with self.output.progress(f"answering {split} prompts {when} training", len(prompts)) as bar:
+            answers = generate(
+                self.model, self.tokenizer, prompts,
+                max_new_tokens=self.config.eval.max_new_tokens, batch_size=self.config.eval.batch_size,
+                stop=self.stop, advance=bar.advance,
+            )  # fmt: skip
+        expected = [answer for _, answer in questions]
+        if split == "golden":
+            measures.values["golden exact match"] = exact_match(answers, expected)
+            measures.values["golden prompts"] = len(prompts)
+        measures.samples = [
+            {"prompt": messages[-1]["content"], "expected": answer, "answer": text}
+            for (messages, answer), text in list(zip(questions, answers))[: self.config.eval.samples]
+        ]
+
+    def _save_final(self) -> None:
+        """The adapter or model with tokenizer, chat template and stop tokens; ``final`` points at the last phase's."""
+        final = self.folder / "final"
+        writing = self.folder / ".final.tmp"
+        self.model.save_pretrained(writing)
+        self.tokenizer.save_pretrained(writing)
+        generation = self.model.generation_config
+        generation.eos_token_id, generation.pad_token_id = self.stop, self.tokenizer.pad_token_id
+        generation.save_pretrained(writing)
+        if final.exists():
+            final.rename(self.folder / f".final.{time.time_ns()}.old")
+        os.replace(writing, final)
+        link = self.run_dir.path / ".final.tmp"
+        link.unlink(missing_ok=True)
+        link.symlink_to(final.relative_to(self.run_dir.path))
+        os.replace(link, self.run_dir.final)
+
+    def _finish(self, trainer: Any, before: Measures, after: Measures) -> None:
+        final = self.folder / "final"
+        result = {
+            "steps": trainer.state.global_step,
+            "tokens": trainer.state.num_input_tokens_seen,
+            "parameters": vars(self.parameters),
+            "before": before.values,
+            "after": after.values,
+            "sha256": {p.name: sha256(p) for p in sorted(final.iterdir()) if p.suffix == ".safetensors"},
+        }
+        self.run_dir.update_manifest(phases={**self.run_dir.manifest().get("phases", {}), self.phase.name: result})
+
+
+def prepared_collator(tokenizer: Any) -> Any:
+    from ftlab.data.collate import PackedCollator
+
+    return PackedCollator(tokenizer.pad_token_id)
+
+
+def _total_steps(trainer: Any) -> int:
+    if trainer.args.max_steps > 0:
+        return trainer.args.max_steps
+    return trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())[-1]

@@ -1,0 +1,85 @@
+"""One exception tree, and "did you mean".
+
+Every error that a user can cause derives from :class:`FtlabError`; Hydra prints it without a traceback because it is
+also a ``CompactHydraException``. Whatever else escapes is a bug of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from hydra.errors import CompactHydraException
+
+
+class FtlabError(CompactHydraException):
+    """The root. ``str(error)`` is the whole message for the user; ``exit_code`` is what the process ends with."""
+
+    exit_code = 1
+
+    def __reduce__(self):
+        # Sweeps send failures between processes; rebuilding from the message alone never fails.
+        return (_rebuild, (type(self), str(self)))
+
+
+def _rebuild(cls: type[FtlabError], message: str) -> FtlabError:
+    error = cls.__new__(cls)
+    Exception.__init__(error, message)
+    return error
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One thing wrong with the config.
+
+    :param key: dotted key or group, as the user would type it.
+    :param value: what was given.
+    :param reason: what is wrong, or what is allowed.
+    :param suggestions: near names, best first.
+    """
+
+    key: str
+    reason: str
+    value: object = None
+    suggestions: Sequence[str] = field(default=())
+
+    def __str__(self) -> str:
+        given = f"{self.key}={self.value}" if self.value is not None else self.key
+        hint = f" Did you mean {' or '.join(self.suggestions)}?" if self.suggestions else ""
+        return f"{given}: {self.reason}{hint}"
+
+
+class ConfigError(FtlabError, ValueError):
+    """Mistakes in the config, all of them at once."""
+
+    def __init__(self, mistakes: Sequence[Mistake]):
+        self.mistakes = tuple(mistakes)
+        count = f"{len(self.mistakes)} mistakes" if len(self.mistakes) > 1 else "A mistake"
+        super().__init__(
+            "\n".join([f"{count} in the config:", *(f"  - {mistake}" for mistake in self.mistakes)])
+            + "\nftlab --help lists the groups and their choices; ftlab explain KEY says where a value comes from."
+        )
+
+
+class NotReadyError(FtlabError, RuntimeError):
+    """The config is good, but something it needs is not here: a file, a model, a part that this build lacks."""
+
+
+class DataError(FtlabError, ValueError):
+    """A data file or row that cannot be used; names the file, the row and the reason."""
+
+
+class RunDirError(FtlabError, OSError):
+    """The run directory cannot be made, written, read or continued."""
+
+
+class Interrupted(FtlabError):
+    """The user stopped the run (Ctrl-C); what there is has been saved."""
+
+    exit_code = 130
+
+
+def nearest(word: str, known: Iterable[str], limit: int = 2) -> list[str]:
+    """At most ``limit`` of the ``known`` words that look like ``word``, best first."""
+    return difflib.get_close_matches(word, sorted(set(known)), n=limit, cutoff=0.6)

@@ -1,0 +1,57 @@
+"""The way through the house: read the command line, compose, validate, hand over to the task."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from ftlab.config import arguments, check, compose, paths
+from ftlab.errors import FtlabError
+
+# task -> the function that runs it; imported only when it is chosen
+TASKS = {
+    "train": "ftlab.engine.start:train",
+    "resume": "ftlab.engine.start:resume",
+    "explain": "ftlab.use.explain:explain",
+    "env": "ftlab.use.environment:environment",
+    "version": "ftlab.use.environment:version",
+}
+
+
+def main() -> None:
+    try:
+        given = arguments.read(sys.argv[1:])
+        if given.wants_help:
+            return call("ftlab.use.help:show", given.task, sys.argv[1:])
+        if not given.completes:
+            check.check(given)
+        sys.argv[1:] = given.for_hydra
+        _hydra_main()
+    except FtlabError as error:
+        sys.exit(report(error))
+
+
+@hydra.main(version_base="1.3", config_path=str(paths.config_dir()), config_name="config")
+def _hydra_main(cfg: DictConfig) -> None:
+    try:
+        run = compose.validate(cfg)
+        call(TASKS[run.task.name], run, sys.argv[1:])
+    except FtlabError as error:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise
+        sys.exit(report(error))
+
+
+def call(target: str, *values: object) -> None:
+    module, function = target.split(":")
+    getattr(importlib.import_module(module), function)(*values)
+
+
+def report(error: FtlabError) -> int:
+    print(error, file=sys.stderr)
+    return error.exit_code

@@ -1,0 +1,1 @@
+"""Generation and metrics, used while training and after it."""

@@ -1,0 +1,54 @@
+"""Batched greedy generation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+
+@torch.no_grad()
+def generate(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    stop: Sequence[int],
+    advance: Callable[[int], None] = lambda count: None,
+) -> list[str]:
+    """The greedy continuation of each prompt, without special tokens, in the order of the prompts.
+
+    Prompts run in batches of similar length; leaves the model's training mode and the random state as they were.
+
+    :param stop: token ids that end an answer.
+    :param advance: called with the number of prompts done after each batch.
+    """
+    was_training = model.training
+    model.eval()
+    tokenized = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
+    order = sorted(range(len(prompts)), key=lambda i: (len(tokenized[i]), i))
+    answers = [""] * len(prompts)
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        width = max(len(tokenized[i]) for i in batch)
+        ids = torch.full((len(batch), width), tokenizer.pad_token_id)
+        mask = torch.zeros_like(ids)
+        for row, i in enumerate(batch):
+            ids[row, width - len(tokenized[i]) :] = torch.tensor(tokenized[i])
+            mask[row, width - len(tokenized[i]) :] = 1
+        out = model.generate(
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            eos_token_id=list(stop),
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        for i, text in zip(batch, tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)):
+            answers[i] = text
+        advance(len(batch))
+    model.train(was_training)
+    return answers

@@ -1,0 +1,1 @@
+"""Loading a base model and its tokenizer, and choosing what of it trains."""

@@ -1,0 +1,76 @@
+"""The base model, quantized or not, in the precision that the hardware has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ftlab.errors import NotReadyError
+from ftlab.schema import Run
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def uses_cpu(run: Run) -> bool:
+    return run.hardware.name == "cpu" or not torch.accelerator.is_available()
+
+
+def compute_dtype(run: Run) -> torch.dtype:
+    """What matrices are multiplied in: ``hardware.precision``; auto is bf16 where an accelerator has it, else fp32."""
+    if run.hardware.precision != "auto":
+        return _DTYPES[run.hardware.precision]
+    bf16 = not uses_cpu(run) and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return torch.bfloat16 if bf16 else torch.float32
+
+
+def load_model(run: Run) -> Any:
+    """A causal language model, in training precision: frozen weights in the compute dtype, trained ones in fp32.
+
+    :raises NotReadyError: the files are not those of a causal language model.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    compute = compute_dtype(run)
+    frozen = run.method.name == "lora"
+    options: dict[str, Any] = {"dtype": compute if frozen else torch.float32}
+    if run.model.attention != "auto":
+        options["attn_implementation"] = run.model.attention
+    source = {"revision": run.model.revision, "trust_remote_code": run.model.trust_remote_code}
+    try:
+        if run.model.init == "random":
+            config = AutoConfig.from_pretrained(run.model.path, **source)
+            return AutoModelForCausalLM.from_config(config, **options)
+        if run.quant.name != "none":
+            options["quantization_config"] = _quantization(run, compute)
+            options["device_map"] = {"": "cpu" if uses_cpu(run) else torch.accelerator.current_device_index()}
+        model = AutoModelForCausalLM.from_pretrained(run.model.path, **source, **options)
+    except (OSError, ValueError) as error:
+        raise NotReadyError(f"model.path={run.model.path} cannot be loaded: {str(error).splitlines()[0]}") from None
+    if run.quant.name in ("nf4", "fp4") and uses_cpu(run):
+        _keep_gradients(model)
+    return model
+
+
+def _quantization(run: Run, compute: torch.dtype) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    if run.quant.name == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    chosen = compute if run.quant.compute_dtype == "auto" else _DTYPES[run.quant.compute_dtype]
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=run.quant.name,
+        bnb_4bit_use_double_quant=run.quant.double_quantization,
+        bnb_4bit_compute_dtype=chosen,
+    )
+
+
+def _keep_gradients(model: Any) -> None:
+    """Keep 4-bit layers off the AVX512-BF16 path, which repacks the weights at the first evaluation and from then on
+    gives no gradients."""
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False

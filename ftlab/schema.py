@@ -1,0 +1,375 @@
+"""Types and bounds of every config key. Values live in ``conf/``; no field here has a default.
+
+Keys marked ``Operational`` may differ between the start of a run and its continuation; all others are its identity.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Union
+
+from pydantic import BaseModel, ConfigDict, Field
+
+OPERATIONAL = "operational"
+_operational = Field(json_schema_extra={OPERATIONAL: True})
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+
+StageName = Literal["pt", "sft", "rm", "ppo", "dpo", "kto", "orpo", "grpo"]
+Format = Literal[
+    "alpaca", "sharegpt", "messages", "instruction", "prompt_completion", "preference", "kto", "prompts", "text"
+]
+Template = Literal[
+    "alpaca", "baichuan", "chatglm3", "chatml", "codeqwen", "deepseek", "falcon", "gemma", "internlm2", "llama2",
+    "llama3", "mistral", "phi3", "phi4", "plain", "qwen", "qwen3", "starcoder2", "vicuna", "yi", "zephyr",
+]  # fmt: skip
+
+
+class Group(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class TaskGroup(Group):
+    words: tuple[str, ...]
+
+
+class TrainTask(TaskGroup):
+    name: Literal["train"]
+
+
+class ResumeTask(TaskGroup):
+    name: Literal["resume"]
+
+
+class ExplainTask(TaskGroup):
+    name: Literal["explain"]
+    key: str | None
+
+
+class EnvTask(TaskGroup):
+    name: Literal["env"]
+    format: Literal["text", "json"]
+
+
+class VersionTask(TaskGroup):
+    name: Literal["version"]
+
+
+Task = Annotated[
+    Union[TrainTask, ResumeTask, ExplainTask, EnvTask, VersionTask],
+    Field(discriminator="name"),
+]
+
+
+class RunKeys(Group):
+    name: Annotated[str | None, _operational, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    dir: Annotated[str | None, _operational]
+    if_exists: Annotated[Literal["resume", "new", "refuse"], _operational]
+    phases: Annotated[tuple[str, ...] | None, _operational]
+    checkpoint: Annotated[Positive | None, _operational]
+
+
+class Architecture(Group):
+    """The shape of a decoder, enough to count its parameters and predict its memory without a download."""
+
+    family: str
+    layers: Positive
+    hidden_size: Positive
+    intermediate_size: Positive
+    heads: Positive
+    kv_heads: Positive
+    head_dim: Positive
+    vocab_size: Positive
+    max_positions: Positive
+    tied_embeddings: bool
+    gated_mlp: bool
+    qkv_bias: bool
+    output_bias: bool
+    mlp_bias: bool
+    lm_head_bias: bool
+    norms_per_layer: Positive
+    norm_bias: bool
+    qk_norm: bool
+    experts: Positive
+    experts_per_token: Positive
+    position_embeddings: NonNegative
+
+
+class RecommendedLora(Group):
+    r: Positive
+    alpha: Positive
+    dropout: Fraction
+
+
+class Recommended(Group):
+    """What suits a model of this size; other groups take their defaults from here."""
+
+    lora: RecommendedLora
+    micro_batch_size: Positive
+    gradient_accumulation_steps: Positive
+    max_length: Positive
+    learning_rate: dict[StageName, PositiveFloat] | None
+
+
+class Model(Group):
+    name: str
+    path: str
+    revision: str
+    template: Template | None
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"]
+    init: Literal["pretrained", "random"]
+    trust_remote_code: bool
+    architecture: Architecture
+    recommended: Recommended
+
+
+class Method(Group):
+    name: Literal["lora", "full", "freeze"]
+    trainable_layers: int | None
+
+
+class Quant(Group):
+    name: Literal["none", "nf4", "fp4", "int8"]
+    double_quantization: bool
+    compute_dtype: Literal["auto", "fp32", "bf16", "fp16"]
+
+
+class Lora(Group):
+    r: Positive
+    alpha: Positive
+    dropout: Fraction
+    target_modules: Literal["all-linear", "default"] | tuple[str, ...]
+    variant: Literal["lora", "dora", "rslora", "pissa", "loraplus"]
+    loraplus_ratio: PositiveFloat | None
+
+
+class PtStage(Group):
+    name: Literal["pt"]
+
+
+class SftStage(Group):
+    name: Literal["sft"]
+    neftune_alpha: PositiveFloat | None
+
+
+class RmStage(Group):
+    name: Literal["rm"]
+    margin: NonNegativeFloat
+
+
+class DpoStage(Group):
+    name: Literal["dpo"]
+    beta: PositiveFloat
+    loss_type: Literal["sigmoid", "ipo", "hinge", "robust", "exo", "nca", "simpo", "cpo"]
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)]
+    sft_weight: NonNegativeFloat
+    simpo_gamma: NonNegativeFloat
+    reference_model: str | None
+
+
+class KtoStage(Group):
+    name: Literal["kto"]
+    beta: PositiveFloat
+    desirable_weight: PositiveFloat
+    undesirable_weight: PositiveFloat
+
+
+class OrpoStage(Group):
+    name: Literal["orpo"]
+    beta: PositiveFloat
+
+
+class PpoStage(Group):
+    name: Literal["ppo"]
+    reward_model: str | None
+    rewards: tuple[str, ...]
+    rollout_batch_size: Positive
+    ppo_epochs: Positive
+    mini_batch_size: Positive
+    clip_range: PositiveFloat
+    value_clip_range: PositiveFloat
+    value_coefficient: NonNegativeFloat
+    entropy_coefficient: NonNegativeFloat
+    gamma: Annotated[float, Field(gt=0, le=1)]
+    gae_lambda: Annotated[float, Field(ge=0, le=1)]
+    kl_coefficient: NonNegativeFloat
+    kl_target: PositiveFloat | None
+    temperature: PositiveFloat
+    max_new_tokens: Positive
+
+
+class GrpoStage(Group):
+    name: Literal["grpo"]
+    rewards: tuple[str, ...]
+    reward_weights: tuple[float, ...] | None
+    num_generations: Annotated[int, Field(ge=2)]
+    beta: NonNegativeFloat
+    epsilon: PositiveFloat
+    num_iterations: Positive
+    steps_per_generation: Positive | None
+    temperature: PositiveFloat
+    max_new_tokens: Positive
+    vllm: bool
+
+
+Stage = Annotated[
+    Union[PtStage, SftStage, RmStage, DpoStage, KtoStage, OrpoStage, PpoStage, GrpoStage],
+    Field(discriminator="name"),
+]
+
+
+class Split(Group):
+    validation: str
+    golden: str
+    fraction: Fraction
+
+
+class Data(Group):
+    name: str | None
+    path: str | None
+    format: Format | None
+    columns: dict[str, str]
+    registry: str
+    max_length: Annotated[int, Field(ge=8)]
+    overlap: NonNegative
+    truncation: Literal["drop", "left", "right", "turns", "error"]
+    packing: bool
+    train_on: Literal["assistant", "last", "all", "by_message"]
+    on_invalid: Literal["error", "drop"]
+    max_samples: Positive | None
+    split: Split
+
+
+class Train(Group):
+    learning_rate: PositiveFloat
+    lr_scheduler: Literal[
+        "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
+    ]
+    warmup_ratio: Fraction
+    weight_decay: NonNegativeFloat
+    max_grad_norm: NonNegativeFloat
+    optimizer: Literal[
+        "adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "adafactor",
+        "lion_8bit", "sgd",
+    ]  # fmt: skip
+    adam_betas: tuple[Fraction, Fraction]
+    epochs: PositiveFloat
+    max_steps: Positive | None
+    micro_batch_size: Positive
+    gradient_accumulation_steps: Positive
+    global_batch_size: Positive | None
+    gradient_checkpointing: bool
+    logging_steps: Annotated[Positive, _operational]
+    save_steps: Annotated[Positive, _operational]
+    save_total_limit: Annotated[Positive | None, _operational]
+    early_stopping: Positive | None
+    on_oom: Annotated[Literal["stop", "halve"], _operational]
+    engine: Literal["ftlab", "trl"]
+
+
+class Eval(Group):
+    steps: Annotated[Positive, _operational]
+    batch_size: Annotated[Positive, _operational]
+    generate_every: Annotated[Positive | None, _operational]
+    max_new_tokens: Annotated[Positive, _operational]
+    samples: Annotated[NonNegative, _operational]
+    golden_rows: Annotated[NonNegative, _operational]
+
+
+class Deepspeed(Group):
+    name: Literal["none", "z0", "z1", "z2", "z2_offload", "z3", "z3_offload"]
+    stage: Annotated[int, Field(ge=0, le=3)] | None
+    offload_optimizer: bool
+    offload_parameters: bool
+
+
+class Hardware(Group):
+    name: str
+    devices: Positive | Literal["auto"]
+    nodes: Positive
+    memory_gb: PositiveFloat | None
+    precision: Literal["auto", "fp32", "bf16", "fp16"]
+    fsdp: bool
+
+
+class Tracker(Group):
+    name: Literal["tensorboard", "wandb", "mlflow", "none"]
+    project: str
+
+
+class PhaseEntry(Group):
+    """A phase of a curriculum: a name, and overrides spelled as on the command line."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+
+
+class Run(Group):
+    """One run, composed and validated."""
+
+    task: Annotated[Task, _operational]
+    seed: NonNegative
+    run: RunKeys
+    model: Model
+    method: Method
+    quant: Quant
+    lora: Lora
+    stage: Stage
+    data: Data
+    train: Train
+    eval: Eval
+    phases: tuple[PhaseEntry, ...]
+    deepspeed: Deepspeed
+    hardware: Hardware
+    tracker: Annotated[Tracker, _operational]
+
+
+def cross_group_mistakes(run: Run) -> list[tuple[str, Any, str]]:
+    """Rules that span groups, as ``(key, value, reason)``."""
+    found: list[tuple[str, Any, str]] = []
+    if run.method.name != "lora" and run.quant.name != "none":
+        found.append(
+            ("quant", run.quant.name, f"quantized weights cannot be trained whole; method={run.method.name} needs "
+             "quant=none, or use method=qlora")
+        )  # fmt: skip
+    if run.method.name == "freeze" and not run.method.trainable_layers:
+        found.append(
+            ("method.trainable_layers", run.method.trainable_layers, "method=freeze needs a number other than 0: n "
+             "trains the last n decoder layers, -n the first n")
+        )  # fmt: skip
+    if run.method.trainable_layers and abs(run.method.trainable_layers) > run.model.architecture.layers:
+        found.append(
+            ("method.trainable_layers", run.method.trainable_layers,
+             f"model={run.model.name} has {run.model.architecture.layers} decoder layers")
+        )  # fmt: skip
+    if run.lora.variant == "loraplus" and run.lora.loraplus_ratio is None:
+        found.append(("lora.loraplus_ratio", None, "lora.variant=loraplus needs a ratio; lora=loraplus sets it to 16"))
+    if run.quant.name != "none" and run.lora.variant == "pissa":
+        found.append(
+            ("lora.variant", "pissa", "PiSSA takes the singular vectors of unquantized weights; use quant=none")
+        )
+    if not run.phases and run.data.max_length > run.model.architecture.max_positions:
+        found.append(
+            ("data.max_length", run.data.max_length, f"model={run.model.name} has a context of "
+             f"{run.model.architecture.max_positions} tokens; set data.max_length to that or less")
+        )  # fmt: skip
+    if run.data.overlap >= run.data.max_length:
+        found.append(("data.overlap", run.data.overlap, f"must be less than data.max_length={run.data.max_length}"))
+    if run.data.path is not None and run.data.format is None:
+        found.append(
+            ("data.format", None, f"data.path={run.data.path} needs data.format, one of: {', '.join(Format.__args__)}")
+        )
+    if run.data.path is None and run.data.name is None:
+        found.append(("data.path", None, "no data: choose data=NAME, or give data.path and data.format"))
+    if run.deepspeed.stage == 3 and run.quant.name == "int8":
+        found.append(("deepspeed", run.deepspeed.name, "ZeRO-3 cannot shard int8 weights; use z2 or quant=nf4"))
+    if run.deepspeed.stage is not None and run.hardware.fsdp:
+        found.append(("hardware.fsdp", True, "FSDP and DeepSpeed both shard; choose one"))
+    names = [phase.name for phase in run.phases]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        found.append(("phases", name, "two phases have this name"))
+    return found

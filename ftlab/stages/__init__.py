@@ -1,0 +1,7 @@
+"""Stage-specific trainers. A stage module holds only what differs between stages."""
+
+# stage -> the trainer that this build has for it, imported when it is chosen
+TRAINERS = {
+    "pt": "ftlab.stages.sft:CausalTrainer",
+    "sft": "ftlab.stages.sft:CausalTrainer",
+}

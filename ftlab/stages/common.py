@@ -1,0 +1,228 @@
+"""One packed forward, many losses.
+
+Shape suffixes: B rows, L tokens of the longest row, D hidden size, N scored positions of the batch, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import rotate_checkpoints
+
+from ftlab.data.collate import PackedCollator, PackedRow, PackedRows
+from ftlab.errors import NotReadyError
+from ftlab.measure.metrics import perplexity
+from ftlab.model.head import logits_function
+from ftlab.model.load import compute_dtype, uses_cpu
+from ftlab.rundir import seal
+from ftlab.schema import Run
+
+LOGIT_ELEMENTS = 1 << 25  # of one chunk of logits: 128 MiB in fp32
+_VARIABLE_LENGTH = ("flash_attention_2", "flash_attention_3")
+
+
+def training_arguments(run: Run, output_dir: str, cls: type[TrainingArguments] = TrainingArguments, **more: Any) -> Any:
+    """The run's ``train`` group in transformers' words."""
+    train = run.train
+    return cls(
+        output_dir=output_dir,
+        seed=run.seed,
+        data_seed=run.seed,
+        learning_rate=train.learning_rate,
+        lr_scheduler_type=train.lr_scheduler,
+        warmup_steps=train.warmup_ratio,  # transformers 5 takes a share below 1 here
+        weight_decay=train.weight_decay,
+        max_grad_norm=train.max_grad_norm,
+        optim=train.optimizer,
+        adam_beta1=train.adam_betas[0],
+        adam_beta2=train.adam_betas[1],
+        num_train_epochs=train.epochs,
+        max_steps=train.max_steps if train.max_steps is not None else -1,
+        per_device_train_batch_size=train.micro_batch_size,
+        per_device_eval_batch_size=train.micro_batch_size,
+        gradient_accumulation_steps=train.gradient_accumulation_steps,
+        gradient_checkpointing=train.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        bf16=compute_dtype(run) == torch.bfloat16,
+        fp16=compute_dtype(run) == torch.float16,
+        use_cpu=uses_cpu(run),
+        logging_steps=train.logging_steps,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,  # it waits for the device at every step, and hides what it finds
+        save_steps=train.save_steps,
+        save_total_limit=train.save_total_limit,
+        eval_strategy="steps",
+        eval_steps=run.eval.steps,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        report_to="none",
+        dataloader_pin_memory=not uses_cpu(run),
+        **more,
+    )
+
+
+class WholeCheckpoints(Trainer):
+    """Checkpoints that count only once a manifest of hashes is in place, and older ones removed only after that."""
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        if self.args.should_save:
+            seal(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+            rotate_checkpoints(output_dir=self.args.output_dir, save_total_limit=limit)
+
+
+class StageTrainer(WholeCheckpoints):
+    """A transformers Trainer over packed rows. A stage gives :meth:`loss` and, where it has its own, measures."""
+
+    def __init__(
+        self,
+        run: Run,
+        model: Any,
+        tokenizer: Any,
+        train_rows: PackedRows,
+        validation_rows: PackedRows | None,
+        output_dir: str,
+        callbacks: Sequence[TrainerCallback] = (),
+    ):
+        args = training_arguments(run, output_dir)
+        if validation_rows is None:
+            args.eval_strategy = "no"
+        flatten = model.config._attn_implementation in _VARIABLE_LENGTH
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=PackedCollator(tokenizer.pad_token_id, flatten),
+            train_dataset=train_rows,
+            eval_dataset=validation_rows,
+            processing_class=tokenizer,
+            callbacks=list(callbacks),
+        )
+        # The loss below is already a share of the global batch's mean.
+        self.model_accepts_loss_kwargs = self.loss_is_scaled_for_ga = True
+
+    def loss(self, batch: dict[str, Any], logprobs_N: Tensor, items: int | Tensor) -> Tensor:
+        """The stage's loss, a scalar: this micro-batch's share of the global batch's mean.
+
+        :param items: what the global batch holds of whatever the stage averages over, as :meth:`items` counts it.
+        """
+        raise AssertionError("a stage gives its loss")
+
+    def items(self, batch: dict[str, Any]) -> int:
+        """How many things of one micro-batch the loss averages over; scored tokens unless a stage says otherwise."""
+        return len(batch["targets"])
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        assert not return_outputs, "no caller of ours asks for the outputs"
+        items = num_items_in_batch if num_items_in_batch is not None else self.items(inputs)
+        share = self.loss(inputs, packed_logprobs(model, self.accelerator.unwrap_model(model), inputs), items)
+        # Ranks average their gradients, and the loss is a sum over them.
+        return share * self.accelerator.num_processes
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        items = sum(self.items(batch) for batch in batch_samples)
+        self._tokens_of_step = sum(batch["tokens"] for batch in batch_samples)
+        if self.accelerator.num_processes == 1:
+            return items
+        counts = self.accelerator.gather(torch.tensor([[items, self._tokens_of_step]], device=device)).sum(0)
+        self._tokens_of_step = int(counts[1])
+        return counts[0]
+
+    def _track_num_input_tokens(self, inputs: Any) -> None:
+        """Tokens without padding; counted once for each global batch, from what the collator knows."""
+        self.state.num_input_tokens_seen += self._tokens_of_step
+        self._tokens_of_step = 0
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        logs["tokens"] = self.state.num_input_tokens_seen
+        super().log(logs, None)  # the start time would add rates that count from the last resume
+
+    @torch.no_grad()
+    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> Any:
+        """Mean loss per scored token over the validation rows, exact however they are batched, and its perplexity."""
+        loader = self.get_eval_dataloader(eval_dataset)
+        was_training = self.model.training
+        self.model.eval()
+        totals = torch.zeros(2, dtype=torch.float64)
+        for batch in loader:
+            batch = self._prepare_inputs(batch)
+            with self.compute_loss_context_manager():
+                logprobs_N = packed_logprobs(self.model, self.accelerator.unwrap_model(self.model), batch)
+            totals += torch.tensor([-logprobs_N.double().sum().item(), float(len(logprobs_N))])
+        self.model.train(was_training)
+        total, count = self.accelerator.reduce(totals.to(self.args.device, torch.float64), "sum").tolist()
+        loss = total / count
+        metrics = {f"{metric_key_prefix}_loss": loss, f"{metric_key_prefix}_perplexity": perplexity(loss)}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+def packed_logprobs(model: Any, unwrapped: Any, batch: dict[str, Tensor]) -> Tensor:
+    """log p(target) of every scored position, shape (N,), fp32; the full logits never exist.
+
+    :param model: the model as it is called in training (perhaps wrapped for several devices).
+    :param unwrapped: the same model without wrapping.
+    """
+    output = model(
+        input_ids=batch["input_ids"],
+        position_ids=batch["position_ids"],
+        use_cache=False,  # a cache switches the isolation of packed samples off
+        output_hidden_states=True,
+        logits_to_keep=1,
+    )
+    hidden_BLD = output.hidden_states[-1]
+    hidden_ND = hidden_BLD.reshape(-1, hidden_BLD.shape[-1])[batch["scored"]]
+    return logprobs_of(hidden_ND, batch["targets"], logits_function(unwrapped), unwrapped.get_output_embeddings())
+
+
+def logprobs_of(hidden_ND: Tensor, targets_N: Tensor, logits: Callable[[Tensor], Tensor], head: Any) -> Tensor:
+    """log softmax of the logits at the targets, shape (N,), in chunks that are computed again in the backward."""
+    size = max(LOGIT_ELEMENTS // head.weight.shape[0], 1)
+
+    def part(hidden_nD: Tensor, targets_n: Tensor) -> Tensor:
+        logits_nV = logits(hidden_nD)
+        return logits_nV.gather(-1, targets_n[:, None])[:, 0] - logits_nV.logsumexp(-1)
+
+    chunks = list(zip(hidden_ND.split(size), targets_N.split(size)))
+    if len(chunks) == 1 or not torch.is_grad_enabled():
+        return torch.cat([part(*chunk) for chunk in chunks])
+    return torch.cat([checkpoint(part, *chunk, use_reentrant=False) for chunk in chunks])
+
+
+@torch.no_grad()
+def probe_isolation(model: Any, row: PackedRow, collator: PackedCollator) -> float:
+    """Whether packed samples see each other: the largest change in any later sample's hidden states when the first
+    sample's tokens are replaced. Isolated samples change by nothing at all, in every precision.
+
+    :raises NotReadyError: they do see each other.
+    """
+    if len(row.samples) < 2:
+        return 0.0
+    was_training = model.training
+    model.eval()
+    batch = collator([row])
+    first = len(row.samples[0].input_ids)
+    ids = batch["input_ids"].to(model.device)
+    other = ids.clone()
+    other[:, :first] = other[:, :first].flip(1).roll(1, 1) // 2
+    positions = batch["position_ids"].to(model.device)
+    options = {"position_ids": positions, "use_cache": False, "output_hidden_states": True, "logits_to_keep": 1}
+    before, after = (model(input_ids=i, **options).hidden_states[-1][:, first:] for i in (ids, other))
+    model.train(was_training)
+    change = (before - after).abs().max().item()
+    if change > 1e-6:
+        raise NotReadyError(
+            f"Packed samples see each other under model.attention={model.config._attn_implementation}: hidden states "
+            f"change by {change:.2g}. Use model.attention=sdpa, or data.packing=false."
+        )
+    return change

@@ -1,0 +1,1 @@
+"""Tasks beside and after training. They read run directories and never import the engine."""
