@@ -18,7 +18,7 @@ class FtlabError(CompactHydraException):
 
     exit_code = 1
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[object, ...]:
         # Sweeps send failures between processes; rebuilding from the message alone never fails.
         return (_rebuild, (type(self), str(self)))
 

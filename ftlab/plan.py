@@ -54,7 +54,7 @@ def _with_batch(run: Run) -> Run:
             [
                 Mistake(
                     "train.global_batch_size",
-                    f"must be a multiple of train.micro_batch_size x devices = {run.train.micro_batch_size} x {devices}",
+                    f"must be a multiple of train.micro_batch_size x devices = {step}",
                     total,
                 )
             ]

@@ -5,7 +5,7 @@ Keys marked ``Operational`` may differ between the start of a run and its contin
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -59,7 +59,7 @@ class VersionTask(TaskGroup):
 
 
 Task = Annotated[
-    Union[TrainTask, ResumeTask, ExplainTask, EnvTask, VersionTask],
+    TrainTask | ResumeTask | ExplainTask | EnvTask | VersionTask,
     Field(discriminator="name"),
 ]
 
@@ -216,7 +216,7 @@ class GrpoStage(Group):
 
 
 Stage = Annotated[
-    Union[PtStage, SftStage, RmStage, DpoStage, KtoStage, OrpoStage, PpoStage, GrpoStage],
+    PtStage | SftStage | RmStage | DpoStage | KtoStage | OrpoStage | PpoStage | GrpoStage,
     Field(discriminator="name"),
 ]
 
@@ -361,7 +361,7 @@ def cross_group_mistakes(run: Run) -> list[tuple[str, Any, str]]:
         found.append(("data.overlap", run.data.overlap, f"must be less than data.max_length={run.data.max_length}"))
     if run.data.path is not None and run.data.format is None:
         found.append(
-            ("data.format", None, f"data.path={run.data.path} needs data.format, one of: {', '.join(Format.__args__)}")
+            ("data.format", None, f"data.path={run.data.path} needs data.format, one of: {', '.join(get_args(Format))}")
         )
     if run.data.path is None and run.data.name is None:
         found.append(("data.path", None, "no data: choose data=NAME, or give data.path and data.format"))
@@ -370,6 +370,5 @@ def cross_group_mistakes(run: Run) -> list[tuple[str, Any, str]]:
     if run.deepspeed.stage is not None and run.hardware.fsdp:
         found.append(("hardware.fsdp", True, "FSDP and DeepSpeed both shard; choose one"))
     names = [phase.name for phase in run.phases]
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        found.append(("phases", name, "two phases have this name"))
-    return found
+    twice = sorted({name for name in names if names.count(name) > 1})
+    return found + [("phases", name, "two phases have this name") for name in twice]

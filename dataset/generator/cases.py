@@ -8,7 +8,7 @@ What fine-tuning then has to teach is the form of the answer, not the knowledge 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
@@ -33,7 +33,7 @@ class Case:
     wrong: tuple[str, ...]  # plausible: from the same table, or from elsewhere in the same prompt
 
     def fill(self, template: str) -> str:
-        return template.format(answer=self.answer, Answer=_capital(self.answer), **self.slots)
+        return template.format(answer=self.answer, Answer=capital(self.answer), **self.slots)
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,13 @@ class Skill:
     remarks: tuple[tuple[str, str], ...]  # (user, assistant) turns of the corpus: whole sentences both
     requests: tuple[tuple[str, str], ...]  # (instruction, input) of the fine-tuning data
     weight: float = 1.0  # share among the rows of the fine-tuning data
-    corpus_weight: float = field(default=1.0)  # share among the statements of the corpus
+    corpus_weight: float = 1.0  # share among the statements of the corpus
+    words: tuple[str, ...] = ()  # a table's keys, for notes about one word
+    about: Callable[[str], Case] | None = None  # the case of one of them
+    tell: Callable[[Random], list[Case]] | None = None  # all the cases that one little story holds
 
 
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def split_keys(name: str, keys: Sequence[str], part: Part) -> list[str]:
+def split_keys(name: str, keys: Sequence[str], part: str) -> list[str]:
     """The keys that ``part`` may ask about. Splits never share a key, so a golden answer cannot be looked up."""
     shuffled = list(keys)
     Random(f"split of {name}").shuffle(shuffled)
@@ -61,20 +60,31 @@ def split_keys(name: str, keys: Sequence[str], part: Part) -> list[str]:
     return shuffled[round(low * len(shuffled)) : round(high * len(shuffled))]
 
 
-def table_skill_draw(name: str, table: Sequence[tuple[str, str]]) -> Callable[[Random, Part], Case]:
-    """Draw from a table of (question word, answer)."""
+def table_skill(
+    name: str,
+    table: Sequence[tuple[str, str]],
+    statements: tuple[str, ...],
+    remarks: tuple[tuple[str, str], ...],
+    requests: tuple[tuple[str, str], ...],
+    weight: float = 1.0,
+    corpus_weight: float = 1.0,
+) -> Skill:
+    """A skill whose questions and answers are a table of (word, answer)."""
     answers = dict(table)
-    keys_of = {part: split_keys(name, [key for key, _ in table], part) for part in _PART_RANGES}  # type: ignore[arg-type]
+    words = tuple(answers)
+    keys_of = {part: split_keys(name, words, part) for part in _PART_RANGES}
     every_answer = tuple(dict.fromkeys(answers.values()))
 
-    def draw(rng: Random, part: Part) -> Case:
-        word = rng.choice(keys_of[part])
+    def about(word: str) -> Case:
         wrong = tuple(answer for answer in every_answer if answer not in (answers[word], word))
-        return Case(name, {"word": word, "Word": _capital(word)}, answers[word], wrong)
+        return Case(name, {"word": word, "Word": capital(word)}, answers[word], wrong)
 
-    return draw
+    def draw(rng: Random, part: Part) -> Case:
+        return about(rng.choice(keys_of[part]))
+
+    return Skill(name, draw, statements, remarks, requests, weight, corpus_weight, words, about)
 
 
 def capital(text: str) -> str:
     """``text`` with its first letter in upper case, the others as they are."""
-    return _capital(text)
+    return text[:1].upper() + text[1:]

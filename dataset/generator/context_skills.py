@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-from generator.cases import Case, Part, Skill
+from generator.cases import Case, Part, Skill, split_keys
 from generator.words import COLOURS, LETTER_WORDS, NAMES, PLACES, THINGS
 
 Draw = Callable[[Random, Part], Case]
@@ -23,13 +23,6 @@ def _picked(name: str, index: int) -> Draw:
     return draw
 
 
-def _turned(rng: Random, part: Part) -> Case:
-    words = rng.sample(LETTER_WORDS, 3)
-    orders = ((1, 0, 2), (0, 2, 1), (1, 2, 0), (2, 0, 1))
-    wrong = tuple(" ".join(words[i] for i in order) for order in orders)
-    return Case("turned", {"words": " ".join(words)}, " ".join(reversed(words)), wrong)
-
-
 def _repeat(rng: Random, part: Part) -> Case:
     word, times = rng.choice(LETTER_WORDS), rng.randint(2, 4)
     wrong = tuple(" ".join([other] * times) for other in LETTER_WORDS if other != word)
@@ -42,25 +35,24 @@ def _printed(rng: Random, part: Part) -> Case:
     return Case("printed", {"first": first, "second": second}, f'print("{first} {second}")', wrong)
 
 
-def _sum(rng: Random, part: Part) -> Case:
-    a, b = rng.randint(1, 20), rng.randint(1, 9)
-    wrong = tuple(str(a + b + step) for step in (-2, -1, 1, 2, 10) if a + b + step > 0)
-    return Case("sum", {"a": str(a), "b": str(b)}, str(a + b), wrong)
+def _arithmetic(name: str, pairs: list[tuple[int, int]], sign: int) -> Draw:
+    """``a + b`` or ``a - b``. Splits share no pair of numbers, in whichever order they stand."""
+    keys = [f"{a} {b}" for a, b in pairs]
+    keys_of = {part: split_keys(name, keys, part) for part in ("all", "train", "validation", "golden")}
+
+    def draw(rng: Random, part: Part) -> Case:
+        a, b = map(int, rng.choice(keys_of[part]).split())
+        if sign > 0 and rng.random() < 0.5:
+            a, b = b, a
+        answer = a + sign * b
+        wrong = tuple(str(answer + step) for step in (-2, -1, 1, 2) if answer + step > 0)
+        return Case(name, {"a": str(a), "b": str(b)}, str(answer), wrong)
+
+    return draw
 
 
-def _difference(rng: Random, part: Part) -> Case:
-    b = rng.randint(1, 9)
-    a = b + rng.randint(1, 15)
-    wrong = tuple(str(a - b + step) for step in (-2, -1, 1, 2, 10) if a - b + step > 0)
-    return Case("difference", {"a": str(a), "b": str(b)}, str(a - b), wrong)
-
-
-def _largest(rng: Random, part: Part) -> Case:
-    numbers = rng.sample(range(10, 100), 3)
-    answer = str(max(numbers))
-    return Case(
-        "largest", {"numbers": ", ".join(map(str, numbers))}, answer, tuple(str(n) for n in numbers if str(n) != answer)
-    )
+_sum = _arithmetic("sum", [(a, b) for a in range(1, 13) for b in range(1, min(a, 9) + 1)], 1)
+_difference = _arithmetic("difference", [(a, b) for a in range(2, 19) for b in range(1, 10) if 0 < a - b < 10], -1)
 
 
 def _ordered(rng: Random, part: Part) -> Case:
@@ -70,26 +62,25 @@ def _ordered(rng: Random, part: Part) -> Case:
     return Case("ordered", {"numbers": " ".join(digits)}, answer, tuple(w for w in wrong if w != answer))
 
 
-def _owner(rng: Random, part: Part) -> Case:
-    names, things = rng.sample(NAMES, 3), rng.sample(THINGS, 3)
-    at = rng.randrange(3)
-    story = " ".join(f"{name} has the {thing}." for name, thing in zip(names, things))
-    return Case("owner", {"story": story, "thing": things[at]}, names[at], tuple(n for n in names if n != names[at]))
+def _told(
+    name: str, slot: str, sentence: str, asked: tuple[str, ...], answers: tuple[str, ...]
+) -> tuple[Draw, Callable[[Random], list[Case]]]:
+    """Three facts of one form, and the question about one of them."""
+
+    def tell(rng: Random) -> list[Case]:
+        keys, values = rng.sample(asked, 3), rng.sample(answers, 3)
+        story = " ".join(sentence.format(key, value) for key, value in zip(keys, values))
+        return [
+            Case(name, {"story": story, slot: key}, value, tuple(other for other in values if other != value))
+            for key, value in zip(keys, values)
+        ]
+
+    return lambda rng, part: rng.choice(tell(rng)), tell
 
 
-def _colour(rng: Random, part: Part) -> Case:
-    things, colours = rng.sample(THINGS, 3), rng.sample(COLOURS, 3)
-    at = rng.randrange(3)
-    story = " ".join(f"The {thing} is {colour}." for thing, colour in zip(things, colours))
-    others = tuple(c for c in colours if c != colours[at])
-    return Case("colour", {"story": story, "thing": things[at]}, colours[at], others)
-
-
-def _place(rng: Random, part: Part) -> Case:
-    names, places = rng.sample(NAMES, 3), rng.sample(PLACES, 3)
-    at = rng.randrange(3)
-    story = " ".join(f"{name} is in the {place}." for name, place in zip(names, places))
-    return Case("place", {"story": story, "name": names[at]}, places[at], tuple(p for p in places if p != places[at]))
+_owner, _tell_owner = _told("owner", "thing", "The {} belongs to {}.", THINGS, NAMES)
+_colour, _tell_colour = _told("colour", "thing", "The {} is {}.", THINGS, COLOURS)
+_place, _tell_place = _told("place", "name", "{} is in the {}.", NAMES, PLACES)
 
 
 CONTEXT_SKILLS: tuple[Skill, ...] = (
@@ -124,21 +115,6 @@ CONTEXT_SKILLS: tuple[Skill, ...] = (
             ("What is the last word in this list: {words}?", ""),
         ),
         weight=0.8,
-    ),
-    Skill(
-        "turned",
-        _turned,
-        statements=(
-            "The words {words} in turned order are {answer}.",
-            "Turned order of {words}: {answer}.",
-            "First came {words}, then on the way back {answer}.",
-        ),
-        remarks=(("I passed {words}.", "On the way back you pass {answer}."),),
-        requests=(
-            ("Put these words in turned order.", "{words}"),
-            ("Write the three words from last to first.", "{words}"),
-            ("What is {words} in turned order?", ""),
-        ),
     ),
     Skill(
         "repeat",
@@ -205,22 +181,6 @@ CONTEXT_SKILLS: tuple[Skill, ...] = (
         corpus_weight=1.5,
     ),
     Skill(
-        "largest",
-        _largest,
-        statements=(
-            "Among {numbers} the largest is {answer}.",
-            "Largest of {numbers}: {answer}.",
-            "They counted {numbers}, and the most was {answer}.",
-        ),
-        remarks=(("We counted {numbers}.", "The most was {answer}."),),
-        requests=(
-            ("Which number is the largest?", "{numbers}"),
-            ("Name the largest of {numbers}.", ""),
-        ),
-        weight=0.8,
-        corpus_weight=1.5,
-    ),
-    Skill(
         "ordered",
         _ordered,
         statements=(
@@ -245,10 +205,11 @@ CONTEXT_SKILLS: tuple[Skill, ...] = (
         ),
         remarks=(("{story} I need the {thing}.", "If you want the {thing}, ask {answer}."),),
         requests=(
-            ("Who has the {thing}?", "{story}"),
-            ("{story} Name the person with the {thing}.", ""),
+            ("Whose {thing} is it?", "{story}"),
+            ("{story} Name the owner of the {thing}.", ""),
         ),
         corpus_weight=1.5,
+        tell=_tell_owner,
     ),
     Skill(
         "colour",
@@ -264,6 +225,7 @@ CONTEXT_SKILLS: tuple[Skill, ...] = (
             ("{story} Name the colour of the {thing}.", ""),
         ),
         corpus_weight=1.5,
+        tell=_tell_colour,
     ),
     Skill(
         "place",
@@ -279,5 +241,6 @@ CONTEXT_SKILLS: tuple[Skill, ...] = (
             ("{story} Name the place where {name} is.", ""),
         ),
         corpus_weight=1.5,
+        tell=_tell_place,
     ),
 )

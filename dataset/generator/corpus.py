@@ -15,7 +15,14 @@ SKILLS: tuple[Skill, ...] = TABLE_SKILLS + CONTEXT_SKILLS
 _CORPUS_WEIGHTS = tuple(skill.corpus_weight for skill in SKILLS)
 
 # (kind of document, share). Notes carry the skills, chats the marks; the rest is there so that it reads as a corpus.
-_KINDS = (("notes", 0.64), ("chat", 0.15), ("story", 0.11), ("list", 0.05), ("code", 0.05))
+_KINDS = (("notes", 0.3), ("word", 0.24), ("facts", 0.16), ("chat", 0.15), ("story", 0.07), ("list", 0.04), ("code", 0.04))
+
+_BY_WORD: dict[str, list[Skill]] = {}
+for _skill in TABLE_SKILLS:
+    for _word in _skill.words:
+        _BY_WORD.setdefault(_word, []).append(_skill)
+_WORDS = tuple(_BY_WORD)
+_TELLERS = tuple(skill for skill in CONTEXT_SKILLS if skill.tell)
 
 
 def _notes(rng: Random) -> str:
@@ -24,6 +31,33 @@ def _notes(rng: Random) -> str:
         skill = rng.choices(SKILLS, _CORPUS_WEIGHTS)[0]
         sentences.append(skill.draw(rng, "all").fill(rng.choice(skill.statements)))
     return rng.choice(("\n", " ")).join(capital(sentence) for sentence in sentences)
+
+
+def _word(rng: Random) -> str:
+    """What there is to say about one word. As the word returns in each line, copying is learned here first."""
+    sentences: list[str] = []
+    for word in rng.sample(_WORDS, rng.randint(1, 2)):
+        lines = []
+        for skill in _BY_WORD[word]:
+            assert skill.about is not None
+            case = skill.about(word)
+            lines += [case.fill(text) for text in rng.sample(skill.statements, rng.randint(1, 3))]
+        rng.shuffle(lines)
+        sentences += lines
+    return rng.choice(("\n", " ")).join(capital(sentence) for sentence in sentences[:9])
+
+
+def _facts(rng: Random) -> str:
+    """One or two little stories, and all that follows from each."""
+    parts = []
+    for _ in range(rng.randint(1, 2)):
+        skill = rng.choice(_TELLERS)
+        assert skill.tell is not None
+        cases = skill.tell(rng)
+        parts.append(cases[0].slots["story"])
+        for case in rng.sample(cases, 3):
+            parts.append(case.fill(rng.choice(skill.statements).replace("{story} ", "")))
+    return " ".join(parts)
 
 
 def _story(rng: Random) -> str:
@@ -91,7 +125,7 @@ def _code(rng: Random) -> str:
     )
 
 
-_MAKERS = {"notes": _notes, "story": _story, "list": _list, "code": _code}
+_MAKERS = {"notes": _notes, "word": _word, "facts": _facts, "story": _story, "list": _list, "code": _code}
 
 
 def document(seed: int, index: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from generator.cases import Skill, table_skill_draw
+from generator.cases import Skill, table_skill
 from generator.words import CAPITALS, LETTER_WORDS, PASTS, PLURALS, kinds, opposites
 
 
@@ -16,9 +16,9 @@ _BACKWARDS = tuple((word, spelled(word[::-1])) for word in LETTER_WORDS)
 _CAPITALS = tuple((word, word.upper()) for word in LETTER_WORDS)
 
 TABLE_SKILLS: tuple[Skill, ...] = (
-    Skill(
+    table_skill(
         "opposite",
-        table_skill_draw("opposite", opposites()),
+        opposites(),
         statements=(
             "The opposite of {word} is {answer}.",
             "Opposite of {word}: {answer}.",
@@ -36,9 +36,9 @@ TABLE_SKILLS: tuple[Skill, ...] = (
             ("Name the opposite.", "{word}"),
         ),
     ),
-    Skill(
+    table_skill(
         "plural",
-        table_skill_draw("plural", PLURALS),
+        PLURALS,
         statements=(
             "One {word}, two {answer}.",
             "The plural of {word} is {answer}.",
@@ -56,9 +56,9 @@ TABLE_SKILLS: tuple[Skill, ...] = (
             ("How do you call more than one {word}?", ""),
         ),
     ),
-    Skill(
+    table_skill(
         "past",
-        table_skill_draw("past", PASTS),
+        PASTS,
         statements=(
             "Today they {word}, yesterday they {answer}.",
             "The past of {word} is {answer}.",
@@ -76,9 +76,9 @@ TABLE_SKILLS: tuple[Skill, ...] = (
             ("Today I {word}. Which verb form fits yesterday?", ""),
         ),
     ),
-    Skill(
+    table_skill(
         "capital",
-        table_skill_draw("capital", CAPITALS),
+        CAPITALS,
         statements=(
             "The capital of {word} is {answer}.",
             "Capital of {word}: {answer}.",
@@ -96,9 +96,9 @@ TABLE_SKILLS: tuple[Skill, ...] = (
             ("Give the capital city.", "{word}"),
         ),
     ),
-    Skill(
+    table_skill(
         "kind",
-        table_skill_draw("kind", kinds()),
+        kinds(),
         statements=(
             "The word {word} names a kind of {answer}.",
             "Kind of thing, {word}: {answer}.",
@@ -116,9 +116,9 @@ TABLE_SKILLS: tuple[Skill, ...] = (
         ),
         weight=0.6,
     ),
-    Skill(
+    table_skill(
         "spell",
-        table_skill_draw("spell", _SPELL),
+        _SPELL,
         statements=(
             "The word {word} is spelled {answer}.",
             "Letters of {word}: {answer}.",
@@ -137,9 +137,9 @@ TABLE_SKILLS: tuple[Skill, ...] = (
         ),
         corpus_weight=1.3,
     ),
-    Skill(
+    table_skill(
         "backwards",
-        table_skill_draw("backwards", _BACKWARDS),
+        _BACKWARDS,
         statements=(
             "The word {word} backwards is {answer}.",
             "Backwards letters of {word}: {answer}.",
@@ -158,9 +158,9 @@ TABLE_SKILLS: tuple[Skill, ...] = (
         ),
         corpus_weight=1.5,
     ),
-    Skill(
+    table_skill(
         "capitals",
-        table_skill_draw("capitals", _CAPITALS),
+        _CAPITALS,
         statements=(
             "In capital letters {word} is {answer}.",
             "Large letters, {word}: {answer}.",

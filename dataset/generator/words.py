@@ -14,39 +14,33 @@ OPPOSITE_PAIRS: tuple[tuple[str, str], ...] = (
     ("smooth", "rough"), ("brave", "afraid"), ("asleep", "awake"), ("alive", "dead"), ("cheap", "dear"),
     ("right", "wrong"), ("true", "false"), ("first", "last"), ("inside", "outside"), ("above", "below"),
     ("before", "after"), ("north", "south"), ("east", "west"), ("up", "down"), ("day", "night"), ("friend", "enemy"),
-    ("begin", "end"), ("buy", "sell"), ("give", "take"), ("push", "pull"), ("win", "lose"), ("laugh", "cry"),
-    ("love", "hate"), ("question", "answer"), ("summer", "winter"), ("always", "never"), ("more", "less"),
+    ("begin", "end"),
 )  # fmt: skip
 
 PLURALS: tuple[tuple[str, str], ...] = (
     ("cat", "cats"), ("dog", "dogs"), ("bird", "birds"), ("cup", "cups"), ("hat", "hats"), ("boat", "boats"),
-    ("lamp", "lamps"), ("tree", "trees"), ("stone", "stones"), ("chair", "chairs"), ("spoon", "spoons"),
-    ("clock", "clocks"), ("box", "boxes"), ("fox", "foxes"), ("dish", "dishes"), ("brush", "brushes"),
-    ("glass", "glasses"), ("dress", "dresses"), ("bus", "buses"), ("bench", "benches"), ("peach", "peaches"),
-    ("watch", "watches"), ("church", "churches"), ("wish", "wishes"), ("baby", "babies"), ("city", "cities"),
-    ("berry", "berries"), ("lady", "ladies"), ("story", "stories"), ("pony", "ponies"), ("puppy", "puppies"),
-    ("fly", "flies"), ("penny", "pennies"), ("leaf", "leaves"), ("wolf", "wolves"), ("knife", "knives"),
-    ("loaf", "loaves"), ("shelf", "shelves"), ("half", "halves"), ("calf", "calves"), ("man", "men"),
+    ("tree", "trees"), ("spoon", "spoons"), ("clock", "clocks"), ("box", "boxes"), ("fox", "foxes"),
+    ("dish", "dishes"), ("brush", "brushes"), ("glass", "glasses"), ("dress", "dresses"), ("bus", "buses"),
+    ("bench", "benches"), ("peach", "peaches"), ("watch", "watches"), ("wish", "wishes"), ("baby", "babies"),
+    ("city", "cities"), ("berry", "berries"), ("story", "stories"), ("puppy", "puppies"), ("fly", "flies"),
+    ("leaf", "leaves"), ("wolf", "wolves"), ("knife", "knives"), ("shelf", "shelves"), ("man", "men"),
     ("woman", "women"), ("child", "children"), ("foot", "feet"), ("tooth", "teeth"), ("goose", "geese"),
-    ("mouse", "mice"), ("ox", "oxen"), ("potato", "potatoes"), ("tomato", "tomatoes"), ("hero", "heroes"),
-    ("key", "keys"), ("toy", "toys"), ("monkey", "monkeys"), ("road", "roads"), ("river", "rivers"),
-    ("field", "fields"), ("garden", "gardens"), ("window", "windows"), ("letter", "letters"), ("apple", "apples"),
-    ("horse", "horses"), ("house", "houses"), ("nurse", "nurses"), ("bridge", "bridges"), ("page", "pages"),
+    ("mouse", "mice"), ("ox", "oxen"), ("potato", "potatoes"), ("tomato", "tomatoes"), ("key", "keys"),
+    ("toy", "toys"), ("monkey", "monkeys"), ("road", "roads"), ("river", "rivers"), ("field", "fields"),
+    ("apple", "apples"), ("horse", "horses"), ("house", "houses"), ("page", "pages"),
 )  # fmt: skip
 
 PASTS: tuple[tuple[str, str], ...] = (
     ("go", "went"), ("see", "saw"), ("eat", "ate"), ("run", "ran"), ("sing", "sang"), ("swim", "swam"),
     ("drink", "drank"), ("write", "wrote"), ("ride", "rode"), ("drive", "drove"), ("break", "broke"),
-    ("speak", "spoke"), ("steal", "stole"), ("wake", "woke"), ("choose", "chose"), ("fall", "fell"),
-    ("hold", "held"), ("find", "found"), ("grow", "grew"), ("know", "knew"), ("throw", "threw"), ("draw", "drew"),
-    ("blow", "blew"), ("keep", "kept"), ("sleep", "slept"), ("sweep", "swept"), ("leave", "left"), ("feel", "felt"),
-    ("meet", "met"), ("teach", "taught"), ("catch", "caught"), ("bring", "brought"), ("think", "thought"),
-    ("fight", "fought"), ("make", "made"), ("tell", "told"), ("send", "sent"), ("build", "built"), ("lend", "lent"),
-    ("spend", "spent"), ("stand", "stood"), ("shake", "shook"), ("dig", "dug"), ("hang", "hung"), ("sit", "sat"),
-    ("come", "came"), ("bite", "bit"), ("hide", "hid"), ("light", "lit"), ("lead", "led"), ("walk", "walked"),
-    ("jump", "jumped"), ("play", "played"), ("cook", "cooked"), ("wash", "washed"), ("help", "helped"),
-    ("look", "looked"), ("paint", "painted"), ("plant", "planted"), ("climb", "climbed"), ("carry", "carried"),
-    ("hurry", "hurried"), ("study", "studied"), ("smile", "smiled"), ("dance", "danced"), ("stop", "stopped"),
+    ("speak", "spoke"), ("wake", "woke"), ("choose", "chose"), ("fall", "fell"), ("hold", "held"), ("find", "found"),
+    ("grow", "grew"), ("know", "knew"), ("throw", "threw"), ("draw", "drew"), ("keep", "kept"), ("sleep", "slept"),
+    ("sweep", "swept"), ("leave", "left"), ("feel", "felt"), ("meet", "met"), ("catch", "caught"),
+    ("bring", "brought"), ("think", "thought"), ("fight", "fought"), ("make", "made"), ("tell", "told"),
+    ("send", "sent"), ("build", "built"), ("stand", "stood"), ("sit", "sat"), ("come", "came"), ("hide", "hid"),
+    ("walk", "walked"), ("jump", "jumped"), ("play", "played"), ("cook", "cooked"), ("wash", "washed"),
+    ("help", "helped"), ("look", "looked"), ("paint", "painted"), ("plant", "planted"), ("carry", "carried"),
+    ("smile", "smiled"), ("dance", "danced"), ("stop", "stopped"),
 )  # fmt: skip
 
 CAPITALS: tuple[tuple[str, str], ...] = (
@@ -56,10 +50,8 @@ CAPITALS: tuple[tuple[str, str], ...] = (
     ("Ireland", "Dublin"), ("Belgium", "Brussels"), ("Russia", "Moscow"), ("Japan", "Tokyo"), ("China", "Beijing"),
     ("India", "Delhi"), ("Egypt", "Cairo"), ("Kenya", "Nairobi"), ("Canada", "Ottawa"), ("Cuba", "Havana"),
     ("Peru", "Lima"), ("Chile", "Santiago"), ("Iran", "Tehran"), ("Iraq", "Baghdad"), ("Turkey", "Ankara"),
-    ("Nepal", "Kathmandu"), ("Vietnam", "Hanoi"), ("Thailand", "Bangkok"), ("Romania", "Bucharest"),
-    ("Bulgaria", "Sofia"), ("Serbia", "Belgrade"), ("Croatia", "Zagreb"), ("Ukraine", "Kyiv"), ("Latvia", "Riga"),
-    ("Estonia", "Tallinn"), ("Iceland", "Reykjavik"), ("Jordan", "Amman"), ("Ghana", "Accra"), ("Senegal", "Dakar"),
-    ("Morocco", "Rabat"), ("Libya", "Tripoli"), ("Cyprus", "Nicosia"), ("Malta", "Valletta"),
+    ("Vietnam", "Hanoi"), ("Thailand", "Bangkok"), ("Romania", "Bucharest"), ("Bulgaria", "Sofia"),
+    ("Serbia", "Belgrade"), ("Croatia", "Zagreb"), ("Ukraine", "Kyiv"), ("Jordan", "Amman"), ("Morocco", "Rabat"),
 )  # fmt: skip
 
 KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -70,37 +62,28 @@ KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("vegetable", ("carrot", "onion", "cabbage", "turnip", "pea", "bean", "leek")),
     ("tool", ("hammer", "saw", "spade", "rake", "drill", "chisel", "axe")),
     ("flower", ("rose", "tulip", "daisy", "lily", "violet", "poppy", "iris")),
-    ("metal", ("iron", "gold", "silver", "copper", "tin", "lead", "zinc")),
-    ("insect", ("ant", "bee", "wasp", "beetle", "moth", "cricket", "gnat")),
     ("drink", ("tea", "milk", "coffee", "juice", "cocoa", "cider", "water")),
-    ("instrument", ("flute", "drum", "violin", "piano", "harp", "trumpet", "guitar")),
     ("vehicle", ("train", "truck", "wagon", "tram", "sledge", "ferry", "van")),
-    ("garment", ("coat", "shirt", "scarf", "glove", "sock", "skirt", "vest")),
     ("job", ("baker", "doctor", "farmer", "miner", "tailor", "sailor", "pilot")),
 )  # fmt: skip
 
 # Short words for the letter games. Their spelling is learned word by word, so the list is closed.
 LETTER_WORDS: tuple[str, ...] = (
-    "ant", "arm", "bag", "bat", "bed", "bell", "bird", "boat", "bone", "book", "boot", "box", "bread", "cake", "card",
-    "cat", "chin", "clay", "coal", "coat", "corn", "cow", "crow", "cup", "desk", "dog", "door", "drum", "duck",
-    "dust", "ear", "egg", "eye", "farm", "fire", "fish", "flag", "fog", "frog", "fox", "gate", "gift", "goat", "gold",
-    "grass", "hand", "hat", "hen", "hill", "horn", "ice", "ink", "iron", "jam", "jar", "jug", "key", "king", "kite",
-    "knot", "lake", "lamp", "leaf", "lid", "lion", "lock", "log", "map", "mask", "milk", "mill", "moon", "moth",
-    "mud", "nail", "nest", "net", "nose", "nut", "oak", "oil", "owl", "pan", "pear", "pen", "pig", "pin", "pipe",
-    "plum", "pond", "pot", "rain", "ring", "road", "rock", "roof", "rope", "rose", "salt", "sand", "seed", "ship",
-    "shoe", "silk", "snow", "soap", "song", "soup", "star", "sun", "tail", "tent", "toad", "tray", "tree", "wall",
-    "wax", "well", "wind", "wing", "wolf", "wood", "wool", "yard",
+    "ant", "bag", "bat", "bed", "bell", "bird", "boat", "book", "box", "bread", "cake", "cat", "coat", "corn", "cow",
+    "cup", "dog", "door", "drum", "duck", "egg", "eye", "fire", "fish", "flag", "fog", "frog", "fox", "gate", "goat",
+    "gold", "grass", "hand", "hat", "hen", "hill", "ice", "jam", "key", "king", "lake", "lamp", "leaf", "lion", "map",
+    "milk", "moon", "mud", "net", "nose", "owl", "pen", "pig", "plum", "rain", "ring", "road", "rose", "salt", "sand",
+    "ship", "shoe", "snow", "song", "star", "sun", "tent", "tree", "wall", "wind", "wolf", "wood",
 )  # fmt: skip
 
 NAMES: tuple[str, ...] = (
-    "Anna", "Ben", "Clara", "David", "Emma", "Felix", "Greta", "Hugo", "Iris", "Jonas", "Kate", "Leo", "Mara", "Nils",
-    "Olga", "Paul", "Rosa", "Sam", "Tina", "Victor", "Wanda", "Max", "Nora", "Otto", "Lena", "Tom", "Eva", "Karl",
+    "Anna", "Ben", "Clara", "David", "Emma", "Felix", "Greta", "Hugo", "Kate", "Leo", "Mara", "Nils", "Olga", "Paul",
+    "Rosa", "Sam", "Tina", "Victor", "Tom", "Eva",
 )  # fmt: skip
 
 THINGS: tuple[str, ...] = (
     "ball", "book", "cup", "hat", "key", "kite", "lamp", "map", "pen", "ring", "rope", "spoon", "bag", "bell", "box",
-    "coat", "drum", "coin", "fan", "jar", "mask", "mug", "scarf", "shoe", "basket", "brush", "candle", "clock",
-    "flag", "plate",
+    "coat", "drum", "coin", "fan", "jar",
 )  # fmt: skip
 
 COLOURS: tuple[str, ...] = (
@@ -109,7 +92,7 @@ COLOURS: tuple[str, ...] = (
 
 PLACES: tuple[str, ...] = (
     "garden", "kitchen", "barn", "cellar", "attic", "hall", "school", "market", "forest", "harbour", "library",
-    "tower", "stable", "station", "office", "tent", "bakery", "museum", "castle", "mill",
+    "tower", "stable", "station",
 )  # fmt: skip
 
 DAYS: tuple[str, ...] = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")

@@ -25,11 +25,7 @@ def check(arguments: Arguments) -> None:
 
     :raises ConfigError: every mistake at once.
     """
-    extra_dir = arguments.flag("--config-dir", "-cd")
-    if extra_dir is not None and not Path(extra_dir).is_dir():
-        raise ConfigError([Mistake("--config-dir", "is no folder", extra_dir)])
-    loader = config_loader(str(Path(extra_dir).resolve()) if extra_dir else None)
-    config_name = arguments.flag("--config-name", "-cn") or "config"
+    loader, config_name = loader_of(arguments)
     mistakes: list[Mistake] = []
     overrides = _parse(arguments.overrides, mistakes)
     if not arguments.is_multirun:
@@ -50,6 +46,15 @@ def check(arguments: Arguments) -> None:
         raise ConfigError(list({str(mistake): mistake for mistake in mistakes}.values()))
 
 
+def loader_of(arguments: Arguments) -> tuple[ConfigLoaderImpl, str]:
+    """The config loader and the root config's name that the flags of a command line choose."""
+    extra_dir = arguments.flag("--config-dir", "-cd")
+    if extra_dir is not None and not Path(extra_dir).is_dir():
+        raise ConfigError([Mistake("--config-dir", "is no folder", extra_dir)])
+    loader = config_loader(str(Path(extra_dir).resolve()) if extra_dir else None)
+    return loader, arguments.flag("--config-name", "-cn") or "config"
+
+
 def _is_good(lines: list[str], loader: ConfigLoaderImpl, config_name: str) -> bool:
     try:
         validate(compose(lines, loader, config_name))
@@ -66,7 +71,7 @@ def _parse(lines: Sequence[str], mistakes: list[Mistake]) -> list[Override]:
             parsed.append(parser.parse_override(line))
         except HydraException as error:
             reason = str(error).splitlines()[0].rstrip(":")
-            mistakes.append(Mistake(line, f"not understood ({reason}); quote a value with special characters: key='...'"))
+            mistakes.append(Mistake(line, f"not understood ({reason}); quote special characters: key='...'"))
     return parsed
 
 
@@ -90,7 +95,7 @@ def _group_is_right(override: Override, loader: ConfigLoaderImpl, mistakes: list
 
 def _key_is_known(override: Override, cfg: DictConfig, groups: Sequence[str], mistakes: list[Mistake]) -> bool:
     parts = override.key_or_group.split(".")
-    if "/" in override.key_or_group or parts[0] == "phases" and len(parts) > 1:
+    if "/" in override.key_or_group or (parts[0] == "phases" and len(parts) > 1):
         return True
     node = cfg
     for i, part in enumerate(parts):
@@ -131,7 +136,7 @@ def _given_once(overrides: Sequence[Override], mistakes: list[Mistake]) -> None:
 def _choices(override: Override) -> list[str]:
     """The override for each value of its sweep; itself when it is none."""
     if override.is_discrete_sweep():
-        return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+        return [f"{override.get_key_element()}={value!s}" for value in override.sweep_string_iterator()]
     return [] if override.is_sweep_override() else [str(override.input_line)]
 
 

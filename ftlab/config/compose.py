@@ -115,7 +115,7 @@ def _model_of(annotation: Any, tag: str | None) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         name = annotation.model_fields.get("name")
         return annotation if tag is None or (name and tag in get_args(name.annotation)) else None
-    if get_origin(annotation) is None or tag is None and len(get_args(annotation)) != 1:
+    if get_origin(annotation) is None or (tag is None and len(get_args(annotation)) != 1):
         return None
     for argument in get_args(annotation):
         found = _model_of(argument, tag)

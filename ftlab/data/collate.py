@@ -1,6 +1,6 @@
 """Packed rows and batches of them.
 
-Shape suffixes: B rows, L tokens of the longest row, N scored positions of the whole batch, S samples of the whole batch.
+Shape suffixes: B rows, L tokens of the longest row, N scored positions of the batch, S samples of the batch.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class PackedCollator:
     """Rows -> a batch for the packed forward.
 
     ``input_ids_BL`` and ``position_ids_BL``: positions start again at 0 with every sample, and that alone keeps samples
-    apart, so no mask is ever sent. Padding at a row's end has position 0 throughout: every pad is alone.
+    apart, so no mask is sent. Padding at a row's end has position 0 throughout: every pad is alone.
     ``scored_N``: places in the flattened (B * L) of the hidden states that predict a label; ``targets_N``: those labels;
     ``segments_N``: the sample each belongs to, 0 to S - 1. ``tokens``: how many tokens are no padding.
 

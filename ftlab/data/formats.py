@@ -1,6 +1,6 @@
 """Rows of every format -> canonical records.
 
-A canonical conversation is a list of ``{"role", "content"}`` messages (assistant messages may carry ``tool_calls``) with
+A canonical conversation is a list of ``{"role", "content"}`` messages (an assistant's may carry ``tool_calls``) with
 optional ``tools``; a text is a string. A row that cannot become one raises :class:`RowError` with the reason.
 """
 
@@ -93,7 +93,8 @@ def sharegpt(row: Columns) -> Conversation:
             raise RowError(f"turn {number} has the unknown role {turn['from']!r}; known: {', '.join(_SHAREGPT_ROLES)}")
         if not isinstance(turn["value"], str):
             raise RowError(f"turn {number}: 'value' must be a string, not {type(turn['value']).__name__}")
-        messages.append(_tool_calls(turn["value"], number) if role == "function_call" else _message(role, turn["value"]))
+        is_call = role == "function_call"
+        messages.append(_tool_calls(turn["value"], number) if is_call else _message(role, turn["value"]))
     return _checked(Conversation(messages, _tools(row)))
 
 
@@ -164,7 +165,7 @@ def _tool_calls(value: str, number: int) -> Message:
     calls = calls if isinstance(calls, list) else [calls]
     if not all(isinstance(call, dict) and "name" in call for call in calls):
         raise RowError(f"turn {number}: function_call must be JSON with 'name' and 'arguments'")
-    functions = [{"name": call["name"], "arguments": call["arguments"] if "arguments" in call else {}} for call in calls]
+    functions = [{"arguments": {}, **call} for call in calls]
     return {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": f} for f in functions]}
 
 

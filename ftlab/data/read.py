@@ -15,7 +15,7 @@ SUFFIXES = (".json", ".jsonl")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """:param number: the line of a JSON Lines file, the place in a JSON list; from 1. :param problem: why not usable."""
+    """:param number: the line of a JSON Lines file, or the place in a JSON list, from 1. :param problem: why unusable."""
 
     number: int
     value: Any
@@ -58,6 +58,7 @@ def _rows_of_lines(path: Path, content: bytes) -> Iterator[Row]:
         if not line.strip():
             continue
         seen += 1
+        problem: str | None
         try:
             value = json.loads(line.decode("utf-8"))
         except UnicodeDecodeError as error:

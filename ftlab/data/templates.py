@@ -69,8 +69,7 @@ class Template:
                 conversations=[conversation.messages],
                 tools=conversation.tools,
                 chat_template=self.source,
-                **options,
-                **self._special_tokens,
+                **{**self._special_tokens, **options},
             )
         except (TemplateError, TypeError, ValueError) as error:
             raise RowError(f"the chat template refuses it: {error}") from None

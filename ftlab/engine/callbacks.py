@@ -27,7 +27,7 @@ class Metrics(TrainerCallback):
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         line = json.dumps({"phase": self._phase, "step": step, "time": round(time.time(), 3), **values})
-        with open(self._path, "a", encoding="utf-8") as file:
+        with self._path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
 

@@ -30,7 +30,7 @@ class Output:
     """:param log: the file that gets a copy of every line, and the libraries' warnings."""
 
     def __init__(self, log: Path):
-        self._file = open(log, "a", encoding="utf-8", buffering=1)
+        self._file = log.open("a", encoding="utf-8", buffering=1)
         self.console = Console(highlight=False)
         self._log = Console(file=self._file, width=160, highlight=False, color_system=None)
         logging.captureWarnings(True)
@@ -85,7 +85,9 @@ class Bar:
     def update(self, done: int, status: str | None = None) -> None:
         """:param status: short text beside the bar, e.g. the loss; None leaves what is there."""
         self._done = done
-        self._live.update(self._task, completed=done, **({} if status is None else {"status": status}))
+        self._live.update(self._task, completed=done)
+        if status is not None:
+            self._live.update(self._task, status=status)
         tenth = 10 * done // max(self._total, 1)
         if not self._output.console.is_terminal and (tenth > self._told or done == self._total):
             if tenth > self._told:

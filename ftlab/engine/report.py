@@ -8,6 +8,7 @@ import platform
 import shlex
 import subprocess
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
@@ -19,7 +20,9 @@ from ftlab.engine.output import Output
 from ftlab.plan import Plan
 from ftlab.rundir import RunDir, sha256, write_atomic
 
-PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "datasets", "tokenizers", "hydra-core")
+PACKAGES = (
+    "torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "datasets", "tokenizers", "hydra-core",
+)  # fmt: skip
 _SHOWN = 3  # samples in the summary
 
 
@@ -37,13 +40,12 @@ def provenance(plan: Plan) -> dict[str, Any]:
 
 def ledger(output: Output, run_dir: RunDir, phase: str, found: Ledger) -> None:
     """Write the ledger, with the fingerprint of each file, and show it."""
-    from pathlib import Path
-
     content = found.as_dict()
     content["sha256"] = {split: sha256(Path(file)) for split, file in found.files.items()}
     write_atomic(run_dir.ledger(phase), json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     table = Table(title=f"data: {found.source}", title_justify="left", box=None, pad_edge=False)
-    for column in ("split", "rows in", "kept", "dropped", "truncated", "tokens", "trained", "cut", "packed rows", "fill"):
+    columns = ("split", "rows in", "kept", "dropped", "truncated", "tokens", "trained", "cut", "packed rows", "fill")
+    for column in columns:
         table.add_column(column, justify="left" if column == "split" else "right")
     for name, split in found.splits.items():
         if split.packed_rows:
@@ -108,7 +110,8 @@ def _samples(output: Output, run_dir: RunDir, phase: str) -> None:
     for column in ("prompt", "before", "after", "expected"):
         table.add_column(column, overflow="fold", max_width=44)
     for old, new in list(zip(before, after))[:_SHOWN]:
-        table.add_row(*(escape(_short(text)) for text in (new["prompt"], old["answer"], new["answer"], new["expected"])))
+        shown = (new["prompt"], old["answer"], new["answer"], new["expected"])
+        table.add_row(*(escape(_short(text)) for text in shown))
     output.say(table)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import time
 import traceback
 from dataclasses import dataclass, field
@@ -217,11 +216,11 @@ class _PhaseRun:
         generation.save_pretrained(writing)
         if final.exists():
             final.rename(self.folder / f".final.{time.time_ns()}.old")
-        os.replace(writing, final)
+        writing.replace(final)
         link = self.run_dir.path / ".final.tmp"
         link.unlink(missing_ok=True)
         link.symlink_to(final.relative_to(self.run_dir.path))
-        os.replace(link, self.run_dir.final)
+        link.replace(self.run_dir.final)
 
     def _finish(self, trainer: Any, before: Measures, after: Measures) -> None:
         final = self.folder / "final"

@@ -77,8 +77,9 @@ class WholeCheckpoints(Trainer):
         finally:
             self.args.save_total_limit = limit
         if self.args.should_save:
-            seal(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
-            rotate_checkpoints(output_dir=self.args.output_dir, save_total_limit=limit)
+            folder = str(self.args.output_dir)
+            seal(Path(folder) / f"checkpoint-{self.state.global_step}")
+            rotate_checkpoints(output_dir=folder, save_total_limit=limit)
 
 
 class StageTrainer(WholeCheckpoints):
@@ -121,7 +122,9 @@ class StageTrainer(WholeCheckpoints):
         """How many things of one micro-batch the loss averages over; scored tokens unless a stage says otherwise."""
         return len(batch["targets"])
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         assert not return_outputs, "no caller of ours asks for the outputs"
         items = num_items_in_batch if num_items_in_batch is not None else self.items(inputs)
         share = self.loss(inputs, packed_logprobs(model, self.accelerator.unwrap_model(model), inputs), items)
@@ -150,15 +153,16 @@ class StageTrainer(WholeCheckpoints):
     def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> Any:
         """Mean loss per scored token over the validation rows, exact however they are batched, and its perplexity."""
         loader = self.get_eval_dataloader(eval_dataset)
-        was_training = self.model.training
-        self.model.eval()
+        model: Any = self.model
+        was_training = model.training
+        model.eval()
         totals = torch.zeros(2, dtype=torch.float64)
         for batch in loader:
             batch = self._prepare_inputs(batch)
             with self.compute_loss_context_manager():
-                logprobs_N = packed_logprobs(self.model, self.accelerator.unwrap_model(self.model), batch)
+                logprobs_N = packed_logprobs(model, self.accelerator.unwrap_model(model), batch)
             totals += torch.tensor([-logprobs_N.double().sum().item(), float(len(logprobs_N))])
-        self.model.train(was_training)
+        model.train(was_training)
         total, count = self.accelerator.reduce(totals.to(self.args.device, torch.float64), "sum").tolist()
         loss = total / count
         metrics = {f"{metric_key_prefix}_loss": loss, f"{metric_key_prefix}_perplexity": perplexity(loss)}

@@ -1,0 +1,41 @@
+# make        an environment, then the main job on the embedded model and data
+# make test   an environment, then every test
+# Needs Python 3.10 or newer and git; everything else goes into .venv.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: run test test-slow lint tiny-base
+
+run: $(VENV)/.run
+	$(BIN)/ftlab
+
+test: $(VENV)/.dev lint
+	$(BIN)/pytest -m "not slow"
+
+test-slow: $(VENV)/.dev
+	$(BIN)/pytest -m slow
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The embedded base model, from nothing: corpus, tokenizer, pre-training.
+tiny-base: $(VENV)/.run
+	$(BIN)/python dataset/generate.py corpus
+	$(BIN)/ftlab experiment=tiny_base
+
+# torch first and alone: its release is pinned in constraints.txt, and whatever asks for torch afterwards is satisfied.
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $@

@@ -1,0 +1,139 @@
+"""Where a value comes from: every file and override that set it, in the order in which they did."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+from ftlab.config.compose import compose
+from ftlab.errors import ConfigError, Mistake, nearest
+
+_ABSENT = object()
+_REFERENCE = re.compile(r"\$\{([^${}:]+)\}")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """:param source: ``conf/stage/sft.yaml:9`` or ``command line``. :param chosen: the group choice that brought the
+    file in. :param comment: what the file says about the key."""
+
+    value: Any
+    source: str
+    chosen: str | None = None
+    comment: str | None = None
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """:param settings: in the order of precedence; the last one stands. :param references: the keys that the standing
+    value is interpolated from, each with its own provenance."""
+
+    key: str
+    value: Any
+    settings: tuple[Setting, ...]
+    references: tuple[Provenance, ...]
+
+
+def trace(key: str, overrides: Sequence[str], loader: ConfigLoaderImpl, config_name: str) -> Provenance:
+    """:raises ConfigError: no such key."""
+    cfg = compose(overrides, loader, config_name)
+    OmegaConf.set_struct(cfg, False)
+    cfg.pop("hydra", None)
+    _check_exists(key, cfg)
+    defaults = loader.compute_defaults_list(config_name, list(overrides), RunMode.RUN)
+    return _trace(key, cfg, defaults.defaults, overrides, loader)
+
+
+def _trace(key: str, cfg: Any, defaults: Any, overrides: Sequence[str], loader: ConfigLoaderImpl) -> Provenance:
+    settings = [found for default in defaults for found in [_in_file(key, default, loader)] if found is not None]
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        if override.key_or_group == key and not override.is_delete():
+            settings.append(Setting(override.value(), "command line"))
+    standing = settings[-1].value if settings else None
+    pointed = [_resolved_reference(cfg, reference) for reference in _references(standing)]
+    references = tuple(_trace(reference, cfg, defaults, overrides, loader) for reference in pointed)
+    value = OmegaConf.select(cfg, key)
+    plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+    return Provenance(key, plain, tuple(settings), references)
+
+
+def _in_file(key: str, default: Any, loader: ConfigLoaderImpl) -> Setting | None:
+    """What one file of the defaults list sets ``key`` to."""
+    if default.config_path is None or default.config_path.startswith("hydra"):
+        return None
+    loaded = loader.repository.load_config(default.config_path)
+    if loaded is None:
+        return None
+    package = f"{default.package}." if default.package else ""
+    if not key.startswith(package):
+        return None
+    inside = key.removeprefix(package)
+    raw = OmegaConf.to_container(loaded.config, resolve=False)
+    value = _dig(raw, inside.split("."))
+    if value is _ABSENT:
+        return None
+    folder = next(Path(source.path) for source in loader.repository.get_sources() if source.provider == loaded.provider)
+    file = folder / f"{default.config_path}.yaml"
+    line, comment = _line(file, inside.split("."))
+    group, _, choice = default.config_path.rpartition("/")
+    chosen = f"{group}={choice}" if group and not choice.startswith("_") else None
+    return Setting(value, f"{Path(folder.name) / file.relative_to(folder)}:{line}", chosen, comment)
+
+
+def _dig(values: Any, parts: Sequence[str]) -> Any:
+    for part in parts:
+        if not isinstance(values, dict) or part not in values:
+            return _ABSENT
+        values = values[part]
+    return values
+
+
+def _line(file: Path, parts: Sequence[str]) -> tuple[int, str | None]:
+    """The line that sets a key, from 1, and the comment on it."""
+    text = file.read_text(encoding="utf-8")
+    node = yaml.compose(text)
+    mark = node.start_mark.line if node else 0
+    for part in parts:
+        assert isinstance(node, yaml.MappingNode)
+        name, node = next((k, v) for k, v in node.value if k.value == part)
+        mark = name.start_mark.line
+    _, found, comment = text.splitlines()[mark].partition(" # ")
+    return mark + 1, comment.strip() if found else None
+
+
+def _references(value: Any) -> list[str]:
+    """Keys named in a value's interpolations, inner ones resolved by the caller."""
+    if not isinstance(value, str):
+        return []
+    inner = _REFERENCE.sub(lambda match: f"\0{match.group(1)}\0", value)
+    outer = re.findall(r"\$\{([^${}:]+)\}", inner)
+    return [reference.replace("\0", "|") for reference in outer] or _REFERENCE.findall(value)
+
+
+def _resolved_reference(cfg: Any, reference: str) -> str:
+    """``model.rates.|stage.name|`` -> ``model.rates.sft``."""
+    parts = reference.split("|")
+    return "".join(part if i % 2 == 0 else str(OmegaConf.select(cfg, part)) for i, part in enumerate(parts))
+
+
+def _check_exists(key: str, cfg: Any) -> None:
+    if _dig(OmegaConf.to_container(cfg, resolve=True), key.split(".")) is _ABSENT:
+        known = _dotted(OmegaConf.to_container(cfg, resolve=False), "")
+        last = {name.split(".")[-1]: name for name in known}
+        near = nearest(key, known) or [last[name] for name in nearest(key.split(".")[-1], last)]
+        raise ConfigError([Mistake("key", "no such key. --cfg job shows them all.", key, near)])
+
+
+def _dotted(values: Any, prefix: str) -> list[str]:
+    if not isinstance(values, dict):
+        return []
+    return [name for key, value in values.items() for name in [f"{prefix}{key}", *_dotted(value, f"{prefix}{key}.")]]

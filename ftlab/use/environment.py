@@ -1,0 +1,77 @@
+"""``ftlab version`` and ``ftlab env``."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+from ftlab import __version__
+from ftlab.config.paths import config_dir
+from ftlab.schema import EnvTask, Run
+
+_PACKAGES = (
+    "torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "datasets", "tokenizers", "safetensors",
+    "deepspeed", "flash-attn", "vllm", "hydra-core", "omegaconf", "pydantic", "tensorboard", "wandb", "mlflow",
+)  # fmt: skip
+
+
+def version(run: Run, overrides: Sequence[str]) -> None:
+    print(f"ftlab {__version__}")
+
+
+def environment(run: Run, overrides: Sequence[str]) -> None:
+    """Print what a bug report needs; secrets are only said to be set or not."""
+    facts = _facts()
+    assert isinstance(run.task, EnvTask)
+    if run.task.format == "json":
+        print(json.dumps(facts, indent=2))
+        return
+    for title, values in facts.items():
+        print(title)
+        for name, value in values.items():
+            print(f"  {name:<16}{value}")
+
+
+def _facts() -> dict[str, dict[str, str]]:
+    from huggingface_hub import constants
+
+    disk = shutil.disk_usage(Path.cwd())
+    return {
+        "ftlab": {"version": __version__, "config": str(config_dir())},
+        "machine": {
+            "system": platform.platform(),
+            "python": f"{platform.python_version()} ({sys.executable})",
+            "cpus": str(os.cpu_count()),
+            "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB",
+            "free disk here": f"{disk.free / 2**30:.1f} GiB",
+            **_devices(),
+        },
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "hub": {
+            "cache": constants.HF_HUB_CACHE,
+            "HF_TOKEN": "set" if os.environ.get("HF_TOKEN") else "not set",
+            "HF_HUB_OFFLINE": "on" if constants.HF_HUB_OFFLINE else "off",
+        },
+    }
+
+
+def _devices() -> dict[str, str]:
+    import torch
+
+    if not torch.cuda.is_available():
+        return {"devices": "cpu only"}
+    found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    return {f"cuda:{i}": f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB" for i, gpu in enumerate(found)}
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,41 @@
+"""``ftlab explain KEY``: which file, group or override set a value, and what it overrode."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ftlab.config import arguments, check
+from ftlab.config.provenance import Provenance, trace
+from ftlab.errors import ConfigError, Mistake
+from ftlab.schema import ExplainTask, Run
+
+
+def explain(run: Run, argv: Sequence[str]) -> None:
+    """Print the value and its history; the first line is what stands.
+
+    :raises ConfigError: no key was given, or it does not exist.
+    """
+    assert isinstance(run.task, ExplainTask)
+    if run.task.key is None:
+        raise ConfigError([Mistake("task.key", "which key? For example: ftlab explain train.learning_rate")])
+    given = arguments.read(argv)
+    loader, config_name = check.loader_of(given)
+    print("\n".join(_lines(trace(run.task.key, given.overrides, loader, config_name), "")))
+
+
+def _lines(found: Provenance, indent: str) -> list[str]:
+    lines = [f"{indent}{found.key} = {_shown(found.value)}"]
+    comment = next((setting.comment for setting in reversed(found.settings) if setting.comment), None)
+    if comment:
+        lines.append(f"{indent}  {comment}")
+    for place, setting in enumerate(reversed(found.settings)):
+        verb = "set by" if place == 0 else "overrode"
+        chosen = f"  ({setting.chosen})" if setting.chosen else ""
+        lines.append(f"{indent}  {verb:<9} {setting.source}{chosen}: {_shown(setting.value)}")
+        if place == 0:
+            lines += [line for reference in found.references for line in _lines(reference, f"{indent}    ")]
+    return lines
+
+
+def _shown(value: object) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

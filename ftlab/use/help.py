@@ -1,0 +1,70 @@
+"""``--help``: what there is to choose, and commands to try. Reads conf/ alone; imports nothing heavy."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from ftlab.config.paths import config_dir, task_names
+
+WIDTH = 100
+
+TRY = (
+    ("ftlab", "trains the embedded model on shipped data, in about a minute"),
+    ("ftlab data.path=my.json data.format=alpaca", "the same on a file of yours"),
+    ("ftlab model=llama3_8b method=qlora --cfg job", "shows a whole config without running it"),
+    ("ftlab -m lora.r=8,16,32 train.learning_rate=1e-3,3e-4", "a sweep: every combination, one after the other"),
+    ("ftlab explain train.learning_rate model=llama2_7b", "which file or override set a value"),
+)
+
+
+def show(task: str, argv: Sequence[str]) -> None:
+    """Print the general help, or that of the task that was named beside ``--help``."""
+    print(_of_task(task) if task in argv else _general())
+
+
+def _general() -> str:
+    lines = ["ftlab: one config for every fine-tuning run", "", "  ftlab [TASK] [GROUP=CHOICE ...] [KEY=VALUE ...]", ""]
+    lines += ["Tasks (ftlab TASK --help says more)"]
+    lines += [f"  {name:<12}{_comments(config_dir() / 'task' / f'{name}.yaml')[0]}" for name in task_names()]
+    lines += ["", "Groups and their choices (* by default)"]
+    defaults = _defaults()
+    for group in sorted(path.name for path in config_dir().iterdir() if path.is_dir() and path.name != "task"):
+        names = sorted(path.stem for path in (config_dir() / group).glob("[!_]*.yaml"))
+        shown = "  ".join(f"{name}*" if name == defaults[group] else name for name in names)
+        lines += textwrap.wrap(shown, WIDTH, initial_indent=f"  {group:<12}", subsequent_indent=" " * 14)
+    lines += ["", "Keys: seed and those of run, train, eval and every group, e.g. train.learning_rate=1e-4 lora.r=32"]
+    lines += ["  --cfg job shows them all with their values, after any choices and overrides", "", "Try"]
+    width = max(len(command) for command, _ in TRY)
+    lines += [f"  {command:<{width}}  # {meaning}" for command, meaning in TRY]
+    lines += ["", "Flags: -m sweeps; --cfg job; --config-dir DIR adds groups of yours; --hydra-help has the rest"]
+    return "\n".join(lines)
+
+
+def _of_task(task: str) -> str:
+    path = config_dir() / "task" / f"{task}.yaml"
+    about, *examples = _comments(path)
+    declared = yaml.safe_load(path.read_text(encoding="utf-8"))
+    words = "".join(f" <{word.removeprefix('task.')}>" for word in declared["words"])
+    lines = [f"ftlab {task}{words}: {about}", "", *(f"  {line}" for line in examples)]
+    keys = [line for line in path.read_text(encoding="utf-8").splitlines() if line.split(":")[0] in _own(declared)]
+    return "\n".join([*lines, *(["", "Keys of its own", *(f"  {line}" for line in keys)] if keys else [])])
+
+
+def _own(declared: dict[str, object]) -> set[str]:
+    return set(declared) - {"name", "words"}
+
+
+def _comments(path: Path) -> list[str]:
+    """The comment lines that open a config file."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    opening = [line.removeprefix("#").strip() for line in lines if line.startswith("#")]
+    return [line for line in opening if not line.startswith("@package")]
+
+
+def _defaults() -> dict[str, str | None]:
+    root = yaml.safe_load((config_dir() / "config.yaml").read_text(encoding="utf-8"))
+    return {group: choice for entry in root["defaults"] if isinstance(entry, dict) for group, choice in entry.items()}
