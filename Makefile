@@ -1,6 +1,6 @@
 # make        an environment, then the main job on the embedded model and data
 # make test   an environment, then every test
-# Needs Python 3.10 or newer and git; everything else goes into .venv.
+# Needs Python 3.11 or newer and git; everything else goes into .venv.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))  # also when this file is imported or run from elsewhere
 
 from generator.corpus import documents
 from generator.curriculum import write_curriculum
 from generator.files import write_jsonl
 from generator.sets import write_sets
 
+HERE = Path(__file__).resolve().parent
 DEFAULT_SEED = 1
 DEFAULT_DOCUMENTS = 60_000
 TOKENIZER_DOCUMENTS = 20_000

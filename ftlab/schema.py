@@ -352,6 +352,10 @@ def cross_group_mistakes(run: Run) -> list[tuple[str, Any, str]]:
         found.append(
             ("lora.variant", "pissa", "PiSSA takes the singular vectors of unquantized weights; use quant=none")
         )
+    if run.quant.name == "int8" and run.lora.variant == "dora":
+        found.append(
+            ("lora.variant", "dora", "DoRA cannot read the scales of int8 weights once they have been used; use quant=nf4")
+        )
     if not run.phases and run.data.max_length > run.model.architecture.max_positions:
         found.append(
             ("data.max_length", run.data.max_length, f"model={run.model.name} has a context of "

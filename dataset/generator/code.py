@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from random import Random
 
 from generator.cases import capital
-from generator.code_templates import ENTITIES, LANGUAGES, ROLES, Edit, Function, Language
+from generator.code_templates import ENTITIES, LANGUAGES, ROLES
+from generator.code_types import Edit, Function, Language
 
 _PLACEHOLDER = re.compile(r"<(\w+)>")
 
@@ -40,8 +41,8 @@ class SourceFile:
         return text.replace(old, new)
 
 
-def source_file(rng: Random) -> SourceFile:
-    """Draw a file of two to four functions (or as many as its language has)."""
+def source_file(rng: Random, fewest: int = 2, most: int = 4) -> SourceFile:
+    """Draw a file of ``fewest`` to ``most`` functions (or as many as its language has)."""
     language = rng.choices([language for language, _ in LANGUAGES], [share for _, share in LANGUAGES])[0]
     entity, entities, count, label, package = rng.choice(ENTITIES)
     role = rng.choice(ROLES)
@@ -59,5 +60,5 @@ def source_file(rng: Random) -> SourceFile:
         "LIMIT": f"{count.upper()}_LIMIT",
         "number": str(rng.randint(2, 99) * 10),
     }
-    size = min(rng.randint(2, 4), len(language.functions))
+    size = min(rng.randint(fewest, most), len(language.functions))
     return SourceFile(language, slots, tuple(rng.sample(language.functions, size)))

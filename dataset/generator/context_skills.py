@@ -69,10 +69,10 @@ def _told(
 
     def tell(rng: Random) -> list[Case]:
         keys, values = rng.sample(asked, 3), rng.sample(answers, 3)
-        story = " ".join(sentence.format(key, value) for key, value in zip(keys, values))
+        story = " ".join(sentence.format(key, value) for key, value in zip(keys, values, strict=True))
         return [
             Case(name, {"story": story, slot: key}, value, tuple(other for other in values if other != value))
-            for key, value in zip(keys, values)
+            for key, value in zip(keys, values, strict=True)
         ]
 
     return lambda rng, part: rng.choice(tell(rng)), tell

@@ -15,7 +15,15 @@ SKILLS: tuple[Skill, ...] = TABLE_SKILLS + CONTEXT_SKILLS
 _CORPUS_WEIGHTS = tuple(skill.corpus_weight for skill in SKILLS)
 
 # (kind of document, share). Notes carry the skills, chats the marks; the rest is there so that it reads as a corpus.
-_KINDS = (("notes", 0.3), ("word", 0.24), ("facts", 0.16), ("chat", 0.15), ("story", 0.07), ("list", 0.04), ("code", 0.04))
+_KINDS = (
+    ("notes", 0.3),
+    ("word", 0.24),
+    ("facts", 0.16),
+    ("chat", 0.15),
+    ("story", 0.07),
+    ("list", 0.04),
+    ("code", 0.04),
+)
 
 _BY_WORD: dict[str, list[Skill]] = {}
 for _skill in TABLE_SKILLS:
@@ -116,7 +124,7 @@ def _code(rng: Random) -> str:
     a, b = rng.randint(1, 9), rng.randint(1, 9)
     return rng.choice(
         (
-            f'{first} = {a}\n{second} = {first} + {b}\nprint({second})  # shows {a + b}',
+            f"{first} = {a}\n{second} = {first} + {b}\nprint({second})  # shows {a + b}",
             f"def {first}({second}):\n    return {second} + {a}\n\n\nprint({first}({b}))  # shows {a + b}",
             f'words = ["{first}", "{second}"]\nfor word in words:\n    print(word)',
             f'print("{first}")\nprint("{second}")',

@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 
 from generator.code import SourceFile, source_file
-from generator.code_templates import Edit
+from generator.code_types import Edit
 from generator.files import JsonRow, write_jsonl
 from generator.words import NAMES
 
@@ -60,7 +60,7 @@ def _edited(rng: Random) -> tuple[SourceFile, tuple[Edit, ...]]:
 
 def source_row(rng: Random) -> str:
     """Phase 1: a source file below its path."""
-    file = source_file(rng)
+    file = source_file(rng, fewest=4, most=6)
     return f"{file.language.comment} File: {file.path}\n\n{file.text}"
 
 
@@ -78,7 +78,7 @@ def commit(rng: Random) -> Change:
 
 
 def pull_request(rng: Random) -> tuple[Change, Change]:
-    """Phase 3: a pull request; the proposed change, and the change that the review asked for (the row is the first's)."""
+    """Phase 3: a pull request. Returns the proposed change (with the row's text) and the one that the review added."""
     file, (proposed, wanted) = _edited(rng)
     before = file.text
     middle = file.apply(before, proposed)
@@ -89,7 +89,7 @@ def pull_request(rng: Random) -> tuple[Change, Change]:
     subject = file.fill(proposed.subject)
     branch = "-".join(word for word in subject.lower().replace("'", "").split()[:4])
     praise = rng.choice(("Looks good to me otherwise.", "The rest reads well.", "Thank you, a clear change."))
-    answer = rng.choice(("Good point, done in a second commit.", "You are right, I have changed it.", "Done, see below."))
+    answer = rng.choice(("Good point, done in a second commit.", "You are right, it is changed.", "Done, see below."))
     text = (
         f"Pull request #{rng.randint(12, 980)}: {subject}\n"
         f"Author: {_person(author)}\nBranch: {branch}\n\n"

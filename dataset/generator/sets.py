@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from random import Random
 
@@ -52,7 +53,7 @@ def _question(instruction: str, given: str) -> str:
 
 
 def _instruction_rows(stream: Iterator[tuple[Random, Skill, Case, str, str]], size: int) -> Iterator[JsonRow]:
-    for _, (_, _, case, instruction, given) in zip(range(size), stream):
+    for _, _, case, instruction, given in islice(stream, size):
         yield {"instruction": instruction, "input": given, "output": case.answer}
 
 
@@ -80,7 +81,7 @@ def _label_rows(stream: Iterator[tuple[Random, Skill, Case, str, str]], size: in
 
 
 def _prompt_rows(stream: Iterator[tuple[Random, Skill, Case, str, str]], size: int) -> Iterator[JsonRow]:
-    for _, (_, _, case, instruction, given) in zip(range(size), stream):
+    for _, _, case, instruction, given in islice(stream, size):
         yield {"prompt": _question(instruction, given), "answer": case.answer}
 
 

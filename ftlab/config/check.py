@@ -116,8 +116,8 @@ def _key_is_known(override: Override, cfg: DictConfig, groups: Sequence[str], mi
 
 def _elsewhere(name: str, cfg: DictConfig) -> list[str]:
     """Keys in other groups whose last part is ``name`` or looks like it."""
-    known = {f"{group}.{key}" for group, node in cfg.items() if isinstance(node, DictConfig) and group != "hydra"
-             for key in node}  # fmt: skip
+    groups = {str(group): node for group, node in cfg.items() if isinstance(node, DictConfig) and group != "hydra"}
+    known = {f"{group}.{key!s}" for group, node in groups.items() for key in node}
     by_last = {key.split(".")[-1]: key for key in sorted(known)}
     return [by_last[near] for near in nearest(name, by_last)]
 
@@ -136,7 +136,7 @@ def _given_once(overrides: Sequence[Override], mistakes: list[Mistake]) -> None:
 def _choices(override: Override) -> list[str]:
     """The override for each value of its sweep; itself when it is none."""
     if override.is_discrete_sweep():
-        return [f"{override.get_key_element()}={value!s}" for value in override.sweep_string_iterator()]
+        return ["=".join((override.get_key_element(), value)) for value in override.sweep_string_iterator()]
     return [] if override.is_sweep_override() else [str(override.input_line)]
 
 

@@ -45,7 +45,7 @@ class PackedCollator:
 
     ``input_ids_BL`` and ``position_ids_BL``: positions start again at 0 with every sample, and that alone keeps samples
     apart, so no mask is sent. Padding at a row's end has position 0 throughout: every pad is alone.
-    ``scored_N``: places in the flattened (B * L) of the hidden states that predict a label; ``targets_N``: those labels;
+    ``scored_N``: places in the flattened (B * L) hidden states that predict a label; ``targets_N``: those labels;
     ``segments_N``: the sample each belongs to, 0 to S - 1. ``tokens``: how many tokens are no padding.
 
     :param flatten: one row of all samples, without padding, for attention kernels that take variable lengths.

@@ -15,7 +15,7 @@ SUFFIXES = (".json", ".jsonl")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """:param number: the line of a JSON Lines file, or the place in a JSON list, from 1. :param problem: why unusable."""
+    """:param number: the line of a JSON Lines file, or the place in a JSON list, from 1. :param problem: if any."""
 
     number: int
     value: Any

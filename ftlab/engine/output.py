@@ -40,6 +40,13 @@ class Output:
         logging.getLogger("py.warnings").handlers = [handler]
         logging.getLogger("py.warnings").propagate = False
 
+    def __enter__(self) -> Output:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger("py.warnings").handlers = []
+        self._file.close()
+
     def say(self, what: Any = "") -> None:
         """A line of rich markup, or any rich renderable."""
         self.console.print(what)

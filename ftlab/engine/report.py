@@ -44,16 +44,16 @@ def ledger(output: Output, run_dir: RunDir, phase: str, found: Ledger) -> None:
     content["sha256"] = {split: sha256(Path(file)) for split, file in found.files.items()}
     write_atomic(run_dir.ledger(phase), json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     table = Table(title=f"data: {found.source}", title_justify="left", box=None, pad_edge=False)
-    columns = ("split", "rows in", "kept", "dropped", "truncated", "tokens", "trained", "cut", "packed rows", "fill")
+    columns = ("split", "rows", "kept", "dropped", "cut", "tokens", "trained", "packed", "fill")
     for column in columns:
         table.add_column(column, justify="left" if column == "split" else "right")
     for name, split in found.splits.items():
         if split.packed_rows:
             counts = (split.rows_in, split.rows_kept, split.rows_dropped, split.rows_truncated, split.tokens_in,
-                      split.tokens_trained, split.tokens_cut, split.packed_rows)  # fmt: skip
+                      split.tokens_trained, split.packed_rows)  # fmt: skip
             table.add_row(name, *(f"{count:,}" for count in counts), f"{split.fill:.1%}")
         else:
-            table.add_row(name, f"{split.rows_in:,}", *[""] * 8)
+            table.add_row(name, f"{split.rows_in:,}", *[""] * 7)
     output.say(table)
     for name, split in found.splits.items():
         for reason, count in split.dropped.items():

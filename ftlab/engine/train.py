@@ -34,7 +34,11 @@ def execute(run_dir: RunDir) -> None:
 
     :raises Interrupted: on Ctrl-C, once a checkpoint is there.
     """
-    output = Output(run_dir.log)
+    with Output(run_dir.log) as output:
+        _execute(run_dir, output)
+
+
+def _execute(run_dir: RunDir, output: Output) -> None:
     started = time.monotonic()
     plan = run_dir.plan()
     done = run_dir.manifest().get("phases", {})
@@ -142,7 +146,11 @@ class _PhaseRun:
 
         rows = (prepared.train[i] for i in range(len(prepared.train)))
         packed = next((row for row in rows if len(row.samples) > 1), None)
-        if packed is not None:
+        if self.config.quant.name == "int8":
+            self.output.note(
+                "int8 chooses its outlier columns over the whole batch, packed or not: isolation not probed"
+            )
+        elif packed is not None:
             probe_isolation(self.model, packed, prepared_collator(self.tokenizer))
             self.output.note("packed samples do not see each other: probed on the first packed row")
 
@@ -159,6 +167,8 @@ class _PhaseRun:
 
     def _measured(self, trainer: Any, when: str, metrics: Any, step: int) -> Measures:
         """Measure once; a continued run reads what was measured before it was stopped."""
+        from ftlab.measure.metrics import perplexity
+
         path = self.run_dir.samples / f"{self.phase.name}-{when}.json"
         if when == "before" and path.is_file():
             return Measures(**json.loads(path.read_text(encoding="utf-8")))
@@ -168,7 +178,7 @@ class _PhaseRun:
             found = logged or trainer.evaluate()
             measures.values = {
                 "validation loss": found["eval_loss"],
-                "validation perplexity": found["eval_perplexity"],
+                "validation perplexity": perplexity(found["eval_loss"]),
             }
         self._generate(measures, when)
         if "golden exact match" in measures.values:

@@ -11,7 +11,6 @@ from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from ftlab.data.collate import PackedRows
-from ftlab.measure.metrics import perplexity
 from ftlab.schema import Run
 from ftlab.stages.common import WholeCheckpoints, training_arguments
 
@@ -48,10 +47,6 @@ class TrlSftTrainer(WholeCheckpoints, SFTTrainer):
             processing_class=tokenizer,
             callbacks=list(callbacks),
         )
-
-    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        metrics = super().evaluate(*args, **kwargs)
-        return {**metrics, "eval_perplexity": perplexity(metrics["eval_loss"])}
 
 
 def _dataset(rows: PackedRows) -> Dataset:

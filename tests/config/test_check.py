@@ -1,0 +1,309 @@
+"""What a user is told about a wrong command line, and which value wins in a right one."""
+
+from __future__ import annotations
+
+import pytest
+
+from ftlab.config import arguments, check
+from ftlab.errors import ConfigError
+
+
+def test_a_good_command_line_has_no_mistakes(mistakes):
+    assert mistakes("stage=dpo model=llama3_8b method=qlora lora=r64 train.epochs=1 run.name=x") == []
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("lora.rr=3", "lora.rr=3: no such key. lora has: r, alpha, dropout, target_modules, variant, loraplus_ratio. "
+         "Did you mean lora.r?"),
+        ("lora.alhpa=3", "lora.alhpa=3: no such key. lora has: r, alpha, dropout, target_modules, variant, "
+         "loraplus_ratio. Did you mean lora.alpha?"),
+        ("sede=3", "sede=3: no such key. Groups and keys: data, deepspeed, eval, hardware, hydra, lora, method, model, "
+         "phases, quant, run, seed, stage, task, tracker, train. Did you mean seed?"),
+        ("data.split.goldn=none", "data.split.goldn=none: no such key. data.split has: validation, golden, fraction. "
+         "Did you mean data.split.golden?"),
+        ("lora.r.x=3", "lora.r.x=3: no such key. lora.r is a value and has no keys."),
+        ("learning_rate.x=3", "Did you mean train.learning_rate?"),
+        ("model.learning_rat=3", "Did you mean train.learning_rate?"),
+    ],
+)  # fmt: skip
+def test_a_typo_in_a_key(line, said, mistakes):
+    (found,) = mistakes(line)
+    assert found == said or (said.startswith("Did") and found.endswith(said))
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("lora.r=abc", "lora.r=abc: must be a valid integer"),
+        ("lora.r=-1", "lora.r=-1: must be greater than 0"),
+        ("lora.dropout=1", "lora.dropout=1: must be less than 1"),
+        ("train.lr_scheduler=cosin", "train.lr_scheduler=cosin: must be one of: linear, cosine, cosine_with_restarts, "
+         "polynomial, constant, constant_with_warmup, inverse_sqrt. Did you mean cosine?"),
+        ("run.if_exists=newer", "run.if_exists=newer: must be one of: resume, new, refuse. Did you mean new?"),
+        ("data.path=x.json data.format=alpca", "data.format=alpca: must be one of: alpaca, sharegpt, messages, "
+         "instruction, prompt_completion, preference, kto, prompts, text. Did you mean alpaca?"),
+        ("train.adam_betas=[0.9,1.5]", "train.adam_betas.1=1.5: must be less than 1"),
+        ("data.max_length=4", "data.max_length=4: must be greater than or equal to 8"),
+        ("seed=-1", "seed=-1: must be greater than or equal to 0"),
+        ("train.gradient_checkpointing=perhaps", "train.gradient_checkpointing=perhaps: must be a valid boolean"),
+        ("~train.epochs", "train.epochs: is missing; it has no default"),
+        ("train.learning_rate='${train.nope}'", "train.learning_rate: Interpolation key 'train.nope' not found"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value(line, said, mistakes):
+    found = mistakes(line)
+    assert [text.removesuffix(", unable to interpret input") for text in found] == [said]
+
+
+@pytest.mark.parametrize(
+    ("line", "start", "end"),
+    [
+        ("stage=dop", "stage=dop: no such choice. Choices: dpo, grpo, ", " Did you mean dpo?"),
+        ("model=llama3_8bb", "model=llama3_8bb: no such choice. Choices: ", " Did you mean llama3_8b or llama3_1_8b?"),
+        ("lora=r63", "lora=r63: no such choice. Choices: default, dora, ", " Did you mean r64 or r32?"),
+        ("hardware=8xh20", "hardware=8xh20: no such choice. ", " Did you mean 8xh200 or 8xh100?"),
+        ("experiment=tiny_bas", "experiment=tiny_bas: no such choice. ", " Did you mean tiny_base?"),
+    ],
+)
+def test_a_wrong_choice(line, start, end, mistakes):
+    (found,) = mistakes(line)
+    assert found.startswith(start) and found.endswith(end)
+
+
+def test_the_parts_that_choices_share_are_no_choices(mistakes):
+    (found,) = mistakes("model=_7b")
+    assert found.startswith("model=_7b: no such choice. ")
+    assert " _7b," not in found and " _base," not in found
+
+
+def test_all_mistakes_are_listed_at_once_each_with_its_suggestion():
+    with pytest.raises(ConfigError) as caught:
+        check.check(arguments.read(["model=llama3_8", "lora.rr=3", "train.lr_scheduler=cosin"]))
+    head, *listed, foot = str(caught.value).splitlines()
+    assert head == "3 mistakes in the config:"
+    assert [line.split(":")[0] for line in listed] == [
+        "  - model=llama3_8",
+        "  - lora.rr=3",
+        "  - train.lr_scheduler=cosin",
+    ]
+    assert [line.rpartition("Did you mean ")[2].split(" or ")[0].rstrip("?") for line in listed] == [
+        "llama3_8b", "lora.r", "cosine",
+    ]  # fmt: skip
+    assert foot == "ftlab --help lists the groups and their choices; ftlab explain KEY says where a value comes from."
+
+
+def test_one_mistake_is_not_called_several():
+    with pytest.raises(ConfigError, match=r"^A mistake in the config:\n  - lora\.r=0: must be greater than 0\n"):
+        check.check(arguments.read(["lora.r=0"]))
+
+
+def test_what_plus_lets_into_hydra_the_schema_still_refuses(mistakes):
+    (found,) = mistakes("+train.learing_rate=1")
+    assert found.startswith("+train.learing_rate=1: no such key. train has: learning_rate, ")
+    assert found.endswith(" Did you mean train.learning_rate?")
+    (found,) = mistakes("++stage.bta=1 stage=dpo")
+    assert found.endswith(" Did you mean stage.beta?")
+
+
+@pytest.mark.parametrize("line", ["lora.r=8,16", "model=tiny,llama3_8b", "lora.r=choice(8,16)", "seed=range(1,4)"])
+def test_a_sweep_needs_its_flag(line, mistakes):
+    assert mistakes(f"'{line}'") == [f"{line}: several values are a sweep: add -m, or quote the value"]
+    assert mistakes(f"-m '{line}'") == []
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("-m lora.r=8,x", ["lora.r=x: must be a valid integer"]),
+        ("-m train.learning_rate=1e-4,x train.epochs=1,y",
+         ["train.learning_rate=x: must be a valid number", "train.epochs=y: must be a valid number"]),
+        ("-m 'lora.r=choice(8,0)' seed=1,2,3", ["lora.r=0: must be greater than 0"]),
+        ("-m quant=nf4,none method=full,lora",
+         ["quant=nf4: quantized weights cannot be trained whole; method=full needs quant=none, or use method=qlora"]),
+        ("-m method=lora,freeze method.trainable_layers=9", ["method.trainable_layers=9: model=tiny has 6 decoder layers"]),
+    ],
+)  # fmt: skip
+def test_every_value_of_a_sweep_is_checked(line, said, mistakes):
+    assert [text.removesuffix(", unable to parse string as a number") for text in mistakes(line)] == said
+
+
+def test_a_wrong_choice_inside_a_sweep(mistakes):
+    (found,) = mistakes("-m lora=r8,r63,r16")
+    assert found.startswith("lora=r63: no such choice. ") and found.endswith(" Did you mean r64 or r32?")
+
+
+@pytest.mark.parametrize("flag", ["", "-m "])
+def test_batch_and_accumulation_are_not_both_given(flag, mistakes):
+    (found,) = mistakes(f"{flag}train.global_batch_size=8 train.gradient_accumulation_steps=2")
+    assert found == (
+        "train.global_batch_size: give it or train.gradient_accumulation_steps; the other follows from the devices there are"
+    )
+    assert mistakes(f"{flag}train.global_batch_size=8") == []
+    assert mistakes(f"{flag}train.global_batch_size=null train.gradient_accumulation_steps=2") == []
+
+
+def test_a_key_is_judged_against_the_stage_that_was_chosen(mistakes):
+    assert mistakes("stage=dpo stage.beta=0.2") == []
+    assert mistakes("stage.beta=0.2") == ["stage.beta=0.2: no such key. stage has: name, neftune_alpha."]
+    (found,) = mistakes("stage=dpo stage.neftune_alpha=5")
+    assert found.startswith("stage.neftune_alpha=5: no such key. stage has: name, beta, loss_type, ")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("method=full quant=nf4",
+         "quant=nf4: quantized weights cannot be trained whole; method=full needs quant=none, or use method=qlora"),
+        ("method=freeze quant=int8",
+         "quant=int8: quantized weights cannot be trained whole; method=freeze needs quant=none, or use method=qlora"),
+        ("method=freeze method.trainable_layers=null",
+         "method.trainable_layers: method=freeze needs a number other than 0: n trains the last n decoder layers, -n "
+         "the first n"),
+        ("method=freeze method.trainable_layers=0",
+         "method.trainable_layers=0: method=freeze needs a number other than 0: n trains the last n decoder layers, -n "
+         "the first n"),
+        ("method=freeze method.trainable_layers=-7", "method.trainable_layers=-7: model=tiny has 6 decoder layers"),
+        ("lora.variant=loraplus",
+         "lora.loraplus_ratio: lora.variant=loraplus needs a ratio; lora=loraplus sets it to 16"),
+        ("lora=pissa method=qlora",
+         "lora.variant=pissa: PiSSA takes the singular vectors of unquantized weights; use quant=none"),
+        ("data.max_length=2049",
+         "data.max_length=2049: model=tiny has a context of 2048 tokens; set data.max_length to that or less"),
+        ("data.overlap=256", "data.overlap=256: must be less than data.max_length=256"),
+        ("data.path=x.json",
+         "data.format: data.path=x.json needs data.format, one of: alpaca, sharegpt, messages, instruction, "
+         "prompt_completion, preference, kto, prompts, text"),
+        ("data.name=null", "data.path: no data: choose data=NAME, or give data.path and data.format"),
+        ("quant=int8 deepspeed=z3", "deepspeed=z3: ZeRO-3 cannot shard int8 weights; use z2 or quant=nf4"),
+        ("deepspeed=z2 hardware.fsdp=true", "hardware.fsdp=True: FSDP and DeepSpeed both shard; choose one"),
+        ("'phases=[{name: a}, {name: b}, {name: a}]'", "phases=a: two phases have this name"),
+    ],
+)  # fmt: skip
+def test_rules_across_groups(line, said, mistakes):
+    assert mistakes(line) == [said]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "method=freeze method.trainable_layers=-6",
+        "data.max_length=2048",
+        "data.overlap=255",
+        "data.path=x.json data.format=alpaca",
+        "quant=nf4 deepspeed=z3",
+        "lora=loraplus",
+        "phase=codebase",
+    ],
+)
+def test_what_is_just_allowed(line, mistakes):
+    """The other side of each bound. A curriculum's own phases bring the data, so the length is judged there."""
+    assert mistakes(line) == []
+
+
+def test_something_that_hydra_cannot_parse_is_said_beside_the_rest(mistakes):
+    broken, other = mistakes("lora.r=[1 seed=-1")
+    assert broken.startswith("lora.r=[1: not understood (")
+    assert broken.endswith("; quote a value with special characters: key='...'")
+    assert other == "seed=-1: must be greater than or equal to 0"
+
+
+# ------------------------------------------------------------------------------------------------ a user's own files
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A user's --config-dir: an experiment, one with two typos, and a data set."""
+    for name, text in {
+        "experiment/mine.yaml": "# @package _global_\ndefaults:\n  - override /lora: r64\ntrain:\n  learning_rate: 0.5\n",
+        "experiment/typo.yaml": "# @package _global_\ntrain:\n  lerning_rate: 0.5\nlora:\n  r: abc\n",
+        "experiment/new_group.yaml": "# @package _global_\nfoo: 3\n",
+        "data/mydata.yaml": "# Mine.\ndefaults:\n  - _base\n  - _self_\nname: mydata\nmax_length: 64\n",
+    }.items():
+        path = tmp_path / "own" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return tmp_path / "own"
+
+
+def test_an_experiment_and_a_data_set_of_the_users_own(own, make_run, mistakes):
+    assert mistakes(f"--config-dir {own} experiment=mine data=mydata") == []
+    run = make_run("experiment=mine", "data=mydata", config_dir=own)
+    assert (run.lora.r, run.lora.alpha, run.train.learning_rate) == (64, 128, 0.5)
+    assert (run.data.name, run.data.max_length, run.data.truncation) == ("mydata", 64, "right")
+
+
+def test_a_relative_config_dir(own, monkeypatch, mistakes):
+    monkeypatch.chdir(own.parent)
+    assert mistakes("--config-dir own experiment=mine") == []
+    assert mistakes("--config-dir=own experiment=mine") == []
+
+
+def test_typos_in_a_users_own_file(own, mistakes):
+    value, key = sorted(mistakes(f"--config-dir {own} experiment=typo"))
+    assert value == "lora.r=abc: must be a valid integer"
+    assert key.startswith("train.lerning_rate=0.5: no such key. Known: learning_rate, ")
+    assert key.endswith(" Did you mean learning_rate?")
+    (unknown,) = mistakes(f"--config-dir {own} experiment=new_group")
+    assert unknown.startswith("foo=3: no such key. Known: task, seed, run, ")
+
+
+def test_a_users_own_files_are_among_the_suggestions(own, mistakes):
+    (found,) = mistakes(f"--config-dir {own} experiment=min")
+    assert found == "experiment=min: no such choice. Choices: mine, new_group, tiny_base, typo. Did you mean mine?"
+
+
+def test_a_config_dir_that_is_not_there(tmp_path, mistakes):
+    assert mistakes(f"--config-dir {tmp_path}/nowhere") == [f"--config-dir={tmp_path}/nowhere: is no folder"]
+
+
+# ------------------------------------------------------------------------------------------------------- precedence
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], (16, 32)),
+        (["model=llama2_13b"], (32, 64)),
+        (["model=llama2_70b"], (64, 128)),
+        (["model=llama2_13b", "lora=r8"], (8, 16)),
+        (["lora=r8", "model=llama2_13b"], (8, 16)),
+        (["model=llama2_13b", "lora.r=24"], (24, 64)),
+        (["model=llama2_13b", "lora=r8", "lora.r=24"], (24, 16)),
+        (["model=llama2_13b", "lora=dora"], (32, 64)),
+        (["model=llama2_13b", "model.recommended.lora.r=40"], (40, 64)),
+    ],
+)
+def test_a_recommendation_yields_to_a_choice_and_to_the_command_line(overrides, expected, make_run):
+    run = make_run(*overrides)
+    assert (run.lora.r, run.lora.alpha) == expected
+
+
+def test_precedence_of_the_learning_rate(own, make_run):
+    """Stage, then the model's own rate, then the experiment, then the command line."""
+    assert make_run("stage=dpo", "model=llama3_8b").train.learning_rate == 5e-7
+    assert make_run("stage=dpo", "model=tiny").train.learning_rate == 1e-4
+    assert make_run("stage=sft", "model=tiny").train.learning_rate == 1e-3
+    mine = ["stage=dpo", "model=tiny", "experiment=mine"]
+    assert make_run(*mine, config_dir=own).train.learning_rate == 0.5
+    assert make_run(*mine, "train.learning_rate=0.25", config_dir=own).train.learning_rate == 0.25
+
+
+def test_the_stage_chooses_its_data_and_the_command_line_another(make_run):
+    assert make_run("stage=kto").data.name == "labels"
+    assert make_run("stage=kto", "data=preferences").data.name == "preferences"
+    assert make_run("data=preferences", "stage=kto").data.name == "preferences"
+
+
+def test_qlora_is_lora_on_four_bits_unless_told_otherwise(make_run):
+    run = make_run("method=qlora")
+    assert (run.method.name, run.quant.name) == ("lora", "nf4")
+    assert make_run("method=qlora", "quant=int8").quant.name == "int8"
+
+
+def test_a_run_is_frozen(make_run):
+    run = make_run()
+    with pytest.raises(ValueError, match="frozen"):
+        run.lora.r = 3
+    assert run.lora.r == 16

@@ -1,0 +1,108 @@
+"""A batch as the model gets it, number by number."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ftlab.data.collate import PackedCollator, PackedRow, PackedRows
+from ftlab.data.encode import IGNORE, Sample
+
+PAD = 99
+
+
+def sample(ids, learned):
+    ids = np.asarray(ids, dtype=np.int32)
+    return Sample(ids, np.where(np.asarray(learned, dtype=bool), ids, IGNORE).astype(np.int32))
+
+
+A = sample([10, 11, 12], [0, 1, 1])
+B = sample([20, 21], [0, 1])
+C = sample([30, 31, 32, 33], [0, 0, 1, 0])
+ROWS = [PackedRow((A, B)), PackedRow((C,))]
+
+
+def lists(batch):
+    return {key: value.tolist() if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
+
+
+def test_two_rows():
+    assert lists(PackedCollator(PAD)(ROWS)) == {
+        "input_ids": [[10, 11, 12, 20, 21], [30, 31, 32, 33, PAD]],
+        "position_ids": [[0, 1, 2, 0, 1], [0, 1, 2, 3, 0]],
+        "scored": [0, 1, 3, 6],
+        "targets": [11, 12, 21, 32],
+        "segments": [0, 0, 1, 2],
+        "tokens": 9,
+    }
+
+
+def test_flattened_to_one_row_without_padding():
+    assert lists(PackedCollator(PAD, flatten=True)(ROWS)) == {
+        "input_ids": [[10, 11, 12, 20, 21, 30, 31, 32, 33]],
+        "position_ids": [[0, 1, 2, 0, 1, 0, 1, 2, 3]],
+        "scored": [0, 1, 3, 6],
+        "targets": [11, 12, 21, 32],
+        "segments": [0, 0, 1, 2],
+        "tokens": 9,
+    }
+
+
+def test_every_pad_is_alone_at_position_0():
+    batch = lists(PackedCollator(PAD)([PackedRow((B,)), PackedRow((C,))]))
+    assert batch["input_ids"] == [[20, 21, PAD, PAD], [30, 31, 32, 33]]
+    assert batch["position_ids"] == [[0, 1, 0, 0], [0, 1, 2, 3]]
+
+
+def test_padding_is_no_target_where_pad_and_end_share_an_id():
+    end = 12
+    batch = PackedCollator(end)([PackedRow((A,)), PackedRow((C,))])
+    assert batch["input_ids"].tolist() == [[10, 11, 12, 12], [30, 31, 32, 33]]
+    assert batch["targets"].tolist() == [11, 12, 32]
+    assert batch["scored"].tolist() == [0, 1, 5]
+
+
+def test_no_mask_is_sent_and_indices_are_whole_numbers():
+    batch = PackedCollator(PAD)(ROWS)
+    assert sorted(batch) == ["input_ids", "position_ids", "scored", "segments", "targets", "tokens"]
+    assert {batch[key].dtype for key in batch if key != "tokens"} == {torch.int64}
+
+
+def test_packed_rows_follow_the_bins():
+    rows = PackedRows([A, B, C], [[2], [0, 1]])
+    assert [rows[index] for index in range(len(rows))] == [PackedRow((C,)), PackedRow((A, B))]
+    assert [rows[index].length for index in range(len(rows))] == [4, 5]
+
+
+samples = st.lists(st.tuples(st.integers(1, 90), st.booleans()), min_size=1, max_size=6).map(
+    lambda tokens: sample([id_ for id_, _ in tokens], [False, *(learned for _, learned in tokens[1:])])
+)
+packed = st.lists(st.lists(samples, min_size=1, max_size=3).map(lambda found: PackedRow(tuple(found))), min_size=1)
+
+
+@given(packed)
+def test_both_ways_learn_the_same(rows):
+    padded, flat = PackedCollator(PAD)(rows), PackedCollator(PAD, flatten=True)(rows)
+    kept = [one for row in rows for one in row.samples]
+    learned = [(int(id_), number) for number, one in enumerate(kept) for id_ in one.labels[one.labels != IGNORE]]
+    for batch in (padded, flat):
+        assert Counter(zip(batch["targets"].tolist(), batch["segments"].tolist())) == Counter(learned)
+        assert batch["tokens"] == sum(len(one.input_ids) for one in kept)
+        ids, positions = batch["input_ids"].reshape(-1), batch["position_ids"].reshape(-1)
+        # What is scored predicts its target: the token after it, one place further in the same sample.
+        assert ids[batch["scored"] + 1].tolist() == batch["targets"].tolist()
+        assert (positions[batch["scored"]] + 1).tolist() == positions[batch["scored"] + 1].tolist()
+    assert flat["input_ids"].tolist() == [[id_ for one in kept for id_ in one.input_ids.tolist()]]
+    assert (padded["position_ids"][padded["input_ids"] == PAD] == 0).all()
+
+
+@pytest.mark.parametrize("flatten", [False, True])
+def test_a_batch_with_nothing_to_learn_is_still_a_batch(flatten):
+    batch = PackedCollator(PAD, flatten)([PackedRow((sample([1, 2], [0, 0]),))])
+    assert batch["targets"].tolist() == batch["scored"].tolist() == batch["segments"].tolist() == []
+    assert batch["input_ids"].tolist() == [[1, 2]]

@@ -1,0 +1,445 @@
+"""Rows of every format become the records one expects, and the reason is given where they cannot."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ftlab.data.formats import CONVERTERS, Columns, Conversation, RowError, Text
+
+
+def convert(format_, row, columns=None):
+    return CONVERTERS[format_](Columns(row, columns or {}))
+
+
+def said(*turns):
+    return [{"role": role, "content": content} for role, content in turns]
+
+
+WEATHER = {"name": "weather", "description": "The weather in a city.", "parameters": {"city": {"type": "string"}}}
+
+
+def calls(*functions):
+    made = [{"type": "function", "function": {"name": name, "arguments": args}} for name, args in functions]
+    return {"role": "assistant", "content": "", "tool_calls": made}
+
+
+CONVERSATIONS = {
+    "alpaca": (
+        "alpaca",
+        {"instruction": "Add 1 and 2.", "output": "3"},
+        said(("user", "Add 1 and 2."), ("assistant", "3")),
+    ),
+    "alpaca: input follows the instruction on a line of its own": (
+        "alpaca",
+        {"instruction": "Add.", "input": "1, 2", "output": "3"},
+        said(("user", "Add.\n1, 2"), ("assistant", "3")),
+    ),
+    "alpaca: an empty input leaves no empty line": (
+        "alpaca",
+        {"instruction": "Add.", "input": "", "output": "3", "system": "", "history": []},
+        said(("user", "Add."), ("assistant", "3")),
+    ),
+    "alpaca: nulls are absent": (
+        "alpaca",
+        {"instruction": "Add.", "input": None, "output": "3", "system": None, "history": None},
+        said(("user", "Add."), ("assistant", "3")),
+    ),
+    "alpaca: system, history, input": (
+        "alpaca",
+        {
+            "instruction": "And now?",
+            "input": "3, 4",
+            "output": "7",
+            "system": "You add.",
+            "history": [["1, 2?", "3"], ["2, 2?", "4"]],
+        },
+        said(
+            ("system", "You add."),
+            ("user", "1, 2?"),
+            ("assistant", "3"),
+            ("user", "2, 2?"),
+            ("assistant", "4"),
+            ("user", "And now?\n3, 4"),
+            ("assistant", "7"),
+        ),
+    ),
+    "alpaca keeps the white space of its columns": (
+        "alpaca",
+        {"instruction": " Say hi. ", "output": " hi\n"},
+        said(("user", " Say hi. "), ("assistant", " hi\n")),
+    ),
+    "instruction": (
+        "instruction",
+        {"instruction": "Who?", "response": "Me."},
+        said(("user", "Who?"), ("assistant", "Me.")),
+    ),
+    "instruction: context and system": (
+        "instruction",
+        {"instruction": "Who?", "context": "Ann is here.", "response": "Ann.", "system": "Be brief."},
+        said(("system", "Be brief."), ("user", "Who?\nAnn is here."), ("assistant", "Ann.")),
+    ),
+    "prompt_completion": (
+        "prompt_completion",
+        {"prompt": "2 + 2 =", "completion": " 4"},
+        said(("user", "2 + 2 ="), ("assistant", " 4")),
+    ),
+    "sharegpt": (
+        "sharegpt",
+        {
+            "conversations": [
+                {"from": "system", "value": "Be kind."},
+                {"from": "human", "value": "Hi"},
+                {"from": "gpt", "value": "Hello"},
+                {"from": "user", "value": "Bye"},
+                {"from": "assistant", "value": "See you"},
+            ]
+        },
+        said(("system", "Be kind."), ("user", "Hi"), ("assistant", "Hello"), ("user", "Bye"), ("assistant", "See you")),
+    ),
+    "sharegpt: system in a column": (
+        "sharegpt",
+        {"system": "Be kind.", "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]},
+        said(("system", "Be kind."), ("user", "Hi"), ("assistant", "Hello")),
+    ),
+    "messages": (
+        "messages",
+        {"messages": said(("system", "Be kind."), ("user", "Hi"), ("assistant", "Hello"))},
+        said(("system", "Be kind."), ("user", "Hi"), ("assistant", "Hello")),
+    ),
+}
+
+
+@pytest.mark.parametrize(("format_", "row", "expected"), CONVERSATIONS.values(), ids=CONVERSATIONS)
+def test_conversation(format_, row, expected):
+    assert convert(format_, row) == Conversation(expected, None)
+
+
+@pytest.mark.parametrize("tools", [json.dumps([WEATHER]), [WEATHER]], ids=["as JSON", "as a list"])
+def test_sharegpt_with_a_tool_call_and_its_observation(tools):
+    row = {
+        "tools": tools,
+        "conversations": [
+            {"from": "human", "value": "Rain in Oslo?"},
+            {"from": "function_call", "value": '{"name": "weather", "arguments": {"city": "Oslo"}}'},
+            {"from": "observation", "value": '{"rain": true}'},
+            {"from": "gpt", "value": "Yes."},
+        ],
+    }
+    expected = [
+        {"role": "user", "content": "Rain in Oslo?"},
+        calls(("weather", {"city": "Oslo"})),
+        {"role": "tool", "content": '{"rain": true}'},
+        {"role": "assistant", "content": "Yes."},
+    ]
+    assert convert("sharegpt", row) == Conversation(expected, [WEATHER])
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ('{"name": "now"}', calls(("now", {}))),
+        ('[{"name": "a", "arguments": {"x": 1}}, {"name": "b", "arguments": "{}"}]', calls(("a", {"x": 1}), ("b", "{}"))),
+    ],
+    ids=["without arguments", "two calls at once"],
+)
+def test_sharegpt_function_calls(value, expected):
+    row = {"conversations": [{"from": "human", "value": "Go"}, {"from": "function_call", "value": value}]}
+    assert convert("sharegpt", row).messages == [{"role": "user", "content": "Go"}, expected]
+
+
+@pytest.mark.parametrize("tools", [None, "", " ", [], "[]"])
+def test_no_tools_are_no_tools(tools):
+    row = {"messages": said(("user", "Hi"), ("assistant", "Hello")), "tools": tools}
+    assert convert("messages", row).tools is None
+
+
+def test_messages_with_tool_calls_keep_them():
+    call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
+    row = {
+        "tools": [WEATHER],
+        "messages": [
+            {"role": "user", "content": "Rain in Oslo?"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "content": "yes", "tool_call_id": "1"},
+            {"role": "assistant", "content": "It rains."},
+        ],
+    }
+    assert convert("messages", row) == Conversation(
+        [
+            {"role": "user", "content": "Rain in Oslo?"},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "content": "yes", "tool_call_id": "1"},
+            {"role": "assistant", "content": "It rains."},
+        ],
+        [WEATHER],
+    )
+
+
+def test_two_tools_may_answer_two_calls_of_one_turn():
+    """What OpenAI's API returns for parallel calls: a tool message for each."""
+    made = [{"type": "function", "function": {"name": name, "arguments": "{}"}} for name in ("a", "b")]
+    found = [
+        {"role": "user", "content": "Both?"},
+        {"role": "assistant", "content": "", "tool_calls": made},
+        {"role": "tool", "content": "1"},
+        {"role": "tool", "content": "2"},
+        {"role": "assistant", "content": "1 and 2."},
+    ]
+    assert convert("messages", {"messages": found}).messages == found
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"text": "Once."}, "Once."),
+        ({"training_content": "def f(): ..."}, "def f(): ..."),
+        ({"text": None, "training_content": "Twice."}, "Twice."),
+        ({"text": "Once.", "training_content": "Twice."}, "Once."),
+        ({"text": "  kept as it is\n", "url": "x"}, "  kept as it is\n"),
+    ],
+)
+def test_text(row, expected):
+    assert convert("text", row) == Text(expected)
+
+
+@pytest.mark.parametrize(
+    ("format_", "row", "columns", "expected"),
+    [
+        (
+            "alpaca",
+            {"question": "Add.", "data": "1, 2", "answer": "3", "persona": "You add.", "past": [["a", "b"]]},
+            {"instruction": "question", "input": "data", "output": "answer", "system": "persona", "history": "past"},
+            said(("system", "You add."), ("user", "a"), ("assistant", "b"), ("user", "Add.\n1, 2"), ("assistant", "3")),
+        ),
+        (
+            "sharegpt",
+            {"chat": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]},
+            {"conversations": "chat"},
+            said(("user", "Hi"), ("assistant", "Hello")),
+        ),
+        (
+            "prompt_completion",
+            {"prompt": "not this", "q": "this", "a": "yes"},
+            {"prompt": "q", "completion": "a"},
+            said(("user", "this"), ("assistant", "yes")),
+        ),
+    ],
+    ids=["alpaca", "sharegpt", "a mapped column wins over one of the format's own name"],
+)
+def test_columns_are_found_under_the_users_names(format_, row, columns, expected):
+    assert convert(format_, row, columns).messages == expected
+
+
+def test_text_under_the_users_name():
+    assert convert("text", {"body": "Once."}, {"text": "body"}) == Text("Once.")
+
+
+def turns(*pairs, **more):
+    return {"conversations": [{"from": role, "value": value} for role, value in pairs], **more}
+
+
+def chat(*pairs, **more):
+    return {"messages": said(*pairs), **more}
+
+
+ANSWERED = [("user", "Hi"), ("assistant", "Hello")]
+SHAREGPT_ROLES = "human, user, gpt, assistant, system, observation, tool, function_call"
+
+REFUSED = {
+    "a missing column names those there are": (
+        "alpaca",
+        {"question": "a", "answer": "b"},
+        "has no column 'instruction'; it has 'question', 'answer'",
+    ),
+    "an empty row": ("alpaca", {}, "has no column 'instruction'; it has none"),
+    "a null column is missing": (
+        "alpaca",
+        {"instruction": "a", "output": None},
+        "has no column 'output'; it has 'instruction', 'output'",
+    ),
+    "an empty answer": ("alpaca", {"instruction": "a", "output": ""}, "column 'output' is empty"),
+    "an answer of white space": ("alpaca", {"instruction": "a", "output": " \n"}, "column 'output' is empty"),
+    "an empty question": ("alpaca", {"instruction": "", "output": "b"}, "column 'instruction' is empty"),
+    "a number": ("alpaca", {"instruction": "a", "output": 3}, "column 'output' must be a string, not int"),
+    "a list": ("alpaca", {"instruction": ["a"], "output": "b"}, "column 'instruction' must be a string, not list"),
+    "an optional column of another type": (
+        "alpaca",
+        {"instruction": "a", "input": 3, "output": "b"},
+        "column 'input' must be a string, not int",
+    ),
+    "a system message of another type": (
+        "alpaca",
+        {"instruction": "a", "output": "b", "system": {"a": 1}},
+        "column 'system' must be a string, not dict",
+    ),
+    **{
+        f"history {history!r}": (
+            "alpaca",
+            {"instruction": "a", "output": "b", "history": history},
+            "history must be a list of [question, answer] pairs of strings",
+        )
+        for history in (["a", "b"], [["a"]], [["a", "b", "c"]], [["a", 1]], "ab", {"a": "b"}, 5, True)
+    },
+    "instruction without a response": (
+        "instruction",
+        {"instruction": "a", "output": "b"},
+        "has no column 'response'; it has 'instruction', 'output'",
+    ),
+    "prompt_completion without a completion": (
+        "prompt_completion",
+        {"prompt": "a", "completion": ""},
+        "column 'completion' is empty",
+    ),
+    "text without text": ("text", {"content": "a"}, "has no column 'text'; it has 'content'"),
+    "empty text": ("text", {"text": "\n"}, "column 'text' is empty"),
+    "empty training_content": ("text", {"training_content": ""}, "column 'training_content' is empty"),
+    "text of another type": ("text", {"text": ["a"]}, "column 'text' must be a string, not list"),
+    "conversations missing": ("sharegpt", {"text": "a"}, "column 'conversations' must be a list that is not empty"),
+    "conversations empty": ("sharegpt", turns(), "column 'conversations' must be a list that is not empty"),
+    "conversations a string": (
+        "sharegpt",
+        {"conversations": "Hi"},
+        "column 'conversations' must be a list that is not empty",
+    ),
+    "sharegpt: a turn without value": (
+        "sharegpt",
+        {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt"}]},
+        "turn 2 must be an object with 'from' and 'value'",
+    ),
+    "sharegpt: a turn that is a string": (
+        "sharegpt",
+        {"conversations": ["Hi"]},
+        "turn 1 must be an object with 'from' and 'value'",
+    ),
+    "sharegpt: an unknown role": (
+        "sharegpt",
+        turns(("human", "a"), ("bot", "b")),
+        f"turn 2 has the unknown role 'bot'; known: {SHAREGPT_ROLES}",
+    ),
+    "sharegpt: a role that is no string": (
+        "sharegpt",
+        turns((["human"], "a"), ("gpt", "b")),
+        f"turn 1 has the unknown role ['human']; known: {SHAREGPT_ROLES}",
+    ),
+    "sharegpt: a value of another type": (
+        "sharegpt",
+        turns(("human", "a"), ("gpt", None)),
+        "turn 2: 'value' must be a string, not NoneType",
+    ),
+    "sharegpt: function_call is not JSON": (
+        "sharegpt",
+        turns(("human", "a"), ("function_call", "{name: f}")),
+        "turn 2: function_call is not JSON: Expecting property name enclosed in double quotes",
+    ),
+    "sharegpt: function_call without a name": (
+        "sharegpt",
+        turns(("human", "a"), ("function_call", '{"arguments": {}}')),
+        "turn 2: function_call must be JSON with 'name' and 'arguments'",
+    ),
+    "sharegpt: function_call of a number": (
+        "sharegpt",
+        turns(("human", "a"), ("function_call", "5")),
+        "turn 2: function_call must be JSON with 'name' and 'arguments'",
+    ),
+    "sharegpt: tools are not JSON": (
+        "sharegpt",
+        turns(("human", "a"), ("gpt", "b"), tools='[{"name": }]'),
+        "column 'tools' is not JSON: Expecting value",
+    ),
+    "sharegpt: tools of one object": (
+        "sharegpt",
+        turns(("human", "a"), ("gpt", "b"), tools='{"name": "f"}'),
+        "column 'tools' must be a list of tools, or JSON of one",
+    ),
+    "sharegpt: a system column beside a system turn": (
+        "sharegpt",
+        turns(("system", "a"), ("human", "b"), ("gpt", "c"), system="d"),
+        "a system message stands after the first place",
+    ),
+    "messages missing": (
+        "messages",
+        {"conversations": []},
+        "column 'messages' must be a list that is not empty",
+    ),
+    "messages: no role": (
+        "messages",
+        {"messages": [{"content": "a"}]},
+        "message 1 must be an object with 'role' and 'content'",
+    ),
+    "messages: an unknown role": ("messages", chat(("human", "a")), "message 1 has the unknown role 'human'"),
+    "messages: no content": (
+        "messages",
+        {"messages": [*said(("user", "a")), {"role": "assistant"}]},
+        "message 2: 'content' must be a string, not NoneType",
+    ),
+    "messages: content in parts": (
+        "messages",
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]},
+        "message 1: 'content' must be a string, not list",
+    ),
+    "messages: tools of a number": (
+        "messages",
+        chat(*ANSWERED, tools=5),
+        "column 'tools' must be a list of tools, or JSON of one",
+    ),
+    "system in the middle": (
+        "messages",
+        chat(*ANSWERED, ("system", "a"), *ANSWERED),
+        "a system message stands after the first place",
+    ),
+    "an answer before any question": (
+        "messages",
+        chat(("assistant", "a"), ("user", "b")),
+        "turn 1 should be a user or tool turn, not assistant",
+    ),
+    "an answer first after the system message": (
+        "messages",
+        chat(("system", "s"), ("assistant", "a")),
+        "turn 1 should be a user or tool turn, not assistant",
+    ),
+    "two questions in a row": (
+        "messages",
+        chat(("user", "a"), ("user", "b"), ("assistant", "c")),
+        "turn 2 should be an assistant turn, not user",
+    ),
+    "two answers in a row": (
+        "messages",
+        chat(*ANSWERED, ("assistant", "c")),
+        "turn 3 should be a user or tool turn, not assistant",
+    ),
+    "ends with the user": (
+        "messages",
+        chat(*ANSWERED, ("user", "b")),
+        "the conversation does not end with an assistant turn",
+    ),
+    "ends with the user's only turn": (
+        "sharegpt",
+        turns(("human", "a")),
+        "the conversation does not end with an assistant turn",
+    ),
+    "nothing but a system message": (
+        "messages",
+        chat(("system", "a")),
+        "the conversation does not end with an assistant turn",
+    ),
+    "an empty last answer": (
+        "messages",
+        chat(("user", "a"), ("assistant", " ")),
+        "the last assistant turn is empty",
+    ),
+}
+
+
+@pytest.mark.parametrize(("format_", "row", "reason"), REFUSED.values(), ids=REFUSED)
+def test_refused(format_, row, reason):
+    with pytest.raises(RowError) as caught:
+        convert(format_, row)
+    assert str(caught.value) == reason
+
+
+def test_refused_column_has_the_users_name():
+    with pytest.raises(RowError) as caught:
+        convert("alpaca", {"question": "a", "output": "b"}, {"instruction": "question", "output": "answer"})
+    assert str(caught.value) == "has no column 'answer'; it has 'question', 'output'"

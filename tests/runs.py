@@ -1,0 +1,40 @@
+"""Small real runs for tests."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ftlab.config.compose import compose, validate
+from ftlab.engine.start import resume, train
+from ftlab.rundir import RunDir, sha256
+from ftlab.schema import Run
+
+FAST = ("eval.golden_rows=4", "eval.samples=2", "eval.max_new_tokens=8", "train.logging_steps=1", "train.max_steps=6")
+
+
+def make_run(*overrides: str) -> Run:
+    return validate(compose(overrides))
+
+
+def train_run(folder: Path, *overrides: str) -> RunDir:
+    """Train in ``folder`` and return its run directory."""
+    given = (*overrides, f"run.dir={folder}")
+    train(make_run(*given), given)
+    return RunDir.open(folder)
+
+
+def resume_run(folder: Path) -> RunDir:
+    given = ("task=resume", f"run.dir={folder}")
+    resume(make_run(*given), given)
+    return RunDir.open(folder)
+
+
+def metrics(run_dir: RunDir, key: str) -> list[float]:
+    lines = [json.loads(line) for line in run_dir.metrics.read_text().splitlines()]
+    return [line[key] for line in lines if key in line]
+
+
+def final_hash(run_dir: RunDir) -> str:
+    name = "adapter_model.safetensors" if (run_dir.final / "adapter_model.safetensors").is_file() else "model.safetensors"
+    return sha256(run_dir.final / name)

@@ -1,0 +1,171 @@
+"""The packed forward: isolated, exact against formulas written out by hand, and blind to how a batch is split."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    CohereConfig,
+    CohereForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
+
+from ftlab.config.paths import shipped
+from ftlab.data.collate import PackedCollator, PackedRow
+from ftlab.data.encode import IGNORE, Sample
+from ftlab.errors import NotReadyError
+from ftlab.model.head import logits_function
+from ftlab.stages import common
+from ftlab.stages.common import packed_logprobs, probe_isolation
+from ftlab.stages.losses import cross_entropy
+
+SMALL = {
+    "vocab_size": 97, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "head_dim": 16, "max_position_embeddings": 128, "pad_token_id": 0,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return AutoModelForCausalLM.from_pretrained(shipped("models/tiny"), dtype=torch.float32).eval()
+
+
+def sample(length: int, seed: int, vocab: int = 2000) -> Sample:
+    """Random tokens, about half of them labels."""
+    draw = np.random.default_rng(seed)
+    ids = draw.integers(10, vocab, length).astype(np.int32)
+    labels = np.where(draw.random(length) < 0.5, ids, IGNORE).astype(np.int32)
+    labels[0], labels[-1] = IGNORE, ids[-1]
+    return Sample(ids, labels)
+
+
+def rows_of(*lengths_by_row: tuple[int, ...], vocab: int = 2000) -> list[PackedRow]:
+    seeds = iter(range(100))
+    return [PackedRow(tuple(sample(length, next(seeds), vocab) for length in lengths)) for lengths in lengths_by_row]
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("flatten", [False, True])
+def test_logits_of_each_packed_sample_equal_its_logits_alone(tiny, attention, flatten):
+    """In float64: logits of 15 in float32 are rounded by 1e-6 in every layer, whatever stands beside them."""
+    model = copy.deepcopy(tiny).double()
+    model.set_attn_implementation(attention)
+    rows = rows_of((17, 40, 9), (5, 61))
+    batch = PackedCollator(pad_id=0, flatten=flatten)(rows)
+    with torch.no_grad():
+        packed = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits
+    start = 0
+    for b, row in enumerate(rows):
+        start = start if flatten else 0
+        for one in row.samples:
+            end = start + len(one.input_ids)
+            ids = torch.tensor(one.input_ids, dtype=torch.long)[None]
+            with torch.no_grad():
+                alone = model(input_ids=ids, use_cache=False).logits[0]
+            together = packed[0 if flatten else b, start:end]
+            assert (together - alone).abs().max().item() < 1e-5
+            start = end
+
+
+@pytest.mark.parametrize("chunk_elements", [2048 * 7, 1 << 25])
+def test_loss_equals_cross_entropy_written_out_by_hand(tiny, monkeypatch, chunk_elements):
+    """-log(exp(z_target) / sum exp(z)) over every label of the same rows, one sample at a time, full logits, float64."""
+    monkeypatch.setattr(common, "LOGIT_ELEMENTS", chunk_elements)
+    rows = rows_of((17, 40, 9), (5, 61))
+    total, count = 0.0, 0
+    for row in rows:
+        for one in row.samples:
+            with torch.no_grad():
+                logits = tiny(input_ids=torch.tensor(one.input_ids, dtype=torch.long)[None]).logits[0].double()
+            for place in range(1, len(one.labels)):
+                if one.labels[place] != IGNORE:
+                    z = logits[place - 1]
+                    total += -math.log(torch.exp(z[one.labels[place]]).item() / torch.exp(z).sum().item())
+                    count += 1
+    batch = PackedCollator(pad_id=0)(rows)
+    logprobs = packed_logprobs(tiny, tiny, batch)
+    assert len(logprobs) == count
+    assert abs(cross_entropy(logprobs, count).item() - total / count) < 1e-5
+
+
+def test_gradients_do_not_depend_on_the_chunks_of_the_head(tiny, monkeypatch):
+    batch = PackedCollator(pad_id=0)(rows_of((17, 40, 9), (5, 61)))
+
+    def gradients(elements: int) -> list[torch.Tensor]:
+        monkeypatch.setattr(common, "LOGIT_ELEMENTS", elements)
+        tiny.zero_grad()
+        cross_entropy(packed_logprobs(tiny, tiny, batch), len(batch["targets"])).backward()
+        return [parameter.grad.clone() for parameter in tiny.parameters()]
+
+    whole, chunked = gradients(1 << 25), gradients(2048 * 5)
+    tiny.zero_grad()
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(whole, chunked))
+    assert sum(gradient.abs().sum().item() for gradient in whole) > 1.0
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (2, 2), (3, 1), (4,)])
+def test_loss_and_gradient_do_not_depend_on_how_a_global_batch_is_split(tiny, sizes):
+    rows = rows_of((17, 40), (5, 50), (30, 30), (9, 9, 9))
+    collate = PackedCollator(pad_id=0)
+    items = len(collate(rows)["targets"])
+
+    def accumulate(parts: tuple[int, ...]) -> tuple[float, torch.Tensor]:
+        tiny.zero_grad()
+        total, start = 0.0, 0
+        for size in parts:
+            loss = cross_entropy(packed_logprobs(tiny, tiny, collate(rows[start : start + size])), items)
+            loss.backward()
+            total, start = total + loss.item(), start + size
+        return total, torch.cat([parameter.grad.flatten() for parameter in tiny.parameters()])
+
+    loss, gradient = accumulate(sizes)
+    whole_loss, whole_gradient = accumulate((4,))
+    tiny.zero_grad()
+    assert abs(loss - whole_loss) < 1e-5
+    assert (gradient - whole_gradient).abs().max().item() < 1e-5
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        LlamaForCausalLM(LlamaConfig(**SMALL)),
+        Gemma2ForCausalLM(Gemma2Config(**SMALL, final_logit_softcapping=2.0, attn_implementation="eager")),
+        CohereForCausalLM(CohereConfig(**{k: v for k, v in SMALL.items() if k != "head_dim"}, logit_scale=0.25)),
+        GraniteForCausalLM(GraniteConfig(**{k: v for k, v in SMALL.items() if k != "head_dim"}, logits_scaling=4.0)),
+    ],
+    ids=lambda model: model.config.model_type,
+)
+def test_head_gives_each_architecture_its_own_logits(model):
+    """Soft caps and scales of the families that have them are applied as in their own forward."""
+    with torch.no_grad():
+        for parameter in model.get_output_embeddings().parameters():
+            parameter.mul_(20)
+        out = model.eval()(torch.arange(1, 20)[None], use_cache=False, output_hidden_states=True)
+        ours = logits_function(model)(out.hidden_states[-1])
+    assert torch.allclose(ours, out.logits.float(), atol=1e-5)
+    assert ours.abs().max().item() > 0.5
+
+
+def test_probe_passes_isolated_rows_and_refuses_rows_that_see_each_other(tiny):
+    row = rows_of((17, 40, 9))[0]
+    assert probe_isolation(tiny, row, PackedCollator(pad_id=0)) == 0.0
+
+    class Leaking(PackedCollator):
+        """One run of positions over the whole row, as a padding collator would give."""
+
+        def __call__(self, rows):
+            batch = super().__call__(rows)
+            return {**batch, "position_ids": torch.arange(batch["input_ids"].shape[1])[None]}
+
+    with pytest.raises(NotReadyError, match="Packed samples see each other under model.attention=sdpa"):
+        probe_isolation(tiny, row, Leaking(pad_id=0))

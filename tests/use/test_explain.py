@@ -1,0 +1,141 @@
+"""``ftlab explain KEY``: the value, what set it, and what that overrode."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ftlab.config import arguments
+from ftlab.config.compose import compose, validate
+from ftlab.errors import ConfigError
+from ftlab.use.explain import explain
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+
+
+@pytest.fixture
+def explained(loader, capsys):
+    """The lines that ``ftlab explain ...`` prints."""
+
+    def run(*argv: str) -> list[str]:
+        explain(validate(compose(arguments.read(["explain", *argv]).overrides, loader)), ["explain", *argv])
+        return capsys.readouterr().out.splitlines()
+
+    return run
+
+
+def test_a_recommendation_of_the_model(explained):
+    assert explained("lora.r", "model=llama2_13b") == [
+        "lora.r = 32",
+        "  set by    conf/lora/default.yaml:2  (lora=default): ${model.recommended.lora.r}",
+        "    model.recommended.lora.r = 32",
+        "      set by    conf/model/_13b.yaml:6: 32",
+    ]
+
+
+def test_a_choice_over_the_recommendation(explained):
+    assert explained("lora.r", "model=llama2_13b", "lora=r64") == [
+        "lora.r = 64",
+        "  set by    conf/lora/r64.yaml:5  (lora=r64): 64",
+        "  overrode  conf/lora/default.yaml:2  (lora=default): ${model.recommended.lora.r}",
+    ]
+
+
+def test_the_command_line_over_both(explained):
+    assert explained("lora.r", "lora.r=24", "lora=r64") == [
+        "lora.r = 24",
+        "  set by    command line: 24",
+        "  overrode  conf/lora/r64.yaml:5  (lora=r64): 64",
+        "  overrode  conf/lora/default.yaml:2  (lora=default): ${model.recommended.lora.r}",
+    ]
+
+
+def test_a_rate_that_the_model_looks_up_by_stage(explained):
+    lines = explained("train.learning_rate")
+    assert [re.sub(r":\d+", ":N", line) for line in lines] == [
+        "train.learning_rate = 0.001",
+        "  set by    conf/model/tiny.yaml:N  (model=tiny): ${model.recommended.learning_rate.${stage.name}}",
+        "    model.recommended.learning_rate.sft = 0.001",
+        "      set by    conf/model/tiny.yaml:N  (model=tiny): 0.001",
+        "  overrode  conf/stage/sft.yaml:N  (stage=sft): 2e-05",
+    ]
+
+
+def test_the_comment_beside_a_key_is_shown(explained):
+    about, _ = explained("run.dir")[1:]
+    assert explained("run.dir")[0] == "run.dir = null"
+    assert f"# {about.strip()}\n" in (CONF / "config.yaml").read_text()
+    assert explained("data.packing")[:2] == ["data.packing = true", "  several samples to a row, none seeing another"]
+
+
+def test_an_experiment_of_the_users_own(explained, tmp_path):
+    file = tmp_path / "own" / "experiment" / "mine.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text("# @package _global_\ntrain:\n  # found by hand\n  epochs: 7                # enough\n")
+    assert explained("train.epochs", "--config-dir", str(tmp_path / "own")) == [
+        "train.epochs = 3",
+        next(line for line in explained("train.epochs") if "set by" in line),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "overrides"),
+    [
+        ("lora.r", ["lora=r64", "model=llama2_13b"]),
+        ("train.learning_rate", ["stage=dpo"]),
+        ("data.max_length", ["data=phase1_foundation", "model=kat_dev_32b"]),
+        ("data.split.golden", []),
+        ("model.architecture.qk_norm", ["model=qwen3_8b"]),
+        ("train.epochs", []),
+        ("stage.beta", ["stage=orpo"]),
+        ("method.name", ["method=qlora"]),
+        ("quant.name", ["method=qlora"]),
+        ("phases", ["phase=codebase", "model=kat_dev_32b"]),
+    ],
+)
+def test_the_line_that_is_named_holds_the_key(key, overrides, explained):
+    """Open the file at the line: the key is there, and its value is the one that was printed."""
+    lines = explained(key, *overrides)
+    places = [re.search(r"(set by|overrode)\s+conf/(\S+\.yaml):(\d+)", line) for line in lines]
+    found = [(place.group(2), int(place.group(3))) for place in places if place]
+    assert found
+    for file, number in found:
+        text = (CONF / file).read_text().splitlines()[number - 1]
+        last = key.split(".")[-1]
+        assert re.search(rf"\b({last}|sft|dpo|max_length)\s*:", text), f"{file}:{number} is {text!r}"
+
+
+def test_what_is_printed_is_what_the_run_gets(explained, make_run):
+    """The first line agrees with the composed config, for every plain value of a run."""
+    dumped = make_run("stage=dpo", "lora=r8").model_dump(mode="json")
+    for key in ("seed", "lora.alpha", "stage.loss_type", "train.optimizer", "data.name", "eval.samples", "run.name"):
+        value = dumped
+        for part in key.split("."):
+            value = value[part]
+        name, _, shown = explained(key, "stage=dpo", "lora=r8")[0].partition(" = ")
+        assert (name, yaml.safe_load(shown)) == (key, value)
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["train.lerning_rate"], "train.lerning_rate: no such key. --cfg job shows them all. Did you mean "
+         "train.learning_rate"),
+        (["stage.bta", "stage=dpo"], "stage.bta: no such key. --cfg job shows them all. Did you mean stage.beta"),
+        (["learning_rate"], "Did you mean "),
+        ([], "which key? For example: ftlab explain train.learning_rate"),
+    ],
+)  # fmt: skip
+def test_an_unknown_key_and_none(argv, said, explained):
+    with pytest.raises(ConfigError) as caught:
+        explained(*argv)
+    assert said in str(caught.value)
+    assert len(caught.value.mistakes) == 1
+
+
+def test_a_key_named_without_its_group_is_found(explained):
+    with pytest.raises(ConfigError, match=r"train\.learning_rate"):
+        explained("learning_rate")
