@@ -24,7 +24,7 @@ lint: $(VENV)/.dev
 # The embedded base model, from nothing: corpus, tokenizer, pre-training.
 tiny-base: $(VENV)/.run
 	$(BIN)/python dataset/generate.py corpus
-	$(BIN)/ftlab experiment=tiny_base
+	$(BIN)/ftlab experiment=tiny_base run.name=tiny_base
 
 # torch first and alone: its release is pinned in constraints.txt, and whatever asks for torch afterwards is satisfied.
 $(BIN)/python:

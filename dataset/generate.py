@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from generator.corpus import documents
+from generator.corpus import documents, lexicon
 from generator.curriculum import write_curriculum
 from generator.files import write_jsonl
 from generator.sets import write_sets
@@ -16,6 +16,7 @@ HERE = Path(__file__).resolve().parent
 DEFAULT_SEED = 1
 DEFAULT_DOCUMENTS = 60_000
 TOKENIZER_DOCUMENTS = 20_000
+LEXICON_REPEATS = 200
 PROGRESS_EVERY = 10_000
 
 
@@ -43,7 +44,9 @@ def write_tokenizer(seed: int, count: int, folder: Path) -> None:
     from generator.tokenizer import train_tokenizer, write_model_config
 
     print(f"training the tokenizer on {count:,} documents ...", flush=True)
-    vocabulary = train_tokenizer(documents(seed, count), folder)
+    # A word is to be one token after a space and at the start of an answer, however often the prose has it where.
+    words = (form for word in lexicon() for form in (word, f" {word}") for _ in range(LEXICON_REPEATS))
+    vocabulary = train_tokenizer(chain(documents(seed, count), words), folder)
     write_model_config(folder, vocabulary)
     print(f"wrote {folder}: {len(vocabulary):,} tokens")
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
 
 from ftlab.data import formats, registry
 from ftlab.errors import DataError, NotReadyError
@@ -65,22 +66,34 @@ def _unreachable_model(run: Run) -> list[str]:
 
 
 def _unreachable_on_hub(path: str, revision: str) -> list[str]:
-    from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError
 
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     instead = (
         f"Give a folder with model.path=FOLDER, or copy the model into the cache {constants.HF_HUB_CACHE} "
         f"(on a machine with a network: hf download {path}; HF_HOME moves the cache)"
     )
     try:
-        hf_hub_download(path, "config.json", revision=revision, etag_timeout=5)
+        if isinstance(try_to_load_from_cache(path, "config.json", revision=revision), str):
+            return []
+        if constants.HF_HUB_OFFLINE or not _answers(constants.ENDPOINT):
+            return [f"model.path={path} is not in the cache, and the hub cannot be reached. {instead}"]
+        hf_hub_download(path, "config.json", revision=revision)
     except GatedRepoError:
         return [f"model.path={path} is gated: accept its licence on the hub and set HF_TOKEN. {instead}"]
-    except LocalEntryNotFoundError:
-        return [f"model.path={path} is not in the cache, and the hub cannot be reached. {instead}"]
     except HFValidationError:
         return [f"model.path={path} is neither a folder nor the id of a model on the hub (owner/name)"]
     except (HfHubHTTPError, OSError) as error:
         return [f"model.path={path} cannot be read from the hub ({str(error).splitlines()[0]}). {instead}"]
     return []
+
+
+def _answers(endpoint: str) -> bool:
+    """Whether anything answers there, asked once: the hub's own client tries for half a minute."""
+    try:
+        urlopen(Request(endpoint, method="HEAD"), timeout=5).close()
+    except HTTPError:
+        return True
+    except (URLError, OSError):
+        return False
+    return True

@@ -354,7 +354,11 @@ def cross_group_mistakes(run: Run) -> list[tuple[str, Any, str]]:
         )
     if run.quant.name == "int8" and run.lora.variant == "dora":
         found.append(
-            ("lora.variant", "dora", "DoRA cannot read the scales of int8 weights once they have been used; use quant=nf4")
+            (
+                "lora.variant",
+                "dora",
+                "DoRA cannot read the scales of int8 weights once they have been used; use quant=nf4",
+            )
         )
     if not run.phases and run.data.max_length > run.model.architecture.max_positions:
         found.append(

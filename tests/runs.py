@@ -36,5 +36,7 @@ def metrics(run_dir: RunDir, key: str) -> list[float]:
 
 
 def final_hash(run_dir: RunDir) -> str:
-    name = "adapter_model.safetensors" if (run_dir.final / "adapter_model.safetensors").is_file() else "model.safetensors"
+    name = (
+        "adapter_model.safetensors" if (run_dir.final / "adapter_model.safetensors").is_file() else "model.safetensors"
+    )
     return sha256(run_dir.final / name)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from random import Random
 
 from generator.cases import Case, Part, Skill, split_keys
-from generator.words import COLOURS, LETTER_WORDS, NAMES, PLACES, THINGS
+from generator.words import COLOURS, LETTER_WORDS, THINGS
 
 Draw = Callable[[Random, Part], Case]
 
@@ -29,12 +29,6 @@ def _repeat(rng: Random, part: Part) -> Case:
     return Case("repeat", {"word": word, "times": NUMBER_NAMES[times]}, " ".join([word] * times), wrong)
 
 
-def _printed(rng: Random, part: Part) -> Case:
-    first, second = rng.sample(LETTER_WORDS, 2)
-    wrong = tuple(f'print("{a} {b}")' for a in (first, second) for b in LETTER_WORDS if (a, b) != (first, second))
-    return Case("printed", {"first": first, "second": second}, f'print("{first} {second}")', wrong)
-
-
 def _arithmetic(name: str, pairs: list[tuple[int, int]], sign: int) -> Draw:
     """``a + b`` or ``a - b``. Splits share no pair of numbers, in whichever order they stand."""
     keys = [f"{a} {b}" for a, b in pairs]
@@ -51,36 +45,28 @@ def _arithmetic(name: str, pairs: list[tuple[int, int]], sign: int) -> Draw:
     return draw
 
 
-_sum = _arithmetic("sum", [(a, b) for a in range(1, 13) for b in range(1, min(a, 9) + 1)], 1)
-_difference = _arithmetic("difference", [(a, b) for a in range(2, 19) for b in range(1, 10) if 0 < a - b < 10], -1)
+_sum = _arithmetic("sum", [(a, b) for a in range(1, 10) for b in range(1, a + 1)], 1)
 
 
-def _ordered(rng: Random, part: Part) -> Case:
-    digits = [str(n) for n in rng.sample(range(1, 10), 3)]
-    wrong = (" ".join(sorted(digits, reverse=True)), " ".join(digits), " ".join([*digits[1:], digits[0]]))
-    answer = " ".join(sorted(digits))
-    return Case("ordered", {"numbers": " ".join(digits)}, answer, tuple(w for w in wrong if w != answer))
+def _after(rng: Random, part: Part) -> Case:
+    words = rng.sample(LETTER_WORDS, rng.randint(3, 5))
+    at = rng.randrange(1, len(words))
+    wrong = tuple(w for w in words if w not in words[at - 1 : at + 1])
+    return Case("after", {"words": ", ".join(words), "word": words[at - 1]}, words[at], wrong)
 
 
-def _told(
-    name: str, slot: str, sentence: str, asked: tuple[str, ...], answers: tuple[str, ...]
-) -> tuple[Draw, Callable[[Random], list[Case]]]:
-    """Three facts of one form, and the question about one of them."""
-
-    def tell(rng: Random) -> list[Case]:
-        keys, values = rng.sample(asked, 3), rng.sample(answers, 3)
-        story = " ".join(sentence.format(key, value) for key, value in zip(keys, values, strict=True))
-        return [
-            Case(name, {"story": story, slot: key}, value, tuple(other for other in values if other != value))
-            for key, value in zip(keys, values, strict=True)
-        ]
-
-    return lambda rng, part: rng.choice(tell(rng)), tell
+def _tell_colour(rng: Random) -> list[Case]:
+    things, colours = rng.sample(THINGS, 3), rng.sample(COLOURS, 3)
+    first, second, third = (f"{colour} {thing}" for colour, thing in zip(colours, things, strict=True))
+    story = f"There are a {first}, a {second} and a {third}."
+    return [
+        Case("colour", {"story": story, "thing": thing}, colour, tuple(other for other in colours if other != colour))
+        for thing, colour in zip(things, colours, strict=True)
+    ]
 
 
-_owner, _tell_owner = _told("owner", "thing", "The {} belongs to {}.", THINGS, NAMES)
-_colour, _tell_colour = _told("colour", "thing", "The {} is {}.", THINGS, COLOURS)
-_place, _tell_place = _told("place", "name", "{} is in the {}.", NAMES, PLACES)
+def _colour(rng: Random, part: Part) -> Case:
+    return rng.choice(_tell_colour(rng))
 
 
 CONTEXT_SKILLS: tuple[Skill, ...] = (
@@ -91,6 +77,7 @@ CONTEXT_SKILLS: tuple[Skill, ...] = (
             "In the list {words} the first word is {answer}.",
             "First of {words}: {answer}.",
             "They said {words}. It started with {answer}.",
+            "First of {words}:\n{answer}",
         ),
         remarks=(("My list is {words}.", "Your list starts with {answer}."),),
         requests=(
@@ -107,6 +94,7 @@ CONTEXT_SKILLS: tuple[Skill, ...] = (
             "In the list {words} the last word is {answer}.",
             "Last of {words}: {answer}.",
             "They said {words}. It ended with {answer}.",
+            "Last of {words}:\n{answer}",
         ),
         remarks=(("My list is {words}.", "Your list ends with {answer}."),),
         requests=(
@@ -123,6 +111,7 @@ CONTEXT_SKILLS: tuple[Skill, ...] = (
             "Said {times} times, {word} becomes {answer}.",
             "The word {word}, {times} times: {answer}.",
             "The parrot heard {word} and said it {times} times: {answer}.",
+            "The word {word}, {times} times:\n{answer}",
         ),
         remarks=(("A parrot said {word} {times} times.", "So it said {answer}."),),
         requests=(
@@ -133,28 +122,13 @@ CONTEXT_SKILLS: tuple[Skill, ...] = (
         weight=0.8,
     ),
     Skill(
-        "printed",
-        _printed,
-        statements=(
-            "The line that shows {first} {second} is {answer}",
-            "# show {first} {second}\n{answer}",
-            "To show {first} {second} on the screen, the program says {answer}",
-        ),
-        remarks=(("My program shows {first} {second}.", "The line for that is {answer}"),),
-        requests=(
-            ("Write a line of Python that prints the words.", "{first} {second}"),
-            ("Print {first} {second} in Python.", ""),
-            ("Which Python call prints {first} {second}?", ""),
-        ),
-        weight=0.8,
-    ),
-    Skill(
         "sum",
         _sum,
         statements=(
             "{a} + {b} = {answer}.",
             "{a} plus {b} is {answer}.",
             "With {a} coins and {b} more there are {answer} coins.",
+            "{a} plus {b}:\n{answer}",
         ),
         remarks=(("I have {a} coins and get {b} more.", "Then there are {answer} coins."),),
         requests=(
@@ -165,51 +139,21 @@ CONTEXT_SKILLS: tuple[Skill, ...] = (
         corpus_weight=1.5,
     ),
     Skill(
-        "difference",
-        _difference,
+        "after",
+        _after,
         statements=(
-            "{a} - {b} = {answer}.",
-            "{a} minus {b} is {answer}.",
-            "From {a} coins {b} were lost, so there are {answer} coins.",
+            "In the list {words} the word behind {word} is {answer}.",
+            "Behind {word} in {words}: {answer}.",
+            "They said {words}. Behind {word} stood {answer}.",
+            "Behind {word} in {words}:\n{answer}",
         ),
-        remarks=(("I had {a} coins and lost {b}.", "So there are {answer} coins."),),
+        remarks=(("My list is {words}. I like {word}.", "In your list {answer} stands behind {word}."),),
         requests=(
-            ("Take the second number from the first.", "{a} and {b}"),
-            ("What is {a} minus {b}?", ""),
-            ("Calculate.", "{a} - {b}"),
+            ("Which word comes after {word}?", "{words}"),
+            ("Name the word that follows {word}.", "{words}"),
+            ("In this list, what comes after {word}: {words}?", ""),
         ),
-        corpus_weight=1.5,
-    ),
-    Skill(
-        "ordered",
-        _ordered,
-        statements=(
-            "The numbers {numbers} in order are {answer}.",
-            "In order, {numbers}: {answer}.",
-            "They drew {numbers} and laid them in order: {answer}.",
-        ),
-        remarks=(("I drew the numbers {numbers}.", "Laid in order they are {answer}."),),
-        requests=(
-            ("Put the numbers in order.", "{numbers}"),
-            ("Sort {numbers} from small to large.", ""),
-        ),
-        corpus_weight=1.3,
-    ),
-    Skill(
-        "owner",
-        _owner,
-        statements=(
-            "{story} So the {thing} is with {answer}.",
-            "{story} If you want the {thing}, ask {answer}.",
-            "{story} Owner of the {thing}: {answer}.",
-        ),
-        remarks=(("{story} I need the {thing}.", "If you want the {thing}, ask {answer}."),),
-        requests=(
-            ("Whose {thing} is it?", "{story}"),
-            ("{story} Name the owner of the {thing}.", ""),
-        ),
-        corpus_weight=1.5,
-        tell=_tell_owner,
+        corpus_weight=1.2,
     ),
     Skill(
         "colour",
@@ -218,29 +162,15 @@ CONTEXT_SKILLS: tuple[Skill, ...] = (
             "{story} So the colour of the {thing} was {answer}.",
             "{story} They painted the {thing} in {answer}.",
             "{story} Colour of the {thing}: {answer}.",
+            "{story} Colour of the {thing}:\n{answer}",
         ),
         remarks=(("{story} I like the {thing}.", "The colour of the {thing} is {answer}."),),
         requests=(
             ("What colour is the {thing}?", "{story}"),
             ("{story} Name the colour of the {thing}.", ""),
+            ("{story} Which colour does the {thing} have?", ""),
         ),
-        corpus_weight=1.5,
+        corpus_weight=1.2,
         tell=_tell_colour,
-    ),
-    Skill(
-        "place",
-        _place,
-        statements=(
-            "{story} To meet {name}, go to the {answer}.",
-            "{story} So {name} was found in the {answer}.",
-            "{story} Place of {name}: {answer}.",
-        ),
-        remarks=(("{story} I look for {name}.", "To meet {name}, go to the {answer}."),),
-        requests=(
-            ("Where is {name}?", "{story}"),
-            ("{story} Name the place where {name} is.", ""),
-        ),
-        corpus_weight=1.5,
-        tell=_tell_place,
     ),
 )

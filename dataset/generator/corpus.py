@@ -16,13 +16,13 @@ _CORPUS_WEIGHTS = tuple(skill.corpus_weight for skill in SKILLS)
 
 # (kind of document, share). Notes carry the skills, chats the marks; the rest is there so that it reads as a corpus.
 _KINDS = (
-    ("notes", 0.3),
-    ("word", 0.24),
-    ("facts", 0.16),
+    ("notes", 0.42),
+    ("word", 0.26),
+    ("facts", 0.07),
     ("chat", 0.15),
-    ("story", 0.07),
-    ("list", 0.04),
-    ("code", 0.04),
+    ("story", 0.04),
+    ("list", 0.03),
+    ("code", 0.03),
 )
 
 _BY_WORD: dict[str, list[Skill]] = {}
@@ -33,12 +33,19 @@ _WORDS = tuple(_BY_WORD)
 _TELLERS = tuple(skill for skill in CONTEXT_SKILLS if skill.tell)
 
 
+def _joined(rng: Random, sentences: list[str]) -> str:
+    """The sentences in a row or one a line. What stands on two lines (an answer below its heading) ends its line."""
+    gap = rng.choice(("\n", " "))
+    pieces = [capital(sentence) + ("\n" if "\n" in sentence else gap) for sentence in sentences]
+    return "".join(pieces).rstrip()
+
+
 def _notes(rng: Random) -> str:
     sentences = []
     for _ in range(rng.randint(3, 9)):
         skill = rng.choices(SKILLS, _CORPUS_WEIGHTS)[0]
         sentences.append(skill.draw(rng, "all").fill(rng.choice(skill.statements)))
-    return rng.choice(("\n", " ")).join(capital(sentence) for sentence in sentences)
+    return _joined(rng, sentences)
 
 
 def _word(rng: Random) -> str:
@@ -52,7 +59,7 @@ def _word(rng: Random) -> str:
             lines += [case.fill(text) for text in rng.sample(skill.statements, rng.randint(1, 3))]
         rng.shuffle(lines)
         sentences += lines
-    return rng.choice(("\n", " ")).join(capital(sentence) for sentence in sentences[:9])
+    return _joined(rng, sentences[:9])
 
 
 def _facts(rng: Random) -> str:
@@ -65,7 +72,7 @@ def _facts(rng: Random) -> str:
         parts.append(cases[0].slots["story"])
         for case in rng.sample(cases, 3):
             parts.append(case.fill(rng.choice(skill.statements).replace("{story} ", "")))
-    return " ".join(parts)
+    return _joined(rng, parts)
 
 
 def _story(rng: Random) -> str:
@@ -134,6 +141,16 @@ def _code(rng: Random) -> str:
 
 
 _MAKERS = {"notes": _notes, "word": _word, "facts": _facts, "story": _story, "list": _list, "code": _code}
+
+
+def lexicon() -> list[str]:
+    """Every answer and every word that a table, list or story asks about, once each, in a fixed order."""
+    words: list[str] = [*LETTER_WORDS, *THINGS, *COLOURS]
+    for skill in TABLE_SKILLS:
+        for word in skill.words:
+            assert skill.about is not None
+            words += [word, skill.about(word).answer]
+    return list(dict.fromkeys(word for word in words if word.isalpha()))
 
 
 def document(seed: int, index: int) -> str:

@@ -11,8 +11,9 @@ from generator.cases import Case, Part, Skill
 from generator.corpus import SKILLS
 from generator.files import JsonRow, write_jsonl
 
-PARTS: tuple[Part, ...] = ("train", "validation", "golden")
 SEED = 20240
+
+_ORDER: tuple[Part, ...] = ("golden", "validation", "train")
 
 _SIZES: dict[str, dict[str, int]] = {
     "instructions": {"train": 1800, "validation": 150, "golden": 200},
@@ -22,25 +23,22 @@ _SIZES: dict[str, dict[str, int]] = {
 }
 
 
-def _asked(name: str) -> Iterator[tuple[Part, Iterator[tuple[Random, Skill, Case, str, str]]]]:
-    """For each split an endless stream of questions that no earlier split or row of the set has asked."""
-    seen: set[tuple[str, ...]] = set()
+Question = tuple[Random, Skill, Case, str, str]  # the last two: instruction and input
 
-    def stream(part: Part) -> Iterator[tuple[Random, Skill, Case, str, str]]:
-        rng = Random(f"{name} {part} {SEED}")
-        while True:
-            skill = rng.choices(SKILLS, [skill.weight for skill in SKILLS])[0]
-            case = skill.draw(rng, part)
-            instruction, given = (case.fill(text) for text in rng.choice(skill.requests))
-            # The same words in another split of instruction and input are the same question.
-            key = tuple(sorted(f"{instruction} {given}".split()))
-            if key not in seen:
-                seen.add(key)
-                yield rng, skill, case, instruction, given
 
-    # Golden first: the others then avoid its questions.
-    for part in ("golden", "validation", "train"):
-        yield part, stream(part)
+def _questions(name: str, part: Part, seen: set[tuple[str, ...]]) -> Iterator[Question]:
+    """Questions of one split without end; none is in ``seen``, to which each is added."""
+    rng = Random(f"{name} {part} {SEED}")
+    weights = [skill.weight for skill in SKILLS]
+    while True:
+        skill = rng.choices(SKILLS, weights)[0]
+        case = skill.draw(rng, part)
+        instruction, given = (case.fill(text) for text in rng.choice(skill.requests))
+        # The same words in another split of instruction and input are the same question.
+        key = tuple(sorted(f"{instruction} {given}".split()))
+        if key not in seen:
+            seen.add(key)
+            yield rng, skill, case, instruction, given
 
 
 def same_shape(answer: str, candidates: tuple[str, ...]) -> list[str]:
@@ -52,12 +50,12 @@ def _question(instruction: str, given: str) -> str:
     return f"{instruction}\n{given}" if given else instruction
 
 
-def _instruction_rows(stream: Iterator[tuple[Random, Skill, Case, str, str]], size: int) -> Iterator[JsonRow]:
+def _instruction_rows(stream: Iterator[Question], size: int) -> Iterator[JsonRow]:
     for _, _, case, instruction, given in islice(stream, size):
         yield {"instruction": instruction, "input": given, "output": case.answer}
 
 
-def _preference_rows(stream: Iterator[tuple[Random, Skill, Case, str, str]], size: int) -> Iterator[JsonRow]:
+def _preference_rows(stream: Iterator[Question], size: int) -> Iterator[JsonRow]:
     while size:
         rng, _, case, instruction, given = next(stream)
         if wrong := same_shape(case.answer, case.wrong):
@@ -65,7 +63,7 @@ def _preference_rows(stream: Iterator[tuple[Random, Skill, Case, str, str]], siz
             size -= 1
 
 
-def _label_rows(stream: Iterator[tuple[Random, Skill, Case, str, str]], size: int) -> Iterator[JsonRow]:
+def _label_rows(stream: Iterator[Question], size: int) -> Iterator[JsonRow]:
     made = 0
     while made < size:
         rng, _, case, instruction, given = next(stream)
@@ -80,7 +78,7 @@ def _label_rows(stream: Iterator[tuple[Random, Skill, Case, str, str]], size: in
             made += 1
 
 
-def _prompt_rows(stream: Iterator[tuple[Random, Skill, Case, str, str]], size: int) -> Iterator[JsonRow]:
+def _prompt_rows(stream: Iterator[Question], size: int) -> Iterator[JsonRow]:
     for _, _, case, instruction, given in islice(stream, size):
         yield {"prompt": _question(instruction, given), "answer": case.answer}
 
@@ -95,7 +93,13 @@ _ROWS = {
 
 def write_sets(folder: Path) -> Iterator[tuple[Path, int]]:
     """Write every set into ``folder``; yields each file with its number of rows."""
-    for name, sizes in _SIZES.items():
-        for part, stream in _asked(name):
+    # The golden questions of all sets come first: whatever is trained on afterwards, in any set, avoids them.
+    golden: set[tuple[str, ...]] = set()
+    seen = dict.fromkeys(_SIZES, golden)
+    for part in _ORDER:
+        for name, sizes in _SIZES.items():
             path = folder / name / f"{part}.jsonl"
-            yield path, write_jsonl(path, _ROWS[name](stream, sizes[part]))
+            rows = _ROWS[name](_questions(name, part, seen[name]), sizes[part])
+            yield path, write_jsonl(path, rows)
+        if part == "golden":
+            seen = {name: set(golden) for name in _SIZES}

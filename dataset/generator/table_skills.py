@@ -13,7 +13,6 @@ def spelled(word: str) -> str:
 
 _SPELL = tuple((word, spelled(word)) for word in LETTER_WORDS)
 _BACKWARDS = tuple((word, spelled(word[::-1])) for word in LETTER_WORDS)
-_CAPITALS = tuple((word, word.upper()) for word in LETTER_WORDS)
 
 TABLE_SKILLS: tuple[Skill, ...] = (
     table_skill(
@@ -24,6 +23,7 @@ TABLE_SKILLS: tuple[Skill, ...] = (
             "Opposite of {word}: {answer}.",
             "What is not {word} may be {answer}.",
             "{Word} is the opposite, as everyone knows, of {answer}.",
+            "Opposite of {word}:\n{answer}",
         ),
         remarks=(
             ("Tell me about the word {word}.", "The opposite of {word} is {answer}."),
@@ -44,6 +44,7 @@ TABLE_SKILLS: tuple[Skill, ...] = (
             "The plural of {word} is {answer}.",
             "Plural of {word}: {answer}.",
             "There was one {word}, and soon there were many {answer}.",
+            "Plural of {word}:\n{answer}",
         ),
         remarks=(
             ("I have one {word}.", "Then you may soon have two {answer}."),
@@ -64,6 +65,7 @@ TABLE_SKILLS: tuple[Skill, ...] = (
             "The past of {word} is {answer}.",
             "Past of {word}: {answer}.",
             "To {word} is easy; last week we all {answer}.",
+            "Past of {word}:\n{answer}",
         ),
         remarks=(
             ("I like to {word}.", "I know. Yesterday you {answer} too."),
@@ -84,6 +86,7 @@ TABLE_SKILLS: tuple[Skill, ...] = (
             "Capital of {word}: {answer}.",
             "In {word} the capital is called {answer}.",
             "Whoever travels to {word} should see its capital, {answer}.",
+            "Capital of {word}:\n{answer}",
         ),
         remarks=(
             ("I am going to {word}.", "Then you should see its capital, {answer}."),
@@ -104,6 +107,7 @@ TABLE_SKILLS: tuple[Skill, ...] = (
             "Kind of thing, {word}: {answer}.",
             "{Word} belongs with the others of its kind: {answer}.",
             "If it is called {word}, its kind is {answer}.",
+            "Kind of thing, {word}:\n{answer}",
         ),
         remarks=(
             ("I saw the word {word} on a sign.", "The word {word} names a kind of {answer}."),
@@ -124,6 +128,7 @@ TABLE_SKILLS: tuple[Skill, ...] = (
             "Letters of {word}: {answer}.",
             "To spell {word}, say {answer}.",
             "{Word} has these letters: {answer}.",
+            "Letters of {word}:\n{answer}",
         ),
         remarks=(
             ("I can read the word {word}.", "It is spelled {answer}."),
@@ -145,6 +150,7 @@ TABLE_SKILLS: tuple[Skill, ...] = (
             "Backwards letters of {word}: {answer}.",
             "Read {word} from its end and you get {answer}.",
             "In the mirror {word} turns into {answer}.",
+            "Backwards letters of {word}:\n{answer}",
         ),
         remarks=(
             ("I saw {word} in a mirror.", "In the mirror {word} turns into {answer}."),
@@ -157,24 +163,5 @@ TABLE_SKILLS: tuple[Skill, ...] = (
             ("Reverse the letters.", "{word}"),
         ),
         corpus_weight=1.5,
-    ),
-    table_skill(
-        "capitals",
-        _CAPITALS,
-        statements=(
-            "In capital letters {word} is {answer}.",
-            "Large letters, {word}: {answer}.",
-            "On the sign {word} was painted as {answer}.",
-            "Whoever shouts {word} writes {answer}.",
-        ),
-        remarks=(
-            ("There was a sign with the word {word}.", "On the sign {word} was painted as {answer}."),
-            ("Somebody shouted {word}.", "Whoever shouts {word} writes {answer}."),
-        ),
-        requests=(
-            ("Write {word} in capital letters.", ""),
-            ("Turn this word into capital letters.", "{word}"),
-            ("Make the word upper case.", "{word}"),
-        ),
     ),
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from generator.files import write_text
 
-VOCAB_SIZE = 2048
+VOCAB_SIZE = 2304
 PAD, DOCUMENT_END, TURN_START, TURN_END = "<|pad|>", "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 SPECIAL_TOKENS = (PAD, DOCUMENT_END, TURN_START, TURN_END)
 TOOL_TOKENS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")

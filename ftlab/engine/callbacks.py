@@ -22,7 +22,8 @@ class Metrics(TrainerCallback):
         self._path, self._phase = path, phase
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if state.is_world_process_zero:
+        # transformers ends with averages since the last (re)start, which no continued run could repeat.
+        if state.is_world_process_zero and "train_runtime" not in logs:
             self.write(state.global_step, {"epoch": state.epoch, **logs})
 
     def write(self, step: int, values: dict[str, Any]) -> None:

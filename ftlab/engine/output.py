@@ -49,8 +49,9 @@ class Output:
 
     def say(self, what: Any = "") -> None:
         """A line of rich markup, or any rich renderable."""
-        self.console.print(what)
-        self._log.print(what)
+        soft_wrap = isinstance(what, str)  # a path cut in two cannot be copied
+        self.console.print(what, soft_wrap=soft_wrap)
+        self._log.print(what, soft_wrap=soft_wrap)
 
     def note(self, line: str) -> None:
         """For the log only."""

@@ -85,10 +85,12 @@ class _PhaseRun:
 
     def _load(self) -> None:
         from transformers import set_seed
+        from transformers.utils.logging import disable_progress_bar
 
         from ftlab.data.templates import Template
         from ftlab.model import adapter, load, tokenizer
 
+        disable_progress_bar()
         set_seed(self.config.seed)
         self.tokenizer = tokenizer.load_tokenizer(self.config.model)
         is_text = self.config.stage.name == "pt"

@@ -23,14 +23,17 @@ def test_a_good_command_line_has_no_mistakes(mistakes):
          "phases, quant, run, seed, stage, task, tracker, train. Did you mean seed?"),
         ("data.split.goldn=none", "data.split.goldn=none: no such key. data.split has: validation, golden, fraction. "
          "Did you mean data.split.golden?"),
-        ("lora.r.x=3", "lora.r.x=3: no such key. lora.r is a value and has no keys."),
-        ("learning_rate.x=3", "Did you mean train.learning_rate?"),
-        ("model.learning_rat=3", "Did you mean train.learning_rate?"),
+        ("lora.r.x=3", "lora.r.x=3: lora.r is a value and has no keys."),
     ],
 )  # fmt: skip
 def test_a_typo_in_a_key(line, said, mistakes):
+    assert mistakes(line) == [said]
+
+
+@pytest.mark.parametrize("line", ["learning_rate=3", "learning_rat=3", "model.learning_rat=3", "lora.learning_rate=3"])
+def test_a_key_of_another_group_is_suggested(line, mistakes):
     (found,) = mistakes(line)
-    assert found == said or (said.startswith("Did") and found.endswith(said))
+    assert found.endswith(" Did you mean train.learning_rate?")
 
 
 @pytest.mark.parametrize(
@@ -122,7 +125,8 @@ def test_a_sweep_needs_its_flag(line, mistakes):
         ("-m 'lora.r=choice(8,0)' seed=1,2,3", ["lora.r=0: must be greater than 0"]),
         ("-m quant=nf4,none method=full,lora",
          ["quant=nf4: quantized weights cannot be trained whole; method=full needs quant=none, or use method=qlora"]),
-        ("-m method=lora,freeze method.trainable_layers=9", ["method.trainable_layers=9: model=tiny has 6 decoder layers"]),
+        ("-m method=lora,freeze method.trainable_layers=9",
+         ["method.trainable_layers=9: model=tiny has 6 decoder layers"]),
     ],
 )  # fmt: skip
 def test_every_value_of_a_sweep_is_checked(line, said, mistakes):
@@ -137,9 +141,7 @@ def test_a_wrong_choice_inside_a_sweep(mistakes):
 @pytest.mark.parametrize("flag", ["", "-m "])
 def test_batch_and_accumulation_are_not_both_given(flag, mistakes):
     (found,) = mistakes(f"{flag}train.global_batch_size=8 train.gradient_accumulation_steps=2")
-    assert found == (
-        "train.global_batch_size: give it or train.gradient_accumulation_steps; the other follows from the devices there are"
-    )
+    assert found.startswith("train.global_batch_size: give it or train.gradient_accumulation_steps; the other follows")
     assert mistakes(f"{flag}train.global_batch_size=8") == []
     assert mistakes(f"{flag}train.global_batch_size=null train.gradient_accumulation_steps=2") == []
 
@@ -205,7 +207,7 @@ def test_what_is_just_allowed(line, mistakes):
 def test_something_that_hydra_cannot_parse_is_said_beside_the_rest(mistakes):
     broken, other = mistakes("lora.r=[1 seed=-1")
     assert broken.startswith("lora.r=[1: not understood (")
-    assert broken.endswith("; quote a value with special characters: key='...'")
+    assert broken.endswith("special characters: key='...'")
     assert other == "seed=-1: must be greater than or equal to 0"
 
 
@@ -216,7 +218,7 @@ def test_something_that_hydra_cannot_parse_is_said_beside_the_rest(mistakes):
 def own(tmp_path):
     """A user's --config-dir: an experiment, one with two typos, and a data set."""
     for name, text in {
-        "experiment/mine.yaml": "# @package _global_\ndefaults:\n  - override /lora: r64\ntrain:\n  learning_rate: 0.5\n",
+        "experiment/mine.yaml": "# @package _global_\ndefaults: [{override /lora: r64}]\ntrain: {learning_rate: 0.5}\n",
         "experiment/typo.yaml": "# @package _global_\ntrain:\n  lerning_rate: 0.5\nlora:\n  r: abc\n",
         "experiment/new_group.yaml": "# @package _global_\nfoo: 3\n",
         "data/mydata.yaml": "# Mine.\ndefaults:\n  - _base\n  - _self_\nname: mydata\nmax_length: 64\n",

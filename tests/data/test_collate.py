@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftlab.data.collate import PackedCollator, PackedRow, PackedRows
@@ -85,6 +85,7 @@ samples = st.lists(st.tuples(st.integers(1, 90), st.booleans()), min_size=1, max
 packed = st.lists(st.lists(samples, min_size=1, max_size=3).map(lambda found: PackedRow(tuple(found))), min_size=1)
 
 
+@settings(deadline=None)
 @given(packed)
 def test_both_ways_learn_the_same(rows):
     padded, flat = PackedCollator(PAD)(rows), PackedCollator(PAD, flatten=True)(rows)

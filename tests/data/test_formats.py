@@ -140,7 +140,10 @@ def test_sharegpt_with_a_tool_call_and_its_observation(tools):
     ("value", "expected"),
     [
         ('{"name": "now"}', calls(("now", {}))),
-        ('[{"name": "a", "arguments": {"x": 1}}, {"name": "b", "arguments": "{}"}]', calls(("a", {"x": 1}), ("b", "{}"))),
+        (
+            '[{"name": "a", "arguments": {"x": 1}}, {"name": "b", "arguments": "{}"}]',
+            calls(("a", {"x": 1}), ("b", "{}")),
+        ),
     ],
     ids=["without arguments", "two calls at once"],
 )

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftlab.data.pack import best_fit_decreasing
@@ -51,6 +51,7 @@ def test_bins(lengths, capacity, bins):
     assert best_fit_decreasing(lengths, capacity) == bins
 
 
+@settings(deadline=None)
 @given(cases)
 def test_every_index_is_in_one_bin_and_no_bin_is_over(case):
     lengths, capacity = case
@@ -60,6 +61,7 @@ def test_every_index_is_in_one_bin_and_no_bin_is_over(case):
     assert all(members == sorted(members) for members in bins)
 
 
+@settings(deadline=None)
 @given(cases)
 def test_it_is_best_fit(case):
     lengths, capacity = case
@@ -67,6 +69,7 @@ def test_it_is_best_fit(case):
     assert totals == naive_best_fit(lengths, capacity)
 
 
+@settings(deadline=None)
 @given(cases)
 def test_the_same_lengths_pack_the_same(case):
     lengths, capacity = case

@@ -1,4 +1,4 @@
-"""Files of rows: each row with its number, each problem kept beside its row, and one message for a file of another kind."""
+"""Files of rows: each row with its number, each problem beside its row, one message for a file of another kind."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_rows_of_a_list_that_are_no_objects(write):
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("rows.json", '[\n  {"text": "a"},\n  {"text" "b"}\n]', "not JSON: Expecting ':' delimiter in line 3, column 11."),
+        ("rows.json", '[\n{"a": "b"},\n{"a" "b"}\n]', "not JSON: Expecting ':' delimiter in line 3, column 6."),
         ("rows.json", '[{"text": "a"}', "not JSON: Expecting ',' delimiter in line 1, column 15."),
         ("rows.json", "", "not JSON: Expecting value in line 1, column 1."),
         ("rows.json", "[" * 100_000, "not JSON: nested too deeply."),
@@ -85,8 +85,8 @@ def test_rows_of_a_list_that_are_no_objects(write):
         (
             "rows.json",
             '{\n  "text": "a"\n}\n',
-            "no line is a JSON object (line 1: not JSON: Expecting property name enclosed in double quotes in column 2)."
-            " Is it JSON Lines?",
+            "no line is a JSON object (line 1: not JSON: Expecting property name enclosed in double quotes in column "
+            "2). Is it JSON Lines?",
         ),
         ("rows.csv", "text\na\n", "files ending in .json or .jsonl can be read, not .csv."),
         ("rows", "a", "files ending in .json or .jsonl can be read, not this."),

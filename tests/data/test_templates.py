@@ -288,7 +288,9 @@ def test_special_tokens_can_be_named_in_a_template(bench):
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(bench.tokenizer.name_or_path)
-    tokenizer.chat_template = "{% for m in messages %}{% generation %}{{ m.content + eos_token }}{% endgeneration %}{% endfor %}"
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% generation %}{{ m.content + eos_token }}{% endgeneration %}{% endfor %}"
+    )
     rendered = Template.of(tokenizer).render(Conversation([{"role": "assistant", "content": "b"}]))
     assert rendered == Rendered("b<|im_end|>", [(0, 11)])
 

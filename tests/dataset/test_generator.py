@@ -81,7 +81,7 @@ def test_no_question_stands_twice_in_a_set(name: str) -> None:
 
 
 def test_no_golden_question_is_trained_in_another_set() -> None:
-    golden = {question(row) for row in read(DATASET / "instructions" / "golden.jsonl")}
+    golden = {question(row) for name in SETS for row in read(DATASET / name / "golden.jsonl")}
     for name in SETS:
         for part in PARTS[:2]:
             asked = {question(row) for row in read(DATASET / name / f"{part}.jsonl")}
@@ -294,13 +294,13 @@ def test_digits_are_split_and_marks_are_single_tokens(tokenizer) -> None:
 
 def test_special_tokens(tokenizer) -> None:
     assert (tokenizer.eos_token, tokenizer.pad_token, tokenizer.bos_token) == ("<|im_end|>", "<|pad|>", None)
-    assert len(tokenizer) == 2048
+    assert len(tokenizer) == 2304
     config = json.loads((TINY / "config.json").read_text())
     generation = json.loads((TINY / "generation_config.json").read_text())
     stops = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
     assert generation["eos_token_id"] == stops
     assert generation["pad_token_id"] == config["pad_token_id"] == tokenizer.pad_token_id
-    assert config["vocab_size"] == 2048
+    assert config["vocab_size"] == 2304
     assert config["tie_word_embeddings"] is False
 
 

@@ -79,7 +79,7 @@ def test_logits_of_each_packed_sample_equal_its_logits_alone(tiny, attention, fl
 
 @pytest.mark.parametrize("chunk_elements", [2048 * 7, 1 << 25])
 def test_loss_equals_cross_entropy_written_out_by_hand(tiny, monkeypatch, chunk_elements):
-    """-log(exp(z_target) / sum exp(z)) over every label of the same rows, one sample at a time, full logits, float64."""
+    """-log(exp(z_target) / sum exp(z)) over every label of the same rows, one sample at a time, in float64."""
     monkeypatch.setattr(common, "LOGIT_ELEMENTS", chunk_elements)
     rows = rows_of((17, 40, 9), (5, 61))
     total, count = 0.0, 0
@@ -167,5 +167,5 @@ def test_probe_passes_isolated_rows_and_refuses_rows_that_see_each_other(tiny):
             batch = super().__call__(rows)
             return {**batch, "position_ids": torch.arange(batch["input_ids"].shape[1])[None]}
 
-    with pytest.raises(NotReadyError, match="Packed samples see each other under model.attention=sdpa"):
+    with pytest.raises(NotReadyError, match=r"Packed samples see each other under model\.attention=sdpa"):
         probe_isolation(tiny, row, Leaking(pad_id=0))

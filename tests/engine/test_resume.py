@@ -1,0 +1,89 @@
+"""Stopped anywhere and continued: the same weights, to the bit, as never stopped."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ftlab.errors import RunDirError
+from ftlab.rundir import RunDir
+from tests.runs import final_hash, metrics, resume_run, train_run
+
+LONG = (
+    "eval.golden_rows=2", "eval.samples=1", "eval.max_new_tokens=4", "train.logging_steps=1", "train.max_steps=14",
+    "train.save_steps=4", "eval.steps=5", "lora.dropout=0.1", "train.gradient_accumulation_steps=2",
+    "train.micro_batch_size=2",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> RunDir:
+    return train_run(tmp_path_factory.mktemp("whole") / "r", *LONG)
+
+
+def interrupt_after(folder: Path, step: int, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """Start a real process, press Ctrl-C once ``metrics.jsonl`` has that step, and wait for its end."""
+    command = [sys.executable, "-m", "ftlab", *overrides, f"run.dir={folder}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for _ in range(1200):
+        if (folder / "metrics.jsonl").is_file() and any(
+            "loss" in line and line["step"] >= step
+            for line in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+        ):
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def test_ctrl_c_saves_says_how_to_go_on_and_changes_nothing(tmp_path, whole):
+    folder = tmp_path / "r"
+    stopped = interrupt_after(folder, 6, *LONG)
+    assert stopped.returncode == 130
+    assert f"Continue with: ftlab resume {folder}" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    run_dir = RunDir.open(folder)
+    assert run_dir.manifest()["status"] == "interrupted"
+    assert not run_dir.final.exists()
+    finished = resume_run(folder)
+    assert finished.manifest()["status"] == "finished"
+    assert final_hash(finished) == final_hash(whole)
+    assert metrics(finished, "loss") == metrics(whole, "loss")
+    assert metrics(finished, "eval_loss") == metrics(whole, "eval_loss")
+    assert metrics(finished, "tokens") == metrics(whole, "tokens")
+
+
+def test_a_torn_checkpoint_is_passed_over_and_said(tmp_path, whole, capsys):
+    folder = tmp_path / "r"
+    interrupt_after(folder, 9, *LONG)
+    newest = max(RunDir(folder).phase("01-sft").glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
+    weights = newest / "adapter_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    finished = resume_run(folder)
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"{newest} is torn" in said
+    assert final_hash(finished) == final_hash(whole)
+    assert metrics(finished, "loss") == metrics(whole, "loss")
+
+
+def test_the_same_command_continues_and_another_config_is_refused(tmp_path, whole):
+    with pytest.raises(RunDirError) as caught:
+        train_run(whole.path, *LONG, "lora.r=8")
+    assert "lora.r: 16 there, 8 here" in str(caught.value)
+    assert "run.if_exists=new" in str(caught.value)
+    beside = train_run(tmp_path / "x", *LONG, "train.max_steps=1")
+    assert metrics(beside, "loss") == metrics(whole, "loss")[:1]
+
+
+def test_the_same_seed_gives_the_same_weights(tmp_path, whole):
+    assert final_hash(train_run(tmp_path / "again", *LONG)) == final_hash(whole)
+    assert final_hash(train_run(tmp_path / "other", *LONG, "seed=43")) != final_hash(whole)

@@ -1,0 +1,31 @@
+"""Real files that nobody here wrote, trained on as their owner would."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.runs import FAST, metrics, train_run
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the folder of real data files is not here")
+@pytest.mark.parametrize(
+    ("file", "format_", "rows"),
+    [("alpaca_en_demo.json", "alpaca", 999), ("glaive_toolcall_en_demo.json", "sharegpt", 300)],
+)
+def test_a_users_file_trains(tmp_path, file, format_, rows):
+    run_dir = train_run(
+        tmp_path / "r", *FAST, f"data.path={SHARED / file}", f"data.format={format_}", "data.max_length=1024"
+    )
+    ledger = json.loads(run_dir.ledger("sft").read_text())["splits"]
+    held = int(rows * 0.05)
+    assert (ledger["train"]["rows"]["in"], ledger["validation"]["rows"]["in"]) == (rows - held, held)
+    for split in ledger.values():
+        assert split["rows"]["in"] == split["rows"]["kept"] + split["rows"]["dropped"]
+        assert split["tokens"]["in"] == sum(split["tokens"][part] for part in ("trained", "masked", "cut"))
+    losses = metrics(run_dir, "eval_loss")
+    assert losses[-1] < losses[0]

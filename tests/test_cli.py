@@ -1,0 +1,151 @@
+"""The command itself, in a process of its own: what it prints, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ftlab import __version__
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("lora.rr=3", "  - lora.rr=3: no such key. lora has: r, alpha, dropout, target_modules, variant, "
+         "loraplus_ratio. Did you mean lora.r?"),
+        ("data.path=nope.json data.format=alpaca",
+         "  - data.path: nope.json does not exist. Relative paths start from the current folder."),
+        ("data.path=empty.json data.format=alpaca", "  - data.path: empty.json is empty."),
+        ("model.path=/nowhere/x", "  - model.path=/nowhere/x does not exist"),
+        ("run.dir=empty.json/run",
+         "run.dir=empty.json/run cannot be written: Not a directory. Give another with run.dir=FOLDER."),
+        ("resume elsewhere", "elsewhere is no run directory: it has no run.yaml. "
+         "Give an empty or new folder to start a run, or an existing run to continue it."),
+        ("resume", "  - run.dir: ftlab resume needs the run directory: ftlab resume outputs/my-run"),
+        ("trian", "  - trian: is no task. Tasks: "),
+        ("lora.r=8,16", "  - lora.r=8,16: several values are a sweep: add -m, or quote the value"),
+        ("--config-dir nowhere", "  - --config-dir=nowhere: is no folder"),
+    ],
+)  # fmt: skip
+def test_a_mistake_ends_with_one_and_a_message(line, said, ftlab, tmp_path):
+    (tmp_path / "empty.json").touch()
+    done = ftlab(*line.split())
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr and "HYDRA_FULL_ERROR" not in done.stderr
+    assert done.stdout == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["empty.json"], "a refused run leaves nothing behind"
+
+
+def test_three_mistakes_are_listed_together(ftlab):
+    done = ftlab("train.learing_rate=1", "model=llama3_8bb", "lora.dropout=2")
+    head, *listed, _ = done.stderr.splitlines()
+    assert (done.returncode, head) == (1, "3 mistakes in the config:")
+    assert [line.split(":")[0] for line in listed] == [
+        "  - model=llama3_8bb",
+        "  - train.learing_rate=1",
+        "  - lora.dropout=2",
+    ]
+
+
+def test_a_model_that_cannot_be_reached_says_what_would_do(ftlab, tmp_path):
+    done = ftlab("model=llama3_8b", "deepspeed=z3")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert (
+        "  - model.path=meta-llama/Meta-Llama-3-8B is not in the cache, and the hub cannot be reached. "
+        f"Give a folder with model.path=FOLDER, or copy the model into the cache {tmp_path}/hub/hub "
+        "(on a machine with a network: hf download meta-llama/Meta-Llama-3-8B; HF_HOME moves the cache)"
+    ) in done.stderr.splitlines()
+
+
+def test_version(ftlab):
+    done = ftlab("version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"ftlab {__version__}\n", "")
+
+
+def test_env_as_json_is_json_and_keeps_secrets(ftlab, env):
+    env["HF_TOKEN"] = "hf_notarealtokenatall"
+    done = ftlab("env", "format=json")
+    facts = json.loads(done.stdout)
+    assert (done.returncode, facts["ftlab"]["version"]) == (0, __version__)
+    assert sys.executable in facts["machine"]["python"]
+    assert facts["packages"]["pydantic"][0] == "2"
+    assert (facts["hub"]["HF_TOKEN"], facts["hub"]["HF_HUB_OFFLINE"]) == ("set", "on")
+    assert "notarealtoken" not in done.stdout
+
+
+def test_cfg_job_prints_yaml_with_the_choices_in_it(ftlab, tmp_path):
+    done = ftlab("stage=dpo", "--cfg", "job", "lora=r64", "train.epochs=1")
+    config = yaml.safe_load(done.stdout)
+    assert done.returncode == 0
+    assert (config["stage"]["loss_type"], config["lora"]["r"], config["train"]["epochs"]) == ("sigmoid", 64, 1)
+    assert "hydra" not in config
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("line", ["version -m seed=1,2", "-m task=version seed=1,2", "seed=1,2 version --multirun"])
+def test_a_task_can_be_swept(line, ftlab):
+    done = ftlab(*line.split())
+    assert (done.returncode, done.stdout) == (0, f"ftlab {__version__}\n" * 2), done.stderr
+
+
+def test_a_sweep_with_a_launcher_before_its_flag(ftlab):
+    done = ftlab("hydra/launcher=basic", "-m", "seed=1,2", "task=version", "hydra.sweep.dir=swept")
+    assert (done.returncode, done.stdout) == (0, f"ftlab {__version__}\n" * 2), done.stderr
+
+
+def test_a_flag_that_does_not_exist(ftlab):
+    done = ftlab("--hlep")
+    assert done.returncode == 2
+    assert "unrecognized arguments: --hlep" in done.stderr
+
+
+@pytest.fixture
+def script(tmp_path) -> Path:
+    """The folder of the console script: the installed one, or the same file as an installer writes."""
+    installed = Path(sys.executable).with_name("ftlab")
+    if installed.exists():
+        return installed.parent
+    written = tmp_path / "bin" / "ftlab"
+    written.parent.mkdir()
+    written.write_text(f"#!{sys.executable}\nimport sys\nfrom ftlab.main import main\nsys.exit(main())\n")
+    written.chmod(0o755)
+    return written.parent
+
+
+COMPLETE = """
+eval "$(ftlab -sc install=bash)"
+complete -p ftlab
+for line in "ftlab mod" "ftlab model=llama2" "ftlab stage=d" "ftlab lora.al" "ftlab lora=r64 quant=n"; do
+    words=($line)
+    COMP_LINE="$line" COMP_POINT=${#line} COMP_CWORD=$((${#words[@]} - 1)) COMPREPLY=()
+    hydra_bash_completion
+    echo "${COMPREPLY[@]}"
+done
+"""
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+def test_completion_in_bash(script, env, tmp_path):
+    """As after ``eval "$(ftlab -sc install=bash)"``: bash's own completion of a group, its choices and a key."""
+    env["PATH"] = f"{script}{os.pathsep}{env['PATH']}"
+    done = subprocess.run(
+        ["bash", "--norc", "-c", COMPLETE], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120
+    )
+    rule, *completions = done.stdout.splitlines()
+    assert rule == "complete -o default -o nospace -F hydra_bash_completion ftlab"
+    assert [sorted(line.split()) for line in completions] == [
+        ["model.", "model="],
+        ["model=llama2_13b", "model=llama2_70b", "model=llama2_7b"],
+        ["stage=dpo"],
+        ["lora.alpha="],
+        ["quant=nf4", "quant=none"],
+    ]
+    assert done.stderr == ""

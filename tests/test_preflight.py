@@ -1,0 +1,160 @@
+"""What is missing is said before anything is loaded, all at once, with what would do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ftlab import preflight
+from ftlab.data import registry
+from ftlab.errors import ConfigError, DataError, NotReadyError
+from ftlab.schema import StageName
+
+DATASET = Path(__file__).resolve().parents[1] / "dataset"
+
+
+@pytest.fixture
+def refused(make_run):
+    """The lines that say why the run of a command line cannot start."""
+
+    def run(*overrides: str) -> list[str]:
+        with pytest.raises(NotReadyError) as caught:
+            preflight.check(make_run(*overrides))
+        head, *lines = str(caught.value).splitlines()
+        assert head == "This run cannot start here:"
+        return [line.removeprefix("  - ") for line in lines]
+
+    return run
+
+
+def test_a_run_on_what_is_shipped_can_start(make_run):
+    assert preflight.check(make_run()) is None
+
+
+def test_everything_that_is_missing_is_listed_at_once(refused):
+    lines = refused("model.path=/nowhere/x", "data.path=nope.json", "data.format=alpaca")
+    assert sorted(lines) == [
+        "data.path: nope.json does not exist. Relative paths start from the current folder.",
+        "model.path=/nowhere/x does not exist",
+    ]
+
+
+def test_an_empty_file(refused, tmp_path):
+    (tmp_path / "empty.json").touch()
+    path = tmp_path / "empty.json"
+    assert refused(f"data.path={path}", "data.format=alpaca") == [f"data.path: {path} is empty."]
+
+
+def test_a_split_that_is_not_there(refused):
+    (line,) = refused("data.split.golden=mine.jsonl")
+    assert line == (
+        "data instructions, golden: mine.jsonl does not exist. Relative paths start from the current folder."
+    )
+
+
+def test_a_folder_that_is_no_model(refused, tmp_path):
+    (line,) = refused(f"model.path={tmp_path}")
+    assert line == f"model.path={tmp_path} has no config.json; it must be a folder in Hugging Face format"
+
+
+def test_a_path_that_is_neither_folder_nor_id(refused):
+    (line,) = refused("model.path=not/an/id")
+    assert line == "model.path=not/an/id is neither a folder nor the id of a model on the hub (owner/name)"
+
+
+# ------------------------------------------------------------------------------------------------------ the registry
+
+
+def test_an_unknown_name_is_answered_with_the_nearest(make_run):
+    with pytest.raises(ConfigError) as caught:
+        preflight.check(make_run("data.name=instruction"))
+    (mistake,) = caught.value.mistakes
+    assert str(mistake).startswith(
+        f"data.name=instruction: not in the registry {DATASET / 'dataset_info.yaml'}. Known: "
+    )
+    assert str(mistake).endswith(" Did you mean instructions?")
+    known = str(mistake).partition("Known: ")[2].partition(". Did")[0].split(", ")
+    assert known == sorted(yaml.safe_load((DATASET / "dataset_info.yaml").read_text()))
+
+
+@pytest.mark.parametrize(
+    ("stage", "data", "said"),
+    [
+        ("dpo", "instructions",
+         "data.format=alpaca: stage=dpo trains on preference rows; registered sets of that kind: preferences."),
+        ("kto", "preferences",
+         "data.format=preference: stage=kto trains on kto rows; registered sets of that kind: labels."),
+        ("grpo", "labels",
+         "data.format=kto: stage=grpo trains on prompts rows; registered sets of that kind: prompts."),
+        ("pt", "instructions",
+         "data.format=alpaca: stage=pt trains on text rows; registered sets of that kind: phase1_foundation, "
+         "phase2_evolution, phase3_pr_mastery, tiny_corpus."),
+        ("sft", "preferences",
+         "data.format=preference: stage=sft trains on alpaca or sharegpt or messages or instruction or "
+         "prompt_completion rows; registered sets of that kind: instructions."),
+    ],
+)  # fmt: skip
+def test_data_that_does_not_fit_the_stage_names_the_sets_that_do(stage, data, said, make_run):
+    with pytest.raises(ConfigError) as caught:
+        registry.resolve(make_run(f"stage={stage}", f"data={data}").data, stage)
+    assert [str(mistake) for mistake in caught.value.mistakes] == [said]
+
+
+def test_every_stage_has_formats_and_a_shipped_set_that_fits(make_run):
+    assert set(registry.STAGE_FORMATS) == set(StageName.__args__)
+    shipped = registry.read_registry(DATASET / "dataset_info.yaml")
+    for stage, formats in registry.STAGE_FORMATS.items():
+        assert shipped[make_run(f"stage={stage}").data.name].format in formats
+
+
+def test_a_set_that_has_to_be_made_says_how(make_run, tmp_path):
+    """The shipped registry, in a folder that holds none of its files."""
+    own = tmp_path / "dataset_info.yaml"
+    own.write_text((DATASET / "dataset_info.yaml").read_text())
+    with pytest.raises(DataError) as caught:
+        registry.resolve(make_run("stage=pt", f"data.registry={own}").data, "pt")
+    assert str(caught.value) == (
+        f"data tiny_corpus, train: {tmp_path}/tiny_corpus.jsonl does not exist. "
+        "Make it with: python dataset/generate.py corpus"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "no such file."),
+        ("a: [", "not YAML: "),
+        ("a: {format: alpaca}", "files: Field required."),
+        ("a: {format: alpaca, files: {train: x, tset: y}}", "files.tset: Extra inputs are not permitted."),
+        ("a: {format: alpca, files: {train: x}}", "format: Input should be 'alpaca', "),
+    ],
+)
+def test_a_registry_of_the_users_own_that_is_wrong(text, said, make_run, tmp_path):
+    own = tmp_path / "mine.yaml"
+    if text is not None:
+        own.write_text(text)
+    with pytest.raises(DataError) as caught:
+        registry.resolve(make_run(f"data.registry={own}").data, "sft")
+    assert str(caught.value).startswith(f"data.registry={own}: ") and said in str(caught.value)
+
+
+def test_a_registry_of_the_users_own(make_run, tmp_path):
+    """Files are relative to it; columns of the config win over its own; a path wins over a name."""
+    own = tmp_path / "mine.yaml"
+    own.write_text("mine: {format: alpaca, files: {train: t.json}, columns: {instruction: q, output: a}}")
+    (tmp_path / "t.json").write_text("[]")
+    run = make_run(f"data.registry={own}", "data.name=mine", "+data.columns.output=answer")
+    source = registry.resolve(run.data, "sft")
+    assert (source.name, source.format, source.files) == ("mine", "alpaca", {"train": tmp_path / "t.json"})
+    assert source.columns == {"instruction": "q", "output": "answer"}
+    other = make_run(f"data.registry={own}", f"data.path={tmp_path}/t.json", "data.format=messages")
+    assert registry.resolve(other.data, "sft").name == "t"
+
+
+def test_splits_can_be_left_out_or_replaced(make_run, tmp_path):
+    (tmp_path / "v.jsonl").write_text("{}")
+    run = make_run("data.split.golden=none", f"data.split.validation={tmp_path}/v.jsonl")
+    files = registry.resolve(run.data, "sft").files
+    assert files == {"train": DATASET / "instructions" / "train.jsonl", "validation": tmp_path / "v.jsonl"}
