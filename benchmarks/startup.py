@@ -2,8 +2,8 @@
 
     python benchmarks/startup.py [--repeats 7]
 
-The last column is the ratio to ``import trl.trainer.sft_trainer`` in the same run: what a user of TRL waits for before a
-typo in a config is found.
+The last column is the ratio to ``import trl.trainer.sft_trainer`` in the same run: what a user of TRL waits for before
+a typo in a config is found.
 """
 
 from __future__ import annotations

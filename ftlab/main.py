@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 import hydra
@@ -25,15 +26,18 @@ TASKS = {
 
 def main() -> None:
     try:
+        if arguments.completes(sys.argv[1:]):
+            return _hydra_main()
         given = arguments.read(sys.argv[1:])
         if given.wants_help:
             return call("ftlab.use.help:show", given.task, sys.argv[1:])
-        if not given.completes:
-            check.check(given)
+        check.check(given)
         sys.argv[1:] = given.for_hydra
         _hydra_main()
     except FtlabError as error:
         sys.exit(report(error))
+    except BrokenPipeError:  # ftlab --help | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @hydra.main(version_base="1.3", config_path=str(paths.config_dir()), config_name="config")

@@ -21,18 +21,25 @@ from ftlab.plan import Plan
 from ftlab.schema import OPERATIONAL, Run
 
 CHECKPOINT_MANIFEST = "checkpoint.json"
-_SECRET = re.compile(r"(hf_|sk-|wandb_|glpat-|ghp_)[A-Za-z0-9_-]{12,}")
+# Access tokens of the hubs and services that people use here.
+_SECRET = re.compile(
+    r"(?<![A-Za-z0-9])(?:(?:hf_|ghp_)[A-Za-z0-9]{20,}|(?:glpat-|wandb_)[\w-]{16,}|sk-(?=[\w-]*\d)[\w-]{20,})"
+)
 
 
 def write_atomic(path: Path, text: str) -> None:
     """Write ``text`` so that a reader, or a crash, sees the old file or the new one and nothing between."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def sha256(path: Path) -> str:
@@ -114,6 +121,7 @@ class RunDir:
         write_atomic(self.manifest_json, json.dumps({**self.manifest(), **values}, indent=2, ensure_ascii=False) + "\n")
 
     def _check_identity(self, plan: Plan) -> None:
+        plan = Plan.model_validate(yaml.safe_load(_yaml(plan)))  # as it would be written: without secrets
         ours = {phase.name: dict(identity(phase.config)) for phase in self.plan().phases}
         theirs = {phase.name: dict(identity(phase.config)) for phase in plan.phases}
         different = [

@@ -357,7 +357,7 @@ def cross_group_mistakes(run: Run) -> list[tuple[str, Any, str]]:
             (
                 "lora.variant",
                 "dora",
-                "DoRA cannot read the scales of int8 weights once they have been used; use quant=nf4",
+                "DoRA cannot read the scales of int8 weights after their first use; use quant=nf4",
             )
         )
     if not run.phases and run.data.max_length > run.model.architecture.max_positions:

@@ -17,7 +17,7 @@ def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("w", encoding="utf-8", newline="\n") as handle:
         handle.write(text)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def write_jsonl(path: Path, rows: Iterable[JsonRow]) -> int:
@@ -29,5 +29,5 @@ def write_jsonl(path: Path, rows: Iterable[JsonRow]) -> int:
         for row in rows:
             handle.write(json.dumps(row, ensure_ascii=False) + "\n")
             count += 1
-    os.replace(temporary, path)
+    temporary.replace(path)
     return count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,9 @@ _VALUED_FLAGS = {
     "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
     "--info", "-i", "--experimental-rerun",
 }  # fmt: skip
-_PLAIN_VALUE = re.compile(r"^[\w./@%+-]+$")
+# Mappings with names of the user's own, which Hydra would not add to.
+_OPEN = re.compile(r"^(data\.columns|model\.recommended\.learning_rate)[.=]")
+_PLAIN_VALUE = re.compile(r"^[\w./@%+-]+$", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -39,10 +42,6 @@ class Arguments:
     def is_multirun(self) -> bool:
         return "-m" in self.flags or "--multirun" in self.flags
 
-    @property
-    def completes(self) -> bool:
-        return "--shell-completion" in self.flags or "-sc" in self.flags
-
     def flag(self, *names: str) -> str | None:
         """The value of the first of the flags ``names`` that was given."""
         for i, flag in enumerate(self.flags):
@@ -52,6 +51,18 @@ class Arguments:
                 if flag.startswith(f"{name}="):
                     return flag.removeprefix(f"{name}=")
         return None
+
+
+def completes(argv: Sequence[str]) -> bool:
+    """Whether Hydra is asked to complete a line. It knows no bare words, so those before the last one are taken out."""
+    if not {"--shell-completion", "-sc"} & set(argv):
+        return False
+    line = os.environ.get("COMP_LINE")
+    if line is not None:
+        program, *words = line.split(" ")
+        given = [word for word in words[:-1] if "=" in word or word.startswith("-")]
+        os.environ["COMP_LINE"] = " ".join([program, *given, *words[-1:]])
+    return True
 
 
 def read(argv: Sequence[str]) -> Arguments:
@@ -82,6 +93,7 @@ def read(argv: Sequence[str]) -> Arguments:
         takes = " ".join(f"<{key}>" for key in declared["words"]) or "no bare words"
         raise ConfigError([Mistake(" ".join(words), f"ftlab {task} takes {takes}; a value is given as key=value.")])
     own = declared.keys() - {"name", "words"}
+    overrides = [f"++{o}" if _OPEN.match(o) else o for o in overrides]
     overrides = [f"task.{o}" if re.split(r"[.=]", o, maxsplit=1)[0] in own else o for o in overrides]
     if task != "train" and not named:
         overrides.insert(0, f"task={task}")
@@ -92,4 +104,5 @@ def read(argv: Sequence[str]) -> Arguments:
 def _quoted(word: str) -> str:
     if _PLAIN_VALUE.match(word):
         return word
-    return "'" + word.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    # In Hydra's grammar a backslash escapes only in a row of them that ends at a quote, or at the end.
+    return "'" + re.sub(r"(\\*)('|$)", lambda end: end[1] * 2 + (end[2] and "\\'"), word) + "'"

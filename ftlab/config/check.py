@@ -11,6 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
 
 from ftlab.config.arguments import Arguments
 from ftlab.config.compose import compose, config_loader, validate
@@ -32,13 +33,22 @@ def check(arguments: Arguments) -> None:
         for override in [o for o in overrides if o.is_sweep_override()]:
             overrides.remove(override)
             mistakes.append(Mistake(str(override.input_line), "several values are a sweep: add -m, or quote the value"))
+    if not any(override.key_or_group == "hydra/sweeper" for override in overrides):
+        for override in [o for o in overrides if o.is_sweep_override() and not o.is_discrete_sweep()]:
+            overrides.remove(override)
+            mistakes.append(
+                Mistake(str(override.input_line), "an interval needs a sweeper that samples: hydra/sweeper=...")
+            )
     _given_once(overrides, mistakes)
     if not mistakes and all(_is_good(lines, loader, config_name) for lines in _variants(overrides)):
         return
     groups = set(loader.list_groups(""))
     chosen = [o for o in overrides if o.key_or_group in groups and _group_is_right(o, loader, mistakes)]
     rest = [o for o in overrides if o.key_or_group not in groups]
-    cfg = compose(_first_values(chosen), loader, config_name)
+    try:
+        cfg = compose(_first_values(chosen), loader, config_name)
+    except (HydraException, YAMLError) as error:
+        raise ConfigError([*mistakes, _of_hydra(error)]) from None
     known = [o for o in rest if o.is_hydra_override() or _key_is_known(o, cfg, sorted(groups), mistakes)]
     for variant in _variants([*chosen, *known]):
         _judge(variant, loader, config_name, mistakes)
@@ -58,7 +68,7 @@ def loader_of(arguments: Arguments) -> tuple[ConfigLoaderImpl, str]:
 def _is_good(lines: list[str], loader: ConfigLoaderImpl, config_name: str) -> bool:
     try:
         validate(compose(lines, loader, config_name))
-    except (ConfigError, HydraException):
+    except (HydraException, ValueError, YAMLError):
         return False
     return True
 
@@ -82,11 +92,12 @@ def _group_is_right(override: Override, loader: ConfigLoaderImpl, mistakes: list
         if not option.startswith("_")
     ]
     values = list(override.sweep_string_iterator()) if override.is_sweep_override() else [override.value()]
-    wrong = [value for value in values if value is not None and str(value) not in options]
+    wrong = [value for value in values if value is None or str(value) not in options]
     for value in wrong:
         mistakes.append(
             Mistake(
-                override.key_or_group, f"no such choice. Choices: {', '.join(options)}.", value,
+                override.key_or_group, f"no such choice. Choices: {', '.join(options)}.",
+                "null" if value is None else value,
                 nearest(str(value), options),
             )
         )  # fmt: skip
@@ -158,5 +169,9 @@ def _judge(lines: list[str], loader: ConfigLoaderImpl, config_name: str, mistake
     except ConfigError as error:
         mistakes.extend(error.mistakes)
     except HydraException as error:
-        cause = f" {error.__cause__}" if error.__cause__ else ""
-        mistakes.append(Mistake("config", f"{error}{cause}".strip().splitlines()[0]))
+        mistakes.append(_of_hydra(error))
+
+
+def _of_hydra(error: Exception) -> Mistake:
+    """What Hydra says, without its search path."""
+    return Mistake("config", " ".join(str(error).partition("Config search path:")[0].split()))

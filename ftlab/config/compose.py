@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, get_args, get_origin
 
@@ -16,6 +17,9 @@ from pydantic import BaseModel, ValidationError
 from ftlab.config.paths import config_dir, shipped
 from ftlab.errors import ConfigError, Mistake, nearest
 from ftlab.schema import Run, cross_group_mistakes
+
+# What pydantic puts into a location for the members of a plain union: ``literal['auto']``, ``constrained-int``.
+_UNION_TAG = re.compile(r"^(?:[a-z]+\[.*\]|constrained-\w+)$")
 
 OmegaConf.register_new_resolver("shipped", shipped, replace=True)
 
@@ -93,12 +97,14 @@ def _walk(location: tuple[int | str, ...]) -> tuple[list[str], type[BaseModel] |
     model: type[BaseModel] | None = Run
     holder: type[BaseModel] | None = Run
     for part in location:
-        if model is None or part in model.model_fields:
+        if model is not None and part in model.model_fields:
             holder = model
             path.append(str(part))
-            model = _model_of(model.model_fields[str(part)].annotation, None) if model else None
+            model = _model_of(model.model_fields[str(part)].annotation, None)
         elif isinstance(part, str) and (member := _member(path, part)) is not None:
-            model = member
+            model = holder = member
+        elif _UNION_TAG.match(str(part)):
+            continue
         else:
             holder = model
             path.append(str(part))

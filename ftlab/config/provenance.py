@@ -56,8 +56,10 @@ def trace(key: str, overrides: Sequence[str], loader: ConfigLoaderImpl, config_n
 def _trace(key: str, cfg: Any, defaults: Any, overrides: Sequence[str], loader: ConfigLoaderImpl) -> Provenance:
     settings = [found for default in defaults for found in [_in_file(key, default, loader)] if found is not None]
     for override in OverridesParser.create().parse_overrides(list(overrides)):
-        if override.key_or_group == key and not override.is_delete():
-            settings.append(Setting(override.value(), "command line"))
+        inside = key.removeprefix(override.key_or_group).removeprefix(".")
+        if not override.is_delete() and key in (override.key_or_group, f"{override.key_or_group}.{inside}"):
+            value = _dig(override.value(), inside.split(".") if inside else [])
+            settings += [] if value is _ABSENT else [Setting(value, "command line")]
     standing = settings[-1].value if settings else None
     pointed = [_resolved_reference(cfg, reference) for reference in _references(standing)]
     references = tuple(_trace(reference, cfg, defaults, overrides, loader) for reference in pointed)

@@ -59,7 +59,8 @@ class Columns:
 def alpaca(row: Columns) -> Conversation:
     """instruction, output; optional input, system, history (a list of [question, answer])."""
     messages = _system(row)
-    for turn in row.get("history") or []:
+    history = row.get("history") or []
+    for turn in history if isinstance(history, list) else [history]:
         if not (isinstance(turn, list) and len(turn) == 2 and all(isinstance(part, str) for part in turn)):
             raise RowError("history must be a list of [question, answer] pairs of strings")
         messages += [_message("user", turn[0]), _message("assistant", turn[1])]
@@ -88,7 +89,7 @@ def sharegpt(row: Columns) -> Conversation:
     for number, turn in enumerate(_list(row, "conversations"), 1):
         if not isinstance(turn, dict) or "from" not in turn or "value" not in turn:
             raise RowError(f"turn {number} must be an object with 'from' and 'value'")
-        role = _SHAREGPT_ROLES.get(turn["from"])
+        role = _SHAREGPT_ROLES.get(turn["from"]) if isinstance(turn["from"], str) else None
         if role is None:
             raise RowError(f"turn {number} has the unknown role {turn['from']!r}; known: {', '.join(_SHAREGPT_ROLES)}")
         if not isinstance(turn["value"], str):
@@ -119,6 +120,16 @@ def text(row: Columns) -> Text:
     return Text(row.text(name))
 
 
+# The columns that each format knows; what data.columns may name.
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "alpaca": ("instruction", "input", "output", "system", "history"),
+    "instruction": ("instruction", "context", "response", "system"),
+    "prompt_completion": ("prompt", "completion"),
+    "sharegpt": ("conversations", "system", "tools"),
+    "messages": ("messages", "tools"),
+    "text": ("text", "training_content"),
+}
+
 CONVERTERS: dict[str, Callable[[Columns], Record]] = {
     "alpaca": alpaca,
     "instruction": instruction,
@@ -147,9 +158,9 @@ def _list(row: Columns, name: str) -> list[Any]:
 
 def _tools(row: Columns) -> list[Any] | None:
     value = row.get("tools")
-    if isinstance(value, str) and value.strip():
+    if isinstance(value, str):
         try:
-            value = json.loads(value)
+            value = json.loads(value) if value.strip() else None
         except json.JSONDecodeError as error:
             raise RowError(f"column 'tools' is not JSON: {error.msg}") from None
     if value and not isinstance(value, list):
@@ -171,7 +182,9 @@ def _tool_calls(value: str, number: int) -> Message:
 
 def _checked(conversation: Conversation) -> Conversation:
     """An optional system message, then questions (user or tool) and answers in turn, ending with an answer."""
-    turns = [m["role"] for m in conversation.messages]
+    roles = [m["role"] for m in conversation.messages]
+    # The answers to parallel tool calls stand in a row, and are one turn.
+    turns = [role for i, role in enumerate(roles) if not (role == "tool" and roles[i - 1 : i] == ["tool"])]
     if "system" in turns[1:]:
         raise RowError("a system message stands after the first place")
     turns = turns[1:] if turns[0] == "system" else turns
@@ -179,7 +192,7 @@ def _checked(conversation: Conversation) -> Conversation:
         if (role == "assistant") != (number % 2 == 0):
             expected = "an assistant" if number % 2 == 0 else "a user or tool"
             raise RowError(f"turn {number} should be {expected} turn, not {role}")
-    if len(turns) % 2:
+    if not turns or len(turns) % 2:
         raise RowError("the conversation does not end with an assistant turn")
     last = conversation.messages[-1]
     if not last["content"].strip() and not last.get("tool_calls"):

@@ -81,6 +81,8 @@ def prepare(records: Records, data: Data, template: Template | None, tokenizer: 
         bins = best_fit_decreasing(lengths, data.max_length) if data.packing else [[i] for i in range(len(samples))]
         ledger.packed_rows, ledger.packed_capacity = len(bins), len(bins) * data.max_length
         packed[split] = PackedRows(samples, bins)
+    for split in records.splits.keys() - {"train", "validation"}:  # read to be answered, not to be learned
+        records.ledger.splits[split].rows_kept = len(records.splits[split])
     return Prepared(packed["train"], packed.get("validation"), records.ledger)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 from ftlab.errors import DataError
 
 SUFFIXES = (".json", ".jsonl")
+_HALF = rb"\ud"  # how JSON escapes half of a surrogate pair
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,7 @@ def read_rows(path: Path) -> Iterator[Row]:
     """
     if path.suffix not in SUFFIXES:
         raise DataError(f"{path}: files ending in {' or '.join(SUFFIXES)} can be read, not {path.suffix or 'this'}.")
-    content = path.read_bytes()
+    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     if path.suffix == ".json" and content.lstrip()[:1] != b"{":
         yield from _rows_of_list(path, content)
         return
@@ -43,12 +45,15 @@ def _rows_of_list(path: Path, content: bytes) -> Iterator[Row]:
         raise DataError(f"{path}: not UTF-8 at byte {error.start}.") from None
     except json.JSONDecodeError as error:
         raise DataError(f"{path}: not JSON: {error.msg} in line {error.lineno}, column {error.colno}.") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not JSON: {_beyond_python(error)}.") from None
     if not isinstance(rows, list):
         raise DataError(f"{path}: must hold a list of rows, not a {type(rows).__name__}.")
     if not rows:
         raise DataError(f"{path}: the list has no rows.")
+    may_be_half = _HALF in content.lower()
     for number, value in enumerate(rows, 1):
-        yield Row(number, value, None if isinstance(value, dict) else "is not an object with columns")
+        yield Row(number, value, _problem(value, may_be_half))
 
 
 def _rows_of_lines(path: Path, content: bytes) -> Iterator[Row]:
@@ -65,8 +70,10 @@ def _rows_of_lines(path: Path, content: bytes) -> Iterator[Row]:
             problem = f"not UTF-8 at byte {error.start} of the line"
         except json.JSONDecodeError as error:
             problem = f"not JSON: {error.msg} in column {error.colno}"
+        except (ValueError, RecursionError) as error:
+            problem = f"not JSON: {_beyond_python(error)}"
         else:
-            problem = None if isinstance(value, dict) else "is not an object with columns"
+            problem = _problem(value, _HALF in line.lower())
         if problem is None:
             good += 1
             yield Row(number, value)
@@ -77,3 +84,20 @@ def _rows_of_lines(path: Path, content: bytes) -> Iterator[Row]:
         raise DataError(f"{path}: has no rows.")
     if good == 0:
         raise DataError(f"{path}: no line is a JSON object ({first_problem}). Is it JSON Lines?")
+
+
+def _problem(value: Any, may_be_half: bool) -> str | None:
+    """:param may_be_half: whether the source has an escape that could be half of a surrogate pair."""
+    if not isinstance(value, dict):
+        return "is not an object with columns"
+    if may_be_half:
+        try:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError:  # JSON can write it, UTF-8 and tokenizers cannot
+            return "holds half of a surrogate pair, which no text can"
+    return None
+
+
+def _beyond_python(error: Exception) -> str:
+    """Limits of Python's reader that are no errors of JSON."""
+    return "nested too deeply" if isinstance(error, RecursionError) else "a number of too many digits"

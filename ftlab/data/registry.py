@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ftlab.data.formats import COLUMNS
 from ftlab.errors import ConfigError, DataError, Mistake, nearest
 from ftlab.schema import Data, Format
 
@@ -55,12 +56,27 @@ def read_registry(path: Path) -> dict[str, _Entry]:
         raise DataError(f"data.registry={path}: no such file.")
     try:
         entries = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        return {name: _Entry.model_validate(entry) for name, entry in entries.items()}
+    except UnicodeDecodeError as error:
+        raise DataError(f"data.registry={path}: not UTF-8 at byte {error.start}.") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise DataError(f"data.registry={path}: not YAML: {error.problem}{where}.") from None
     except yaml.YAMLError as error:
         raise DataError(f"data.registry={path}: not YAML: {str(error).splitlines()[0]}.") from None
+    if not isinstance(entries, dict):
+        raise DataError(f"data.registry={path}: must map names to data sets, not be a {type(entries).__name__}.")
+    return {str(name): _entry(path, str(name), entry) for name, entry in entries.items()}
+
+
+def _entry(path: Path, name: str, entry: object) -> _Entry:
+    if not isinstance(entry, dict):
+        raise DataError(f"data.registry={path}: {name}: must have the keys format and files.")
+    try:
+        return _Entry.model_validate(entry)
     except ValidationError as error:
         detail = error.errors()[0]
-        where = ".".join(str(part) for part in detail["loc"])
+        where = ".".join(str(part) for part in (name, *detail["loc"]))
         raise DataError(f"data.registry={path}: {where}: {detail['msg']}.") from None
 
 
@@ -94,6 +110,7 @@ def resolve(data: Data, stage: str) -> Source:
         elif chosen != "auto":
             files[split] = Path(chosen)
     _check_fits(format_, stage, registry)
+    _check_columns(format_, columns)
     for split, file in files.items():
         key = "data.path" if data.path is not None and split == "train" else f"data {name}, {split}"
         if not file.is_file():
@@ -110,3 +127,13 @@ def _check_fits(format_: str, stage: str, registry: dict[str, _Entry]) -> None:
         shipped = sorted(name for name, entry in registry.items() if entry.format in allowed)
         reason = f"stage={stage} trains on {' or '.join(allowed)} rows; registered sets of that kind: "
         raise ConfigError([Mistake("data.format", reason + (", ".join(shipped) or "none") + ".", format_)])
+
+
+def _check_columns(format_: str, columns: dict[str, str]) -> None:
+    known = COLUMNS.get(format_, tuple(columns))
+    reason = f"format {format_} has no such column. Known: {', '.join(known)}."
+    unknown = {name: column for name, column in columns.items() if name not in known}
+    if unknown:
+        raise ConfigError(
+            [Mistake(f"data.columns.{name}", reason, column, nearest(name, known)) for name, column in unknown.items()]
+        )

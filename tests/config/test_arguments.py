@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 
 import pytest
@@ -105,10 +106,19 @@ def test_the_value_of_a_flag():
 )
 def test_what_the_flags_ask_for(line, multirun, wants_help, completes):
     given = read(line)
-    assert (given.is_multirun, given.wants_help, given.completes) == (multirun, wants_help, completes)
+    asked = (given.is_multirun, given.wants_help, arguments.completes(line.split()))
+    assert asked == (multirun, wants_help, completes)
 
 
-@pytest.mark.parametrize("folder", ["outputs/my run", "it's", 'a "b" c', "a,b", "[x]", "a:b", "${x}"])
+def test_completion_is_asked_about_a_line_without_its_bare_words(monkeypatch):
+    monkeypatch.setenv("COMP_LINE", "ftlab explain train.learning_rate model=tiny lora.al")
+    assert arguments.completes(["-sc", "query=bash"])
+    assert os.environ["COMP_LINE"] == "ftlab model=tiny lora.al"
+
+
+@pytest.mark.parametrize(
+    "folder", ["outputs/my run", "it's", 'a "b" c', "a,b", "[x]", "a:b", "${x}", "a\\b c", "ünï", "x\\"]
+)
 def test_a_word_arrives_as_it_was_typed(folder):
     """Spaces, quotes and commas in a folder's name are neither a sweep nor an error."""
     override = arguments.read(["resume", folder]).overrides[-1]
