@@ -42,12 +42,16 @@ def main() -> None:
 
 @hydra.main(version_base="1.3", config_path=str(paths.config_dir()), config_name="config")
 def _hydra_main(cfg: DictConfig) -> None:
+    job = HydraConfig.get()
+    in_sweep = job.mode == RunMode.MULTIRUN
+    if in_sweep and cfg.run.name is None and cfg.run.dir is None:
+        cfg.run.dir = job.runtime.output_dir
     try:
         run = compose.validate(cfg)
-        call(TASKS[run.task.name], run, sys.argv[1:])
+        call(TASKS[run.task.name], run, [*arguments.read(sys.argv[1:]).single_flags, *job.overrides.task])
     except FtlabError as error:
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            raise
+        if in_sweep:
+            raise  # the other jobs go on, and Hydra reports it at the end
         sys.exit(report(error))
 
 

@@ -88,6 +88,7 @@ class RunDir:
             if keys.if_exists == "resume":
                 run_dir = cls.open(path)
                 run_dir._check_identity(plan)
+                write_atomic(run_dir.run_yaml, _yaml(plan))  # what may differ is taken from the newer command
                 return run_dir
             path = _unused(path)
         run_dir = cls(path)

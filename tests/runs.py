@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from ftlab.config import arguments
 from ftlab.config.compose import compose, validate
 from ftlab.engine.start import resume, train
 from ftlab.rundir import RunDir, sha256
@@ -14,7 +15,7 @@ FAST = ("eval.golden_rows=4", "eval.samples=2", "eval.max_new_tokens=8", "train.
 
 
 def make_run(*overrides: str) -> Run:
-    return validate(compose(overrides))
+    return validate(compose(arguments.read(overrides).overrides))
 
 
 def train_run(folder: Path, *overrides: str) -> RunDir:

@@ -39,6 +39,11 @@ class Arguments:
         return "--help" in self.flags or "-h" in self.flags
 
     @property
+    def single_flags(self) -> list[str]:
+        """The flags that one job of a sweep would have been started with alone."""
+        return [flag for flag in self.flags if flag not in ("-m", "--multirun")]
+
+    @property
     def is_multirun(self) -> bool:
         return "-m" in self.flags or "--multirun" in self.flags
 

@@ -8,7 +8,6 @@ import platform
 import shlex
 import subprocess
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
@@ -18,7 +17,7 @@ from ftlab import __version__
 from ftlab.data.ledger import Ledger
 from ftlab.engine.output import Output
 from ftlab.plan import Plan
-from ftlab.rundir import RunDir, sha256, write_atomic
+from ftlab.rundir import RunDir, write_atomic
 
 PACKAGES = (
     "torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "datasets", "tokenizers", "hydra-core",
@@ -38,10 +37,10 @@ def provenance(plan: Plan) -> dict[str, Any]:
     }
 
 
-def ledger(output: Output, run_dir: RunDir, phase: str, found: Ledger) -> None:
-    """Write the ledger, with the fingerprint of each file, and show it."""
+def ledger(output: Output, run_dir: RunDir, phase: str, found: Ledger, fingerprints: dict[str, str]) -> None:
+    """Write the ledger, with the fingerprint of each split's file, and show it."""
     content = found.as_dict()
-    content["sha256"] = {split: sha256(Path(file)) for split, file in found.files.items()}
+    content["sha256"] = fingerprints
     write_atomic(run_dir.ledger(phase), json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     table = Table(title=f"data: {found.source}", title_justify="left", box=None, pad_edge=False)
     columns = ("split", "rows", "kept", "dropped", "cut", "tokens", "trained", "packed", "fill")

@@ -15,7 +15,7 @@ from ftlab.data.formats import Conversation
 from ftlab.data.prepare import Records, prepare, read_records
 from ftlab.engine import report
 from ftlab.engine.output import Output
-from ftlab.errors import FtlabError, Interrupted
+from ftlab.errors import FtlabError, Interrupted, RunDirError
 from ftlab.plan import Phase
 from ftlab.rundir import RunDir, checkpoints, is_whole, sha256, write_atomic
 from ftlab.stages import TRAINERS
@@ -75,13 +75,28 @@ class _PhaseRun:
     def run(self) -> None:
         # Bad rows are found before anything heavy is imported.
         source = registry.resolve(self.config.data, self.config.stage.name)
+        self.fingerprints = {split: sha256(file) for split, file in source.files.items()}
+        self._check_same_data(source)
         self.records = read_records(source, self.config.data, self.config.seed)
         with self.output.console.status("loading the model"):
             self._load()
         with self.output.console.status("preparing the data"):
             prepared = prepare(self.records, self.config.data, self.template, self.tokenizer)
-        report.ledger(self.output, self.run_dir, self.phase.name, prepared.ledger)
+        report.ledger(self.output, self.run_dir, self.phase.name, prepared.ledger, self.fingerprints)
         self._train(prepared)
+
+    def _check_same_data(self, source: registry.Source) -> None:
+        """A run that goes on must read what it began with, or its weights belong to no data set at all."""
+        ledger = self.run_dir.ledger(self.phase.name)
+        if not ledger.is_file():
+            return
+        began_with = json.loads(ledger.read_text(encoding="utf-8"))["sha256"]
+        for split, file in source.files.items():
+            if began_with[split] != self.fingerprints[split]:
+                raise RunDirError(
+                    f"{file} has changed since {self.run_dir.path} began. Put the file back to continue, or start "
+                    "another run: run.if_exists=new, or another run.name."
+                )
 
     def _load(self) -> None:
         from transformers import set_seed

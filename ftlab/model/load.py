@@ -31,6 +31,10 @@ def load_model(run: Run) -> Any:
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    if run.hardware.name not in ("auto", "cpu") and not torch.accelerator.is_available():
+        raise NotReadyError(
+            f"hardware={run.hardware.name} asks for an accelerator, and PyTorch sees none here. Use hardware=auto or cpu."
+        )
     compute = compute_dtype(run)
     frozen = run.method.name == "lora"
     options: dict[str, Any] = {"dtype": compute if frozen else torch.float32}

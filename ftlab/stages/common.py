@@ -30,7 +30,7 @@ _VARIABLE_LENGTH = ("flash_attention_2", "flash_attention_3")
 def training_arguments(run: Run, output_dir: str, cls: type[TrainingArguments] = TrainingArguments, **more: Any) -> Any:
     """The run's ``train`` group in transformers' words."""
     train = run.train
-    return cls(
+    args = cls(
         output_dir=output_dir,
         seed=run.seed,
         data_seed=run.seed,
@@ -65,6 +65,9 @@ def training_arguments(run: Run, output_dir: str, cls: type[TrainingArguments] =
         dataloader_pin_memory=not uses_cpu(run),
         **more,
     )
+    # One process drives one device; with more in sight transformers would wrap the model in DataParallel.
+    args._n_gpu = min(args.n_gpu, 1)
+    return args
 
 
 class WholeCheckpoints(Trainer):

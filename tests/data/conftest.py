@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from ftlab.config import arguments
 from ftlab.config.compose import compose, validate
 from ftlab.data import encode, registry
 from ftlab.data.encode import IGNORE, Sample
@@ -25,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @functools.cache
 def _run(overrides: tuple[str, ...]) -> Run:
-    return validate(compose(list(overrides)))
+    return validate(compose(arguments.read(overrides).overrides))
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,17 @@ def test_the_same_command_continues_and_another_config_is_refused(tmp_path, whol
     assert metrics(beside, "loss") == metrics(whole, "loss")[:1]
 
 
+def test_a_run_does_not_go_on_with_other_data(tmp_path):
+    data = tmp_path / "rows.jsonl"
+    rows = [{"instruction": f"Say {i}.", "output": str(i)} for i in range(40)]
+    data.write_text("\n".join(map(json.dumps, rows)))
+    given = (f"data.path={data}", "data.format=alpaca", *LONG)
+    interrupt_after(tmp_path / "r", 4, *given)
+    data.write_text("\n".join(map(json.dumps, rows[1:])))
+    with pytest.raises(RunDirError, match=r"rows\.jsonl has changed since .* began"):
+        resume_run(tmp_path / "r")
+
+
 def test_the_same_seed_gives_the_same_weights(tmp_path, whole):
     assert final_hash(train_run(tmp_path / "again", *LONG)) == final_hash(whole)
     assert final_hash(train_run(tmp_path / "other", *LONG, "seed=43")) != final_hash(whole)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,8 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ftlab.config.paths import shipped
 from ftlab.measure.generate import generate
-from ftlab.rundir import is_whole, sha256
-from tests.runs import FAST, metrics, resume_run, train_run
+from ftlab.rundir import RunDir, is_whole, sha256
+from tests.runs import FAST, final_hash, metrics, resume_run, train_run
 
 
 @pytest.fixture(scope="module")
@@ -63,13 +66,7 @@ def test_ledger_adds_up_and_names_its_files_by_hash(run_dir):
     tokens = train["tokens"]
     assert tokens["in"] == tokens["trained"] + tokens["masked"] + tokens["cut"]
     assert tokens["trained"] > 0
-    assert ledger["sha256"]["train"] == sha256(shipped_path("dataset/instructions/train.jsonl"))
-
-
-def shipped_path(relative: str):
-    from pathlib import Path
-
-    return Path(shipped(relative))
+    assert ledger["sha256"]["train"] == sha256(Path(shipped("dataset/instructions/train.jsonl")))
 
 
 def test_only_the_newest_checkpoints_stay_and_each_is_whole(run_dir):
@@ -116,3 +113,15 @@ def test_log_keeps_what_was_said(run_dir):
     assert "parameters train" in log
     assert "packed samples do not see each other" in log
     assert "\x1b[" not in log
+
+
+def test_a_sweep_makes_a_run_directory_for_each_config(tmp_path):
+    """Each can be run again alone, by the command in its manifest, and would give the same weights."""
+    command = [sys.executable, "-m", "ftlab", "-m", "seed=1,2", "eval.golden_rows=0", "eval.samples=0",
+               "train.max_steps=1", f"hydra.sweep.dir={tmp_path}"]  # fmt: skip
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    first, second = (RunDir.open(tmp_path / name) for name in ("0", "1"))
+    assert first.manifest()["rerun"].startswith("ftlab seed=1 ")
+    assert second.manifest()["rerun"].startswith("ftlab seed=2 ")
+    assert metrics(first, "eval_loss")[0] == metrics(second, "eval_loss")[0]
+    assert final_hash(first) != final_hash(second)
