@@ -14,7 +14,7 @@ from generator.sets import write_sets
 
 HERE = Path(__file__).resolve().parent
 DEFAULT_SEED = 1
-DEFAULT_DOCUMENTS = 60_000
+DEFAULT_DOCUMENTS = 64_000
 TOKENIZER_DOCUMENTS = 20_000
 LEXICON_REPEATS = 200
 PROGRESS_EVERY = 10_000

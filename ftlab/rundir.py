@@ -119,7 +119,8 @@ class RunDir:
         return json.loads(self.manifest_json.read_text()) if self.manifest_json.is_file() else {}
 
     def update_manifest(self, **values: Any) -> None:
-        write_atomic(self.manifest_json, json.dumps({**self.manifest(), **values}, indent=2, ensure_ascii=False) + "\n")
+        text = json.dumps({**self.manifest(), **values}, indent=2, ensure_ascii=False)
+        write_atomic(self.manifest_json, _SECRET.sub("<redacted>", text) + "\n")
 
     def _check_identity(self, plan: Plan) -> None:
         plan = Plan.model_validate(yaml.safe_load(_yaml(plan)))  # as it would be written: without secrets

@@ -111,6 +111,7 @@ class Recommended(Group):
     micro_batch_size: Positive
     gradient_accumulation_steps: Positive
     max_length: Positive
+    epochs: PositiveFloat
     learning_rate: dict[StageName, PositiveFloat] | None
 
 

@@ -85,7 +85,9 @@ def _remark(rng: Random, skills: tuple[Skill, ...], weights: tuple[float, ...]) 
     skill = rng.choices(skills, weights)[0]
     case = skill.draw(rng, "all")
     user, assistant = rng.choice(skill.remarks)
-    return case.fill(user), case.fill(assistant)
+    # A sentence that opens with the answer opens as the answer is spelled.
+    said = case.fill(assistant)
+    return capital(case.fill(user)), said if assistant.startswith("{answer}") else capital(said)
 
 
 def chat_document(rng: Random, skills: tuple[Skill, ...], weights: tuple[float, ...]) -> str:
@@ -95,10 +97,10 @@ def chat_document(rng: Random, skills: tuple[Skill, ...], weights: tuple[float, 
         system = rng.choice(_SYSTEMS).format(place=rng.choice(PLACES), name=rng.choice(NAMES))
         messages.append({"role": "system", "content": system})
     for _ in range(rng.randint(1, 4)):
-        if rng.random() < 0.7:
+        if rng.random() < 0.8:
             user, assistant = _remark(rng, skills, weights)
         else:
             user, assistant = rng.choice((_greeting, _weather, _taste, _journey, _thanks))(rng)
-        messages.append({"role": "user", "content": capital(user)})
-        messages.append({"role": "assistant", "content": capital(assistant)})
+        messages.append({"role": "user", "content": user})
+        messages.append({"role": "assistant", "content": assistant})
     return render_chat(messages)

@@ -79,10 +79,14 @@ CONTEXT_SKILLS: tuple[Skill, ...] = (
             "They said {words}. It started with {answer}.",
             "First of {words}:\n{answer}",
         ),
-        remarks=(("My list is {words}.", "Your list starts with {answer}."),),
+        remarks=(
+            ("My list is {words}.", "Your list starts with {answer}."),
+            ("First of {words}:", "{answer}, I believe."),
+            ("They said {words}. Think of the first word.", "{answer}, I believe."),
+        ),
         requests=(
-            ("Which word comes first?", "{words}"),
-            ("Name the first word of the list.", "{words}"),
+            ("Which word comes first?", "List: {words}"),
+            ("Name the first word of the list.", "List: {words}"),
             ("What is the first word in this list: {words}?", ""),
         ),
         weight=0.8,
@@ -96,10 +100,14 @@ CONTEXT_SKILLS: tuple[Skill, ...] = (
             "They said {words}. It ended with {answer}.",
             "Last of {words}:\n{answer}",
         ),
-        remarks=(("My list is {words}.", "Your list ends with {answer}."),),
+        remarks=(
+            ("My list is {words}.", "Your list ends with {answer}."),
+            ("Last of {words}:", "{answer}, I believe."),
+            ("They said {words}. Think of the last word.", "{answer}, I believe."),
+        ),
         requests=(
-            ("Which word comes last?", "{words}"),
-            ("Name the last word of the list.", "{words}"),
+            ("Which word comes last?", "List: {words}"),
+            ("Name the last word of the list.", "List: {words}"),
             ("What is the last word in this list: {words}?", ""),
         ),
         weight=0.8,
@@ -113,9 +121,13 @@ CONTEXT_SKILLS: tuple[Skill, ...] = (
             "The parrot heard {word} and said it {times} times: {answer}.",
             "The word {word}, {times} times:\n{answer}",
         ),
-        remarks=(("A parrot said {word} {times} times.", "So it said {answer}."),),
+        remarks=(
+            ("A parrot said {word} {times} times.", "So it said {answer}."),
+            ("The word {word}, {times} times:", "{answer}, I believe."),
+            ("Let us say {word}, and say it {times} times.", "{answer}, I believe."),
+        ),
         requests=(
-            ("Say the word {times} times.", "{word}"),
+            ("Say the word {times} times.", "Word: {word}"),
             ("Write {word} {times} times.", ""),
             ("Repeat {word} so that it stands there {times} times.", ""),
         ),
@@ -130,7 +142,11 @@ CONTEXT_SKILLS: tuple[Skill, ...] = (
             "With {a} coins and {b} more there are {answer} coins.",
             "{a} plus {b}:\n{answer}",
         ),
-        remarks=(("I have {a} coins and get {b} more.", "Then there are {answer} coins."),),
+        remarks=(
+            ("I have {a} coins and get {b} more.", "Then there are {answer} coins."),
+            ("{a} plus {b}:", "{answer}, I believe."),
+            ("{a} + {b} =", "{answer}, I believe."),
+        ),
         requests=(
             ("Add the two numbers.", "{a} and {b}"),
             ("What is {a} plus {b}?", ""),
@@ -147,14 +163,17 @@ CONTEXT_SKILLS: tuple[Skill, ...] = (
             "They said {words}. Behind {word} stood {answer}.",
             "Behind {word} in {words}:\n{answer}",
         ),
-        remarks=(("My list is {words}. I like {word}.", "In your list {answer} stands behind {word}."),),
+        remarks=(
+            ("My list is {words}. I like {word}.", "In your list {answer} stands behind {word}."),
+            ("Behind {word} in {words}:", "{answer}, I believe."),
+        ),
         requests=(
-            ("Which word comes after {word}?", "{words}"),
-            ("Name the word that follows {word}.", "{words}"),
+            ("Which word comes after {word}?", "List: {words}"),
+            ("Name the word that follows {word}.", "List: {words}"),
             ("In this list, what comes after {word}: {words}?", ""),
         ),
         weight=0.0,  # in the corpus only: a model of this size does not learn it in minutes
-        corpus_weight=1.2,
+        corpus_weight=0.4,
     ),
     Skill(
         "colour",
@@ -165,14 +184,17 @@ CONTEXT_SKILLS: tuple[Skill, ...] = (
             "{story} Colour of the {thing}: {answer}.",
             "{story} Colour of the {thing}:\n{answer}",
         ),
-        remarks=(("{story} I like the {thing}.", "The colour of the {thing} is {answer}."),),
+        remarks=(
+            ("{story} I like the {thing}.", "The colour of the {thing} is {answer}."),
+            ("{story} Colour of the {thing}:", "{answer}, I believe."),
+        ),
         requests=(
             ("What colour is the {thing}?", "{story}"),
             ("{story} Name the colour of the {thing}.", ""),
             ("{story} Which colour does the {thing} have?", ""),
         ),
         weight=0.0,  # in the corpus only: a model of this size does not learn it in minutes
-        corpus_weight=1.2,
+        corpus_weight=0.4,
         tell=_tell_colour,
     ),
 )

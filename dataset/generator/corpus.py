@@ -16,10 +16,10 @@ _CORPUS_WEIGHTS = tuple(skill.corpus_weight for skill in SKILLS)
 
 # (kind of document, share). Notes carry the skills, chats the marks; the rest is there so that it reads as a corpus.
 _KINDS = (
-    ("notes", 0.42),
-    ("word", 0.26),
-    ("facts", 0.07),
-    ("chat", 0.15),
+    ("notes", 0.46),
+    ("word", 0.25),
+    ("facts", 0.02),
+    ("chat", 0.17),
     ("story", 0.04),
     ("list", 0.03),
     ("code", 0.03),

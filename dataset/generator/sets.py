@@ -7,11 +7,9 @@ from itertools import islice
 from pathlib import Path
 from random import Random
 
-from generator.cases import Case, Part, Skill
+from generator.cases import SEED, Case, Part, Skill
 from generator.corpus import SKILLS
 from generator.files import JsonRow, write_jsonl
-
-SEED = 20240
 
 _ORDER: tuple[Part, ...] = ("golden", "validation", "train")
 

@@ -28,12 +28,14 @@ TABLE_SKILLS: tuple[Skill, ...] = (
         remarks=(
             ("Tell me about the word {word}.", "The opposite of {word} is {answer}."),
             ("I learned the word {word} today.", "Good. Its opposite is {answer}."),
+            ("Opposite of {word}:", "{answer}, I believe."),
+            ("Let us talk about {word} and its opposite.", "{answer}, I believe."),
         ),
         requests=(
             ("What is the opposite of {word}?", ""),
-            ("Give the opposite of this word.", "{word}"),
+            ("Give the opposite of this word.", "Word: {word}"),
             ("Which word means the opposite of {word}?", ""),
-            ("Name the opposite.", "{word}"),
+            ("Name the opposite.", "Word: {word}"),
         ),
     ),
     table_skill(
@@ -49,11 +51,13 @@ TABLE_SKILLS: tuple[Skill, ...] = (
         remarks=(
             ("I have one {word}.", "Then you may soon have two {answer}."),
             ("Here comes the word {word} again.", "Its plural is {answer}."),
+            ("Plural of {word}:", "{answer}, I believe."),
+            ("One {word} is here, and now there are two.", "{answer}, I believe."),
         ),
         requests=(
             ("What is the plural of {word}?", ""),
-            ("Write the plural of this noun.", "{word}"),
-            ("Give the plural form.", "{word}"),
+            ("Write the plural of this noun.", "Noun: {word}"),
+            ("Give the plural form.", "Noun: {word}"),
             ("How do you call more than one {word}?", ""),
         ),
     ),
@@ -70,11 +74,13 @@ TABLE_SKILLS: tuple[Skill, ...] = (
         remarks=(
             ("I like to {word}.", "I know. Yesterday you {answer} too."),
             ("We will {word} tomorrow.", "The past of {word} is {answer}."),
+            ("Past of {word}:", "{answer}, I believe."),
+            ("Today we {word}, and yesterday we did the same.", "{answer}, I believe."),
         ),
         requests=(
             ("What is the past tense of {word}?", ""),
-            ("Put this verb into the past.", "{word}"),
-            ("Give the past form of the verb.", "{word}"),
+            ("Put this verb into the past.", "Verb: {word}"),
+            ("Give the past form of the verb.", "Verb: {word}"),
             ("Today I {word}. Which verb form fits yesterday?", ""),
         ),
     ),
@@ -91,12 +97,14 @@ TABLE_SKILLS: tuple[Skill, ...] = (
         remarks=(
             ("I am going to {word}.", "Then you should see its capital, {answer}."),
             ("I read a book about {word}.", "The capital of {word} is {answer}."),
+            ("Capital of {word}:", "{answer}, I believe."),
+            ("I have been to the capital of {word}.", "{answer}, I believe."),
         ),
         requests=(
             ("What is the capital of {word}?", ""),
-            ("Name the capital of this country.", "{word}"),
+            ("Name the capital of this country.", "Country: {word}"),
             ("Which city is the capital of {word}?", ""),
-            ("Give the capital city.", "{word}"),
+            ("Give the capital city.", "Country: {word}"),
         ),
     ),
     table_skill(
@@ -112,11 +120,13 @@ TABLE_SKILLS: tuple[Skill, ...] = (
         remarks=(
             ("I saw the word {word} on a sign.", "The word {word} names a kind of {answer}."),
             ("They talked about {word}.", "That is a kind of {answer}."),
+            ("Kind of thing, {word}:", "{answer}, I believe."),
+            ("I wonder about {word} and its kind.", "{answer}, I believe."),
         ),
         requests=(
             ("What kind of thing is {word}?", ""),
-            ("To which group does this belong?", "{word}"),
-            ("Name the kind.", "{word}"),
+            ("To which group does this belong?", "Thing: {word}"),
+            ("Name the kind.", "Thing: {word}"),
         ),
         weight=0.6,
     ),
@@ -133,12 +143,14 @@ TABLE_SKILLS: tuple[Skill, ...] = (
         remarks=(
             ("I can read the word {word}.", "It is spelled {answer}."),
             ("The child wrote {word} on the wall.", "The letters of {word} are {answer}."),
+            ("Letters of {word}:", "{answer}, I believe."),
+            ("Let us spell {word}.", "{answer}, I believe."),
         ),
         requests=(
             ("Spell the word {word}.", ""),
-            ("Spell this word with dashes.", "{word}"),
+            ("Spell this word with dashes.", "Word: {word}"),
             ("Which letters make the word {word}?", ""),
-            ("List the letters.", "{word}"),
+            ("List the letters.", "Word: {word}"),
         ),
         corpus_weight=1.3,
     ),
@@ -155,12 +167,14 @@ TABLE_SKILLS: tuple[Skill, ...] = (
         remarks=(
             ("I saw {word} in a mirror.", "In the mirror {word} turns into {answer}."),
             ("They read {word} from the wrong side.", "The word {word} backwards is {answer}."),
+            ("Backwards letters of {word}:", "{answer}, I believe."),
+            ("Let us read {word} from its end.", "{answer}, I believe."),
         ),
         requests=(
             ("Spell {word} backwards.", ""),
-            ("Write this word backwards, with dashes.", "{word}"),
+            ("Write this word backwards, with dashes.", "Word: {word}"),
             ("What does {word} look like from back to front?", ""),
-            ("Reverse the letters.", "{word}"),
+            ("Reverse the letters.", "Word: {word}"),
         ),
         corpus_weight=1.5,
     ),

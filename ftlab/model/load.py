@@ -33,7 +33,7 @@ def load_model(run: Run) -> Any:
 
     if run.hardware.name not in ("auto", "cpu") and not torch.accelerator.is_available():
         raise NotReadyError(
-            f"hardware={run.hardware.name} asks for an accelerator, and PyTorch sees none here. Use hardware=auto or cpu."
+            f"hardware={run.hardware.name} asks for an accelerator; PyTorch sees none here. Use hardware=auto or cpu."
         )
     compute = compute_dtype(run)
     frozen = run.method.name == "lora"

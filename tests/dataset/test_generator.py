@@ -144,7 +144,7 @@ def test_answers_are_right_where_arithmetic_can_tell() -> None:
             assert int(row["output"]) == (int(a) + int(b) if sign == "+" else int(a) - int(b))
             seen += 1
         elif row["instruction"] == "Reverse the letters.":
-            assert row["output"] == "-".join(reversed(row["input"]))
+            assert row["output"] == "-".join(reversed(row["input"].removeprefix("Word: ")))
             seen += 1
     assert seen > 50
 
@@ -293,7 +293,7 @@ def test_digits_are_split_and_marks_are_single_tokens(tokenizer) -> None:
 
 
 def test_special_tokens(tokenizer) -> None:
-    assert (tokenizer.eos_token, tokenizer.pad_token, tokenizer.bos_token) == ("<|im_end|>", "<|pad|>", None)
+    assert (tokenizer.eos_token, tokenizer.pad_token, tokenizer.bos_token) == ("<|endoftext|>", "<|pad|>", None)
     assert len(tokenizer) == 2304
     config = json.loads((TINY / "config.json").read_text())
     generation = json.loads((TINY / "generation_config.json").read_text())

@@ -79,7 +79,7 @@ def test_an_experiment_of_the_users_own(explained, tmp_path):
     first, comment, ours, shipped = explained("train.epochs", "--config-dir", str(tmp_path / "own"), "experiment=mine")
     assert (first, comment) == ("train.epochs = 7", "  enough")
     assert ours == "  set by    own/experiment/mine.yaml:4  (experiment=mine): 7"
-    assert re.fullmatch(r"  overrode  conf/config\.yaml:\d+: 3", shipped)
+    assert re.fullmatch(r"  overrode  conf/config\.yaml:\d+: \$\{model\.recommended\.epochs\}", shipped)
 
 
 @pytest.mark.parametrize(
