@@ -11,7 +11,7 @@ run: $(VENV)/.run
 	$(BIN)/ftlab
 
 test: $(VENV)/.dev lint
-	$(BIN)/pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(VENV)/.dev
 	$(BIN)/pytest -m slow

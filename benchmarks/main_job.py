@@ -2,8 +2,8 @@
 
     python benchmarks/main_job.py [--seeds 1 2 3] [OVERRIDE ...]
 
-Prints wall seconds with start-up, and the validation loss and golden exact match before and after, for each seed and as a
-mean. Run it on a machine that does nothing else.
+Prints wall seconds with start-up, and the validation loss and golden exact match before and after, for each seed and
+as a mean. Run it on a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -32,10 +32,8 @@ def main() -> None:
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             wall = time.perf_counter() - started
             (result,) = RunDir.open(run).manifest()["phases"].values()
-        before, after = result["before"], result["after"]
-        rows.append(
-            [wall, *(side[key] for key in ("validation loss", "golden exact match") for side in (before, after))]
-        )
+        sides = (result["before"], result["after"])
+        rows.append([wall, *(side[key] for key in ("validation loss", "golden exact match") for side in sides)])
         print(line(str(seed), rows[-1]), flush=True)
     print(line("mean", [sum(column) / len(rows) for column in zip(*rows)]))
 

@@ -12,7 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from ftlab.config import arguments, check, compose, paths
-from ftlab.errors import FtlabError
+from ftlab.errors import FtlabError, Interrupted
 
 # task -> the function that runs it; imported only when it is chosen
 TASKS = {
@@ -36,6 +36,8 @@ def main() -> None:
         _hydra_main()
     except FtlabError as error:
         sys.exit(report(error))
+    except KeyboardInterrupt:
+        sys.exit(report(Interrupted("Interrupted before anything was begun.")))
     except BrokenPipeError:  # ftlab --help | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -50,7 +52,7 @@ def _hydra_main(cfg: DictConfig) -> None:
         run = compose.validate(cfg)
         call(TASKS[run.task.name], run, [*arguments.read(sys.argv[1:]).single_flags, *job.overrides.task])
     except FtlabError as error:
-        if in_sweep:
+        if in_sweep and not isinstance(error, Interrupted):
             raise  # the other jobs go on, and Hydra reports it at the end
         sys.exit(report(error))
 

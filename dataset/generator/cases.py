@@ -14,7 +14,7 @@ from typing import Literal
 
 Part = Literal["all", "train", "validation", "golden"]
 
-SEED = 20261  # of the shipped sets: which words each split may ask about, and its rows
+SEED = 20261  # which words each split may ask about, the rows of the sets, and the order of draws in the corpus
 
 # Share of a table's keys that each split may ask about; the corpus ("all") states every key.
 _PART_RANGES: dict[str, tuple[float, float]] = {

@@ -59,11 +59,6 @@ def validate(cfg: DictConfig) -> Run:
         values = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError([Mistake(str(error.full_key or "config"), str(error).splitlines()[0])]) from None
-    return validate_values(values)
-
-
-def validate_values(values: Any) -> Run:
-    """:func:`validate` for plain values, e.g. those of a ``run.yaml``."""
     try:
         run = Run.model_validate(values)
     except ValidationError as error:

@@ -21,7 +21,8 @@ def test_its_config_file_is_the_shipped_models_own():
     for ours, theirs in {
         "layers": "num_hidden_layers", "hidden_size": "hidden_size", "intermediate_size": "intermediate_size",
         "heads": "num_attention_heads", "kv_heads": "num_key_value_heads", "head_dim": "head_dim",
-        "vocab_size": "vocab_size", "max_positions": "max_position_embeddings", "tied_embeddings": "tie_word_embeddings",
+        "vocab_size": "vocab_size", "max_positions": "max_position_embeddings",
+        "tied_embeddings": "tie_word_embeddings",
     }.items():  # fmt: skip
         assert getattr(shape, ours) == config[theirs], ours
 
