@@ -151,7 +151,7 @@ def test_what_only_concerns_how_it_runs_may_change(change, plan):
         (["lora.r=8"], ["  - lora.r: 16 there, 8 here"]),
         (["seed=1"], ["  - seed: 42 there, 1 here"]),
         (["data.split.fraction=0.5"], ["  - data.split.fraction: 0.05 there, 0.5 here"]),
-        (["model.architecture.layers=7"], ["  - model.architecture.layers: 6 there, 7 here"]),
+        (["model.architecture.layers=7"], ["  - model.architecture.layers: 4 there, 7 here"]),
         (["stage.neftune_alpha=5"], ["  - stage.neftune_alpha: None there, 5.0 here"]),
         (
             ["quant=nf4"],

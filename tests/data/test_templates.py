@@ -292,7 +292,7 @@ def test_special_tokens_can_be_named_in_a_template(bench):
         "{% for m in messages %}{% generation %}{{ m.content + eos_token }}{% endgeneration %}{% endfor %}"
     )
     rendered = Template.of(tokenizer).render(Conversation([{"role": "assistant", "content": "b"}]))
-    assert rendered == Rendered("b<|im_end|>", [(0, 11)])
+    assert rendered == Rendered("b<|endoftext|>", [(0, 14)])
 
 
 def test_a_conversation_that_the_template_refuses():

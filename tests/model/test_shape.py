@@ -84,6 +84,7 @@ def test_recommended_values_of_a_size(size, models):
         "micro_batch_size": micro_batch_size,
         "gradient_accumulation_steps": accumulation,
         "max_length": 2048,
+        "epochs": 3,
         "learning_rate": None,
     }
 
