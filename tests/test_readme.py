@@ -1,0 +1,32 @@
+"""Every ftlab command of the README and of the help is one that the config accepts."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from ftlab.config import arguments, check
+from ftlab.use.help import TRY
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMAND = re.compile(r"^    (?:python -m )?ftlab\b([^#\n]*)", re.MULTILINE)
+
+
+def commands() -> list[str]:
+    found = [match.strip() for match in COMMAND.findall((ROOT / "README.md").read_text(encoding="utf-8"))]
+    return sorted({*found, *(command.removeprefix("ftlab").strip() for command, _ in TRY)})
+
+
+def test_the_readme_shows_commands():
+    assert len(commands()) > 10
+
+
+@pytest.mark.parametrize("command", commands())
+def test_a_command_is_accepted(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "my_conf" / "experiment" / "mine.yaml").write_text("# @package _global_\nseed: 3\n")
+    check.check(arguments.read(shlex.split(command)))
