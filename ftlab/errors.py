@@ -74,6 +74,10 @@ class RunDirError(FtlabError, OSError):
     """The run directory cannot be made, written, read or continued."""
 
 
+class DivergedError(FtlabError, ArithmeticError):
+    """The loss is no longer a number."""
+
+
 class Interrupted(FtlabError):
     """The user stopped the run (Ctrl-C); what there is has been saved."""
 

@@ -52,9 +52,10 @@ def _hydra_main(cfg: DictConfig) -> None:
         run = compose.validate(cfg)
         call(TASKS[run.task.name], run, [*arguments.read(sys.argv[1:]).single_flags, *job.overrides.task])
     except FtlabError as error:
+        code = report(error)
         if in_sweep and not isinstance(error, Interrupted):
-            raise  # the other jobs go on, and Hydra reports it at the end
-        sys.exit(report(error))
+            raise  # the other jobs go on; Hydra ends the sweep with the first failure
+        sys.exit(code)
 
 
 def call(target: str, *values: object) -> None:

@@ -17,6 +17,10 @@ def check(run: Run) -> None:
     :raises ConfigError, DataError: the data does not exist or does not fit.
     """
     missing = [f"{key} is not in this build yet" for key in _not_built(run)]
+    if run.model.template is not None:
+        missing = [
+            f"{line}; model.template=null takes the model's own" if "template" in line else line for line in missing
+        ]
     try:
         registry.resolve(run.data, run.stage.name)
     except DataError as error:

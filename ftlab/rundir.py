@@ -63,6 +63,11 @@ class RunDir:
         self.log = path / "log.txt"
         self.final = path / "final"
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything was measured or trained here."""
+        return self.metrics.is_file()
+
     def ledger(self, phase: str) -> Path:
         return self.path / "data" / f"{phase}.json"
 
@@ -87,8 +92,10 @@ class RunDir:
                 raise RunDirError(f"{path} exists. run.if_exists=resume continues it, run.if_exists=new makes another.")
             if keys.if_exists == "resume":
                 run_dir = cls.open(path)
-                run_dir._check_identity(plan)
-                write_atomic(run_dir.run_yaml, _yaml(plan))  # what may differ is taken from the newer command
+                if run_dir.has_begun:
+                    run_dir._check_identity(plan)
+                if run_dir.manifest().get("status") != "finished":
+                    write_atomic(run_dir.run_yaml, _yaml(plan))  # what may differ is taken from the newer command
                 return run_dir
             path = _unused(path)
         run_dir = cls(path)

@@ -142,7 +142,7 @@ class Lora(Group):
     r: Positive
     alpha: Positive
     dropout: Fraction
-    target_modules: Literal["all-linear", "default"] | tuple[str, ...]
+    target_modules: Literal["all-linear", "default"] | Annotated[tuple[str, ...], Field(min_length=1)]
     variant: Literal["lora", "dora", "rslora", "pissa", "loraplus"]
     loraplus_ratio: PositiveFloat | None
 
@@ -288,10 +288,10 @@ class Deepspeed(Group):
 
 
 class Hardware(Group):
-    name: str
-    devices: Positive | Literal["auto"]
-    nodes: Positive
-    memory_gb: PositiveFloat | None
+    name: Annotated[str, _operational]
+    devices: Annotated[Positive | Literal["auto"], _operational]
+    nodes: Annotated[Positive, _operational]
+    memory_gb: Annotated[PositiveFloat | None, _operational]
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     fsdp: bool
 
@@ -313,7 +313,7 @@ class Run(Group):
     """One run, composed and validated."""
 
     task: Annotated[Task, _operational]
-    seed: NonNegative
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
     run: RunKeys
     model: Model
     method: Method

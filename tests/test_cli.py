@@ -103,8 +103,18 @@ def test_a_sweep_with_a_launcher_before_its_flag(ftlab):
 
 def test_a_flag_that_does_not_exist(ftlab):
     done = ftlab("--hlep")
-    assert done.returncode == 2
-    assert "unrecognized arguments: --hlep" in done.stderr
+    assert done.returncode == 1
+    assert "--hlep: no such flag." in done.stderr
+    assert "Did you mean --help?" in done.stderr
+
+
+@pytest.mark.parametrize("word", ["--version", "version"])
+def test_the_version_is_ours(ftlab, word):
+    assert ftlab(word).stdout.startswith("ftlab 0.")
+
+
+def test_the_word_help_is_help(ftlab):
+    assert ftlab("help").stdout == ftlab("--help").stdout != ""
 
 
 @pytest.fixture

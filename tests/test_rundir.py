@@ -163,7 +163,11 @@ def test_what_only_concerns_how_it_runs_may_change(change, plan):
     ids=lambda change: change[0],
 )
 def test_another_run_is_refused_naming_what_differs(change, said, plan):
-    before = RunDir.create(plan("run.name=mine")).run_yaml.read_text()
+    begun = RunDir.create(plan("run.name=mine"))
+    before = begun.run_yaml.read_text()
+    assert RunDir.create(plan("run.name=mine", *change)).path == begun.path  # nothing was done there yet
+    begun.run_yaml.write_text(before)
+    begun.metrics.write_text("{}")
     with pytest.raises(RunDirError) as caught:
         RunDir.create(plan("run.name=mine", *change))
     head, *different, foot = str(caught.value).splitlines()

@@ -18,6 +18,10 @@ _VALUED_FLAGS = {
     "--info", "-i", "--experimental-rerun",
 }  # fmt: skip
 # Mappings with names of the user's own, which Hydra would not add to.
+_BARE_FLAGS = {
+    "-m", "--multirun", "-h", "--help", "--hydra-help", "--version", "--resolve", "-r", "--run", "-sc",
+    "--shell-completion",
+}  # fmt: skip
 _OPEN = re.compile(r"^(data\.columns|model\.recommended\.learning_rate)[.=]")
 _PLAIN_VALUE = re.compile(r"^[\w./@%+-]+$", re.ASCII)
 
@@ -81,6 +85,7 @@ def read(argv: Sequence[str]) -> Arguments:
     rest = iter(argv)
     for argument in rest:
         if argument.startswith("-"):
+            _check_flag(argument)
             flags.append(argument)
             if argument in _VALUED_FLAGS:
                 flags.extend(value for value in [next(rest, None)] if value is not None)
@@ -89,6 +94,10 @@ def read(argv: Sequence[str]) -> Arguments:
         else:
             words.append(argument)
     named = [override.removeprefix("task=") for override in overrides if override.startswith("task=")]
+    if "--version" in flags:
+        flags, words, named = [], ["version"], []
+    if words[:1] == ["help"] and not named:
+        flags, words = [*flags, "--help"], words[1:]
     task = words.pop(0) if words and not named else (named or ["train"])[-1]
     known = task_names()
     if task not in known:
@@ -104,6 +113,16 @@ def read(argv: Sequence[str]) -> Arguments:
         overrides.insert(0, f"task={task}")
     overrides += [f"{key}={_quoted(word)}" for key, word in zip(declared["words"], words)]
     return Arguments(task, tuple(flags), tuple(overrides))
+
+
+def _check_flag(flag: str) -> None:
+    known = {*_VALUED_FLAGS, *_BARE_FLAGS}
+    if flag.partition("=")[0] not in known:
+        shown = ", ".join(sorted(name for name in known if name.startswith("--")))
+        near = nearest(flag, known)
+        raise ConfigError(
+            [Mistake(flag, f"no such flag. Flags: {shown}. Config keys take no dashes: key=value.", None, near)]
+        )
 
 
 def _quoted(word: str) -> str:

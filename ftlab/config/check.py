@@ -39,6 +39,12 @@ def check(arguments: Arguments) -> None:
             mistakes.append(
                 Mistake(str(override.input_line), "an interval needs a sweeper that samples: hydra/sweeper=...")
             )
+    else:
+        for override in [
+            o for o in overrides if o.key_or_group in ("run.name", "run.dir") and not o.is_sweep_override()
+        ]:
+            reason = "every run of a sweep needs a folder of its own; leave it out, or sweep it with hydra.sweep.dir"
+            mistakes.append(Mistake(str(override.input_line), reason))
     _given_once(overrides, mistakes)
     if not mistakes and all(_is_good(lines, loader, config_name) for lines in _variants(overrides)):
         return

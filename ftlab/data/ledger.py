@@ -16,8 +16,8 @@ class SplitLedger:
     """Counts of one split. Rows in = kept + dropped; tokens in = trained + masked + cut.
 
     :param dropped: reason -> how many rows. :param named: reason -> ``file:row`` of the first of them.
-    :param cut: tokens that truncation took away. :param masked: tokens that are read but not learned.
-    :param repeated: tokens that overlapping chunks hold a second time (masked there, and in no other count).
+    :param tokens_cut: what truncation took away. :param tokens_masked: what is read but not learned.
+    :param tokens_repeated: what overlapping chunks hold a second time (masked there, and in no other count).
     """
 
     rows_in: int = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,11 +69,17 @@ def prepare(records: Records, data: Data, template: Template | None, tokenizer: 
     from ftlab.data.collate import PackedRows
 
     packed: dict[str, PackedRows] = {}
-    for split in ("train", "validation"):
-        if split not in records.splits or not records.splits[split]:
+    for split, ledger in records.ledger.splits.items():
+        if not records.splits[split]:
             continue
-        ledger = records.ledger.splits[split]
-        samples = _encode_split(records.splits[split], data, template, tokenizer, ledger)
+        rendered = None if template is None else _rendered(records, split, template, data)
+        if split not in ("train", "validation"):  # read to be answered, not to be learned
+            ledger.rows_kept = len(records.splits[split])
+            continue
+        if rendered is None:
+            samples = _encode_texts(records.splits[split], data, tokenizer, ledger)
+        else:
+            samples = _encode_rendered(rendered, data, tokenizer, ledger)
         if not samples:
             reasons = ", ".join(f"{reason}: {count}" for reason, count in ledger.dropped.items())
             raise DataError(f"{records.ledger.source}, {split}: no row has anything to learn from ({reasons}).")
@@ -81,8 +87,6 @@ def prepare(records: Records, data: Data, template: Template | None, tokenizer: 
         bins = best_fit_decreasing(lengths, data.max_length) if data.packing else [[i] for i in range(len(samples))]
         ledger.packed_rows, ledger.packed_capacity = len(bins), len(bins) * data.max_length
         packed[split] = PackedRows(samples, bins)
-    for split in records.splits.keys() - {"train", "validation"}:  # read to be answered, not to be learned
-        records.ledger.splits[split].rows_kept = len(records.splits[split])
     return Prepared(packed["train"], packed.get("validation"), records.ledger)
 
 
@@ -115,7 +119,7 @@ def _held_out(
     train: list[tuple[str, Record]], ledger: SplitLedger, data: Data, seed: int
 ) -> tuple[list[tuple[str, Record]], SplitLedger]:
     """Move a fraction of ``train``, drawn by seed, into a validation split."""
-    count = int(len(train) * data.split.fraction)
+    count = max(int(len(train) * data.split.fraction), 1) if data.split.fraction and len(train) > 1 else 0
     drawn = set(random.Random(f"{seed}/validation").sample(range(len(train)), count))
     held = [record for i, record in enumerate(train) if i in drawn]
     train[:] = [record for i, record in enumerate(train) if i not in drawn]
@@ -123,30 +127,41 @@ def _held_out(
     return held, SplitLedger(rows_in=count)
 
 
-def _encode_split(
-    records: Sequence[tuple[str, Record]], data: Data, template: Template | None, tokenizer: Any, ledger: SplitLedger
-) -> list[Sample]:
-    if template is None:
-        texts = [record.text for _, record in records if isinstance(record, Text)]
-        found: Iterable[Sample] = encode.encode_texts(tokenizer, texts, tokenizer.eos_token_id)
-        return [part for sample in found for part in _chunked(sample, data, ledger)]
-    rendered: list[tuple[str, Rendered]] = []
-    for where, record in records:
+def _rendered(records: Records, split: str, template: Template, data: Data) -> list[tuple[str, Rendered]]:
+    """The text of every conversation; those that the template refuses leave the split, or stop the run."""
+    kept, rendered = [], []
+    for where, record in records.splits[split]:
         assert isinstance(record, Conversation)
         try:
             rendered.append((where, template.render(record)))
+            kept.append((where, record))
         except RowError as error:
-            _refuse(where, str(error), data.on_invalid == "drop", ledger)
+            _refuse(where, str(error), data.on_invalid == "drop", records.ledger.splits[split])
+    records.splits[split][:] = kept
+    return rendered
+
+
+def _encode_texts(
+    records: Sequence[tuple[str, Record]], data: Data, tokenizer: Any, ledger: SplitLedger
+) -> list[Sample]:
+    texts = [record.text for _, record in records if isinstance(record, Text)]
+    found = encode.encode_texts(tokenizer, texts, tokenizer.eos_token_id)
+    return [part for sample in found for part in _chunked(sample, data, ledger)]
+
+
+def _encode_rendered(
+    rendered: Sequence[tuple[str, Rendered]], data: Data, tokenizer: Any, ledger: SplitLedger
+) -> list[Sample]:
     samples = encode.encode_rendered(tokenizer, [item for _, item in rendered], data.train_on)
     fitted = [_fitted(sample, where, data, ledger) for (where, _), sample in zip(rendered, samples)]
     return [sample for sample in fitted if sample is not None]
 
 
 def _chunked(sample: Sample, data: Data, ledger: SplitLedger) -> list[Sample]:
-    chunks = encode.chunk(sample, data.max_length, data.overlap)
-    _count(chunks, len(sample.input_ids), ledger)
-    ledger.tokens_repeated += sum(len(part.input_ids) for part in chunks) - len(sample.input_ids)
-    ledger.tokens_masked -= sum(len(part.input_ids) for part in chunks) - len(sample.input_ids)
+    # A chunk of one token, at the end of a text cut without overlap, has nothing to learn: it is counted as cut.
+    chunks = [part for part in encode.chunk(sample, data.max_length, data.overlap) if part.trained]
+    repeated = data.overlap * (len(chunks) - 1)
+    _count(chunks, len(sample.input_ids), ledger, repeated)
     return chunks
 
 
@@ -170,11 +185,12 @@ def _fitted(sample: Sample, where: str, data: Data, ledger: SplitLedger) -> Samp
     return sample
 
 
-def _count(parts: Sequence[Sample], length: int, ledger: SplitLedger) -> None:
+def _count(parts: Sequence[Sample], length: int, ledger: SplitLedger, repeated: int = 0) -> None:
     held, trained = sum(len(part.input_ids) for part in parts), sum(part.trained for part in parts)
     ledger.rows_kept += 1
     ledger.lengths.append(length)
     ledger.tokens_in += length
-    ledger.tokens_cut += max(length - held, 0)
+    ledger.tokens_cut += length - (held - repeated)
     ledger.tokens_trained += trained
-    ledger.tokens_masked += held - trained
+    ledger.tokens_masked += held - trained - repeated
+    ledger.tokens_repeated += repeated

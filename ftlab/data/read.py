@@ -44,7 +44,10 @@ def _rows_of_list(path: Path, content: bytes) -> Iterator[Row]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 at byte {error.start}.") from None
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}: not JSON: {error.msg} in line {error.lineno}, column {error.colno}.") from None
+        raise DataError(
+            f"{path}: not JSON: {error.msg} in line {error.lineno}, column {error.colno}. "
+            "It must be a JSON list of rows, or JSON Lines in a file ending in .jsonl."
+        ) from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not JSON: {_beyond_python(error)}.") from None
     if not isinstance(rows, list):
@@ -69,7 +72,8 @@ def _rows_of_lines(path: Path, content: bytes) -> Iterator[Row]:
         except UnicodeDecodeError as error:
             problem = f"not UTF-8 at byte {error.start} of the line"
         except json.JSONDecodeError as error:
-            problem = f"not JSON: {error.msg} in column {error.colno}"
+            comma = " (JSON Lines has no comma between rows)" if line.rstrip().endswith(b",") else ""
+            problem = f"not JSON: {error.msg} in column {error.colno}{comma}"
         except (ValueError, RecursionError) as error:
             problem = f"not JSON: {_beyond_python(error)}"
         else:

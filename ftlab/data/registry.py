@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -113,6 +114,10 @@ def resolve(data: Data, stage: str) -> Source:
     _check_columns(format_, columns)
     for split, file in files.items():
         key = "data.path" if data.path is not None and split == "train" else f"data {name}, {split}"
+        if file.is_dir():
+            raise DataError(f"{key}: {file} is a folder; give one file.")
+        if file.exists() and not os.access(file, os.R_OK):
+            raise DataError(f"{key}: {file} cannot be read: permission denied.")
         if not file.is_file():
             hint = f" Make it with: {make}" if make else " Relative paths start from the current folder."
             raise DataError(f"{key}: {file} does not exist.{hint}")

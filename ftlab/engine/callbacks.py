@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import time
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from ftlab.engine.output import Bar, Output
+from ftlab.errors import DivergedError
 from ftlab.rundir import write_atomic
 
 
@@ -24,6 +26,11 @@ class Metrics(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         # transformers ends with averages since the last (re)start, which no continued run could repeat.
         if state.is_world_process_zero and "train_runtime" not in logs:
+            if not math.isfinite(logs.get("loss", 0.0)):  # no default of ours: evaluations log no loss
+                raise DivergedError(
+                    f"The loss is {logs['loss']} at step {state.global_step}: the run has diverged. Lower "
+                    "train.learning_rate or train.max_grad_norm; checkpoints from before are in phases/."
+                )
             self.write(state.global_step, {"epoch": state.epoch, **logs})
 
     def write(self, step: int, values: dict[str, Any]) -> None:
@@ -32,17 +39,33 @@ class Metrics(TrainerCallback):
             file.write(line + "\n")
 
 
-def cut_back(path: Path, phase: str, step: int) -> None:
-    """Take out of ``metrics.jsonl`` what ``phase`` logged after ``step``, and a torn last line."""
+def cut_back(path: Path, phase: str, checkpoint: Path | None, is_measured: bool) -> None:
+    """Take out of ``metrics.jsonl`` what ``phase`` logged after ``checkpoint``, and a torn last line.
+
+    :param is_measured: whether the measures before training were finished; if not, they will be logged again.
+    """
     if not path.is_file():
         return
+    step, evaluated = 0, False
+    if checkpoint is not None:
+        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        step = state["global_step"]
+        evaluated = any(entry["step"] == step and "eval_loss" in entry for entry in state["log_history"])
+
+    def stands(entry: dict[str, Any]) -> bool:
+        if entry["step"] == 0:
+            return is_measured
+        # Evaluations that belong to a step come before its checkpoint; those after training come behind the last one.
+        at_checkpoint = "loss" in entry or (evaluated and "eval_loss" in entry)
+        return entry["step"] < step or (entry["step"] == step and at_checkpoint)
+
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             entry = json.loads(line)
         except json.JSONDecodeError:
             continue
-        if entry["phase"] != phase or entry["step"] <= step:
+        if entry["phase"] != phase or stands(entry):
             kept.append(line)
     write_atomic(path, "".join(line + "\n" for line in kept))
 

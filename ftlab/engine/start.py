@@ -27,6 +27,13 @@ def resume(run: Run, overrides: Sequence[str]) -> None:
     if run.run.dir is None:
         raise ConfigError([Mistake("run.dir", "ftlab resume needs the run directory: ftlab resume outputs/my-run")])
     run_dir = RunDir.open(Path(run.run.dir))
+    ignored = [o for o in overrides if not o.startswith(("task=", "run.dir=", "-"))]
+    if ignored:
+        reason = (
+            "ftlab resume takes everything from the run's own run.yaml. To change what may change, give its first "
+            "command again (rerun in its manifest.json) with this added and the same run.name or run.dir"
+        )
+        raise ConfigError([Mistake(override, reason) for override in ignored])
     for phase in run_dir.plan().phases:
         preflight.check(phase.config)
     _execute(run_dir)

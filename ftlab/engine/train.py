@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib
 import json
+import shlex
+import shutil
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
 from ftlab.data import registry
 from ftlab.data.formats import Conversation
-from ftlab.data.prepare import Records, prepare, read_records
+from ftlab.data.prepare import prepare, read_records
 from ftlab.engine import report
 from ftlab.engine.output import Output
 from ftlab.errors import FtlabError, Interrupted, RunDirError
@@ -32,10 +39,22 @@ class Measures:
 def execute(run_dir: RunDir) -> None:
     """Run every phase of a run directory that is not done yet.
 
-    :raises Interrupted: on Ctrl-C, once a checkpoint is there.
+    :raises Interrupted: on Ctrl-C, with a checkpoint if training had begun.
     """
-    with Output(run_dir.log) as output:
+    with _lock(run_dir), Output(run_dir.log) as output:
         _execute(run_dir, output)
+
+
+@contextmanager
+def _lock(run_dir: RunDir) -> Iterator[None]:
+    with (run_dir.path / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunDirError(
+                f"Another process is at work in {run_dir.path}. Wait for it, or start beside it: run.if_exists=new."
+            ) from None
+        yield
 
 
 def _execute(run_dir: RunDir, output: Output) -> None:
@@ -46,22 +65,28 @@ def _execute(run_dir: RunDir, output: Output) -> None:
         output.say(f"{run_dir.path} is finished already. run.if_exists=new starts another run beside it.")
         report.summary(output, run_dir)
         return
-    run_dir.update_manifest(**report.provenance(plan), status="running")
-    output.say(f"[bold]{plan.title}[/bold]  {run_dir.path}")
-    output.say(f"[dim]continue it any time with: ftlab resume {run_dir.path}[/dim]")
+    spent = run_dir.manifest().get("seconds", 0)
+    run_dir.update_manifest(**report.provenance(plan), status="running", error=None)
+    output.say(f"[bold]{escape(plan.title)}[/bold]  {escape(str(run_dir.path))}")
     try:
         for phase in plan.phases:
             if phase.name not in done:
                 _PhaseRun(run_dir, phase, output).run()
     except (KeyboardInterrupt, Interrupted):
-        run_dir.update_manifest(status="interrupted")
-        raise Interrupted(f"Interrupted; nothing is lost. Continue with: ftlab resume {run_dir.path}") from None
+        run_dir.update_manifest(status="interrupted", seconds=round(spent + time.monotonic() - started, 1))
+        raise Interrupted(f"Interrupted. Continue with: ftlab resume {shlex.quote(str(run_dir.path))}") from None
+    except FtlabError as error:
+        output.note(str(error))
+        if run_dir.has_begun:
+            run_dir.update_manifest(status="failed", error=str(error))
+        else:
+            shutil.rmtree(run_dir.path)  # nothing was measured or trained: the mended command starts from nothing
+        raise
     except BaseException as error:
         run_dir.update_manifest(status="failed", error=str(error))
-        if not isinstance(error, FtlabError):
-            output.note(traceback.format_exc())
+        output.note(traceback.format_exc())
         raise
-    run_dir.update_manifest(status="finished", seconds=round(time.monotonic() - started, 1))
+    run_dir.update_manifest(status="finished", seconds=round(spent + time.monotonic() - started, 1))
     report.summary(output, run_dir)
 
 
@@ -92,7 +117,7 @@ class _PhaseRun:
             return
         began_with = json.loads(ledger.read_text(encoding="utf-8"))["sha256"]
         for split, file in source.files.items():
-            if began_with[split] != self.fingerprints[split]:
+            if began_with.get(split) != self.fingerprints[split]:
                 raise RunDirError(
                     f"{file} has changed since {self.run_dir.path} began. Put the file back to continue, or start "
                     "another run: run.if_exists=new, or another run.name."
@@ -113,15 +138,14 @@ class _PhaseRun:
         self.model = adapter.apply_method(load.load_model(self.config), self.config)
         self.parameters = adapter.count(self.model)
         self.output.say(f"{self.config.model.name}: {self.parameters}")
-        self.stop = tokenizer.stop_tokens(self.tokenizer, self._turn_end(self.records))
+        self.stop = tokenizer.stop_tokens(self.tokenizer, self._turn_end())
 
-    def _turn_end(self, records: Records) -> str | None:
-        """What the template makes the model write in the first conversation's last turn."""
+    def _turn_end(self) -> str | None:
+        """What the template makes the model write as an answer."""
         if self.template is None:
             return None
-        first = records.splits["train"][0][1]
-        assert isinstance(first, Conversation)
-        rendered = self.template.render(first)
+        question, answer = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
+        rendered = self.template.render(Conversation([question, answer]))
         return rendered.text[slice(*rendered.spans[-1])]
 
     def _train(self, prepared: Any) -> None:
@@ -129,16 +153,23 @@ class _PhaseRun:
 
         checkpoint = self._newest_whole_checkpoint()
         step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
-        callbacks.cut_back(self.run_dir.metrics, self.phase.name, step)
+        is_measured = self._samples("before").is_file()
+        callbacks.cut_back(self.run_dir.metrics, self.phase.name, checkpoint, is_measured)
         metrics = callbacks.Metrics(self.run_dir.metrics, self.phase.name)
         interruption = callbacks.Interruption()
         beside = [metrics, interruption, *callbacks.trackers(self.config.tracker.name, self.run_dir.tensorboard, step)]
         trainer = self._trainer(prepared, beside)
         self._probe(prepared)
+        self.output.say(
+            f"[dim]continue any time with: ftlab resume {escape(shlex.quote(str(self.run_dir.path)))}[/dim]"
+        )
         before = self._measured(trainer, "before", metrics, step=0)
         with interruption, self.output.progress("training", _total_steps(trainer), "steps") as bar:
             trainer.add_callback(callbacks.Advance(self.output, bar))
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            if checkpoint is not None and step >= _total_steps(trainer):
+                _restore(trainer, checkpoint)
+            else:
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if interruption.requested:
             raise Interrupted("")
         self._save_final()
@@ -159,6 +190,7 @@ class _PhaseRun:
         return trainer
 
     def _probe(self, prepared: Any) -> None:
+        from ftlab.data.collate import PackedCollator
         from ftlab.stages.common import probe_isolation
 
         rows = (prepared.train[i] for i in range(len(prepared.train)))
@@ -168,7 +200,7 @@ class _PhaseRun:
                 "int8 chooses its outlier columns over the whole batch, packed or not: isolation not probed"
             )
         elif packed is not None:
-            probe_isolation(self.model, packed, prepared_collator(self.tokenizer))
+            probe_isolation(self.model, packed, PackedCollator(self.tokenizer.pad_token_id))
             self.output.note("packed samples do not see each other: probed on the first packed row")
 
     def _newest_whole_checkpoint(self) -> Path | None:
@@ -177,16 +209,26 @@ class _PhaseRun:
             if wanted is not None and checkpoint.name != f"checkpoint-{wanted}":
                 continue
             if is_whole(checkpoint):
-                self.output.say(f"continuing from {checkpoint}")
+                self.output.say(f"continuing from {escape(str(checkpoint))}")
                 return checkpoint
-            self.output.say(f"[yellow]{checkpoint} is torn (a file is missing or changed); passed over[/yellow]")
+            said = f"{escape(str(checkpoint))} is torn (a file is missing or changed); passed over"
+            self.output.say(f"[yellow]{said}[/yellow]")
+        if wanted is not None:
+            have = [c.name.rpartition("-")[2] for c in checkpoints(self.folder) if is_whole(c)]
+            raise RunDirError(
+                f"run.checkpoint={wanted}: {self.folder} has no whole checkpoint of that step. "
+                f"It has: {', '.join(have) or 'none'}."
+            )
         return None
+
+    def _samples(self, when: str) -> Path:
+        return self.run_dir.samples / f"{self.phase.name}-{when}.json"
 
     def _measured(self, trainer: Any, when: str, metrics: Any, step: int) -> Measures:
         """Measure once; a continued run reads what was measured before it was stopped."""
         from ftlab.measure.metrics import perplexity
 
-        path = self.run_dir.samples / f"{self.phase.name}-{when}.json"
+        path = self._samples(when)
         if when == "before" and path.is_file():
             return Measures(**json.loads(path.read_text(encoding="utf-8")))
         measures = Measures()
@@ -241,8 +283,8 @@ class _PhaseRun:
         generation = self.model.generation_config
         generation.eos_token_id, generation.pad_token_id = self.stop, self.tokenizer.pad_token_id
         generation.save_pretrained(writing)
-        if final.exists():
-            final.rename(self.folder / f".final.{time.time_ns()}.old")
+        if final.exists():  # of an earlier attempt that was stopped before it was measured
+            shutil.rmtree(final)
         writing.replace(final)
         link = self.run_dir.path / ".final.tmp"
         link.unlink(missing_ok=True)
@@ -262,10 +304,12 @@ class _PhaseRun:
         self.run_dir.update_manifest(phases={**self.run_dir.manifest().get("phases", {}), self.phase.name: result})
 
 
-def prepared_collator(tokenizer: Any) -> Any:
-    from ftlab.data.collate import PackedCollator
+def _restore(trainer: Any, checkpoint: Path) -> None:
+    """The state after the last step. transformers' own loop would take one step more before it looks."""
+    from transformers import TrainerState
 
-    return PackedCollator(tokenizer.pad_token_id)
+    trainer._load_from_checkpoint(str(checkpoint))
+    trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
 
 
 def _total_steps(trainer: Any) -> int:

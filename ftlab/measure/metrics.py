@@ -18,4 +18,4 @@ def exact_match(answers: Sequence[str], expected: Sequence[str]) -> float:
 
 def perplexity(loss: float) -> float:
     """exp of the mean cross-entropy in nats per token; infinite where that overflows."""
-    return math.exp(loss) if loss < 700 else math.inf
+    return math.inf if loss >= 700 else math.exp(loss)

@@ -79,14 +79,15 @@ def _lora_config(lora: Lora) -> Any:
 
 def _check_targets(model: Any, targets: tuple[str, ...]) -> None:
     linear = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    names = [name for name, _ in model.named_modules()]
+    kinds = (torch.nn.Linear, torch.nn.Embedding)
+    names = [name for name, module in model.named_modules() if isinstance(module, kinds)]
     unknown = [t for t in targets if not any(name == t or name.endswith(f".{t}") for name in names)]
     if unknown:
         raise ConfigError(
             [
                 Mistake(
                     "lora.target_modules",
-                    f"the model has no such module. Its linear layers: {', '.join(sorted(linear))}.",
+                    f"the model has no such linear layer or embedding. Its linear layers: {', '.join(sorted(linear))}.",
                     name,
                     nearest(name, linear),
                 )

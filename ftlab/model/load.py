@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from ftlab.errors import NotReadyError
 from ftlab.schema import Run
@@ -35,6 +36,8 @@ def load_model(run: Run) -> Any:
         raise NotReadyError(
             f"hardware={run.hardware.name} asks for an accelerator; PyTorch sees none here. Use hardware=auto or cpu."
         )
+    if run.model.attention == "flex_attention" and uses_cpu(run):
+        raise NotReadyError("model.attention=flex_attention needs a GPU; use model.attention=auto or sdpa.")
     compute = compute_dtype(run)
     frozen = run.method.name == "lora"
     options: dict[str, Any] = {"dtype": compute if frozen else torch.float32}
@@ -49,7 +52,7 @@ def load_model(run: Run) -> Any:
             options["quantization_config"] = _quantization(run, compute)
             options["device_map"] = {"": "cpu" if uses_cpu(run) else torch.accelerator.current_device_index()}
         model = AutoModelForCausalLM.from_pretrained(run.model.path, **source, **options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise NotReadyError(f"model.path={run.model.path} cannot be loaded: {str(error).splitlines()[0]}") from None
     if run.quant.name in ("nf4", "fp4") and uses_cpu(run):
         _keep_gradients(model)

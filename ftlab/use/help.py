@@ -13,7 +13,7 @@ from ftlab.config.paths import config_dir, task_names
 WIDTH = 100
 
 TRY = (
-    ("ftlab", "trains the embedded model on shipped data, in about a minute"),
+    ("ftlab", "trains the embedded model on shipped data, in half a minute"),
     ("ftlab data.path=my.json data.format=alpaca", "the same on a file of yours"),
     ("ftlab model=llama3_8b method=qlora --cfg job", "shows a whole config without running it"),
     ("ftlab -m lora.r=8,16,32 train.learning_rate=1e-3,3e-4", "a sweep: every combination, one after the other"),

@@ -126,7 +126,9 @@ def test_every_token_of_plain_text_is_accounted_for(bench, tmp_path_factory, che
         assert counts["rows"] == {"in": len(texts), "kept": len(kept), "dropped": texts.count(""), "truncated": 0}
         # A digit is a token, and each text has one more for its end.
         assert counts["tokens"]["in"] == sum(len(text) + 1 for text in kept)
-        assert counts["tokens"]["cut"] == 0
+        # Cut without overlap, a last chunk of one token has nothing before it to be learned from.
+        alone = [text for text in kept if len(text) + 1 > 16 and (len(text) + 1) % 16 == 1]
+        assert counts["tokens"]["cut"] == (0 if overlap else len(alone))
         if overlap:
             assert counts["tokens"]["masked"] == len(kept)
         else:

@@ -42,6 +42,7 @@ HALF_PAIR = "holds half of a surrogate pair, which no text can"
         (b'{"text": "a"', "not JSON: Expecting ',' delimiter in column 13"),
         (b"text,a", "not JSON: Expecting value in column 1"),
         (b'{"text": "a"} {"text": "b"}', "not JSON: Extra data in column 15"),
+        (b'{"text": "a"},', "not JSON: Extra data in column 14 (JSON Lines has no comma between rows)"),
         (b'{"text": "\xff"}', "not UTF-8 at byte 10 of the line"),
         (b'["a"]', "is not an object with columns"),
         (b"null", "is not an object with columns"),
@@ -50,7 +51,19 @@ HALF_PAIR = "holds half of a surrogate pair, which no text can"
         (b'{"text": ' + b"9" * 5000 + b"}", "not JSON: a number of too many digits"),
         (b"[" * 100_000, "not JSON: nested too deeply"),
     ],
-    ids=["cut short", "csv", "two on a line", "latin-1", "list", "null", "half", "half inside", "digits", "deep"],
+    ids=[
+        "cut short",
+        "csv",
+        "two on a line",
+        "comma",
+        "latin-1",
+        "list",
+        "null",
+        "half",
+        "half inside",
+        "digits",
+        "deep",
+    ],
 )
 def test_broken_line_is_a_problem_of_its_row_only(write, line, problem):
     rows = list(read_rows(write("rows.jsonl", GOOD * 2 + line + b"\n" + GOOD)))
@@ -65,12 +78,15 @@ def test_rows_of_a_list_that_are_no_objects(write):
     assert (rows[0], rows[-1]) == (Row(1, A), Row(6, B))
 
 
+LIST = " It must be a JSON list of rows, or JSON Lines in a file ending in .jsonl."
+
+
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("rows.json", '[\n{"a": "b"},\n{"a" "b"}\n]', "not JSON: Expecting ':' delimiter in line 3, column 6."),
-        ("rows.json", '[{"text": "a"}', "not JSON: Expecting ',' delimiter in line 1, column 15."),
-        ("rows.json", "", "not JSON: Expecting value in line 1, column 1."),
+        ("rows.json", '[\n{"a": "b"},\n{"a" "b"}\n]', "not JSON: Expecting ':' delimiter in line 3, column 6." + LIST),
+        ("rows.json", '[{"text": "a"}', "not JSON: Expecting ',' delimiter in line 1, column 15." + LIST),
+        ("rows.json", "", "not JSON: Expecting value in line 1, column 1." + LIST),
         ("rows.json", "[" * 100_000, "not JSON: nested too deeply."),
         ("rows.json", "[]", "the list has no rows."),
         ("rows.json", '"text"', "must hold a list of rows, not a str."),

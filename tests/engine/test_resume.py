@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import signal
 import subprocess
@@ -11,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from ftlab.errors import RunDirError
+from ftlab.engine.start import resume
+from ftlab.errors import ConfigError, DivergedError, RunDirError
 from ftlab.rundir import RunDir
-from tests.runs import final_hash, metrics, resume_run, train_run
+from tests.runs import final_hash, make_run, metrics, resume_run, train_run
 
 LONG = (
     "eval.golden_rows=2", "eval.samples=1", "eval.max_new_tokens=4", "train.logging_steps=1", "train.max_steps=14",
@@ -82,6 +84,55 @@ def test_the_same_command_continues_and_another_config_is_refused(tmp_path, whol
     assert "run.if_exists=new" in str(caught.value)
     beside = train_run(tmp_path / "x", *LONG, "train.max_steps=1")
     assert metrics(beside, "loss") == metrics(whole, "loss")[:1]
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_stopped_after_the_last_step_takes_no_other(tmp_path, method):
+    """Killed between the last checkpoint and the end: the weights, steps and metrics are those of the whole run."""
+    run_dir = train_run(tmp_path / "r", *LONG, "train.lr_scheduler=constant", "train.max_steps=8", f"method={method}")
+    weights, logged, result = final_hash(run_dir), run_dir.metrics.read_text(), run_dir.manifest()["phases"]["sft"]
+    run_dir.update_manifest(phases={}, status="running")
+    again = resume_run(run_dir.path)
+    assert final_hash(again) == weights
+    assert again.manifest()["phases"]["sft"] == result
+    for key in ("loss", "eval_loss", "golden_exact_match", "tokens"):
+        assert metrics(again, key) == [line[key] for line in map(json.loads, logged.splitlines()) if key in line]
+
+
+def test_a_checkpoint_that_is_not_there_is_refused_and_nothing_is_cut(tmp_path):
+    run_dir = train_run(tmp_path / "r", *LONG, "train.max_steps=8")
+    logged = run_dir.metrics.read_text()
+    run_dir.update_manifest(phases={}, status="interrupted")
+    with pytest.raises(RunDirError, match=r"run\.checkpoint=3: .* It has: 8, 4\."):
+        train_run(run_dir.path, *LONG, "train.max_steps=8", "run.checkpoint=3")
+    assert run_dir.metrics.read_text() == logged
+
+
+def test_resume_refuses_what_it_would_ignore(tmp_path, whole):
+    with pytest.raises(ConfigError, match=r"train\.max_steps=100: ftlab resume takes everything from the run's own"):
+        resume(make_run("task=resume", f"run.dir={whole.path}"), ["task=resume", "train.max_steps=100"])
+
+
+def test_two_processes_do_not_share_a_run_directory(tmp_path, whole):
+    whole.update_manifest(status="running")
+    with (whole.path / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(RunDirError, match="Another process is at work in"):
+            resume_run(whole.path)
+    whole.update_manifest(status="finished")
+
+
+def test_a_run_that_never_began_leaves_nothing_and_its_name_free(tmp_path):
+    with pytest.raises(ConfigError, match="q_prj"):
+        train_run(tmp_path / "r", *LONG, "lora.target_modules=[q_prj]")
+    assert not (tmp_path / "r").exists()
+    train_run(tmp_path / "r", *LONG, "lora.target_modules=[q_proj]", "train.max_steps=1")
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
+    with pytest.raises(DivergedError, match=r"The loss is nan at step \d: the run has diverged"):
+        train_run(tmp_path / "r", *LONG, "train.learning_rate=1e30", "train.lr_scheduler=constant")
+    assert RunDir.open(tmp_path / "r").manifest()["status"] == "failed"
 
 
 def test_a_run_does_not_go_on_with_other_data(tmp_path):

@@ -80,7 +80,7 @@ def test_unknown_target_modules_are_refused_with_the_models_own_names():
     run = make_run("lora.target_modules=[q_prj,v_proj]")
     with pytest.raises(ConfigError) as caught:
         apply_method(load_model(run), run)
-    assert "lora.target_modules=q_prj: the model has no such module. Its linear layers: down_proj, gate_proj," in str(
-        caught.value
-    )
-    assert "Did you mean q_proj" in str(caught.value)
+    said = str(caught.value)
+    assert "lora.target_modules=q_prj: the model has no such linear layer or embedding." in said
+    assert "Its linear layers: down_proj, gate_proj, k_proj" in said
+    assert "Did you mean q_proj" in said
