@@ -39,7 +39,7 @@ def check(arguments: Arguments) -> None:
             mistakes.append(
                 Mistake(str(override.input_line), "an interval needs a sweeper that samples: hydra/sweeper=...")
             )
-    else:
+    if arguments.is_multirun:
         for override in [
             o for o in overrides if o.key_or_group in ("run.name", "run.dir") and not o.is_sweep_override()
         ]:
@@ -174,6 +174,13 @@ def _judge(lines: list[str], loader: ConfigLoaderImpl, config_name: str, mistake
         validate(compose(lines, loader, config_name))
     except ConfigError as error:
         mistakes.extend(error.mistakes)
+        # Rules across groups are looked at only when every value is right in itself: leave the wrong ones out.
+        wrong = {mistake.key for mistake in error.mistakes}
+        right = [line for line in lines if line.partition("=")[0].lstrip("+") not in wrong]
+        if len(right) < len(lines):
+            further: list[Mistake] = []
+            _judge(right, loader, config_name, further)
+            mistakes.extend(mistake for mistake in further if mistake.key not in wrong)
     except HydraException as error:
         mistakes.append(_of_hydra(error))
 

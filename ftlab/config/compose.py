@@ -82,6 +82,8 @@ def _mistake(detail: Any) -> Mistake:
     if detail["type"] == "literal_error":
         allowed = [part.strip("' ") for part in detail["ctx"]["expected"].replace(" or ", ", ").split(",")]
         return Mistake(key, f"must be one of: {', '.join(allowed)}.", value, nearest(str(value), allowed))
+    if detail["type"] == "tuple_type":
+        return Mistake(key, f"must be a list: {key}=[{value}]")
     message = detail["msg"].replace("Input should be", "must be").split(", unable to parse")[0]
     return Mistake(key, message, value)
 

@@ -309,3 +309,24 @@ def test_a_run_is_frozen(make_run):
     with pytest.raises(ValueError, match="frozen"):
         run.lora.r = 3
     assert run.lora.r == 16
+
+
+def test_rules_across_groups_are_checked_beside_other_mistakes(mistakes):
+    said = mistakes("method=full quant=nf4 lora.r=-1 train.micro_batch=2")
+    assert len(said) == 3
+    assert any("quantized weights cannot be trained whole" in line for line in said)
+
+
+def test_a_mistake_is_not_followed_by_what_leaving_it_out_would_cause(mistakes):
+    assert len(mistakes("data.path=x.json data.format=alpca")) == 1
+
+
+@pytest.mark.parametrize("key", ["run.name", "run.dir"])
+def test_a_sweep_does_not_put_its_runs_into_one_folder(mistakes, key):
+    (said,) = mistakes(f"-m seed=1,2 {key}=x")
+    assert said.startswith(f"{key}=x: every run of a sweep needs a folder of its own")
+    assert mistakes(f"-m {key}=x,y") == []
+
+
+def test_a_list_is_asked_for_as_it_is_spelled(mistakes):
+    assert "lora.target_modules: must be a list: lora.target_modules=[q_proj]" in mistakes("lora.target_modules=q_proj")
