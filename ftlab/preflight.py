@@ -17,10 +17,6 @@ def check(run: Run) -> None:
     :raises ConfigError, DataError: the data does not exist or does not fit.
     """
     missing = [f"{key} is not in this build yet" for key in _not_built(run)]
-    if run.model.template is not None:
-        missing = [
-            f"{line}; model.template=null takes the model's own" if "template" in line else line for line in missing
-        ]
     try:
         registry.resolve(run.data, run.stage.name)
     except DataError as error:
@@ -35,7 +31,8 @@ def _not_built(run: Run) -> list[str]:
     lacking = {
         f"stage={run.stage.name}": run.stage.name not in TRAINERS,
         "a curriculum of phases": bool(run.phases),
-        f"model.template={run.model.template}": run.model.template is not None and run.stage.name != "pt",
+        f"model.template={run.model.template} (null takes the tokenizer's own)": run.model.template is not None
+        and run.stage.name != "pt",
         f"data.format={run.data.format}": run.data.format is not None
         and run.stage.name in TRAINERS
         and run.data.format not in formats.CONVERTERS,
