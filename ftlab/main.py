@@ -18,6 +18,8 @@ from ftlab.errors import FtlabError, Interrupted
 TASKS = {
     "train": "ftlab.engine.start:train",
     "resume": "ftlab.engine.start:resume",
+    "inspect": "ftlab.use.inspect:inspect",
+    "init": "ftlab.use.init:init",
     "explain": "ftlab.use.explain:explain",
     "env": "ftlab.use.environment:environment",
     "version": "ftlab.use.environment:version",

@@ -6,7 +6,8 @@ from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from ftlab.data import formats, registry
+from ftlab.data import registry
+from ftlab.data.prepare import check_first_rows
 from ftlab.errors import DataError, NotReadyError
 from ftlab.schema import Run
 from ftlab.stages import TRAINERS
@@ -18,7 +19,8 @@ def check(run: Run) -> None:
     """
     missing = [f"{key} is not in this build yet" for key in _not_built(run)]
     try:
-        registry.resolve(run.data, run.stage.name)
+        sources = registry.resolve(run.data, run.stage.name)
+        check_first_rows(sources, run.data)
     except DataError as error:
         missing.append(str(error))
     missing += _unreachable_model(run)
@@ -31,13 +33,6 @@ def _not_built(run: Run) -> list[str]:
     lacking = {
         f"stage={run.stage.name}": run.stage.name not in TRAINERS,
         "a curriculum of phases": bool(run.phases),
-        f"model.template={run.model.template} (null takes the tokenizer's own)": run.model.template is not None
-        and run.stage.name != "pt",
-        f"data.format={run.data.format}": run.data.format is not None
-        and run.stage.name in TRAINERS
-        and run.data.format not in formats.CONVERTERS,
-        f"data.truncation={run.data.truncation}": run.data.truncation in ("left", "turns"),
-        "data.train_on=by_message": run.data.train_on == "by_message",
         "lora.variant=loraplus": run.method.name == "lora" and run.lora.variant == "loraplus",
         "stage.neftune_alpha": getattr(run.stage, "neftune_alpha", None) is not None,
         f"deepspeed={run.deepspeed.name}": run.deepspeed.stage is not None,

@@ -5,7 +5,7 @@ Keys marked ``Operational`` may differ between the start of a run and its contin
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -23,8 +23,9 @@ Format = Literal[
     "alpaca", "sharegpt", "messages", "instruction", "prompt_completion", "preference", "kto", "prompts", "text"
 ]
 Template = Literal[
-    "alpaca", "baichuan", "chatglm3", "chatml", "codeqwen", "deepseek", "falcon", "gemma", "internlm2", "llama2",
-    "llama3", "mistral", "phi3", "phi4", "plain", "qwen", "qwen3", "starcoder2", "vicuna", "yi", "zephyr",
+    "alpaca", "baichuan", "chatglm3", "chatml", "codeqwen", "deepseek", "deepseek_coder", "deepseek_r1", "falcon",
+    "gemma", "gemma3", "internlm2", "llama2", "llama3", "llama3_1", "mistral", "mistral_nemo", "mixtral", "phi3",
+    "phi4", "plain", "qwen", "qwen3", "qwen3_nothink", "starcoder2", "vicuna", "yi", "yi_1_5", "zephyr",
 ]  # fmt: skip
 
 
@@ -49,6 +50,24 @@ class ExplainTask(TaskGroup):
     key: str | None
 
 
+class InspectTask(TaskGroup):
+    name: Literal["inspect"]
+    split: Literal["train", "validation", "test", "golden"]
+    rows: NonNegative
+    check: NonNegative
+    full: bool
+    html: str | None
+
+
+class InitTask(TaskGroup):
+    name: Literal["init"]
+    file: str | None
+    experiment: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
+    out: str
+    yes: bool
+    overwrite: bool
+
+
 class EnvTask(TaskGroup):
     name: Literal["env"]
     format: Literal["text", "json"]
@@ -59,7 +78,7 @@ class VersionTask(TaskGroup):
 
 
 Task = Annotated[
-    TrainTask | ResumeTask | ExplainTask | EnvTask | VersionTask,
+    TrainTask | ResumeTask | InspectTask | InitTask | ExplainTask | EnvTask | VersionTask,
     Field(discriminator="name"),
 ]
 
@@ -224,24 +243,43 @@ Stage = Annotated[
 
 class Split(Group):
     validation: str
+    test: str
     golden: str
     fraction: Fraction
+    test_fraction: Fraction
+
+
+class Hub(Group):
+    """Which part of a data set on a hub."""
+
+    revision: str | None
+    subset: str | None
+    split: str | None
+    streaming: bool
 
 
 class Data(Group):
-    name: str | None
+    name: str | Annotated[tuple[str, ...], Field(min_length=1)] | None
     path: str | None
     format: Format | None
-    columns: dict[str, str]
+    columns: dict[str, str | None]
+    tags: dict[str, str]
     registry: str
+    hub: Hub
+    mix: Literal["concat", "interleave_under", "interleave_over"]
+    probabilities: tuple[PositiveFloat, ...] | None
     max_length: Annotated[int, Field(ge=8)]
     overlap: NonNegative
     truncation: Literal["drop", "left", "right", "turns", "error"]
-    packing: bool
+    packing: bool | Literal["wrapped"]
+    reset_positions: bool
     train_on: Literal["assistant", "last", "all", "by_message"]
     on_invalid: Literal["error", "drop"]
     max_samples: Positive | None
+    num_samples: Positive | None
     split: Split
+    workers: Annotated[Positive | Literal["auto"], _operational]
+    cache: Annotated[str | None, _operational]
 
 
 class Train(Group):
@@ -327,57 +365,3 @@ class Run(Group):
     deepspeed: Deepspeed
     hardware: Hardware
     tracker: Annotated[Tracker, _operational]
-
-
-def cross_group_mistakes(run: Run) -> list[tuple[str, Any, str]]:
-    """Rules that span groups, as ``(key, value, reason)``."""
-    found: list[tuple[str, Any, str]] = []
-    if run.method.name != "lora" and run.quant.name != "none":
-        found.append(
-            ("quant", run.quant.name, f"quantized weights cannot be trained whole; method={run.method.name} needs "
-             "quant=none, or use method=qlora")
-        )  # fmt: skip
-    if run.method.name == "freeze" and not run.method.trainable_layers:
-        found.append(
-            ("method.trainable_layers", run.method.trainable_layers, "method=freeze needs a number other than 0: n "
-             "trains the last n decoder layers, -n the first n")
-        )  # fmt: skip
-    if run.method.trainable_layers and abs(run.method.trainable_layers) > run.model.architecture.layers:
-        found.append(
-            ("method.trainable_layers", run.method.trainable_layers,
-             f"model={run.model.name} has {run.model.architecture.layers} decoder layers")
-        )  # fmt: skip
-    if run.lora.variant == "loraplus" and run.lora.loraplus_ratio is None:
-        found.append(("lora.loraplus_ratio", None, "lora.variant=loraplus needs a ratio; lora=loraplus sets it to 16"))
-    if run.quant.name != "none" and run.lora.variant == "pissa":
-        found.append(
-            ("lora.variant", "pissa", "PiSSA takes the singular vectors of unquantized weights; use quant=none")
-        )
-    if run.quant.name == "int8" and run.lora.variant == "dora":
-        found.append(
-            (
-                "lora.variant",
-                "dora",
-                "DoRA cannot read the scales of int8 weights after their first use; use quant=nf4",
-            )
-        )
-    if not run.phases and run.data.max_length > run.model.architecture.max_positions:
-        found.append(
-            ("data.max_length", run.data.max_length, f"model={run.model.name} has a context of "
-             f"{run.model.architecture.max_positions} tokens; set data.max_length to that or less")
-        )  # fmt: skip
-    if run.data.overlap >= run.data.max_length:
-        found.append(("data.overlap", run.data.overlap, f"must be less than data.max_length={run.data.max_length}"))
-    if run.data.path is not None and run.data.format is None:
-        found.append(
-            ("data.format", None, f"data.path={run.data.path} needs data.format, one of: {', '.join(get_args(Format))}")
-        )
-    if run.data.path is None and run.data.name is None:
-        found.append(("data.path", None, "no data: choose data=NAME, or give data.path and data.format"))
-    if run.deepspeed.stage == 3 and run.quant.name == "int8":
-        found.append(("deepspeed", run.deepspeed.name, "ZeRO-3 cannot shard int8 weights; use z2 or quant=nf4"))
-    if run.deepspeed.stage is not None and run.hardware.fsdp:
-        found.append(("hardware.fsdp", True, "FSDP and DeepSpeed both shard; choose one"))
-    names = [phase.name for phase in run.phases]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    return found + [("phases", name, "two phases have this name") for name in twice]

@@ -6,7 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,14 @@ from ftlab.errors import ConfigError
 from ftlab.schema import Run
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_cache_of_the_users(tmp_path_factory) -> Iterator[None]:
+    """Prepared data goes to a folder of the tests, also from the processes that they start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FTLAB_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

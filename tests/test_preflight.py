@@ -9,6 +9,7 @@ import yaml
 
 from ftlab import preflight
 from ftlab.data import registry
+from ftlab.data.files import Files
 from ftlab.errors import ConfigError, DataError, NotReadyError
 from ftlab.schema import StageName
 
@@ -126,9 +127,9 @@ def test_a_set_that_has_to_be_made_says_how(make_run, tmp_path):
     [
         (None, "no such file."),
         ("a: [", "not YAML: "),
-        ("a: {format: alpaca}", "files: Field required."),
-        ("a: {format: alpaca, files: {train: x, tset: y}}", "files.tset: Extra inputs are not permitted."),
-        ("a: {format: alpca, files: {train: x}}", "format: Input should be 'alpaca', "),
+        ("a: {format: alpaca}", "a: must have one of the keys files, hub, modelscope; it has none of them."),
+        ("a: {format: alpaca, files: {train: x, tset: y}}", "a.files.tset: no such key. Known: train, "),
+        ("a: {format: alpca, files: {train: x}}", "a.format=alpca: must be one of: alpaca, "),
     ],
 )
 def test_a_registry_of_the_users_own_that_is_wrong(text, said, make_run, tmp_path):
@@ -146,15 +147,18 @@ def test_a_registry_of_the_users_own(make_run, tmp_path):
     own.write_text("mine: {format: alpaca, files: {train: t.json}, columns: {instruction: q, output: a}}")
     (tmp_path / "t.json").write_text("[]")
     run = make_run(f"data.registry={own}", "data.name=mine", "+data.columns.output=answer")
-    source = registry.resolve(run.data, "sft")
-    assert (source.name, source.format, source.files) == ("mine", "alpaca", {"train": tmp_path / "t.json"})
+    (source,) = registry.resolve(run.data, "sft")
+    assert (source.name, source.format) == ("mine", "alpaca")
+    assert source.splits == {"train": Files((tmp_path / "t.json",))}
     assert source.columns == {"instruction": "q", "output": "answer"}
     other = make_run(f"data.registry={own}", f"data.path={tmp_path}/t.json", "data.format=messages")
-    assert registry.resolve(other.data, "sft").name == "t"
+    assert [one.name for one in registry.resolve(other.data, "sft")] == ["t"]
 
 
 def test_splits_can_be_left_out_or_replaced(make_run, tmp_path):
     (tmp_path / "v.jsonl").write_text("{}")
     run = make_run("data.split.golden=none", f"data.split.validation={tmp_path}/v.jsonl")
-    files = registry.resolve(run.data, "sft").files
-    assert files == {"train": DATASET / "instructions" / "train.jsonl", "validation": tmp_path / "v.jsonl"}
+    (source,) = registry.resolve(run.data, "sft")
+    assert source.splits == {
+        "train": Files((DATASET / "instructions" / "train.jsonl",)), "validation": Files((tmp_path / "v.jsonl",)),
+    }  # fmt: skip

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import yaml
 
-from ftlab.config.paths import config_dir, task_names
+from ftlab.config.paths import config_dir, shipped, task_names
 from ftlab.errors import ConfigError, Mistake, nearest
 
 # Hydra's flags that take the next argument as their value.
@@ -22,7 +23,7 @@ _BARE_FLAGS = {
     "-m", "--multirun", "-h", "--help", "--hydra-help", "--version", "--resolve", "-r", "--run", "-sc",
     "--shell-completion",
 }  # fmt: skip
-_OPEN = re.compile(r"^(data\.columns|model\.recommended\.learning_rate)[.=]")
+_OPEN = re.compile(r"^(data\.columns|data\.tags|model\.recommended\.learning_rate)[.=]")
 _PLAIN_VALUE = re.compile(r"^[\w./@%+-]+$", re.ASCII)
 
 
@@ -81,11 +82,12 @@ def read(argv: Sequence[str]) -> Arguments:
 
     :raises ConfigError: an unknown task, or more bare words than the task takes.
     """
-    flags, overrides, words = [], [], []
+    flags, overrides, words, switches = [], [], [], []
     rest = iter(argv)
     for argument in rest:
-        if argument.startswith("-"):
-            _check_flag(argument)
+        if argument.startswith("-") and argument.partition("=")[0] not in _VALUED_FLAGS | _BARE_FLAGS:
+            switches.append(argument)
+        elif argument.startswith("-"):
             flags.append(argument)
             if argument in _VALUED_FLAGS:
                 flags.extend(value for value in [next(rest, None)] if value is not None)
@@ -107,22 +109,57 @@ def read(argv: Sequence[str]) -> Arguments:
         takes = " ".join(f"<{key}>" for key in declared["words"]) or "no bare words"
         raise ConfigError([Mistake(" ".join(words), f"ftlab {task} takes {takes}; a value is given as key=value.")])
     own = declared.keys() - {"name", "words"}
+    overrides += [_switched(flag, declared) for flag in switches]
     overrides = [f"++{o}" if _OPEN.match(o) else o for o in overrides]
-    overrides = [f"task.{o}" if re.split(r"[.=]", o, maxsplit=1)[0] in own else o for o in overrides]
+    # A task's own key may be written bare, or after the task's name.
+    overrides = [
+        f"task.{bare}" if re.split(r"[.=]", bare := o.removeprefix(f"{task}."), maxsplit=1)[0] in own else o
+        for o in overrides
+    ]
+    overrides = _with_registered(overrides, flags)
     if task != "train" and not named:
         overrides.insert(0, f"task={task}")
     overrides += [f"{key}={_quoted(word)}" for key, word in zip(declared["words"], words)]
     return Arguments(task, tuple(flags), tuple(overrides))
 
 
-def _check_flag(flag: str) -> None:
-    known = {*_VALUED_FLAGS, *_BARE_FLAGS}
-    if flag.partition("=")[0] not in known:
-        shown = ", ".join(sorted(name for name in known if name.startswith("--")))
-        near = nearest(flag, known)
-        raise ConfigError(
-            [Mistake(flag, f"no such flag. Flags: {shown}. Config keys take no dashes: key=value.", None, near)]
-        )
+def _with_registered(overrides: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """``data=NAME`` for a set that is in the registry, and has no file in the group."""
+    found = []
+    for override in overrides:
+        key, _, name = override.partition("=")
+        if key == "data" and _PLAIN_VALUE.match(name) and name in _registry(overrides):
+            own = Arguments("", tuple(flags), ()).flag("--config-dir", "-cd")
+            folders = [config_dir(), *([Path(own)] if own else [])]
+            if not any((folder / "data" / f"{name}.yaml").is_file() for folder in folders):
+                found += ["data=registered", f"data.name={name}"]
+                continue
+        found.append(override)
+    return found
+
+
+def _registry(overrides: Sequence[str]) -> Collection[str]:
+    """Names in the registry that the command line chooses; what is wrong with it is found when it is used."""
+    chosen = [o.partition("=")[2] for o in overrides if o.startswith("data.registry=")]
+    path = Path(chosen[-1].strip("'\"") if chosen else shipped("dataset/dataset_info.yaml"))
+    try:
+        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return ()
+    return entries.keys() if isinstance(entries, dict) else ()
+
+
+def _switched(flag: str, declared: Mapping[str, object]) -> str:
+    """``--yes`` and ``-y`` of a task with a key ``yes`` that is false: what is switched on."""
+    key = {"-y": "yes"}.get(flag, flag.removeprefix("--"))
+    if declared.get(key) is False:
+        return f"task.{key}=true"
+    known = {*_VALUED_FLAGS, *_BARE_FLAGS, *(f"--{name}" for name, value in declared.items() if value is False)}
+    shown = ", ".join(sorted(name for name in known if name.startswith("--")))
+    near = nearest(flag, known)
+    raise ConfigError(
+        [Mistake(flag, f"no such flag. Flags: {shown}. Config keys take no dashes: key=value.", None, near)]
+    )
 
 
 def _quoted(word: str) -> str:

@@ -116,7 +116,7 @@ def _key_is_known(override: Override, cfg: DictConfig, groups: Sequence[str], mi
         return True
     node = cfg
     for i, part in enumerate(parts):
-        is_open = ".".join(parts[:i]) in ("data.columns", "model.recommended.learning_rate")
+        is_open = ".".join(parts[:i]) in ("data.columns", "data.tags", "model.recommended.learning_rate")
         if not is_open and (not isinstance(node, DictConfig) or part not in node):
             here = ".".join(parts[:i])
             keys = [str(key) for key in node if key != "hydra"] if isinstance(node, DictConfig) else []

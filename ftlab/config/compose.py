@@ -15,8 +15,9 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
 from ftlab.config.paths import config_dir, shipped
+from ftlab.config.rules import cross_group_mistakes
 from ftlab.errors import ConfigError, Mistake, nearest
-from ftlab.schema import Run, cross_group_mistakes
+from ftlab.schema import Run
 
 # What pydantic puts into a location for the members of a plain union: ``literal['auto']``, ``constrained-int``.
 _UNION_TAG = re.compile(r"^(?:[a-z]+\[.*\]|constrained-\w+)$")

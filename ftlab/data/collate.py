@@ -1,4 +1,4 @@
-"""Packed rows and batches of them.
+"""Batches of packed rows.
 
 Shape suffixes: B rows, L tokens of the longest row, N scored positions of the batch, S samples of the batch.
 """
@@ -6,38 +6,12 @@ Shape suffixes: B rows, L tokens of the longest row, N scored positions of the b
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
-from ftlab.data.encode import IGNORE, Sample
-
-
-@dataclass(frozen=True, slots=True)
-class PackedRow:
-    """Samples side by side, none attending to another."""
-
-    samples: tuple[Sample, ...]
-
-    @property
-    def length(self) -> int:
-        return sum(len(sample.input_ids) for sample in self.samples)
-
-
-class PackedRows(Dataset[PackedRow]):
-    """:param bins: indices into ``samples``, one list per row."""
-
-    def __init__(self, samples: Sequence[Sample], bins: Sequence[Sequence[int]]):
-        self._samples, self._bins = samples, bins
-
-    def __len__(self) -> int:
-        return len(self._bins)
-
-    def __getitem__(self, index: int) -> PackedRow:
-        return PackedRow(tuple(self._samples[i] for i in self._bins[index]))
+from ftlab.data.store import PackedRow
 
 
 class PackedCollator:
@@ -60,25 +34,24 @@ class PackedCollator:
         width = max(row.length for row in rows)
         input_ids_BL = np.full((len(rows), width), self._pad_id, dtype=np.int64)
         position_ids_BL = np.zeros((len(rows), width), dtype=np.int64)
-        labels_BL = np.full((len(rows), width), IGNORE, dtype=np.int64)
+        learned_BL = np.zeros((len(rows), width), dtype=bool)
         segments_BL = np.zeros((len(rows), width), dtype=np.int64)
-        segment = 0
+        first = 0
         for b, row in enumerate(rows):
-            start = 0
-            for sample in row.samples:
-                end = start + len(sample.input_ids)
-                input_ids_BL[b, start:end] = sample.input_ids
-                position_ids_BL[b, start:end] = np.arange(end - start)
-                labels_BL[b, start:end] = sample.labels
-                segments_BL[b, start:end] = segment
-                segment += 1
-                start = end
-        labelled_N = np.flatnonzero(labels_BL.reshape(-1) != IGNORE)
+            lengths = np.array([len(sample.input_ids) for sample in row.samples])
+            ends = lengths.cumsum()
+            end = ends[-1]
+            np.concatenate([sample.input_ids for sample in row.samples], out=input_ids_BL[b, :end], casting="safe")
+            np.concatenate([sample.learned for sample in row.samples], out=learned_BL[b, :end])
+            position_ids_BL[b, :end] = np.arange(end) - np.repeat(ends - lengths, lengths)
+            segments_BL[b, :end] = np.repeat(np.arange(first, first + len(lengths)), lengths)
+            first += len(lengths)
+        labelled_N = np.flatnonzero(learned_BL)
         return {
             "input_ids": torch.from_numpy(input_ids_BL),
             "position_ids": torch.from_numpy(position_ids_BL),
             "scored": torch.from_numpy(labelled_N - 1),
-            "targets": torch.from_numpy(labels_BL.reshape(-1)[labelled_N]),
+            "targets": torch.from_numpy(input_ids_BL.reshape(-1)[labelled_N]),
             "segments": torch.from_numpy(segments_BL.reshape(-1)[labelled_N]),
             "tokens": sum(row.length for row in rows),
         }

@@ -1,99 +1,163 @@
-"""Text with spans -> token ids and label mask, in batches; truncation and chunking."""
+"""Text with spans -> token ids and which of them are trained, many texts at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ftlab.data.templates import Rendered
+from ftlab.data.fast import FastCore, FastPath, fast_core
 
-BATCH = 1000  # texts per call of the tokenizer
-IGNORE = -100  # the label of a token that is read but not learned
+PROBED = 2  # texts of every batch that are also read by the tokenizer itself
 
 Ids = NDArray[np.int32]
+Flags = NDArray[np.bool_]
+Counts = NDArray[np.int64]
+Spans = Sequence[tuple[int, int]]  # half-open character ranges, in order
+
+
+class Unlike(Exception):
+    """The fast path found other ids than the tokenizer; everything must be encoded without it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """:param input_ids: int32, shape (T,). :param labels: int32, shape (T,); IGNORE where nothing is learned.
+class Tokens:
+    """Tokens of several texts, one after the other.
 
-    A label stands at its own token's place; the trainer shifts. The first label is always IGNORE: nothing precedes it.
+    :param ids: int32, shape (T,). :param trained: bool, shape (T,). :param counts: tokens of each text.
     """
 
-    input_ids: Ids
-    labels: Ids
-
-    @property
-    def trained(self) -> int:
-        return int((self.labels != IGNORE).sum())
+    ids: Ids
+    trained: Flags
+    counts: Counts
 
 
-def encode_rendered(tokenizer: Any, rendered: Sequence[Rendered], train_on: str) -> Iterator[Sample]:
-    """One sample per rendered conversation.
+class Encoder:
+    """A tokenizer, through tiktoken's core where that does the same.
 
-    :param train_on: ``assistant``: every assistant turn; ``last``: the last one; ``all``: every token.
+    :param engine: what encodes, and if not the fast path, why, for the ledger.
     """
-    for start in range(0, len(rendered), BATCH):
-        batch = rendered[start : start + BATCH]
-        encoded = tokenizer([item.text for item in batch], add_special_tokens=False, return_offsets_mapping=True)
-        for item, ids, offsets in zip(batch, encoded["input_ids"], encoded["offset_mapping"]):
-            input_ids = np.asarray(ids, dtype=np.int32)
-            if train_on == "all":
-                trained = np.ones(len(ids), dtype=bool)
+
+    def __init__(self, tokenizer: Any, fast: bool = True):
+        self._tokenizer = tokenizer
+        self._trims = _trims_offsets(tokenizer)
+        core = fast_core(tokenizer) if fast else "another result was found on this data"
+        self._fast = FastPath(core, tokenizer) if isinstance(core, FastCore) else None
+        self.engine = "tiktoken's core" if isinstance(core, FastCore) else f"tokenizers: {core}"
+
+    def encode(self, texts: Sequence[str], spans: Sequence[Spans]) -> Tokens:
+        """:param spans: of each text, what is trained. A token that begins before a span carries text of the template,
+        and is not trained.
+
+        :raises Unlike: a probe of the fast path failed.
+        """
+        if self._fast is None:
+            return self._slow(texts, spans)
+        quick: list[NDArray[np.uint32]] = []
+        others = []
+        for i, text in enumerate(texts):
+            try:
+                if not self._fast.takes(text):
+                    raise ValueError
+                quick.append(self._fast.core.encode(text))
+            except ValueError:
+                others.append(i)
+        found = self._with_others(quick, texts, spans, others) if others else self._joined(quick, texts, spans)
+        self._check(texts, found, others)
+        return found
+
+    def _check(self, texts: Sequence[str], found: Tokens, others: Sequence[int]) -> None:
+        probed = [i for i in range(len(texts)) if i not in set(others)][:PROBED]
+        theirs = self._ids([texts[i] for i in probed])
+        ends = found.counts.cumsum()
+        for i, ids in zip(probed, theirs):
+            if not np.array_equal(found.ids[ends[i] - found.counts[i] : ends[i]], np.asarray(ids, dtype=np.int32)):
+                raise Unlike(texts[i])
+
+    def _joined(self, ranks: Sequence[NDArray[np.uint32]], texts: Sequence[str], spans: Sequence[Spans]) -> Tokens:
+        assert self._fast is not None
+        core = self._fast.core
+        counts = np.fromiter(map(len, ranks), dtype=np.int64, count=len(ranks))
+        flat = np.concatenate(ranks) if len(ranks) else np.empty(0, np.uint32)
+        widths = core.widths[flat]
+        ends = widths.cumsum()
+        bounds, base = [], 0
+        for text, ranges in zip(texts, spans):
+            if text.isascii():
+                bounds += [(base + start, base + end) for start, end in ranges]
+                base += len(text)
             else:
-                spans = item.spans[-1:] if train_on == "last" else item.spans
-                trained = _inside(np.asarray(offsets, dtype=np.int64).reshape(-1, 2), spans)
-            yield _sample(input_ids, trained)
+                bounds += [(base + start, base + end) for start, end in _in_bytes(text, ranges)]
+                base += len(text.encode())
+        assert base == (ends[-1] if len(ends) else 0), "tokens are the bytes of their text, no more and no less"
+        return Tokens(core.ids[flat], _inside(ends - widths, bounds), counts)
+
+    def _with_others(
+        self, quick: list[NDArray[np.uint32]], texts: Sequence[str], spans: Sequence[Spans], others: Sequence[int]
+    ) -> Tokens:
+        slow = set(others)
+        taken = [i for i in range(len(texts)) if i not in slow]
+        parts: dict[int, tuple[Ids, Flags]] = {}
+        for indices, found in (
+            (taken, self._joined(quick, [texts[i] for i in taken], [spans[i] for i in taken])),
+            (others, self._slow([texts[i] for i in others], [spans[i] for i in others])),
+        ):
+            cuts = found.counts.cumsum()[:-1]
+            parts |= dict(zip(indices, zip(np.split(found.ids, cuts), np.split(found.trained, cuts))))
+        ordered = [parts[i] for i in range(len(texts))]
+        counts = np.array([len(ids) for ids, _ in ordered], dtype=np.int64)
+        return Tokens(np.concatenate([p[0] for p in ordered]), np.concatenate([p[1] for p in ordered]), counts)
+
+    def _slow(self, texts: Sequence[str], spans: Sequence[Spans]) -> Tokens:
+        if not any(spans):
+            ids = self._ids(texts)
+            trained = [np.zeros(len(found), dtype=bool) for found in ids]
+        else:
+            encoded = self._tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+            ids = encoded["input_ids"]
+            offsets = map(self._offsets, encoded["offset_mapping"])
+            trained = [_inside(starts, ranges) & (ends > starts) for (starts, ends), ranges in zip(offsets, spans)]
+        counts = np.array([len(found) for found in ids], dtype=np.int64)
+        flat = [np.empty(0, np.int32), *(np.asarray(found, dtype=np.int32) for found in ids)]
+        return Tokens(np.concatenate(flat), np.concatenate([np.empty(0, bool), *trained]), counts)
+
+    def _offsets(self, found: Any) -> tuple[Counts, Counts]:
+        """Where each token's text begins and ends."""
+        starts, ends = np.asarray(found, dtype=np.int64).reshape(-1, 2).T
+        if self._trims:
+            starts = np.minimum(starts, np.concatenate([np.zeros(1, np.int64), ends])[:-1])
+        return starts, ends
+
+    def _ids(self, texts: Sequence[str]) -> Any:
+        return self._tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if texts else []
 
 
-def encode_texts(tokenizer: Any, texts: Sequence[str], end: int) -> Iterator[Sample]:
-    """One sample per document, every token a label, with the token ``end`` after its last."""
-    for start in range(0, len(texts), BATCH):
-        for ids in tokenizer(list(texts[start : start + BATCH]), add_special_tokens=False)["input_ids"]:
-            input_ids = np.asarray([*ids, end], dtype=np.int32)
-            yield _sample(input_ids, np.ones(len(input_ids), dtype=bool))
+def _trims_offsets(tokenizer: Any) -> bool:
+    """Whether offsets leave out the spaces that a token begins with, as Llama 3's do, all of a token of spaces alone."""
+    processor = getattr(getattr(tokenizer, "backend_tokenizer", None), "post_processor", None)
+    config = json.loads(processor.__getstate__()) if processor is not None else {}
+    return any(part.get("trim_offsets") for part in config.get("processors", [config]))
 
 
-def _inside(offsets: NDArray[np.int64], spans: Sequence[tuple[int, int]]) -> NDArray[np.bool_]:
-    """Which tokens begin inside a span. A token that begins before it carries template text, and is not learned."""
-    starts, ends = np.asarray(spans, dtype=np.int64).T
-    place = np.searchsorted(starts, offsets[:, 0], side="right") - 1
-    return (place >= 0) & (offsets[:, 0] < ends[place]) & (offsets[:, 1] > offsets[:, 0])
+def _in_bytes(text: str, spans: Spans) -> list[tuple[int, int]]:
+    """Character ranges as ranges of the text's UTF-8 bytes."""
+    found, place, at = [], 0, 0
+    for start, end in spans:
+        first = at + len(text[place:start].encode())
+        at = first + len(text[start:end].encode())
+        place = end
+        found.append((first, at))
+    return found
 
 
-def _sample(input_ids: Ids, trained: NDArray[np.bool_]) -> Sample:
-    labels = np.where(trained, input_ids, np.int32(IGNORE)).astype(np.int32)
-    labels[:1] = IGNORE
-    return Sample(input_ids, labels)
-
-
-def cut(sample: Sample, length: int) -> Sample:
-    """The first ``length`` tokens. No end token is invented: a cut answer does not teach the model to stop."""
-    return Sample(sample.input_ids[:length], sample.labels[:length])
-
-
-def chunk_spans(length: int, size: int, overlap: int) -> list[tuple[int, int]]:
-    """Half-open token ranges of at most ``size`` that cover ``length`` tokens, each sharing ``overlap`` with the last.
-
-    >>> chunk_spans(10, 4, 1)
-    [(0, 4), (3, 7), (6, 10)]
-    """
-    spans = [(0, min(size, length))]
-    while spans[-1][1] < length:
-        start = spans[-1][1] - overlap
-        spans.append((start, min(start + size, length)))
-    return spans
-
-
-def chunk(sample: Sample, size: int, overlap: int) -> list[Sample]:
-    """Chunks of a long text; every token is a label in at most one of them, the shared ones in the earlier."""
-    chunks = []
-    for start, end in chunk_spans(len(sample.input_ids), size, overlap):
-        labels = sample.labels[start:end].copy()
-        labels[: max(overlap, 1) if start else 0] = IGNORE
-        chunks.append(Sample(sample.input_ids[start:end], labels))
-    return chunks
+def _inside(starts: Counts, spans: Spans) -> Flags:
+    """Which places lie in a span."""
+    if not len(spans):
+        return np.zeros(len(starts), dtype=bool)
+    firsts, ends = np.asarray(spans, dtype=np.int64).T
+    place = np.searchsorted(firsts, starts, side="right") - 1
+    return (place >= 0) & (starts < ends[place])

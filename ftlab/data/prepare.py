@@ -1,196 +1,233 @@
-"""The whole path from a source to packed rows, with its ledger."""
+"""The whole path from sources to packed rows, with its ledger; found again when nothing has changed."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+import fcntl
+import hashlib
+import json
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ftlab.data import encode
-from ftlab.data.encode import Sample
-from ftlab.data.formats import CONVERTERS, Columns, Conversation, Record, RowError, Text
-from ftlab.data.ledger import Ledger, SplitLedger
-from ftlab.data.pack import best_fit_decreasing
-from ftlab.data.read import read_rows
+from ftlab.data import arrange
+from ftlab.data.build import Means, Part, SplitBuilder
+from ftlab.data.encode import Encoder, Unlike
+from ftlab.data.formats import CONVERTERS, Columns, Record, RowError
+from ftlab.data.ledger import Ledger
 from ftlab.data.registry import Source
-from ftlab.data.templates import Rendered, Template
+from ftlab.data.samples import MEND, Recipe
+from ftlab.data.store import PackedRows, read_split
+from ftlab.data.templates import Template
 from ftlab.errors import DataError
 from ftlab.schema import Data
 
-if TYPE_CHECKING:
-    from ftlab.data.collate import PackedRows
-
-
-@dataclass
-class Records:
-    """Canonical records of each split, each with ``file:row``, and the ledger begun. Needs no tokenizer."""
-
-    splits: dict[str, list[tuple[str, Record]]]
-    ledger: Ledger
+Progress = Callable[[str, int, str], AbstractContextManager[Any]]
+Parts = dict[str, list[Part]]
+_LEDGER = "ledger.json"
 
 
 @dataclass
 class Prepared:
-    """What a trainer takes."""
+    """What a trainer takes, and what became of every row.
 
-    train: PackedRows
-    validation: PackedRows | None
+    :param rows: packed rows by split. :param cached: whether an earlier preparation was found.
+    """
+
+    rows: dict[str, PackedRows]
     ledger: Ledger
+    cached: bool
+
+    @property
+    def train(self) -> PackedRows:
+        return self.rows["train"]
+
+    @property
+    def validation(self) -> PackedRows | None:
+        return self.rows.get("validation")
 
 
-def read_records(source: Source, data: Data, seed: int) -> Records:
-    """Read and convert every row of every split; without a validation file, part of train becomes one.
+def split_parts(sources: Sequence[Source], data: Data, seed: int) -> Parts:
+    """Which rows of which set go to which split; rows are counted, not read."""
+    parts: Parts = {}
+    for source in sources:
+        for split, location in source.splits.items():
+            count = location.count()
+            if split != "train":
+                parts.setdefault(split, []).append(Part(source, location, None, count))
+                continue
+            limit = data.num_samples if data.num_samples is not None else source.num_samples
+            drawn = data.model_copy(update={"num_samples": limit})
+            found = arrange.chosen(count, drawn, seed, set(source.splits))
+            sizes = {name: count if ordinals is None else len(ordinals) for name, ordinals in found.items()}
+            for name, ordinals in found.items():
+                left_out = count - sum(sizes.values()) if name == "train" else 0
+                parts.setdefault(name, []).append(Part(source, location, ordinals, sizes[name], left_out))
+    return parts
 
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A good row of a split. :param part: index of its part. :param ordinal: its place in the part's location."""
+
+    part: int
+    ordinal: int
+    where: str
+    record: Record
+
+
+def examples(parts: Sequence[Part]) -> Iterator[Example]:
+    """The good rows of a split, in order, as they are asked for."""
+    for index, part in enumerate(parts):
+        for block in part.blocks():
+            for ordinal, row in zip(block.ordinals, block.rows()):
+                try:
+                    if row.problem is None:
+                        record = _convert(part.source, row.value)
+                        yield Example(index, ordinal, f"{block.file}:{row.number}", record)
+                except RowError:
+                    continue
+
+
+def check_first_rows(sources: Sequence[Source], data: Data, count: int = 200) -> None:
+    """Convert the first rows of each split, so that a wrong format is heard of before anything heavy is imported.
+
+    :raises DataError: under ``data.on_invalid=error``, a row that is malformed.
+    """
+    if data.on_invalid == "drop":
+        return
+    for source in sources:
+        for location in source.splits.values():
+            for block in location.blocks(count):
+                for row in block.rows():
+                    try:
+                        if row.problem is not None:
+                            raise RowError(row.problem)
+                        _convert(source, row.value)
+                    except RowError as error:
+                        raise DataError(f"{block.file}, row {row.number}: {error}.\n{MEND}") from None
+                break
+
+
+def _convert(source: Source, row: Any) -> Record:
+    return CONVERTERS[source.format](Columns(row, source.columns, source.tags))
+
+
+def prepare(
+    sources: Sequence[Source],
+    parts: Parts,
+    data: Data,
+    seed: int,
+    template: Template | None,
+    tokenizer: Any,
+    progress: Progress | None = None,
+) -> Prepared:
+    """Encode, cut or chunk, and pack every split, or find it done already.
+
+    :param template: for conversations; None for plain text. :param progress: ``(description, total, unit)`` -> a bar.
     :raises DataError: a malformed row under ``data.on_invalid=error``; no row left to train on.
     """
-    splits, ledgers = {}, {}
-    for split, file in source.files.items():
-        ledgers[split] = SplitLedger()
-        splits[split] = _read_split(file, source, data.on_invalid == "drop", ledgers[split])
-    if data.max_samples is not None and data.max_samples < len(splits["train"]):
-        chosen = sorted(random.Random(f"{seed}/max_samples").sample(range(len(splits["train"])), data.max_samples))
-        for _ in range(len(splits["train"]) - data.max_samples):
-            ledgers["train"].dropped["left out by data.max_samples"] += 1
-        splits["train"] = [splits["train"][i] for i in chosen]
-    if "validation" not in splits and data.split.validation == "auto":
-        splits["validation"], ledgers["validation"] = _held_out(splits["train"], ledgers["train"], data, seed)
-    if not splits["train"]:
-        raise DataError(f"{source.files['train']}: no row is left to train on.")
-    return Records(splits, Ledger(source.name, {name: str(file) for name, file in source.files.items()}, ledgers))
-
-
-def prepare(records: Records, data: Data, template: Template | None, tokenizer: Any) -> Prepared:
-    """Encode, cut or chunk, and pack train and validation.
-
-    :param template: for conversations; None for plain text.
-    """
-    from ftlab.data.collate import PackedRows
-
-    packed: dict[str, PackedRows] = {}
-    for split, ledger in records.ledger.splits.items():
-        if not records.splits[split]:
-            continue
-        rendered = None if template is None else _rendered(records, split, template, data)
-        if split not in ("train", "validation"):  # read to be answered, not to be learned
-            ledger.rows_kept = len(records.splits[split])
-            continue
-        if rendered is None:
-            samples = _encode_texts(records.splits[split], data, tokenizer, ledger)
-        else:
-            samples = _encode_rendered(rendered, data, tokenizer, ledger)
-        if not samples:
-            reasons = ", ".join(f"{reason}: {count}" for reason, count in ledger.dropped.items())
-            raise DataError(f"{records.ledger.source}, {split}: no row has anything to learn from ({reasons}).")
-        lengths = [len(sample.input_ids) for sample in samples]
-        bins = best_fit_decreasing(lengths, data.max_length) if data.packing else [[i] for i in range(len(samples))]
-        ledger.packed_rows, ledger.packed_capacity = len(bins), len(bins) * data.max_length
-        packed[split] = PackedRows(samples, bins)
-    return Prepared(packed["train"], packed.get("validation"), records.ledger)
-
-
-def _read_split(file: Path, source: Source, drop_invalid: bool, ledger: SplitLedger) -> list[tuple[str, Record]]:
-    convert = CONVERTERS[source.format]
-    records = []
-    for row in read_rows(file):
-        ledger.rows_in += 1
-        where = f"{file}:{row.number}"
-        try:
-            if row.problem is not None:
-                raise RowError(row.problem)
-            records.append((where, convert(Columns(row.value, source.columns))))
-        except RowError as error:
-            _refuse(where, str(error), drop_invalid, ledger)
-    return records
-
-
-def _refuse(where: str, reason: str, drop_invalid: bool, ledger: SplitLedger) -> None:
-    if not drop_invalid:
-        file, _, number = where.rpartition(":")
-        raise DataError(
-            f"{file}, row {number}: {reason}.\n"
-            "Mend the row, name your columns with data.columns, or leave such rows out with data.on_invalid=drop."
+    recipes = {
+        source.name: Recipe(
+            source.format, source.columns, source.tags, None if source.format == "text" else template,
+            data.train_on, data.truncation, data.max_length, tokenizer.eos_token_id,
         )
-    ledger.drop(reason, where)
+        for source in sources
+    }  # fmt: skip
+    fingerprints = {source.name: _fingerprints(source) for source in sources}
+    encoder = Encoder(tokenizer)
+    means = Means(data, seed, recipes, tokenizer, encoder, True, progress)
+    if data.cache is None:
+        temporary = tempfile.mkdtemp(prefix="ftlab-data-")
+        prepared = _make(Path(temporary) / "data", parts, means, fingerprints)
+        weakref.finalize(prepared, shutil.rmtree, temporary, ignore_errors=True)
+        return prepared
+    key = _key(fingerprints, recipes, data, seed, tokenizer)
+    folder = Path(data.cache).expanduser() / "data" / key
+    with _locked(folder):
+        if (folder / _LEDGER).is_file():
+            return _read(folder, data, cached=True)
+        return _make(folder, parts, means, fingerprints)
 
 
-def _held_out(
-    train: list[tuple[str, Record]], ledger: SplitLedger, data: Data, seed: int
-) -> tuple[list[tuple[str, Record]], SplitLedger]:
-    """Move a fraction of ``train``, drawn by seed, into a validation split."""
-    count = max(int(len(train) * data.split.fraction), 1) if data.split.fraction and len(train) > 1 else 0
-    drawn = set(random.Random(f"{seed}/validation").sample(range(len(train)), count))
-    held = [record for i, record in enumerate(train) if i in drawn]
-    train[:] = [record for i, record in enumerate(train) if i not in drawn]
-    ledger.rows_in -= count
-    return held, SplitLedger(rows_in=count)
-
-
-def _rendered(records: Records, split: str, template: Template, data: Data) -> list[tuple[str, Rendered]]:
-    """The text of every conversation; those that the template refuses leave the split, or stop the run."""
-    kept, rendered = [], []
-    for where, record in records.splits[split]:
-        assert isinstance(record, Conversation)
+def _make(folder: Path, parts: Parts, means: Means, fingerprints: dict[str, dict[str, dict[str, str]]]) -> Prepared:
+    """Build every split beside ``folder``, and move it there whole."""
+    files: dict[str, list[str]] = {}
+    for split, of in parts.items():
+        files[split] = sorted({file for part in of for file in part.location.fingerprint()})
+    hashes = {file: value for of in fingerprints.values() for split in of.values() for file, value in split.items()}
+    writing = folder.with_name(f".{folder.name}.tmp")
+    try:
         try:
-            rendered.append((where, template.render(record)))
-            kept.append((where, record))
-        except RowError as error:
-            _refuse(where, str(error), data.on_invalid == "drop", records.ledger.splits[split])
-    records.splits[split][:] = kept
-    return rendered
+            splits = _build(writing, parts, means)
+        except Unlike:
+            means = replace(means, encoder=Encoder(means.tokenizer, fast=False), fast=False)
+            splits = _build(writing, parts, means)
+        ledger = Ledger(" + ".join(means.recipes), files, hashes, splits, means.encoder.engine)
+        _check_something_is_left(ledger)
+        (writing / _LEDGER).write_text(json.dumps(ledger.counts(), ensure_ascii=False), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        writing.replace(folder)
+    finally:
+        shutil.rmtree(writing, ignore_errors=True)
+    return _read(folder, means.data, cached=False)
 
 
-def _encode_texts(
-    records: Sequence[tuple[str, Record]], data: Data, tokenizer: Any, ledger: SplitLedger
-) -> list[Sample]:
-    texts = [record.text for _, record in records if isinstance(record, Text)]
-    found = encode.encode_texts(tokenizer, texts, tokenizer.eos_token_id)
-    return [part for sample in found for part in _chunked(sample, data, ledger)]
+def _build(folder: Path, parts: Parts, means: Means) -> dict[str, Any]:
+    shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was stopped
+    return {split: SplitBuilder(split, of_split, means).build(folder / split) for split, of_split in parts.items()}
 
 
-def _encode_rendered(
-    rendered: Sequence[tuple[str, Rendered]], data: Data, tokenizer: Any, ledger: SplitLedger
-) -> list[Sample]:
-    samples = encode.encode_rendered(tokenizer, [item for _, item in rendered], data.train_on)
-    fitted = [_fitted(sample, where, data, ledger) for (where, _), sample in zip(rendered, samples)]
-    return [sample for sample in fitted if sample is not None]
+def _check_something_is_left(ledger: Ledger) -> None:
+    for name, split in ledger.splits.items():
+        if not split.packed_rows and (name == "train" or split.rows_in):
+            reasons = ", ".join(f"{reason}: {count}" for reason, count in split.dropped.items())
+            files = ", ".join(ledger.files[name])
+            raise DataError(f"{files}: no row of {name} is left to learn from ({reasons or 'it has no rows'}).")
 
 
-def _chunked(sample: Sample, data: Data, ledger: SplitLedger) -> list[Sample]:
-    # A chunk of one token, at the end of a text cut without overlap, has nothing to learn: it is counted as cut.
-    chunks = [part for part in encode.chunk(sample, data.max_length, data.overlap) if part.trained]
-    repeated = data.overlap * (len(chunks) - 1)
-    _count(chunks, len(sample.input_ids), ledger, repeated)
-    return chunks
+def _read(folder: Path, data: Data, cached: bool) -> Prepared:
+    ledger = Ledger.of_counts(json.loads((folder / _LEDGER).read_text(encoding="utf-8")))
+    joined = data.packing == "wrapped" and not data.reset_positions
+    rows = {name: read_split(folder / name, joined) for name, split in ledger.splits.items() if split.packed_rows}
+    return Prepared(rows, ledger, cached)
 
 
-def _fitted(sample: Sample, where: str, data: Data, ledger: SplitLedger) -> Sample | None:
-    length = len(sample.input_ids)
-    if length > data.max_length:
-        if data.truncation == "error":
-            raise DataError(f"{where}: {length} tokens, more than data.max_length={data.max_length}.")
-        if data.truncation == "drop":
-            ledger.drop(f"longer than data.max_length={data.max_length}", where, length)
-            return None
-        sample = encode.cut(sample, data.max_length)
-        if not sample.trained:
-            ledger.drop(f"nothing to learn within data.max_length={data.max_length}", where, length)
-            return None
-        ledger.rows_truncated += 1
-    elif not sample.trained:
-        ledger.drop("nothing to learn from", where, length)
-        return None
-    _count([sample], length, ledger)
-    return sample
+def _fingerprints(source: Source) -> dict[str, dict[str, str]]:
+    return {split: location.fingerprint() for split, location in source.splits.items()}
 
 
-def _count(parts: Sequence[Sample], length: int, ledger: SplitLedger, repeated: int = 0) -> None:
-    held, trained = sum(len(part.input_ids) for part in parts), sum(part.trained for part in parts)
-    ledger.rows_kept += 1
-    ledger.lengths.append(length)
-    ledger.tokens_in += length
-    ledger.tokens_cut += length - (held - repeated)
-    ledger.tokens_trained += trained
-    ledger.tokens_masked += held - trained - repeated
-    ledger.tokens_repeated += repeated
+def _key(fingerprints: Any, recipes: dict[str, Recipe], data: Data, seed: int, tokenizer: Any) -> str:
+    """A hash of everything that the result depends on: the data's content, how it is read, and this code."""
+    code = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        code.update(path.read_bytes())
+    of_sets = {
+        name: [of.format, of.columns, of.tags, of.template and of.template.source] for name, of in recipes.items()
+    }
+    options = data.model_dump(mode="json", exclude={"workers", "cache", "registry", "path"})
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    vocabulary = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    everything = [fingerprints, of_sets, options, seed, vocabulary, special, code.hexdigest()]
+    return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:32]
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process prepares; others that want the same wait for it."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = folder.with_name(f".{folder.name}.lock").open("w")
+    except OSError as error:
+        raise DataError(
+            f"data.cache={folder.parent.parent} cannot be written ({error.strerror}). Give another folder, or "
+            "data.cache=null."
+        ) from None
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield  # the file stays: unlinking it would let a third process in beside one that waits

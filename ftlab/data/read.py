@@ -1,107 +1,127 @@
-"""Rows of a file, each with its number, whatever is wrong with it kept beside it."""
+"""Where rows come from, and the blocks they travel in.
+
+Reading is split in two, so that several processes can share it: a :class:`Location` cuts its files into blocks of rows
+that nobody has parsed yet, and a :class:`Block`, wherever it was sent, parses its own. Whatever is wrong with a row is
+kept beside it.
+"""
 
 from __future__ import annotations
 
-import codecs
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-from ftlab.errors import DataError
+from ftlab.data import tables
+from ftlab.data.rows import Broken, Row, an_object, from_json, from_text
 
-SUFFIXES = (".json", ".jsonl")
-_HALF = rb"\ud"  # how JSON escapes half of a surrogate pair
+__all__ = ["BLOCK_BYTES", "BLOCK_ROWS", "Block", "Kind", "Location", "Row", "cut", "cut_batches"]
+
+BLOCK_ROWS = 1000
+BLOCK_BYTES = 4_000_000  # a block ends at about this size, however few rows that is
+
+Kind = Literal["json", "text", "values", "table"]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """:param number: the line of a JSON Lines file, or the place in a JSON list, from 1. :param problem: if any."""
+class Block:
+    """Consecutive rows of one file, not parsed yet. Picklable.
 
-    number: int
-    value: Any
-    problem: str | None = None
-
-
-def read_rows(path: Path) -> Iterator[Row]:
-    """Every row of a JSON list or a JSON Lines file; blank lines are no rows.
-
-    :raises DataError: a file of another kind, or one that is not JSON as a whole.
+    :param file: what a user calls the place: a path, or ``hf://owner/name, split``.
+    :param ordinals: the place of each row among all rows of its location, from 0. Blank lines are no rows.
+    :param numbers: what a user calls each row: its line, or its place in the list or table, from 1.
+    :param raw: of each row its bytes (``json``, ``text``) or its value (``values``), or a ``pyarrow.RecordBatch``
+        (``table``).
     """
-    if path.suffix not in SUFFIXES:
-        raise DataError(f"{path}: files ending in {' or '.join(SUFFIXES)} can be read, not {path.suffix or 'this'}.")
-    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
-    if path.suffix == ".json" and content.lstrip()[:1] != b"{":
-        yield from _rows_of_list(path, content)
-        return
-    yield from _rows_of_lines(path, content)
+
+    file: str
+    ordinals: Sequence[int]
+    numbers: Sequence[int]
+    raw: Any
+    kind: Kind
+
+    def __len__(self) -> int:
+        return len(self.ordinals)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raw = tables.pack(self.raw) if self.kind == "table" else self.raw
+        return _unpickled, (self.file, self.ordinals, self.numbers, raw, self.kind)
+
+    def take(self, keep: Sequence[int]) -> Block:
+        """Only these rows, by their places within the block; each keeps its number and its ordinal."""
+        chosen = self.raw.take(list(keep)) if self.kind == "table" else [self.raw[i] for i in keep]
+        numbers, ordinals = [self.numbers[i] for i in keep], [self.ordinals[i] for i in keep]
+        return replace(self, ordinals=ordinals, numbers=numbers, raw=chosen)
+
+    def rows(self) -> Iterator[Row]:
+        """Parse. A row that cannot be parsed, or that no tokenizer could take, has a problem."""
+        for number, value in zip(self.numbers, self._values()):
+            yield Row(number, None, value.problem) if isinstance(value, Broken) else Row(number, value)
+
+    def _values(self) -> Iterable[Any]:
+        if self.kind == "json":
+            return map(from_json, self.raw)
+        if self.kind == "text":
+            return map(from_text, self.raw)
+        return map(an_object, self.raw if self.kind == "values" else tables.rows(self.raw))
 
 
-def _rows_of_list(path: Path, content: bytes) -> Iterator[Row]:
-    try:
-        rows = json.loads(content.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 at byte {error.start}.") from None
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path}: not JSON: {error.msg} in line {error.lineno}, column {error.colno}. "
-            "It must be a JSON list of rows, or JSON Lines in a file ending in .jsonl."
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not JSON: {_beyond_python(error)}.") from None
-    if not isinstance(rows, list):
-        raise DataError(f"{path}: must hold a list of rows, not a {type(rows).__name__}.")
-    if not rows:
-        raise DataError(f"{path}: the list has no rows.")
-    may_be_half = _HALF in content.lower()
-    for number, value in enumerate(rows, 1):
-        yield Row(number, value, _problem(value, may_be_half))
+def _unpickled(file: str, ordinals: Sequence[int], numbers: Sequence[int], raw: Any, kind: Kind) -> Block:
+    return Block(file, ordinals, numbers, tables.unpack(raw) if kind == "table" else raw, kind)
 
 
-def _rows_of_lines(path: Path, content: bytes) -> Iterator[Row]:
-    seen = good = 0
-    first_problem = None
-    for number, line in enumerate(content.split(b"\n"), 1):
-        if not line.strip():
-            continue
-        seen += 1
-        problem: str | None
-        try:
-            value = json.loads(line.decode("utf-8"))
-        except UnicodeDecodeError as error:
-            problem = f"not UTF-8 at byte {error.start} of the line"
-        except json.JSONDecodeError as error:
-            comma = " (JSON Lines has no comma between rows)" if line.rstrip().endswith(b",") else ""
-            problem = f"not JSON: {error.msg} in column {error.colno}{comma}"
-        except (ValueError, RecursionError) as error:
-            problem = f"not JSON: {_beyond_python(error)}"
-        else:
-            problem = _problem(value, _HALF in line.lower())
-        if problem is None:
-            good += 1
-            yield Row(number, value)
-        else:
-            first_problem = first_problem or f"line {number}: {problem}"
-            yield Row(number, None, problem)
-    if seen == 0:
-        raise DataError(f"{path}: has no rows.")
-    if good == 0:
-        raise DataError(f"{path}: no line is a JSON object ({first_problem}). Is it JSON Lines?")
+class Location(ABC):
+    """Where the rows of one split are: local files, or a set on a hub. Picklable and hashable; ``str`` names it."""
+
+    @abstractmethod
+    def count(self) -> int:
+        """How many rows :meth:`blocks` gives. Of Parquet and Arrow files only what they say of themselves is read.
+
+        :raises DataError: a file that is not what its name says.
+        """
+
+    @abstractmethod
+    def blocks(self, size: int = BLOCK_ROWS) -> Iterator[Block]:
+        """All rows, in order. However they are cut, they are the same rows with the same numbers and ordinals.
+
+        No more than a block is held in memory, except of a JSON list, which is read whole.
+
+        :param size: the most rows in a block.
+        :raises DataError: a file that is not what its name says, or that has no rows.
+        """
+
+    @abstractmethod
+    def fingerprint(self) -> dict[str, str]:
+        """The sha256 of each file's bytes; of a set on a hub, the revision that its name stands for now."""
+
+    @abstractmethod
+    def size(self) -> int | None:
+        """Bytes, as they are stored; None where nobody knows before reading."""
 
 
-def _problem(value: Any, may_be_half: bool) -> str | None:
-    """:param may_be_half: whether the source has an escape that could be half of a surrogate pair."""
-    if not isinstance(value, dict):
-        return "is not an object with columns"
-    if may_be_half:
-        try:
-            json.dumps(value, ensure_ascii=False).encode("utf-8")
-        except UnicodeEncodeError:  # JSON can write it, UTF-8 and tokenizers cannot
-            return "holds half of a surrogate pair, which no text can"
-    return None
+def cut(file: str, first: int, items: Iterable[tuple[int, Any, int]], kind: Kind, size: int) -> Iterator[Block]:
+    """Blocks of ``(number, raw, bytes)``. :param first: the ordinal of the first of them."""
+    numbers: list[int] = []
+    raw: list[Any] = []
+    held = 0
+    for number, item, weight in items:
+        numbers.append(number)
+        raw.append(item)
+        held += weight
+        if len(raw) >= size or held >= BLOCK_BYTES:
+            yield Block(file, range(first, first + len(raw)), numbers, raw, kind)
+            first, numbers, raw, held = first + len(raw), [], [], 0
+    if raw:
+        yield Block(file, range(first, first + len(raw)), numbers, raw, kind)
 
 
-def _beyond_python(error: Exception) -> str:
-    """Limits of Python's reader that are no errors of JSON."""
-    return "nested too deeply" if isinstance(error, RecursionError) else "a number of too many digits"
+def cut_batches(file: str, first: int, batches: Iterable[Any], size: int) -> Iterator[Block]:
+    """Blocks of RecordBatches, each of which may be of any size."""
+    begin = first
+    for batch in batches:
+        step = tables.rows_within(BLOCK_BYTES, batch.nbytes, batch.num_rows, size)
+        for start in range(0, batch.num_rows, step):
+            part = batch.slice(start, step)
+            number = first - begin + 1
+            yield Block(file, range(first, first + len(part)), range(number, number + len(part)), part, "table")
+            first += len(part)

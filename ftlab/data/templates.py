@@ -1,64 +1,169 @@
 """Conversations -> text, with the character spans that the model is trained to write.
 
-The one mechanism is the Hugging Face chat template with ``{% generation %}`` marks: what stands inside a mark is the
-assistant's own, down to the token that ends its turn.
+The one mechanism is the Hugging Face chat template. ``{% generation %}`` marks say what is the assistant's own, down to
+the token that ends its turn; where a template has none, each turn's span is found by rendering the conversation up to
+it. Named templates are the Jinja files of the shipped ``templates`` folder, which open with their front matter.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from ftlab.config.paths import shipped
 from ftlab.data.formats import Conversation, Message, RowError
 from ftlab.errors import NotReadyError
 
 _MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_FRONT_MATTER = re.compile(r"\A\{#-?\n(.*?)\n-?#\}", re.DOTALL)
+_PROBE: tuple[Message, ...] = (
+    {"role": "user", "content": "What is the capital of France?"},
+    {"role": "assistant", "content": "Paris."},
+    {"role": "user", "content": "And of Norway?"},
+    {"role": "assistant", "content": "Oslo."},
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FrontMatter:
+    """What a shipped template says of itself.
+
+    :param source: where its text was published.
+    :param tokens: special tokens that it writes, besides ``bos_token`` and ``eos_token``; a tokenizer must have them.
+    :param stop: the token that ends every trained turn; ``"eos_token"`` for the tokenizer's own.
+    :param tools: whether it can write tools and their calls.
+    """
+
+    source: str
+    tokens: tuple[str, ...]
+    stop: str
+    tools: bool
+
+
+def names() -> list[str]:
+    """The shipped templates, which ``model.template`` can name."""
+    return sorted(path.stem for path in Path(shipped("templates")).glob("*.jinja"))
+
+
+def named(name: str) -> str:
+    """The source of a shipped template.
+
+    :raises NotReadyError: there is none of that name.
+    """
+    path = Path(shipped("templates")) / f"{name}.jinja"
+    if not path.is_file():
+        raise NotReadyError(f"There is no template {name!r}. Known: {', '.join(names())}.")
+    return path.read_text(encoding="utf-8")
+
+
+def front_matter(source: str) -> FrontMatter | None:
+    """What the first comment of a template says, or None where it is no front matter."""
+    import yaml
+
+    found = _FRONT_MATTER.match(source)
+    if found is None:
+        return None
+    try:
+        said = yaml.safe_load(found[1])
+    except yaml.YAMLError:
+        return None  # a comment of someone's own template
+    if not isinstance(said, dict) or not {"source", "tokens", "stop", "tools"} <= said.keys():
+        return None
+    return FrontMatter(str(said["source"]), tuple(said["tokens"]), str(said["stop"]), bool(said["tools"]))
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """:param spans: half-open character ranges of ``text`` that an assistant turn wrote, in order."""
+    """A conversation as text.
+
+    :param spans: half-open character ranges of ``text`` that an assistant turn wrote, in order.
+    :param turns: for each span, the index in ``conversation.messages`` of the assistant message that it belongs to.
+    """
 
     text: str
     spans: list[tuple[int, int]]
+    turns: list[int]
 
 
 class Template:
-    """A chat template and the special tokens it may name."""
+    """A chat template and the special tokens it may name. It can be pickled.
 
-    def __init__(self, source: str, special_tokens: dict[str, str], where: str):
-        if not _MARK.search(source):
-            raise NotReadyError(
-                f"The chat template of {where} has no {{% generation %}} marks, so nothing says which tokens are the "
-                "assistant's. Put {% generation %} and {% endgeneration %} around the assistant's content and the "
-                "token that ends its turn, in chat_template.jinja of the model's folder."
-            )
+    :param source: the Jinja text.
+    :param special_tokens: what the template may name, e.g. ``bos_token``.
+    :param where: whose template it is, for what is said of it.
+    :param stops: every special token of the tokenizer: one of them ends a turn of a template without marks.
+    :raises NotReadyError: it has no marks, and what an assistant writes cannot be told without.
+    """
+
+    def __init__(self, source: str, special_tokens: dict[str, str], where: str, stops: Iterable[str] = ()):
         self.source = source
         self._special_tokens = special_tokens
+        self._where = where
+        self._marked = _MARK.search(source) is not None
+        known = {token for token in (*stops, *special_tokens.values()) if isinstance(token, str) and token}
+        # The longest first, so that a token which another one begins with does not hide it.
+        self._stop = re.compile("|".join(re.escape(token) for token in sorted(known, key=len, reverse=True)) or "(?!)")
+        if not self._marked:
+            self._probe()
 
     @classmethod
-    def of(cls, tokenizer: Any) -> Template:
-        """The tokenizer's own template.
+    def of(cls, tokenizer: Any, name: str | None = None) -> Template:
+        """The shipped template of that name, or the tokenizer's own where none is named.
 
-        :raises NotReadyError: it has none, or one without marks.
+        :raises NotReadyError: there is no such template, the tokenizer has none or lacks what it needs, or it has no
+            marks and is ambiguous without.
         """
         where = tokenizer.name_or_path
-        if not isinstance(tokenizer.chat_template, str):
-            raise NotReadyError(f"The tokenizer of {where} has no chat template. Put one in its chat_template.jinja.")
-        return cls(tokenizer.chat_template, dict(tokenizer.special_tokens_map), where)
+        if name is not None:
+            source = named(name)
+            about = front_matter(source)
+            if about is not None and about.stop == "eos_token" and tokenizer.eos_token is None:
+                raise NotReadyError(
+                    f"The template {name} ends turns with eos_token, and the tokenizer of {where} has none."
+                )
+        elif isinstance(tokenizer.chat_template, str):
+            source = tokenizer.chat_template
+        else:
+            raise NotReadyError(
+                f"The tokenizer of {where} has no chat template. Name a shipped one: model.template=NAME, with NAME of "
+                f"{', '.join(names())}. Or put one in its chat_template.jinja."
+            )
+        special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+        return cls(source, dict(tokenizer.special_tokens_map), where, [*tokenizer.all_special_tokens, *special])
 
     def render(self, conversation: Conversation) -> Rendered:
-        """:raises RowError: the template refuses the conversation, or writes no assistant turn."""
-        texts, spans = self._render(conversation, return_assistant_tokens_mask=True)
-        if not spans[0]:
+        """The text, and what of it each assistant turn wrote.
+
+        :raises RowError: the template refuses the conversation, there is no assistant turn, or the template does not
+            say what each of them wrote.
+        """
+        turns = [index for index, message in enumerate(conversation.messages) if message["role"] == "assistant"]
+        if not turns:
             raise RowError("has no assistant turn to learn from")
-        return Rendered(texts[0], [(int(start), int(end)) for start, end in spans[0]])
+        if not self._marked:
+            return self._render_prefixes(conversation, turns)
+        texts, marked = self._render(conversation, return_assistant_tokens_mask=True)
+        spans = [(int(start), int(end)) for start, end in marked[0]]
+        if len(spans) != len(turns):
+            raise RowError(
+                f"the chat template marks {len(spans)} stretches as the assistant's, and the conversation has "
+                f"{len(turns)} assistant turns"
+            )
+        return Rendered(texts[0], spans, turns)
 
     def prompt(self, messages: Sequence[Message], tools: list[Any] | None = None) -> str:
-        """The text that asks for the next assistant turn."""
-        return self._render(Conversation(list(messages), tools), add_generation_prompt=True)[0][0]
+        """The text that asks for the next assistant turn.
+
+        :raises RowError: the template refuses the messages.
+        """
+        return self._text(messages, tools, add_generation_prompt=True)
+
+    def _text(self, messages: Sequence[Message], tools: list[Any] | None, **options: Any) -> str:
+        text: str = self._render(Conversation(list(messages), tools), **options)[0][0]
+        return text
 
     def _render(self, conversation: Conversation, **options: Any) -> Any:
         from jinja2.exceptions import TemplateError
@@ -73,6 +178,71 @@ class Template:
             )
         except (TemplateError, TypeError, ValueError) as error:
             raise RowError(f"the chat template refuses it: {error}") from None
+
+    def _render_prefixes(self, conversation: Conversation, turns: list[int]) -> Rendered:
+        """A turn is what the text up to it has beyond the prompt that asks for it, to the token that ends it."""
+        messages, tools = conversation.messages, conversation.tools
+        text = self._text(messages, tools)
+        spans = []
+        for turn in turns:
+            prompt = self.prompt(messages[:turn], tools)
+            until = self._text(messages[: turn + 1], tools)
+            end = self._turn_end(until, len(prompt), messages[turn])
+            if not until.startswith(prompt) or not text.startswith(until[:end]):
+                raise RowError(
+                    f"the chat template has no {{% generation %}} marks and writes message {turn + 1} otherwise when "
+                    f"it is the last than when others follow or it is asked for. {self._advice()}"
+                )
+            spans.append((len(prompt), end))
+        return Rendered(text, spans, turns)
+
+    def _turn_end(self, text: str, start: int, message: Message) -> int:
+        """Where the turn that begins at ``start`` and that ``text`` ends with is over.
+
+        What follows the token that ends a turn (a line break, often) is the template's, not the assistant's. Without
+        such a token, white space at the end is the template's where the message itself has none there.
+        """
+        end = max((found.end() for found in self._stop.finditer(text, start)), default=None)
+        if end is not None:
+            return end
+        content = message.get("content")
+        bare = text.rstrip()
+        if isinstance(content, str) and content and content == content.rstrip() and bare.endswith(content):
+            return len(bare)
+        return len(text)
+
+    def _probe(self) -> None:
+        """Two short turns, so that an ambiguous template is refused before any data is read."""
+        try:
+            self._text(_PROBE, None)
+        except RowError:
+            return  # it takes no such conversation; what it does take is checked row by row
+        try:
+            self._render_prefixes(Conversation(list(_PROBE)), [1, 3])
+        except RowError:
+            raise NotReadyError(
+                f"The chat template of {self._where} has no {{% generation %}} marks, and it writes an answer "
+                "otherwise when it is the last than when others follow or it is asked for, so nothing says which "
+                f"tokens are the assistant's. {self._advice()}"
+            ) from None
+
+    def _advice(self) -> str:
+        return (
+            f"Name a shipped template (model.template={_nearest(self.source, self._where)} is the nearest), or put "
+            "{% generation %} and {% endgeneration %} around the assistant's content and the token that ends its turn, "
+            "in chat_template.jinja of the model's folder."
+        )
+
+
+def _nearest(source: str, where: str) -> str:
+    """The shipped template with the most words in common, above all one whose name ``where`` has."""
+    mine, family = set(re.findall(r"\w+", source)), re.sub(r"\W", "_", where.lower())
+
+    def likeness(name: str) -> float:
+        words = set(re.findall(r"\w+", _FRONT_MATTER.sub("", named(name))))
+        return len(mine & words) / len(mine | words) + (name in family)
+
+    return max(names(), key=likeness)
 
 
 def prompt_and_answer(conversation: Conversation) -> tuple[list[Message], str]:

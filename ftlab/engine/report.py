@@ -14,7 +14,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from ftlab import __version__
-from ftlab.data.ledger import Ledger
+from ftlab.data.prepare import Prepared
+from ftlab.data.show import ledger_lines
 from ftlab.engine.output import Output
 from ftlab.plan import Plan
 from ftlab.rundir import RunDir, write_atomic
@@ -37,27 +38,13 @@ def provenance(plan: Plan) -> dict[str, Any]:
     }
 
 
-def ledger(output: Output, run_dir: RunDir, phase: str, found: Ledger, fingerprints: dict[str, str]) -> None:
-    """Write the ledger, with the fingerprint of each split's file, and show it."""
-    content = found.as_dict()
-    content["sha256"] = fingerprints
-    write_atomic(run_dir.ledger(phase), json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-    table = Table(title=f"data: {found.source}", title_justify="left", box=None, pad_edge=False)
-    columns = ("split", "rows", "kept", "dropped", "cut", "tokens", "trained", "packed", "fill")
-    for column in columns:
-        table.add_column(column, justify="left" if column == "split" else "right")
-    for name, split in found.splits.items():
-        if split.packed_rows:
-            counts = (split.rows_in, split.rows_kept, split.rows_dropped, split.rows_truncated, split.tokens_in,
-                      split.tokens_trained, split.packed_rows)  # fmt: skip
-            table.add_row(name, *(f"{count:,}" for count in counts), f"{split.fill:.1%}")
-        else:
-            table.add_row(name, f"{split.rows_in:,}", *[""] * 7)
-    output.say(table)
-    for name, split in found.splits.items():
-        for reason, count in split.dropped.items():
-            where = f", first {split.named[reason][0]}" if split.named[reason] else ""
-            output.say(f"[yellow]{name}: {count:,} rows dropped: {escape(reason)}{where}[/yellow]")
+def ledger(output: Output, run_dir: RunDir, phase: str, prepared: Prepared) -> None:
+    """Write the ledger, and show it."""
+    found = prepared.ledger
+    write_atomic(run_dir.ledger(phase), json.dumps(found.as_dict(), indent=2, ensure_ascii=False) + "\n")
+    for line in ledger_lines(found, prepared.cached):
+        output.say(line)
+    output.note(f"tokenized by {found.engine}")
 
 
 def summary(output: Output, run_dir: RunDir) -> None:

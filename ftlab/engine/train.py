@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from rich.markup import escape
 
 from ftlab.data import registry
 from ftlab.data.formats import Conversation
-from ftlab.data.prepare import prepare, read_records
+from ftlab.data.prepare import examples, prepare, split_parts
 from ftlab.engine import report
 from ftlab.engine.output import Output
 from ftlab.errors import FtlabError, Interrupted, RunDirError
@@ -98,55 +99,54 @@ class _PhaseRun:
         self.folder = run_dir.phase(phase.folder)
 
     def run(self) -> None:
-        # Bad rows are found before anything heavy is imported.
-        source = registry.resolve(self.config.data, self.config.stage.name)
-        self.fingerprints = {split: sha256(file) for split, file in source.files.items()}
-        self._check_same_data(source)
-        self.records = read_records(source, self.config.data, self.config.seed)
+        data = self.config.data
+        sources = registry.resolve(data, self.config.stage.name)
+        self._check_same_data(sources)
+        self._load_tokenizer()
+        self.parts = split_parts(sources, data, self.config.seed)
+        prepared = prepare(
+            sources, self.parts, data, self.config.seed, self.template, self.tokenizer, self.output.progress
+        )
+        report.ledger(self.output, self.run_dir, self.phase.name, prepared)
         with self.output.console.status("loading the model"):
-            self._load()
-        with self.output.console.status("preparing the data"):
-            prepared = prepare(self.records, self.config.data, self.template, self.tokenizer)
-        report.ledger(self.output, self.run_dir, self.phase.name, prepared.ledger, self.fingerprints)
+            self._load_model()
         self._train(prepared)
 
-    def _check_same_data(self, source: registry.Source) -> None:
+    def _check_same_data(self, sources: list[registry.Source]) -> None:
         """A run that goes on must read what it began with, or its weights belong to no data set at all."""
         ledger = self.run_dir.ledger(self.phase.name)
         if not ledger.is_file():
             return
         began_with = json.loads(ledger.read_text(encoding="utf-8"))["sha256"]
-        for split, file in source.files.items():
-            if began_with.get(split) != self.fingerprints[split]:
+        locations = [location for source in sources for location in source.splits.values()]
+        for file, found in [pair for location in locations for pair in location.fingerprint().items()]:
+            if began_with.get(file) != found:
                 raise RunDirError(
                     f"{file} has changed since {self.run_dir.path} began. Put the file back to continue, or start "
                     "another run: run.if_exists=new, or another run.name."
                 )
 
-    def _load(self) -> None:
+    def _load_tokenizer(self) -> None:
+        from ftlab.stages.tokens import tokens_of
+
+        found = tokens_of(self.config)
+        self.tokenizer, self.template = found.tokenizer, found.template
+        self.additions, self.stop = found.additions, found.stop
+
+    def _load_model(self) -> None:
         from transformers import set_seed
-        from transformers.utils.logging import disable_progress_bar
 
-        from ftlab.data.templates import Template
-        from ftlab.model import adapter, load, tokenizer
+        from ftlab.model import adapter, load
 
-        disable_progress_bar()
         set_seed(self.config.seed)
-        self.tokenizer = tokenizer.load_tokenizer(self.config.model)
-        is_text = self.config.stage.name == "pt"
-        self.template = None if is_text else Template.of(self.tokenizer)
-        self.model = adapter.apply_method(load.load_model(self.config), self.config)
+        model = load.load_model(self.config)
+        rows = load.fit_embeddings(model, self.tokenizer)
+        self.model = adapter.apply_method(model, self.config, list(self.additions.tokens.values()))
+        if str(self.additions):
+            said = f"tokenizer: {self.additions}" + (f"; {rows} embeddings added" if rows else "")
+            self.output.say(escape(said))
         self.parameters = adapter.count(self.model)
         self.output.say(f"{self.config.model.name}: {self.parameters}")
-        self.stop = tokenizer.stop_tokens(self.tokenizer, self._turn_end())
-
-    def _turn_end(self) -> str | None:
-        """What the template makes the model write as an answer."""
-        if self.template is None:
-            return None
-        question, answer = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
-        rendered = self.template.render(Conversation([question, answer]))
-        return rendered.text[slice(*rendered.spans[-1])]
 
     def _train(self, prepared: Any) -> None:
         from ftlab.engine import callbacks
@@ -251,9 +251,9 @@ class _PhaseRun:
         from ftlab.measure.generate import generate
         from ftlab.measure.metrics import exact_match
 
-        split = "golden" if self.records.splits.get("golden") else "validation"
+        split = "golden" if self.parts.get("golden") else "validation"
         limit = self.config.eval.golden_rows if split == "golden" else self.config.eval.samples
-        chosen = [record for _, record in self.records.splits.get(split, [])[:limit]]
+        chosen = [example.record for example in islice(examples(self.parts.get(split, [])), limit)]
         if not chosen or self.template is None:
             return
         questions = [prompt_and_answer(record) for record in chosen if isinstance(record, Conversation)]

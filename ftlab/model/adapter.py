@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +21,10 @@ class Parameters:
         return f"{self.trainable:,} of {self.total:,} parameters train ({self.trainable / self.total:.2%})"
 
 
-def apply_method(model: Any, run: Run) -> Any:
+def apply_method(model: Any, run: Run, new_tokens: Sequence[int] = ()) -> Any:
     """The model with ``method`` applied; adapters and everything else that trains in fp32.
 
+    :param new_tokens: ids that the model never saw: their embeddings are trained whatever the method.
     :raises ConfigError: ``lora.target_modules`` names modules that the model does not have.
     """
     if run.quant.name != "none":
@@ -38,10 +40,13 @@ def apply_method(model: Any, run: Run) -> Any:
 
         if isinstance(run.lora.target_modules, tuple):
             _check_targets(model, run.lora.target_modules)
-        model = get_peft_model(model, _lora_config(run.lora))
+        model = get_peft_model(model, _lora_config(run.lora, _embeddings(model, new_tokens)))
     elif run.method.name == "freeze":
         assert run.method.trainable_layers, "the schema refuses 0 and null"
         _freeze(model, run.method.trainable_layers)
+        if new_tokens:
+            model.get_input_embeddings().requires_grad_(True)
+            model.get_output_embeddings().requires_grad_(True)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.float32)
@@ -60,7 +65,18 @@ def count(model: Any) -> Parameters:
     return Parameters(trainable, total)
 
 
-def _lora_config(lora: Lora) -> Any:
+def _embeddings(model: Any, new_tokens: Sequence[int]) -> dict[str, list[int]] | None:
+    """Names of the embeddings with the rows to train beside the adapter; tied ones are one."""
+    if not new_tokens:
+        return None
+    layers = [model.get_input_embeddings()]
+    if model.get_output_embeddings().weight is not layers[0].weight:
+        layers.append(model.get_output_embeddings())
+    names = [name for name, module in model.named_modules() if any(module is layer for layer in layers)]
+    return {name: list(new_tokens) for name in names}
+
+
+def _lora_config(lora: Lora, trained_rows: dict[str, list[int]] | None) -> Any:
     from peft import LoraConfig
 
     # None lets PEFT choose its default modules for the model's family.
@@ -73,6 +89,7 @@ def _lora_config(lora: Lora) -> Any:
         use_dora=lora.variant == "dora",
         use_rslora=lora.variant == "rslora",
         init_lora_weights="pissa" if lora.variant == "pissa" else True,
+        trainable_token_indices=trained_rows,
         task_type="CAUSAL_LM",
     )
 

@@ -59,6 +59,19 @@ def load_model(run: Run) -> Any:
     return model
 
 
+def fit_embeddings(model: Any, tokenizer: Any) -> int:
+    """Give every token of the tokenizer a row in the embeddings; how many rows that took.
+
+    New rows are drawn about the mean of the others (Hewitt 2021), so that at first they change little.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    lacking = len(tokenizer) - rows
+    if lacking > 0:
+        model.resize_token_embeddings(len(tokenizer))
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return max(lacking, 0)
+
+
 def _quantization(run: Run, compute: torch.dtype) -> Any:
     from transformers import BitsAndBytesConfig
 

@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ftlab.errors import NotReadyError
 from ftlab.schema import Model
 
+PAD = "<|pad|>"  # added where the vocabulary has nothing else to pad with
+# Tokens that families set aside for padding, or for nothing yet.
+_SPARE = ("<|finetune_right_pad_id|>", "<pad>", "[PAD]", PAD, "<|endoftext|>", "<|reserved_special_token_0|>")
+
+
+@dataclass(frozen=True, slots=True)
+class Additions:
+    """:param tokens: written by the template, and new to the tokenizer; they have to be learned.
+    :param pad: the token that pads, where the tokenizer's own choice was none or its end of text.
+    """
+
+    tokens: dict[str, int]
+    pad: str | None
+
+    def __str__(self) -> str:
+        parts = [f"new tokens of the template: {', '.join(self.tokens)}"] if self.tokens else []
+        parts += [f"{self.pad} pads"] if self.pad else []
+        return "; ".join(parts)
+
 
 def load_tokenizer(model: Model) -> Any:
-    """The model's tokenizer, with a pad token.
+    """The model's tokenizer.
 
     :raises NotReadyError: there is none, it cannot be read, or it has no token that ends a text.
     """
@@ -23,10 +44,27 @@ def load_tokenizer(model: Model) -> Any:
         raise NotReadyError(f"model.path={model.path}: no tokenizer there: {str(error).splitlines()[0]}") from None
     if tokenizer.eos_token is None:
         raise NotReadyError(f"The tokenizer of {model.path} has no eos_token; name one in its tokenizer_config.json.")
-    if tokenizer.pad_token is None:
-        # Packed rows never learn or attend to padding, so any token that exists can stand for it.
-        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     return tokenizer
+
+
+def complete(tokenizer: Any, needed: Sequence[str]) -> Additions:
+    """Give the tokenizer the tokens that a template writes and it lacks, and a pad token that ends nothing.
+
+    A pad token that were the end of text would be masked by every tool that tells padding by its id, and so would the
+    end that the model has to learn.
+    """
+    had = tokenizer.get_vocab()
+    lacking = [token for token in needed if token not in had]
+    if lacking:
+        # Kept as they are: a second call with the same name replaces the list in some tokenizers.
+        tokenizer.add_tokens(lacking, special_tokens=True)
+    pad = None
+    if tokenizer.pad_token is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        in_use = {tokenizer.eos_token, tokenizer.bos_token, *needed}
+        spare = [token for token in (*_SPARE, tokenizer.unk_token) if token in had and token not in in_use]
+        tokenizer.pad_token = pad = spare[0] if spare else PAD
+    vocabulary = tokenizer.get_vocab()
+    return Additions({token: vocabulary[token] for token in lacking}, pad)
 
 
 def stop_tokens(tokenizer: Any, trained_text: str | None) -> list[int]:

@@ -15,7 +15,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints
 
-from ftlab.data.collate import PackedCollator, PackedRow, PackedRows
+from ftlab.data.collate import PackedCollator
+from ftlab.data.store import PackedRow, PackedRows
 from ftlab.errors import NotReadyError
 from ftlab.measure.metrics import perplexity
 from ftlab.model.head import logits_function

@@ -10,7 +10,7 @@ from datasets import Dataset
 from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from ftlab.data.collate import PackedRows
+from ftlab.data.store import PackedRows
 from ftlab.schema import Run
 from ftlab.stages.common import WholeCheckpoints, training_arguments
 

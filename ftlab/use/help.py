@@ -50,7 +50,8 @@ def _of_task(task: str) -> str:
     declared = yaml.safe_load(path.read_text(encoding="utf-8"))
     words = "".join(f" <{word.removeprefix('task.')}>" for word in declared["words"])
     lines = [f"ftlab {task}{words}: {about}", "", *(f"  {line}" for line in examples)]
-    keys = [line for line in path.read_text(encoding="utf-8").splitlines() if line.split(":")[0] in _own(declared)]
+    unquoted = [line.replace('"', "", 2) for line in path.read_text(encoding="utf-8").splitlines()]  # "yes" is a key
+    keys = [line for line in unquoted if line.split(":")[0] in _own(declared)]
     return "\n".join([*lines, *(["", "Keys of its own", *(f"  {line}" for line in keys)] if keys else [])])
 
 

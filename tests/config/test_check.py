@@ -21,8 +21,8 @@ def test_a_good_command_line_has_no_mistakes(mistakes):
          "loraplus_ratio. Did you mean lora.alpha?"),
         ("sede=3", "sede=3: no such key. Groups and keys: data, deepspeed, eval, hardware, hydra, lora, method, model, "
          "phases, quant, run, seed, stage, task, tracker, train. Did you mean seed?"),
-        ("data.split.goldn=none", "data.split.goldn=none: no such key. data.split has: validation, golden, fraction. "
-         "Did you mean data.split.golden?"),
+        ("data.split.goldn=none", "data.split.goldn=none: no such key. data.split has: validation, test, golden, fraction, "
+         "test_fraction. Did you mean data.split.golden?"),
         ("lora.r.x=3", "lora.r.x=3: lora.r is a value and has no keys."),
     ],
 )  # fmt: skip

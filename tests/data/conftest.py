@@ -9,15 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ftlab.config import arguments
 from ftlab.config.compose import compose, validate
-from ftlab.data import encode, registry
-from ftlab.data.encode import IGNORE, Sample
+from ftlab.data import registry
+from ftlab.data.encode import Encoder
 from ftlab.data.formats import Conversation
 from ftlab.data.ledger import SplitLedger
-from ftlab.data.prepare import Prepared, Records, prepare, read_records
+from ftlab.data.prepare import Parts, Prepared, prepare, split_parts
+from ftlab.data.read import Block
+from ftlab.data.samples import BlockEncoder, Recipe
+from ftlab.data.store import IGNORE, PackedRows, Sample
 from ftlab.data.templates import Template
 from ftlab.schema import Run
 
@@ -26,10 +30,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @functools.cache
 def _run(overrides: tuple[str, ...]) -> Run:
-    return validate(compose(arguments.read(overrides).overrides))
+    is_cached = any(override.startswith("data.cache=") for override in overrides)
+    return validate(compose(arguments.read(overrides if is_cached else ("data.cache=null", *overrides)).overrides))
 
 
-@dataclass(frozen=True)
+@dataclass
 class Workbench:
     """What a run does with its data, one call for each step a test wants to stop at."""
 
@@ -39,18 +44,41 @@ class Workbench:
     def config(self, *overrides: str) -> Run:
         return _run(overrides)
 
-    def read(self, *overrides: str) -> Records:
+    def parts(self, *overrides: str) -> Parts:
+        """Which rows go to which split; none is read."""
         run = _run(overrides)
-        return read_records(registry.resolve(run.data, run.stage.name), run.data, run.seed)
+        return split_parts(registry.resolve(run.data, run.stage.name), run.data, run.seed)
 
-    def prepare(self, *overrides: str) -> Prepared:
+    def prepare(
+        self, *overrides: str, tokenizer: Any = None, template: Template | None = None, progress: Any = None
+    ) -> Prepared:
+        """Nothing is cached unless ``data.cache`` is among the overrides."""
         run = _run(overrides)
-        template = None if run.stage.name == "pt" else self.template
-        return prepare(self.read(*overrides), run.data, template, self.tokenizer)
+        sources = registry.resolve(run.data, run.stage.name)
+        template = None if run.stage.name == "pt" else template or self.template
+        parts = split_parts(sources, run.data, run.seed)
+        return prepare(sources, parts, run.data, run.seed, template, tokenizer or self.tokenizer, progress)
 
     def encode(self, messages: Sequence[dict[str, Any]], train_on: str = "assistant", tools: Any = None) -> Sample:
-        rendered = self.template.render(Conversation(list(messages), tools))
-        return next(encode.encode_rendered(self.tokenizer, [rendered], train_on))
+        """One conversation of any length, alone."""
+        return self.encode_all([Conversation(list(messages), tools)], train_on)[0]
+
+    def encode_all(self, conversations: Sequence[Conversation], train_on: str = "assistant") -> list[Sample]:
+        """Conversations of one block."""
+        rows = [{"messages": one.messages, "tools": one.tools} for one in conversations]
+        encoded = self.block_encoder(train_on)(Block("here", range(len(rows)), range(1, len(rows) + 1), rows, "values"))
+        assert not encoded.problems, encoded.problems
+        ends = encoded.counts.cumsum()
+        return [Sample(encoded.ids[e - n : e], encoded.trained[e - n : e]) for e, n in zip(ends, encoded.counts)]
+
+    def block_encoder(self, train_on: str = "assistant", encoder: Encoder | None = None) -> BlockEncoder:
+        end = self.tokenizer.eos_token_id
+        recipe = Recipe("messages", {}, {}, self.template, train_on, "error", 1 << 30, end)
+        return BlockEncoder(recipe, encoder or self.encoder)
+
+    @functools.cached_property
+    def encoder(self) -> Encoder:
+        return Encoder(self.tokenizer)
 
     def decode(self, ids: Iterable[int]) -> str:
         return self.tokenizer.decode(list(map(int, ids)), skip_special_tokens=False)
@@ -101,10 +129,31 @@ def check_ledger():
         assert rows["dropped"] == sum(reason["rows"] for reason in counts["dropped"].values())
         assert tokens["in"] == tokens["trained"] + tokens["masked"] + tokens["cut"]
         assert min([*rows.values(), *tokens.values()]) >= 0
+        assert all(len(reason["first"]) <= min(reason["rows"], 20) for reason in counts["dropped"].values())
+        held = tokens["trained"] + tokens["masked"] + tokens["repeated"]
+        packing = counts["packing"]
+        assert tokens["padded"] == packing["rows"] * packing["tokens_per_row"] - held
+        assert packing["fill"] == round(ledger.fill, 4) <= 1
+        assert sum(samples for _, _, samples in counts["lengths"]["histogram"]) >= rows["kept"]
         if samples is not None:
-            held = sum(len(sample.input_ids) for sample in samples)
-            assert held == tokens["trained"] + tokens["masked"] + tokens["repeated"]
-            assert sum(sample.trained for sample in samples) == tokens["trained"]
+            assert held == sum(len(sample.input_ids) for sample in samples)
+            assert tokens["trained"] == sum(sample.trained for sample in samples)
+            assert not any(sample.learned[:1].any() for sample in samples)
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def check_prepared(check_ledger, samples_of):
+    """The ledger of every split against its rows, none of which is longer than it may be."""
+
+    def check(prepared: Prepared) -> None:
+        for name, ledger in prepared.ledger.splits.items():
+            rows = prepared.rows.get(name, ())
+            check_ledger(ledger, samples_of(rows))
+            assert len(rows) == ledger.packed_rows
+            longest = ledger.packed_capacity // max(ledger.packed_rows, 1)
+            assert all(0 < rows[index].length <= longest for index in range(len(rows)))
 
     return check
 
@@ -117,3 +166,20 @@ def samples_of():
         return [sample for index in range(len(rows)) for sample in rows[index].samples]
 
     return collect
+
+
+@pytest.fixture(scope="session")
+def same_rows():
+    """Bit for bit: the same samples in the same packed rows, from the same rows of the source."""
+
+    def check(one: PackedRows, other: PackedRows) -> None:
+        assert len(one) == len(other)
+        for index in range(len(one)):
+            mine, theirs = one[index].samples, other[index].samples
+            assert len(mine) == len(theirs)
+            for a, b in zip(mine, theirs):
+                assert np.array_equal(a.input_ids, b.input_ids)
+                assert np.array_equal(a.learned, b.learned)
+        assert np.array_equal(one.kept, other.kept)
+
+    return check

@@ -10,15 +10,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ftlab.data.collate import PackedCollator, PackedRow, PackedRows
-from ftlab.data.encode import IGNORE, Sample
+from ftlab.data.arrange import Views
+from ftlab.data.collate import PackedCollator
+from ftlab.data.store import IGNORE, PackedRow, PackedRows, Sample
 
 PAD = 99
 
 
 def sample(ids, learned):
-    ids = np.asarray(ids, dtype=np.int32)
-    return Sample(ids, np.where(np.asarray(learned, dtype=bool), ids, IGNORE).astype(np.int32))
+    return Sample(np.asarray(ids, dtype=np.int32), np.asarray(learned, dtype=bool))
 
 
 A = sample([10, 11, 12], [0, 1, 1])
@@ -73,10 +73,46 @@ def test_no_mask_is_sent_and_indices_are_whole_numbers():
     assert {batch[key].dtype for key in batch if key != "tokens"} == {torch.int64}
 
 
-def test_packed_rows_follow_the_bins():
-    rows = PackedRows([A, B, C], [[2], [0, 1]])
-    assert [rows[index] for index in range(len(rows))] == [PackedRow((C,)), PackedRow((A, B))]
-    assert [rows[index].length for index in range(len(rows))] == [4, 5]
+@pytest.fixture
+def stored():
+    """A, B and C one after the other, as the store has them: C in a row of its own, then A and B."""
+    ids, learned = (np.concatenate([getattr(one, name) for one in (A, B, C)]) for name in ("input_ids", "learned"))
+    bounds = np.array([[0, 3, 1], [3, 5, 1], [5, 9, 1]])
+    views = Views(bounds, np.array([0, 1, 2]), np.array([2, 0, 1]), np.array([0, 1, 3]))
+    return lambda joined: PackedRows(ids, learned, views, np.zeros((3, 3), np.int64), joined)
+
+
+def shown(row):
+    return [(one.input_ids.tolist(), one.learned.tolist()) for one in row.samples]
+
+
+def test_packed_rows_follow_the_bins(stored):
+    rows = stored(joined=False)
+    assert [shown(row) for row in rows] == [shown(PackedRow((C,))), shown(PackedRow((A, B)))]
+    assert [row.length for row in rows] == [4, 5]
+    assert shown(rows[-1]) == shown(rows[1]) == shown(rows[np.int64(1)])
+    with pytest.raises(IndexError):
+        rows[2]
+    assert rows.unit(1)[0].input_ids.tolist() == [20, 21]
+
+
+def test_joined_rows_are_one_sample_whose_positions_go_on(stored):
+    rows = stored(joined=True)
+    assert shown(rows[1]) == [([10, 11, 12, 20, 21], [False, True, True, False, True])]
+    batch = lists(PackedCollator(PAD)(list(rows)))
+    assert batch["position_ids"] == [[0, 1, 2, 3, 0], [0, 1, 2, 3, 4]]
+    assert batch["targets"] == [32, 11, 12, 21]
+
+
+def test_tokens_at_the_start_of_a_view_are_not_learned(stored):
+    rows = PackedRows(C.input_ids, np.ones(4, bool), Views(np.array([[0, 4, 3]]), *map(np.array, ([0], [0], [0, 1]))),
+                      np.zeros((1, 3), np.int64))  # fmt: skip
+    assert rows[0].samples[0].labels.tolist() == [IGNORE, IGNORE, IGNORE, 33]
+
+
+def test_a_samples_labels_are_whole_numbers_of_32_bits():
+    assert A.labels.dtype == A.input_ids.dtype == np.int32
+    assert (A.labels.tolist(), A.trained) == ([IGNORE, 11, 12], 2)
 
 
 samples = st.lists(st.tuples(st.integers(1, 90), st.booleans()), min_size=1, max_size=6).map(

@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from ftlab.data.formats import CONVERTERS, Columns, Conversation, RowError, Text
+from ftlab.data.formats import COLUMNS, CONVERTERS, TAGS, Columns, Conversation, RowError, Text
 
 
-def convert(format_, row, columns=None):
-    return CONVERTERS[format_](Columns(row, columns or {}))
+def convert(format_, row, columns=None, tags=None):
+    return CONVERTERS[format_](Columns(row, columns or {}, tags or {}))
 
 
 def said(*turns):
@@ -103,6 +103,41 @@ CONVERSATIONS = {
         {"system": "Be kind.", "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]},
         said(("system", "Be kind."), ("user", "Hi"), ("assistant", "Hello")),
     ),
+    "sharegpt: an empty system message is none": (
+        "sharegpt",
+        {
+            "system": " ",
+            "conversations": [
+                {"from": "system", "value": ""},
+                {"from": "human", "value": "Hi"},
+                {"from": "gpt", "value": "Hello"},
+            ],
+        },
+        said(("user", "Hi"), ("assistant", "Hello")),
+    ),
+    "alpaca: the input alone asks": (
+        "alpaca",
+        {"instruction": "", "input": "1 + 2?", "output": "3"},
+        said(("user", "1 + 2?"), ("assistant", "3")),
+    ),
+    "prompt_completion: TRL's messages": (
+        "prompt_completion",
+        {
+            "prompt": said(("system", "Be kind."), ("user", "Hi")),
+            "completion": said(("assistant", "Hello")),
+        },
+        said(("system", "Be kind."), ("user", "Hi"), ("assistant", "Hello")),
+    ),
+    "prompt_completion: ShareGPT's messages, and a string": (
+        "prompt_completion",
+        {"system": "Be kind.", "prompt": [{"from": "human", "value": "Hi"}], "completion": "Hello"},
+        said(("system", "Be kind."), ("user", "Hi"), ("assistant", "Hello")),
+    ),
+    "messages: system in a column": (
+        "messages",
+        {"system": "Be kind.", "messages": said(("user", "Hi"), ("assistant", "Hello"))},
+        said(("system", "Be kind."), ("user", "Hi"), ("assistant", "Hello")),
+    ),
     "messages": (
         "messages",
         {"messages": said(("system", "Be kind."), ("user", "Hi"), ("assistant", "Hello"))},
@@ -142,10 +177,11 @@ def test_sharegpt_with_a_tool_call_and_its_observation(tools):
         ('{"name": "now"}', calls(("now", {}))),
         (
             '[{"name": "a", "arguments": {"x": 1}}, {"name": "b", "arguments": "{}"}]',
-            calls(("a", {"x": 1}), ("b", "{}")),
+            calls(("a", {"x": 1}), ("b", {})),
         ),
+        ({"name": "now", "arguments": '{"zone": "UTC"}'}, calls(("now", {"zone": "UTC"}))),
     ],
-    ids=["without arguments", "two calls at once"],
+    ids=["without arguments", "two calls at once", "an object, not JSON of one"],
 )
 def test_sharegpt_function_calls(value, expected):
     row = {"conversations": [{"from": "human", "value": "Go"}, {"from": "function_call", "value": value}]}
@@ -156,41 +192,6 @@ def test_sharegpt_function_calls(value, expected):
 def test_no_tools_are_no_tools(tools):
     row = {"messages": said(("user", "Hi"), ("assistant", "Hello")), "tools": tools}
     assert convert("messages", row).tools is None
-
-
-def test_messages_with_tool_calls_keep_them():
-    call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
-    row = {
-        "tools": [WEATHER],
-        "messages": [
-            {"role": "user", "content": "Rain in Oslo?"},
-            {"role": "assistant", "content": None, "tool_calls": [call]},
-            {"role": "tool", "content": "yes", "tool_call_id": "1"},
-            {"role": "assistant", "content": "It rains."},
-        ],
-    }
-    assert convert("messages", row) == Conversation(
-        [
-            {"role": "user", "content": "Rain in Oslo?"},
-            {"role": "assistant", "content": "", "tool_calls": [call]},
-            {"role": "tool", "content": "yes", "tool_call_id": "1"},
-            {"role": "assistant", "content": "It rains."},
-        ],
-        [WEATHER],
-    )
-
-
-def test_two_tools_may_answer_two_calls_of_one_turn():
-    """What OpenAI's API returns for parallel calls: a tool message for each."""
-    made = [{"type": "function", "function": {"name": name, "arguments": "{}"}} for name in ("a", "b")]
-    found = [
-        {"role": "user", "content": "Both?"},
-        {"role": "assistant", "content": "", "tool_calls": made},
-        {"role": "tool", "content": "1"},
-        {"role": "tool", "content": "2"},
-        {"role": "assistant", "content": "1 and 2."},
-    ]
-    assert convert("messages", {"messages": found}).messages == found
 
 
 @pytest.mark.parametrize(
@@ -248,6 +249,7 @@ def chat(*pairs, **more):
 
 
 ANSWERED = [("user", "Hi"), ("assistant", "Hello")]
+OPENAI_ROLES = "system, developer, user, assistant, tool, function"
 SHAREGPT_ROLES = "human, user, gpt, assistant, system, observation, tool, function_call"
 
 REFUSED = {
@@ -295,11 +297,11 @@ REFUSED = {
         {"prompt": "a", "completion": ""},
         "column 'completion' is empty",
     ),
-    "text without text": ("text", {"content": "a"}, "has no column 'text'; it has 'content'"),
+    "text without text": ("text", {"content": "a"}, "needs 'text'|'training_content'; it has 'content'"),
     "empty text": ("text", {"text": "\n"}, "column 'text' is empty"),
     "empty training_content": ("text", {"training_content": ""}, "column 'training_content' is empty"),
     "text of another type": ("text", {"text": ["a"]}, "column 'text' must be a string, not list"),
-    "conversations missing": ("sharegpt", {"text": "a"}, "column 'conversations' must be a list that is not empty"),
+    "conversations missing": ("sharegpt", {"text": "a"}, "has no column 'conversations'; it has 'text'"),
     "conversations empty": ("sharegpt", turns(), "column 'conversations' must be a list that is not empty"),
     "conversations a string": (
         "sharegpt",
@@ -364,23 +366,32 @@ REFUSED = {
     "messages missing": (
         "messages",
         {"conversations": []},
-        "column 'messages' must be a list that is not empty",
+        "has no column 'messages'; it has 'conversations'",
     ),
     "messages: no role": (
         "messages",
         {"messages": [{"content": "a"}]},
         "message 1 must be an object with 'role' and 'content'",
     ),
-    "messages: an unknown role": ("messages", chat(("human", "a")), "message 1 has the unknown role 'human'"),
+    "messages: an unknown role": (
+        "messages",
+        chat(("human", "a")),
+        f"message 1 has the unknown role 'human'; known: {OPENAI_ROLES}",
+    ),
+    "messages: a role beyond words": (
+        "messages",
+        chat(("user", "a"), ("x" * 1000, "b")),
+        f"message 2 has the unknown role 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...; known: {OPENAI_ROLES}",
+    ),
     "messages: no content": (
         "messages",
         {"messages": [*said(("user", "a")), {"role": "assistant"}]},
-        "message 2: 'content' must be a string, not NoneType",
+        "message 2 must be an object with 'role' and 'content'",
     ),
-    "messages: content in parts": (
+    "messages: null content": (
         "messages",
-        {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]},
-        "message 1: 'content' must be a string, not list",
+        {"messages": [*said(("user", "a")), {"role": "assistant", "content": None}]},
+        "message 2: 'content' must be a string, not NoneType",
     ),
     "messages: tools of a number": (
         "messages",
@@ -400,7 +411,7 @@ REFUSED = {
     "an answer first after the system message": (
         "messages",
         chat(("system", "s"), ("assistant", "a")),
-        "turn 1 should be a user or tool turn, not assistant",
+        "turn 2 should be a user or tool turn, not assistant",
     ),
     "two questions in a row": (
         "messages",
@@ -427,6 +438,77 @@ REFUSED = {
         chat(("system", "a")),
         "the conversation does not end with an assistant turn",
     ),
+    "after two tools' answers, a turn is still numbered by its place": (
+        "messages",
+        chat(*ANSWERED, ("tool", "1"), ("tool", "2"), ("user", "b"), ("assistant", "c")),
+        "turn 5 should be an assistant turn, not user",
+    ),
+    "an empty answer in between": (
+        "messages",
+        chat(("user", "a"), ("assistant", "\n"), *ANSWERED),
+        "message 2 (assistant) is empty",
+    ),
+    "an empty question in a conversation": (
+        "sharegpt",
+        turns(("human", ""), ("gpt", "b")),
+        "turn 1 (user) is empty",
+    ),
+    "an empty answer in history": (
+        "alpaca",
+        {"instruction": "a", "output": "b", "history": [["c", "d"], ["e", " "]]},
+        "history pair 2: the answer is empty",
+    ),
+    "an empty question in history": (
+        "alpaca",
+        {"instruction": "a", "output": "b", "history": [["", "d"]]},
+        "history pair 1: the question is empty",
+    ),
+    "a tool that is a string": ("messages", chat(*ANSWERED, tools=[WEATHER, "f"]), "tool 2 must be an object, not str"),
+    "tools of an object": (
+        "messages",
+        chat(*ANSWERED, tools={}),
+        "column 'tools' must be a list of tools, or JSON of one",
+    ),
+    "tools with half of a surrogate pair": (
+        "messages",
+        chat(*ANSWERED, tools='[{"name": "\\ud800"}]'),
+        "column 'tools' is not JSON: half of a surrogate pair",
+    ),
+    "tools with a number that Python does not read": (
+        "messages",
+        chat(*ANSWERED, tools="[" + "9" * 5000 + "]"),
+        "column 'tools' is not JSON: a number of too many digits",
+    ),
+    "tools nested without end": (
+        "messages",
+        chat(*ANSWERED, tools="[" * 200_000),
+        "column 'tools' is not JSON: nested too deeply",
+    ),
+    "prompt_completion: a number for a prompt": (
+        "prompt_completion",
+        {"prompt": 1, "completion": "a"},
+        "column 'prompt' must be a string or a list of messages, not int",
+    ),
+    "prompt_completion: a number for a completion": (
+        "prompt_completion",
+        {"prompt": "a", "completion": 1},
+        "column 'completion' must be a string, a message or a list of messages, not int",
+    ),
+    "prompt_completion: no prompt": (
+        "prompt_completion",
+        {"completion": "a"},
+        "has no column 'prompt'; it has 'completion'",
+    ),
+    "prompt_completion: a prompt that is answered already": (
+        "prompt_completion",
+        {"prompt": said(*ANSWERED), "completion": "a"},
+        "the prompt does not end with a user or tool turn",
+    ),
+    "prompt_completion: a completion that begins with a question": (
+        "prompt_completion",
+        {"prompt": "a", "completion": said(*ANSWERED)},
+        "completion: turn 1 should be an assistant turn, not user",
+    ),
     "an empty last answer": (
         "messages",
         chat(("user", "a"), ("assistant", " ")),
@@ -446,3 +528,48 @@ def test_refused_column_has_the_users_name():
     with pytest.raises(RowError) as caught:
         convert("alpaca", {"question": "a", "output": "b"}, {"instruction": "question", "output": "answer"})
     assert str(caught.value) == "has no column 'answer'; it has 'question', 'output'"
+
+
+def test_a_column_set_to_null_is_not_read():
+    row = {"instruction": "a", "input": "b", "output": "c", "system": "d", "id": 1}
+    columns = {"input": None, "system": None, "id": None}
+    assert convert("alpaca", row, columns).messages == said(("user", "a"), ("assistant", "c"))
+    assert Columns(row, columns).id is None
+    with pytest.raises(RowError) as caught:
+        convert("alpaca", row, {"output": None})
+    assert str(caught.value) == "has no column 'output'; it has 'instruction', 'input', 'output', 'system', 'id'"
+    with pytest.raises(RowError) as caught:
+        convert("text", {"text": "a"}, {"text": None, "training_content": None})
+    assert str(caught.value) == "needs columns that data.columns sets to null; it has 'text'"
+
+
+def test_a_reason_names_no_more_than_twelve_columns():
+    with pytest.raises(RowError) as caught:
+        convert("text", {f"c{i}": i for i in range(20)})
+    assert str(caught.value).endswith("'c10', 'c11', ...")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("a1", "a1"), (7, "7"), (-7, "-7"), (0, "0"), ("", None), (None, None), (True, None), (1.0, None), ([1], None)],
+)
+def test_id(value, expected):
+    assert Columns({"id": value}, {}).id == expected
+    assert Columns({"key": value, "id": "not this"}, {"id": "key"}).id == expected
+
+
+def test_an_id_of_too_many_digits_for_python():
+    assert Columns({"id": 10**5000}, {}).id == hex(10**5000)
+
+
+@pytest.mark.parametrize("row", [5, None, "a", [["a", 1]]])
+def test_a_row_that_is_no_object(row):
+    with pytest.raises(RowError) as caught:
+        convert("text", row)
+    assert str(caught.value) == "is not an object with columns"
+
+
+def test_every_format_has_its_columns():
+    assert list(COLUMNS) == list(CONVERTERS)
+    assert all(columns[-1] == "id" and len(set(columns)) == len(columns) for columns in COLUMNS.values())
+    assert TAGS == ("role", "content", "user", "assistant", "observation", "function", "system")

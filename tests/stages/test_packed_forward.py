@@ -21,8 +21,8 @@ from transformers import (
 )
 
 from ftlab.config.paths import shipped
-from ftlab.data.collate import PackedCollator, PackedRow
-from ftlab.data.encode import IGNORE, Sample
+from ftlab.data.collate import PackedCollator
+from ftlab.data.store import IGNORE, PackedRow, Sample
 from ftlab.errors import NotReadyError
 from ftlab.model.head import logits_function
 from ftlab.stages import common
@@ -44,9 +44,9 @@ def sample(length: int, seed: int, vocab: int = 2000) -> Sample:
     """Random tokens, about half of them labels."""
     draw = np.random.default_rng(seed)
     ids = draw.integers(10, vocab, length).astype(np.int32)
-    labels = np.where(draw.random(length) < 0.5, ids, IGNORE).astype(np.int32)
-    labels[0], labels[-1] = IGNORE, ids[-1]
-    return Sample(ids, labels)
+    learned = draw.random(length) < 0.5
+    learned[0], learned[-1] = False, True
+    return Sample(ids, learned)
 
 
 def rows_of(*lengths_by_row: tuple[int, ...], vocab: int = 2000) -> list[PackedRow]:

@@ -69,7 +69,9 @@ def test_the_comment_beside_a_key_is_shown(explained):
     first, about, _ = explained("run.dir")
     assert first == "run.dir = null"
     assert f"# {about.strip()}\n" in (CONF / "config.yaml").read_text()
-    assert explained("data.packing")[:2] == ["data.packing = true", "  several samples to a row, none seeing another"]
+    assert explained("data.overlap")[:2] == [
+        "data.overlap = 0", "  tokens that consecutive chunks of one long text share",
+    ]  # fmt: skip
 
 
 def test_an_experiment_of_the_users_own(explained, tmp_path):

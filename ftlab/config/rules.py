@@ -1,0 +1,65 @@
+"""Rules that span groups."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+from ftlab.schema import Format, Run
+
+
+def cross_group_mistakes(run: Run) -> list[tuple[str, Any, str]]:
+    """Rules that span groups, as ``(key, value, reason)``."""
+    found: list[tuple[str, Any, str]] = []
+    if run.method.name != "lora" and run.quant.name != "none":
+        found.append(
+            ("quant", run.quant.name, f"quantized weights cannot be trained whole; method={run.method.name} needs "
+             "quant=none, or use method=qlora")
+        )  # fmt: skip
+    if run.method.name == "freeze" and not run.method.trainable_layers:
+        found.append(
+            ("method.trainable_layers", run.method.trainable_layers, "method=freeze needs a number other than 0: n "
+             "trains the last n decoder layers, -n the first n")
+        )  # fmt: skip
+    if run.method.trainable_layers and abs(run.method.trainable_layers) > run.model.architecture.layers:
+        found.append(
+            ("method.trainable_layers", run.method.trainable_layers,
+             f"model={run.model.name} has {run.model.architecture.layers} decoder layers")
+        )  # fmt: skip
+    if run.lora.variant == "loraplus" and run.lora.loraplus_ratio is None:
+        found.append(("lora.loraplus_ratio", None, "lora.variant=loraplus needs a ratio; lora=loraplus sets it to 16"))
+    if run.quant.name != "none" and run.lora.variant == "pissa":
+        found.append(
+            ("lora.variant", "pissa", "PiSSA takes the singular vectors of unquantized weights; use quant=none")
+        )
+    if run.quant.name == "int8" and run.lora.variant == "dora":
+        found.append(
+            (
+                "lora.variant",
+                "dora",
+                "DoRA cannot read the scales of int8 weights after their first use; use quant=nf4",
+            )
+        )
+    if not run.phases and run.data.max_length > run.model.architecture.max_positions:
+        found.append(
+            ("data.max_length", run.data.max_length, f"model={run.model.name} has a context of "
+             f"{run.model.architecture.max_positions} tokens; set data.max_length to that or less")
+        )  # fmt: skip
+    if run.data.overlap >= run.data.max_length:
+        found.append(("data.overlap", run.data.overlap, f"must be less than data.max_length={run.data.max_length}"))
+    if run.data.packing == "wrapped" and run.stage.name != "pt":
+        found.append(("data.packing", "wrapped", f"cuts texts anywhere; stage={run.stage.name} needs true or false"))
+    if run.data.packing == "wrapped" and run.data.overlap:
+        found.append(("data.overlap", run.data.overlap, "wrapped rows follow each other without overlap; use 0"))
+    if run.data.path is not None and run.data.format is None:
+        found.append(
+            ("data.format", None, f"data.path={run.data.path} needs data.format, one of: {', '.join(get_args(Format))}")
+        )
+    if run.data.path is None and run.data.name is None:
+        found.append(("data.path", None, "no data: choose data=NAME, or give data.path and data.format"))
+    if run.deepspeed.stage == 3 and run.quant.name == "int8":
+        found.append(("deepspeed", run.deepspeed.name, "ZeRO-3 cannot shard int8 weights; use z2 or quant=nf4"))
+    if run.deepspeed.stage is not None and run.hardware.fsdp:
+        found.append(("hardware.fsdp", True, "FSDP and DeepSpeed both shard; choose one"))
+    names = [phase.name for phase in run.phases]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    return found + [("phases", name, "two phases have this name") for name in twice]

@@ -1,0 +1,76 @@
+"""What rows become."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+Message = dict[
+    str, Any
+]  # role (system, user, assistant, tool), content; perhaps tool_calls, name, reasoning_content ...
+
+
+class RowError(ValueError):
+    """Why one row cannot be used. Rows are counted by it, so what varies from row to row is kept short."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """:param trains: for each message, whether the row wants it learned; None where the row does not say."""
+
+    messages: list[Message]
+    tools: list[Any] | None = None
+    trains: list[bool] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """:param prompt: ends with a user or tool message. :param chosen: begins and ends with an assistant message."""
+
+    prompt: list[Message]
+    chosen: list[Message]
+    rejected: list[Message]
+    tools: list[Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """:param label: whether the answer is a good one."""
+
+    prompt: list[Message]
+    answer: list[Message]
+    label: bool
+    tools: list[Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """:param messages: end with a user or tool message. :param columns: what else the row has, for reward functions."""
+
+    messages: list[Message]
+    answer: str | None
+    columns: dict[str, Any]
+    tools: list[Any] | None = None
+
+
+Record = Conversation | Text | Pair | Labelled | Prompt
+
+
+def shown(value: Any) -> str:
+    """A value as a reason names it: short, whatever it is."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no longer one
+        text = "a number of thousands of digits"
+    except RecursionError:
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def blank(text: str) -> bool:
+    return not text or text.isspace()

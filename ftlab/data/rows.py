@@ -1,0 +1,87 @@
+"""One row: what it says, or what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+_HALVES = rb"\ud", rb"\uD"  # how JSON escapes half of a surrogate pair
+NUL = "holds a NUL character (U+0000), where many programs end a text; remove it"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """:param number: the line of a text, JSON Lines or CSV file, or the place in a list or table, from 1.
+    :param problem: if any; ``value`` is then None.
+    """
+
+    number: int
+    value: Any
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """In place of a value that could not be had."""
+
+    problem: str
+
+
+def from_json(line: bytes) -> Any:
+    """The object on one line of JSON Lines, or :class:`Broken`."""
+    if b"\0" in line:
+        return Broken(NUL)
+    try:
+        value = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        return Broken(f"not UTF-8 at byte {error.start} of the line")
+    except json.JSONDecodeError as error:
+        comma = " (JSON Lines has no comma between rows)" if line.rstrip().endswith(b",") else ""
+        return Broken(f"not JSON: {error.msg} in column {error.colno}{comma}")
+    except (ValueError, RecursionError) as error:
+        return Broken(f"not JSON: {beyond_python(error)}")
+    return usable(value) if may_be_unusable(line) else an_object(value)
+
+
+def from_text(text: bytes) -> Any:
+    """``{"text": ...}`` of a line or a document, or :class:`Broken`."""
+    if b"\0" in text:
+        return Broken(NUL)
+    try:
+        return {"text": text.decode("utf-8")}
+    except UnicodeDecodeError as error:
+        return Broken(f"not UTF-8 at byte {error.start}; is it text?")
+
+
+def an_object(value: Any) -> Any:
+    return value if isinstance(value, (dict, Broken)) else Broken("is not an object with columns")
+
+
+def may_be_unusable(source: bytes) -> bool:
+    """Whether this JSON has an escape that could stand for what :func:`usable` looks for. Cheap."""
+    return rb"\u" in source and (rb"\u0000" in source or any(half in source for half in _HALVES))
+
+
+def usable(value: Any) -> Any:
+    """The same, unless its strings hold what JSON can write, but UTF-8 and tokenizers cannot."""
+    if holds_nul(value):
+        return Broken(NUL)
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return Broken("holds half of a surrogate pair, which no text can")
+    return an_object(value)
+
+
+def holds_nul(value: Any) -> bool:
+    if isinstance(value, str):
+        return "\0" in value
+    if isinstance(value, dict):
+        return any(map(holds_nul, value.values()))
+    return isinstance(value, list) and any(map(holds_nul, value))
+
+
+def beyond_python(error: Exception) -> str:
+    """Limits of Python's reader that are no errors of JSON."""
+    return "nested too deeply" if isinstance(error, RecursionError) else "a number of too many digits"

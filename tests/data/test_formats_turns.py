@@ -1,0 +1,313 @@
+"""Lists of messages as OpenAI's API, ShareGPT and users' own words have them."""
+
+from __future__ import annotations
+
+import pytest
+
+from ftlab.data.formats import CONVERTERS, Columns, Conversation, RowError
+
+
+def convert(messages, format_="messages", tags=None, **more):
+    column = {"messages": "messages"}.get(format_, "conversations")
+    return CONVERTERS[format_](Columns({column: messages, **more}, {}, tags or {}))
+
+
+def refused(messages, format_="messages", tags=None, **more):
+    with pytest.raises(RowError) as caught:
+        convert(messages, format_, tags, **more)
+    return str(caught.value)
+
+
+def user(content="Hi", **more):
+    return {"role": "user", "content": content, **more}
+
+
+def assistant(content="Hello", **more):
+    return {"role": "assistant", "content": content, **more}
+
+
+def call(name, arguments, **more):
+    return {"type": "function", "function": {"name": name, "arguments": arguments}, **more}
+
+
+def test_tool_calls_and_results():
+    messages = [
+        user("Rain in Oslo and Rome?"),
+        assistant(
+            None,
+            tool_calls=[
+                {"id": "1", "type": "function", "function": {"name": "rain", "arguments": '{"city": "Oslo"}'}},
+                {"id": "2", "type": "function", "function": {"name": "rain", "arguments": {"city": "Rome"}}},
+            ],
+        ),
+        {"role": "tool", "content": "yes", "tool_call_id": "1", "name": "rain"},
+        {"role": "tool", "content": "", "tool_call_id": "2"},
+        assistant("In Oslo.", reasoning_content="Only one said yes."),
+    ]
+    assert convert(messages, tools='[{"name": "rain"}]') == Conversation(
+        [
+            {"role": "user", "content": "Rain in Oslo and Rome?"},
+            {
+                "role": "assistant",
+                "content": "",
+                "tool_calls": [
+                    {"id": "1", "type": "function", "function": {"name": "rain", "arguments": {"city": "Oslo"}}},
+                    {"id": "2", "type": "function", "function": {"name": "rain", "arguments": {"city": "Rome"}}},
+                ],
+            },
+            {"role": "tool", "content": "yes", "tool_call_id": "1", "name": "rain"},
+            {"role": "tool", "content": "", "tool_call_id": "2"},
+            {"role": "assistant", "content": "In Oslo.", "reasoning_content": "Only one said yes."},
+        ],
+        [{"name": "rain"}],
+    )
+
+
+@pytest.mark.parametrize("arguments", [None, "", " ", "{}", {}])
+def test_no_arguments_are_an_empty_object(arguments):
+    found = convert([user(), assistant("", tool_calls=[call("now", arguments)])])
+    assert found.messages[1]["tool_calls"] == [call("now", {})]
+
+
+def test_a_tool_call_without_its_wrapping():
+    found = convert([user(), assistant("", tool_calls=[{"id": "7", "name": "now", "arguments": "{}"}])])
+    assert found.messages[1]["tool_calls"] == [call("now", {}, id="7")]
+
+
+def test_content_beside_a_tool_call_stays():
+    found = convert([user(), assistant("Let me see.", tool_calls=[call("now", {})])])
+    assert found.messages[1] == {"role": "assistant", "content": "Let me see.", "tool_calls": [call("now", {})]}
+
+
+def test_the_legacy_function_call_and_its_result():
+    found = convert(
+        [
+            user("Rain?"),
+            {"role": "assistant", "content": None, "function_call": {"name": "rain", "arguments": '{"x": 1}'}},
+            {"role": "function", "name": "rain", "content": "no"},
+            assistant("No."),
+        ]
+    )
+    assert found.messages == [
+        {"role": "user", "content": "Rain?"},
+        {"role": "assistant", "content": "", "tool_calls": [call("rain", {"x": 1})]},
+        {"role": "tool", "content": "no", "name": "rain"},
+        {"role": "assistant", "content": "No."},
+    ]
+
+
+def test_a_developer_is_the_system():
+    found = convert([{"role": "developer", "content": "Be kind."}, user(), assistant()])
+    assert found.messages[0] == {"role": "system", "content": "Be kind."}
+
+
+def test_parts_of_text_are_joined():
+    parts = [{"type": "text", "text": "Hi"}, {"type": "text", "text": " there", "image_url": None}]
+    assert convert([user(parts), assistant()]).messages == [
+        {"role": "user", "content": "Hi there"},
+        {"role": "assistant", "content": "Hello"},
+    ]
+
+
+def test_keys_that_are_null_are_absent():
+    """A Parquet file has every key in every message."""
+    nulls = {"name": None, "tool_calls": None, "function_call": None, "weight": None, "train": None}
+    assert convert([user(**nulls), assistant(**nulls)]) == Conversation([user(), assistant()], None, None)
+
+
+def test_keys_of_their_own_stay():
+    assert convert([user(), assistant(thinking="Hm.")]).messages[1] == assistant(thinking="Hm.")
+
+
+@pytest.mark.parametrize(
+    ("messages", "trains"),
+    [
+        ([user(), assistant(), user(), assistant()], None),
+        ([user(), assistant(weight=0), user(), assistant(weight=1)], [False, False, False, True]),
+        ([user(), assistant(weight=0), user(), assistant()], [False, False, False, True]),
+        ([user(), assistant(weight=1.0), user(), assistant(weight=0.0)], [False, True, False, False]),
+        ([user(train=True), assistant(train=False), user(), assistant()], [True, False, False, True]),
+        ([user(), assistant(weight=1, train=True)], [False, True]),
+        ([{"role": "system", "content": "", "train": True}, user(), assistant(train=False)], [False, False]),
+    ],
+)
+def test_what_messages_say_of_being_trained(messages, trains):
+    found = convert(messages)
+    assert found.trains == trains
+    assert all("weight" not in message and "train" not in message for message in found.messages)
+
+
+def test_turns_of_sharegpt_say_it_too():
+    turns = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b", "train": False}]
+    assert convert(turns, "sharegpt", system="s") == Conversation(
+        [
+            {"role": "system", "content": "s"},
+            {"role": "user", "content": "a"},
+            {"role": "assistant", "content": "b"},
+        ],
+        None,
+        [False, False, False],
+    )
+
+
+@pytest.mark.parametrize(
+    ("completion", "trains"),
+    [("c", [False, False, False, True]), ([assistant("c", train=False)], [False, False, False, False])],
+)
+def test_an_answer_within_a_prompt_is_not_what_a_completion_teaches(completion, trains):
+    row = {"prompt": [user(), assistant(), user()], "completion": completion}
+    found = CONVERTERS["prompt_completion"](Columns(row, {}))
+    assert found == Conversation([user(), assistant(), user(), assistant("c")], None, trains)
+
+
+TAGGED = {
+    "sharegpt with OpenAI's words": (
+        "sharegpt",
+        {"role": "role", "content": "content", "user": "user", "assistant": "assistant"},
+        [user(), assistant()],
+        [user(), assistant()],
+    ),
+    "sharegpt: the words not given are the default ones": (
+        "sharegpt",
+        {"role": "speaker", "assistant": "bot"},
+        [
+            {"speaker": "system", "value": "s"},
+            {"speaker": "human", "value": "a"},
+            {"speaker": "function_call", "value": '{"name": "f"}'},
+            {"speaker": "observation", "value": "1"},
+            {"speaker": "bot", "value": "b"},
+        ],
+        [
+            {"role": "system", "content": "s"},
+            {"role": "user", "content": "a"},
+            {"role": "assistant", "content": "", "tool_calls": [call("f", {})]},
+            {"role": "tool", "content": "1"},
+            {"role": "assistant", "content": "b"},
+        ],
+    ),
+    "messages with a role of its own for calls": (
+        "messages",
+        {"function": "caller", "observation": "result"},
+        [user(), {"role": "caller", "content": '{"name": "f"}'}, {"role": "result", "content": "1"}, assistant()],
+        [
+            user(),
+            {"role": "assistant", "content": "", "tool_calls": [call("f", {})]},
+            {"role": "tool", "content": "1"},
+            assistant(),
+        ],
+    ),
+    "words that have changed places": (
+        "sharegpt",
+        {"user": "gpt", "assistant": "human"},
+        [{"from": "gpt", "value": "a"}, {"from": "human", "value": "b"}],
+        [user("a"), assistant("b")],
+    ),
+}
+
+
+@pytest.mark.parametrize(("format_", "tags", "turns", "expected"), TAGGED.values(), ids=TAGGED)
+def test_tags(format_, tags, turns, expected):
+    assert convert(turns, format_, tags).messages == expected
+
+
+def test_a_word_replaced_by_a_tag_is_known_no_more():
+    turns = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+    known = "human, observation, function_call, system, bot"
+    assert refused(turns, "sharegpt", {"assistant": "bot"}) == f"turn 2 has the unknown role 'gpt'; known: {known}"
+    assert refused([user(), {"role": "function", "content": "1"}], tags={"user": "user"}).startswith(
+        "message 2 has the unknown role 'function'; known: "
+    )
+
+
+REFUSED = {
+    "a string for a message": (["Hi"], "message 1 must be an object with 'role' and 'content'"),
+    "a list for a message": ([["role", "content"]], "message 1 must be an object with 'role' and 'content'"),
+    "a role that is a number": (
+        [{"role": 1, "content": "a"}],
+        "message 1 has the unknown role 1; known: system, developer, user, assistant, tool, function",
+    ),
+    "content that is a number": ([user(5)], "message 1: 'content' must be a string, not int"),
+    "an image": (
+        [user([{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {}}])],
+        "message 1: a part of 'content' is of type 'image_url'; only 'text' can be read",
+    ),
+    "a part that is a string": (
+        [user(["a"])],
+        "message 1: a part of 'content' must be an object with 'type' and 'text'",
+    ),
+    "a part without text": (
+        [user([{"type": "text"}])],
+        "message 1: a part of 'content' must be an object with 'type' and 'text'",
+    ),
+    "no parts": ([user([]), assistant()], "message 1 (user) is empty"),
+    "half a weight": ([user(), assistant(weight=0.5)], "message 2: 'weight' must be 0 or 1, not 0.5"),
+    "a weight in words": ([user(), assistant(weight="1")], "message 2: 'weight' must be 0 or 1, not '1'"),
+    "a train that is a number": ([user(), assistant(train=1)], "message 2: 'train' must be true or false, not 1"),
+    "weight against train": (
+        [user(), assistant(train=True, weight=0)],
+        "message 2: 'weight' and 'train' contradict each other",
+    ),
+    "a name that is a number": ([user(name=5), assistant()], "message 1: 'name' must be a string, not int"),
+    "a user who calls tools": (
+        [user(tool_calls=[call("f", {})]), assistant()],
+        "message 1: only an assistant calls tools, not user",
+    ),
+    "tool_calls of one call": (
+        [user(), assistant(tool_calls=call("f", {}))],
+        "message 2: 'tool_calls' must be a list, not dict",
+    ),
+    "a tool call that is a string": (
+        [user(), assistant(tool_calls=["f"])],
+        "message 2: a tool call must be an object with 'name' and 'arguments'",
+    ),
+    "a tool call without a name": (
+        [user(), assistant(tool_calls=[{"function": {"arguments": {}}}])],
+        "message 2: a tool call must be an object with 'name' and 'arguments'",
+    ),
+    "a tool call of another type": (
+        [user(), assistant(tool_calls=[{"type": "custom", "custom": {}}])],
+        "message 2: a tool call is of type 'custom'; only 'function' can be read",
+    ),
+    "arguments that are a list": (
+        [user(), assistant(tool_calls=[call("f", "[1]")])],
+        "message 2: the arguments of a tool call must be an object, not list",
+    ),
+    "arguments that are no JSON": (
+        [user(), assistant(tool_calls=[call("f", "{x}")])],
+        "message 2: the arguments of a tool call are not JSON: Expecting property name enclosed in double quotes",
+    ),
+    "arguments with half of a surrogate pair": (
+        [user(), assistant(tool_calls=[call("f", '{"x": "\\ud800"}')])],
+        "message 2: the arguments of a tool call are not JSON: half of a surrogate pair",
+    ),
+    "two ways of calling": (
+        [user(), assistant(tool_calls=[call("f", {})], function_call={"name": "f"})],
+        "message 2 has both 'tool_calls' and 'function_call'",
+    ),
+    "a legacy call of a string": (
+        [user(), assistant(function_call="f")],
+        "message 2: 'function_call' must be an object with 'name' and 'arguments'",
+    ),
+    "no tool calls and no content": (
+        [user(), assistant(None, tool_calls=[])],
+        "message 2: 'content' must be a string, not NoneType",
+    ),
+}
+
+
+@pytest.mark.parametrize(("messages", "reason"), REFUSED.values(), ids=REFUSED)
+def test_refused(messages, reason):
+    assert refused(messages) == reason
+
+
+def test_a_function_call_of_no_calls():
+    turns = [{"from": "human", "value": "a"}, {"from": "function_call", "value": "[]"}]
+    assert refused(turns, "sharegpt") == "turn 2: function_call must be JSON with 'name' and 'arguments'"
+
+
+def test_the_row_is_left_as_it_was():
+    made = [call("f", "{}", id="1")]
+    row = [user([{"type": "text", "text": "a"}]), assistant(None, tool_calls=made, weight=0), user(), assistant()]
+    before = repr(row)
+    convert(row)
+    assert repr(row) == before
