@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-slow lint tiny-base
+.PHONY: run test test-slow lint tiny-base tiny-instruct
 
 run: $(VENV)/.run
 	$(BIN)/ftlab
@@ -25,6 +25,10 @@ lint: $(VENV)/.dev
 tiny-base: $(VENV)/.run
 	$(BIN)/python dataset/generate.py corpus
 	$(BIN)/ftlab experiment=tiny_base run.name=tiny_base
+
+# The adapter that preference and reinforcement stages start from.
+tiny-instruct: $(VENV)/.run
+	$(BIN)/ftlab experiment=tiny_instruct run.name=tiny_instruct
 
 # torch first and alone: its release is pinned in constraints.txt, and whatever asks for torch afterwards is satisfied.
 $(BIN)/python:

@@ -1,19 +1,20 @@
 """What preparing data costs beside TRL's SFTTrainer: the same rows, tokenizer and template, one side after the other.
 
     python benchmarks/data_preparation.py chats            # 50,000 chats, assistant masks, packed to 2,048
-    python benchmarks/data_preparation.py texts            # 80 MB of the standard library's sources, 32,768 tokens a row
+    python benchmarks/data_preparation.py texts            # 80 MB of the standard library's sources, 32,768 to a row
     python benchmarks/data_preparation.py chats --workers 2
 
 Every repeat of either side is a process of its own, taken from one pool, in turns; what is timed begins with the JSON
-Lines file and ends with packed rows, after imports and after the tokenizer is loaded. First it shows that both find the
-same ids and masks. Prints medians of wall and CPU seconds (of all processes), their ratios, and the peak of memory above
-what was in use before. Run it on a machine that does nothing else.
+Lines file and ends with packed rows, after imports and after the tokenizer is loaded. First it shows that both find
+the same ids and masks. Prints medians of wall and CPU seconds (of all processes), their ratios, and the peak of memory
+above what was in use before. Run it on a machine that does nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -183,13 +184,12 @@ def _tokens(rows: Any) -> int:
 
 
 def make_tokenizer(folder: Path) -> None:
-    """A byte-level BPE of 32,000 tokens with the tiny model's special tokens and chat template."""
+    """A byte-level BPE of 32,000 tokens, trained on the same sources, with the ChatML template."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
-    from ftlab.config.paths import shipped
+    from ftlab.data.templates import named
 
-    tiny = AutoTokenizer.from_pretrained(shipped("models/tiny"))
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -205,7 +205,7 @@ def make_tokenizer(folder: Path) -> None:
     )
     backend.train_from_iterator(_sources(), trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=special[1], pad_token=special[0])
-    tokenizer.chat_template = tiny.chat_template
+    tokenizer.chat_template = named("chatml")
     tokenizer.save_pretrained(folder)
 
 
@@ -218,16 +218,23 @@ def _sources() -> Iterator[str]:
 
 
 def make_chats(folder: Path, count: int) -> None:
-    """Three-turn chats of lines from the standard library's sources, about 320 tokens each."""
+    """Chats of lines from the standard library's sources: one to five turns, lengths spread as people's are, about 320
+    tokens each."""
     random_ = random.Random(0)
     lines = [line.strip() for text in _sources() for line in text.splitlines() if len(line.strip()) > 20]
+
+    def said(mean: float) -> str:
+        return "\n".join(random_.choices(lines, k=max(1, min(round(random_.lognormvariate(math.log(mean), 0.9)), 60))))
+
     with (folder / "chats.jsonl").open("w", encoding="utf-8") as file:
         for _ in range(count):
-            messages = []
-            for _ in range(3):
-                messages.append({"role": "user", "content": " ".join(random_.choices(lines, k=random_.randint(1, 3)))})
-                answer = "\n".join(random_.choices(lines, k=random_.randint(2, 10)))
-                messages.append({"role": "assistant", "content": answer})
+            messages: list[dict[str, str]] = []
+            # TRL cuts what is longer than a row, in silence: nothing here is.
+            while not messages or sum(len(message["content"]) for message in messages) > 4000:
+                messages = []
+                for _ in range(random_.randint(1, 5)):
+                    messages.append({"role": "user", "content": said(1.5)})
+                    messages.append({"role": "assistant", "content": said(4.2)})
             file.write(json.dumps({"messages": messages}) + "\n")
 
 

@@ -27,13 +27,13 @@ _SECRET = re.compile(
 )
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write ``text`` so that a reader, or a crash, sees the old file or the new one and nothing between."""
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write so that a reader, or a crash, sees the old file or the new one and nothing between."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(content.encode("utf-8") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

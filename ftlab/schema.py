@@ -138,6 +138,7 @@ class Model(Group):
     name: str
     path: str
     revision: str
+    adapter: str | None
     template: Template | None
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"]
     init: Literal["pretrained", "random"]

@@ -19,6 +19,7 @@ from ftlab.errors import ConfigError, Mistake, nearest
 
 _ABSENT = object()
 _REFERENCE = re.compile(r"\$\{([^${}:]+)\}")
+_SELECTED = re.compile(r"\$\{oc\.select:([^${},]+),[^}]*\}")
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def _trace(key: str, cfg: Any, defaults: Any, overrides: Sequence[str], loader: 
             value = _dig(override.value(), inside.split(".") if inside else [])
             settings += [] if value is _ABSENT else [Setting(value, "command line")]
     standing = settings[-1].value if settings else None
-    pointed = [_resolved_reference(cfg, reference) for reference in _references(standing)]
+    pointed = _references(standing, cfg)
     references = tuple(_trace(reference, cfg, defaults, overrides, loader) for reference in pointed)
     value = OmegaConf.select(cfg, key)
     plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
@@ -112,19 +113,11 @@ def _line(file: Path, parts: Sequence[str]) -> tuple[int, str | None]:
     return mark + 1, comment.strip() if found else None
 
 
-def _references(value: Any) -> list[str]:
-    """Keys named in a value's interpolations, inner ones resolved by the caller."""
+def _references(value: Any, cfg: Any) -> list[str]:
+    """Keys that a value's interpolations take; of ``${oc.select:KEY,DEFAULT}`` the key where it has a value."""
     if not isinstance(value, str):
         return []
-    inner = _REFERENCE.sub(lambda match: f"\0{match.group(1)}\0", value)
-    outer = re.findall(r"\$\{([^${}:]+)\}", inner)
-    return [reference.replace("\0", "|") for reference in outer] or _REFERENCE.findall(value)
-
-
-def _resolved_reference(cfg: Any, reference: str) -> str:
-    """``model.rates.|stage.name|`` -> ``model.rates.sft``."""
-    parts = reference.split("|")
-    return "".join(part if i % 2 == 0 else str(OmegaConf.select(cfg, part)) for i, part in enumerate(parts))
+    return [*_REFERENCE.findall(value), *(k for k in _SELECTED.findall(value) if OmegaConf.select(cfg, k) is not None)]
 
 
 def _check_exists(key: str, cfg: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
-from ftlab.schema import Format, Run
+from ftlab.schema import DpoStage, Format, PpoStage, Run, Stage
 
 
 def cross_group_mistakes(run: Run) -> list[tuple[str, Any, str]]:
@@ -39,6 +39,7 @@ def cross_group_mistakes(run: Run) -> list[tuple[str, Any, str]]:
                 "DoRA cannot read the scales of int8 weights after their first use; use quant=nf4",
             )
         )
+    found += _stage_mistakes(run.stage)
     if not run.phases and run.data.max_length > run.model.architecture.max_positions:
         found.append(
             ("data.max_length", run.data.max_length, f"model={run.model.name} has a context of "
@@ -63,3 +64,14 @@ def cross_group_mistakes(run: Run) -> list[tuple[str, Any, str]]:
     names = [phase.name for phase in run.phases]
     twice = sorted({name for name in names if names.count(name) > 1})
     return found + [("phases", name, "two phases have this name") for name in twice]
+
+
+def _stage_mistakes(stage: Stage) -> list[tuple[str, Any, str]]:
+    found: list[tuple[str, Any, str]] = []
+    if isinstance(stage, DpoStage) and stage.loss_type == "exo" and stage.label_smoothing == 0:
+        reason = "loss_type=exo needs more than 0, how likely a pair's label is wrong; its paper takes 1e-3"
+        found.append(("stage.label_smoothing", stage.label_smoothing, reason))
+    if isinstance(stage, PpoStage) and stage.kl_target is not None and stage.kl_coefficient == 0:
+        reason = "kl_target moves the coefficient by a factor, and 0 stays 0; start from more than 0"
+        found.append(("stage.kl_coefficient", stage.kl_coefficient, reason))
+    return found

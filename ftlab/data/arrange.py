@@ -66,8 +66,10 @@ def mixed(orders: Sequence[Counts], how: str, probabilities: Sequence[float] | N
     the first is used up; ``interleave_over`` until the last is, beginning again with those that are used up before
     (as ``datasets.interleave_datasets`` with first_exhausted and all_exhausted).
     """
-    if how == "concat" or len(orders) == 1:
-        return np.concatenate(orders)
+    left = [i for i, order in enumerate(orders) if len(order)]  # a set that has lost all its rows takes no turn
+    orders, probabilities = [orders[i] for i in left], probabilities and [probabilities[i] for i in left]
+    if how == "concat" or len(orders) < 2:
+        return np.concatenate([np.empty(0, np.int64), *orders])
     lengths = [len(order) for order in orders]
     if probabilities is None:
         rounds = min(lengths) if how == "interleave_under" else max(lengths)
@@ -135,8 +137,9 @@ def _chunked(starts: Counts, order: Counts, size: int, overlap: int) -> tuple[Co
         return bounds, units
     parts, owners, places = [bounds[lengths <= size]], [order[lengths <= size]], [np.flatnonzero(lengths <= size)]
     for i in long.tolist():
-        # A chunk of one token, at the end of a text cut without overlap, has nothing to learn: it is counted as cut.
-        spans = [s for s in chunk_spans(int(lengths[i]), size, overlap) if s[0] == 0 or s[1] - s[0] > max(overlap, 1)]
+        spans = chunk_spans(int(lengths[i]), size, overlap)
+        if spans[-1][1] - spans[-1][0] == 1:  # the end of a text cut without overlap: alone it could not be learned
+            spans[-1] = (spans[-1][0] - 1, spans[-1][1])
         at = starts[order[i]]
         parts.append(np.array([(at + s, at + e, max(overlap, 1) if s else 1) for s, e in spans], dtype=np.int64))
         owners.append(np.full(len(spans), order[i]))

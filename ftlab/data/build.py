@@ -102,7 +102,7 @@ class SplitBuilder:
             if bar is not None:
                 bar.advance(encoded.rows)
         wanted = self._data.num_samples if self._data.num_samples is not None else part.source.num_samples
-        wanted = wanted if self._name == "train" else None
+        wanted = wanted if self._name == "train" and not part.left_out else None
         self._orders.append(arrange.repeated(len(self._files) - first, wanted, means.seed) + first)
 
     def _add(self, block: Block, encoded: Encoded, seen: set[str]) -> None:
@@ -116,7 +116,8 @@ class SplitBuilder:
                 )
             self._ledger.drop(problem.reason, f"{block.file}:{problem.number}", problem.tokens)
         self._writer.add(encoded.ids, encoded.trained)
-        encoded.ids, encoded.trained = encoded.ids[:0], encoded.trained[:0]  # they are on disk now
+        # They are on disk now. Not a slice, which would hold all of them.
+        encoded.ids, encoded.trained = np.empty(0, np.int32), np.empty(0, bool)
         self._blocks.append(encoded)
         self._files += [block.file] * len(encoded.kept)
 
@@ -143,30 +144,34 @@ class SplitBuilder:
         }
         kept = np.concatenate([block.kept for block in self._blocks] or [np.empty((0, 2), np.int64)])
         per_unit = max(len(joined["counts"]) // max(len(kept), 1), 1)
-        self._name_duplicates(joined["digest"], kept)
         data = self._data
         order = np.concatenate([np.empty(0, np.int64), *self._orders]).astype(np.int64)
         if self._name == "train" and len(self._orders) > 1:
             order = arrange.mixed(self._orders, data.mix, data.probabilities, self._means.seed)
-        self._count_uses(order, kept, joined["full"], per_unit)
+        uses = np.bincount(order, minlength=len(kept))
+        self._count_uses(uses, kept, joined["full"], per_unit)
+        self._count_samples(np.flatnonzero(uses), kept, joined, per_unit)
         is_text = all(self._means.recipes[part.source.name].format == "text" for part in self._parts)
         views = arrange.arranged(joined["counts"], per_unit, order, data, is_text)
         self._count_tokens(views, joined, order, per_unit, is_text)
         kept = np.concatenate([np.array(self._parts_of, dtype=np.int64)[:, None], kept], axis=1)
         self._writer.close(views, kept=kept, label=joined["label"])
 
-    def _name_duplicates(self, digest: Any, kept: Counts) -> None:
-        _, firsts = np.unique(digest, return_index=True)
-        again = np.setdiff1d(np.arange(len(digest)), firsts, assume_unique=True)
+    def _count_samples(self, used: Counts, kept: Counts, joined: dict[str, Any], per_unit: int) -> None:
+        """Of the rows that are used: which say what an earlier one says, how long they are, how many are cut."""
+        _, firsts = np.unique(joined["digest"][used], return_index=True)
+        again = np.delete(used, firsts)
         self._ledger.duplicates = len(again)
         self._ledger.duplicates_named = [self._where(i, kept) for i in again[:FIRST].tolist()]
+        full, counts = (joined[name].reshape(-1, per_unit)[used] for name in ("full", "counts"))
+        self._ledger.rows_truncated = int(np.count_nonzero((full > counts).any(1)))
+        self._ledger.measure(full.reshape(-1))
 
     def _where(self, unit: int, kept: Counts) -> str:
         return f"{self._files[unit]}:{kept[unit, 1]}"
 
-    def _count_uses(self, order: Counts, kept: Counts, full: Counts, per_unit: int) -> None:
+    def _count_uses(self, uses: Counts, kept: Counts, full: Counts, per_unit: int) -> None:
         """Rows that the mix leaves out are dropped; those that it takes again are counted."""
-        uses = np.bincount(order, minlength=len(kept))
         lengths = full.reshape(-1, per_unit).sum(1)
         for unit in np.flatnonzero(uses == 0).tolist():
             self._ledger.drop(f"left out by data.mix={self._data.mix}", self._where(unit, kept), int(lengths[unit]))
@@ -188,8 +193,5 @@ class SplitBuilder:
         ledger.tokens_masked = held - trained - ledger.tokens_repeated
         ledger.tokens_in += full
         ledger.tokens_cut += full - (held - ledger.tokens_repeated)
-        cut = joined["full"] > joined["counts"]
-        ledger.rows_truncated = int(np.count_nonzero(cut.reshape(-1, per_unit).any(1)))
-        ledger.measure(joined["full"])
         ledger.packed_rows = len(views.rows) - 1
         ledger.packed_capacity = ledger.packed_rows * self._data.max_length * per_unit

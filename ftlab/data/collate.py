@@ -20,7 +20,9 @@ class PackedCollator:
     ``input_ids_BL`` and ``position_ids_BL``: positions start again at 0 with every sample, and that alone keeps samples
     apart, so no mask is sent. Padding at a row's end has position 0 throughout: every pad is alone.
     ``scored_N``: places in the flattened (B * L) hidden states that predict a label; ``targets_N``: those labels;
-    ``segments_N``: the sample each belongs to, 0 to S - 1. ``tokens``: how many tokens are no padding.
+    ``segments_N``: the sample each belongs to, 0 to S - 1. ``ends_S``: places of the samples' last tokens, in the same
+    order as ``scored``. ``tokens``: how many tokens are no padding; ``samples``: S. What rows carry of each sample
+    comes along under its name, shape (S,).
 
     :param flatten: one row of all samples, without padding, for attention kernels that take variable lengths.
     """
@@ -30,13 +32,14 @@ class PackedCollator:
 
     def __call__(self, rows: Sequence[PackedRow]) -> dict[str, Any]:
         if self._flatten:
-            rows = [PackedRow(tuple(sample for row in rows for sample in row.samples))]
+            columns = {name: np.concatenate([row.columns[name] for row in rows]) for name in rows[0].columns}
+            rows = [PackedRow(tuple(sample for row in rows for sample in row.samples), columns)]
         width = max(row.length for row in rows)
         input_ids_BL = np.full((len(rows), width), self._pad_id, dtype=np.int64)
         position_ids_BL = np.zeros((len(rows), width), dtype=np.int64)
         learned_BL = np.zeros((len(rows), width), dtype=bool)
         segments_BL = np.zeros((len(rows), width), dtype=np.int64)
-        first = 0
+        ends_S, first = [], 0
         for b, row in enumerate(rows):
             lengths = np.array([len(sample.input_ids) for sample in row.samples])
             ends = lengths.cumsum()
@@ -45,6 +48,7 @@ class PackedCollator:
             np.concatenate([sample.learned for sample in row.samples], out=learned_BL[b, :end])
             position_ids_BL[b, :end] = np.arange(end) - np.repeat(ends - lengths, lengths)
             segments_BL[b, :end] = np.repeat(np.arange(first, first + len(lengths)), lengths)
+            ends_S.append(b * width + ends - 1)
             first += len(lengths)
         labelled_N = np.flatnonzero(learned_BL)
         return {
@@ -53,5 +57,8 @@ class PackedCollator:
             "scored": torch.from_numpy(labelled_N - 1),
             "targets": torch.from_numpy(input_ids_BL.reshape(-1)[labelled_N]),
             "segments": torch.from_numpy(segments_BL.reshape(-1)[labelled_N]),
+            "ends": torch.from_numpy(np.concatenate(ends_S)),
             "tokens": sum(row.length for row in rows),
+            "samples": first,
+            **{n: torch.from_numpy(np.concatenate([row.columns[n] for row in rows])) for n in rows[0].columns},
         }

@@ -81,20 +81,25 @@ def fast_core(tokenizer: Any) -> FastCore | str:
 
 
 def _core(model: dict[str, Any], added: dict[str, int], pattern: str, normalizer: Any) -> FastCore | str:
-    from tiktoken import _tiktoken
+    from tiktoken._tiktoken import CoreBPE
     from tokenizers import models
 
     options = ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "fuse_unk")
     if model["type"] != "BPE" or any(model[option] for option in options):
         return "it is no plain byte-level BPE"
-    merges = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]
+    pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
+    merges = [(left, right) for left, right in pairs]
     ranked = _ranked(model["vocab"], merges, set(added))
     if isinstance(ranked, str):
         return ranked
     letters = _byte_letters()
+    if model["ignore_merges"]:
+        for token in model["vocab"].keys() - ranked.keys():
+            if set(token) <= letters.keys() and bytes(letters[letter] for letter in token) != token.encode():
+                return f"its added token {token!r} is also how its vocabulary writes other text"
     tokens = [bytes(letters[letter] for letter in token) for token in ranked]
     plain = models.BPE({token: i for i, token in enumerate(ranked)}, [m for m in merges if set(m) <= ranked.keys()])
-    bpe = _tiktoken.CoreBPE(
+    bpe = CoreBPE(
         {token: rank for rank, token in enumerate(tokens)},
         {token: len(tokens) + i for i, token in enumerate(added)},
         pattern,
@@ -111,7 +116,7 @@ def _core(model: dict[str, Any], added: dict[str, int], pattern: str, normalizer
     )
 
 
-def _ranked(vocab: dict[str, int], merges: Sequence[tuple[str, ...]], added: set[str]) -> dict[str, int] | str:
+def _ranked(vocab: dict[str, int], merges: Sequence[tuple[str, str]], added: set[str]) -> dict[str, int] | str:
     """Token -> id in the order in which merges make them, the single bytes first."""
     letters = _byte_letters()
     if missing := [letter for letter in letters if letter not in vocab]:

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,11 @@ def prepare(
     means = Means(data, seed, recipes, tokenizer, encoder, True, progress)
     if data.cache is None:
         temporary = tempfile.mkdtemp(prefix="ftlab-data-")
-        prepared = _make(Path(temporary) / "data", parts, means, fingerprints)
+        try:
+            prepared = _make(Path(temporary) / "data", parts, means, fingerprints)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
         weakref.finalize(prepared, shutil.rmtree, temporary, ignore_errors=True)
         return prepared
     key = _key(fingerprints, recipes, data, seed, tokenizer)
@@ -158,7 +163,7 @@ def _make(folder: Path, parts: Parts, means: Means, fingerprints: dict[str, dict
     """Build every split beside ``folder``, and move it there whole."""
     files: dict[str, list[str]] = {}
     for split, of in parts.items():
-        files[split] = sorted({file for part in of for file in part.location.fingerprint()})
+        files[split] = sorted({file for part in of for file in fingerprints[part.source.name][_own(part, split)]})
     hashes = {file: value for of in fingerprints.values() for split in of.values() for file, value in split.items()}
     writing = folder.with_name(f".{folder.name}.tmp")
     try:
@@ -186,7 +191,7 @@ def _check_something_is_left(ledger: Ledger) -> None:
     for name, split in ledger.splits.items():
         if not split.packed_rows and (name == "train" or split.rows_in):
             reasons = ", ".join(f"{reason}: {count}" for reason, count in split.dropped.items())
-            files = ", ".join(ledger.files[name])
+            files = ", ".join(ledger.files[name][:3]) + (", ..." if len(ledger.files[name]) > 3 else "")
             raise DataError(f"{files}: no row of {name} is left to learn from ({reasons or 'it has no rows'}).")
 
 
@@ -201,6 +206,11 @@ def _fingerprints(source: Source) -> dict[str, dict[str, str]]:
     return {split: location.fingerprint() for split, location in source.splits.items()}
 
 
+def _own(part: Part, split: str) -> str:
+    """The split of the source that a part's rows come from: train, where they are held out of it."""
+    return split if split in part.source.splits else "train"
+
+
 def _key(fingerprints: Any, recipes: dict[str, Recipe], data: Data, seed: int, tokenizer: Any) -> str:
     """A hash of everything that the result depends on: the data's content, how it is read, and this code."""
     code = hashlib.sha256()
@@ -213,7 +223,8 @@ def _key(fingerprints: Any, recipes: dict[str, Recipe], data: Data, seed: int, t
     backend = getattr(tokenizer, "backend_tokenizer", None)
     vocabulary = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
-    everything = [fingerprints, of_sets, options, seed, vocabulary, special, code.hexdigest()]
+    versions = {package: metadata.version(package) for package in ("transformers", "tokenizers", "tiktoken")}
+    everything = [fingerprints, of_sets, options, seed, vocabulary, special, versions, code.hexdigest()]
     return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:32]
 
 

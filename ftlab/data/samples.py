@@ -123,7 +123,10 @@ class BlockEncoder:
         for draft in drafts:
             for i in range(len(draft.ids)):
                 draft.full.append(len(draft.ids[i]))
-            problem = self._fit(draft)
+            try:
+                problem = self._fit(draft)
+            except RowError as error:  # the template refuses what is left of it
+                problem = Problem(draft.ordinal, draft.number, str(error), sum(draft.full))
             if problem is None:
                 kept.append(draft)
             else:
@@ -161,7 +164,7 @@ class BlockEncoder:
             rendered = template.render(record)
             return [(rendered.text, self._spans(rendered, record))]
         answers = (record.answer,) if isinstance(record, Labelled) else (record.chosen, record.rejected)
-        found = []
+        found: list[tuple[str, Spans]] = []
         for answer in answers:
             rendered = template.render(Conversation([*record.prompt, *answer], record.tools))
             after = len(record.prompt)

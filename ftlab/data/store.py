@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -38,43 +39,89 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class PackedRow:
-    """Samples side by side, none attending to another."""
+    """Samples side by side, none attending to another.
+
+    :param columns: what else is known of them, by name: one value for each sample.
+    """
 
     samples: tuple[Sample, ...]
+    columns: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     @property
     def length(self) -> int:
         return sum(len(sample.input_ids) for sample in self.samples)
 
 
-class PackedRows(Sequence[PackedRow]):
+class Rows(Sequence[PackedRow]):
+    """Packed rows, whose samples (views, V of them in all) may be given values to travel with.
+
+    :param views: how many samples all rows together have, those that are used again counted again.
+    """
+
+    def __init__(self, views: int) -> None:
+        self.views = views
+        self._columns: dict[str, NDArray[Any]] = {}
+
+    def attach(self, name: str, values: NDArray[Any]) -> None:
+        """Give every view a value, shape (V,), that travels with it into batches."""
+        assert len(values) == self.views
+        self._columns[name] = values
+
+    def view_indices(self, index: int) -> Counts:
+        """Which of the views a row holds, in its order."""
+        raise AssertionError("every kind of rows says so")
+
+    def fingerprint(self) -> str:
+        """A hash of every token, flag and place."""
+        raise AssertionError("every kind of rows has one")
+
+    def packed(self, index: int, samples: Sequence[Sample]) -> PackedRow:
+        """A row of these samples, with what was attached to them."""
+        members = self.view_indices(index)
+        return PackedRow(tuple(samples), {name: values[members] for name, values in self._columns.items()})
+
+
+class PackedRows(Rows):
     """Rows of one split, read from the store as they are asked for.
 
     :param kept: int64, shape (U, 3): of each row of the source that is used, in order, its part, ordinal and number.
-    :param joined: whether the views of a row are one text.
+    :param labels: KTO's, shape (V,). :param joined: whether the views of a row are one text.
     """
 
-    def __init__(self, ids: Ids, trained: Flags, views: Views, kept: Counts, joined: bool = False):
+    def __init__(
+        self, ids: Ids, trained: Flags, views: Views, kept: Counts, labels: NDArray[Any], joined: bool = False
+    ):
+        super().__init__(len(views.bounds))
         self._ids, self._trained, self._views, self._joined = ids, trained, views, joined
-        self.kept = kept
+        self.kept, self.labels = kept, labels
 
     def __len__(self) -> int:
         return len(self._views.rows) - 1
 
     def __getitem__(self, index: Any) -> Any:
         index = range(len(self))[index]
-        start, end = self._views.rows[index], self._views.rows[index + 1]
-        samples = [self._sample(*self._views.bounds[view].tolist()) for view in self._views.members[start:end]]
+        samples = [self.view(view) for view in self.view_indices(index)]
         if self._joined:
             samples = [Sample(*(np.concatenate(part) for part in zip(*((s.input_ids, s.learned) for s in samples))))]
-        return PackedRow(tuple(samples))
+        return self.packed(index, samples)
+
+    def view_indices(self, index: int) -> Counts:
+        return self._views.members[self._views.rows[index] : self._views.rows[index + 1]]
+
+    def fingerprint(self) -> str:
+        found = hashlib.sha256()
+        for table in (self._ids, self._trained, *(getattr(self._views, name) for name in Views.__slots__)):
+            found.update(np.ascontiguousarray(table).view(np.uint8).data)
+        return found.hexdigest()
 
     def unit(self, index: int) -> list[Sample]:
         """The samples of one used row of the source: one, its chunks, or chosen and rejected."""
         views = np.flatnonzero(self._views.units == index)
-        return [self._sample(*self._views.bounds[view].tolist()) for view in views]
+        return [self.view(view) for view in views]
 
-    def _sample(self, start: int, end: int, skip: int) -> Sample:
+    def view(self, index: int) -> Sample:
+        """One sample of all."""
+        start, end, skip = self._views.bounds[index].tolist()
         learned = self._trained[start:end].copy()
         learned[:skip] = False
         return Sample(self._ids[start:end], learned)
@@ -104,7 +151,8 @@ def read_split(folder: Path, joined: bool) -> PackedRows:
     """A split as :class:`Writer` left it, its tokens mapped into memory."""
     ids, trained = _mapped(folder / "ids.i32", np.int32), _mapped(folder / "trained.u8", np.bool_)
     views = Views(**{name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in Views.__slots__})
-    return PackedRows(ids, trained, views, np.load(folder / "kept.npy", mmap_mode="r"), joined)
+    kept, labels = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("kept", "label"))
+    return PackedRows(ids, trained, views, kept, labels[views.units], joined)
 
 
 def _mapped(path: Path, kind: Any) -> Any:

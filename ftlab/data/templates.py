@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ftlab.config.paths import shipped
-from ftlab.data.formats import Conversation, Message, RowError
+from ftlab.data.formats import Conversation, Labelled, Message, Pair, Prompt, RowError
 from ftlab.errors import NotReadyError
 
 _MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
@@ -245,6 +245,11 @@ def _nearest(source: str, where: str) -> str:
     return max(names(), key=likeness)
 
 
-def prompt_and_answer(conversation: Conversation) -> tuple[list[Message], str]:
-    """Everything before the last assistant turn, and that turn's content."""
-    return conversation.messages[:-1], conversation.messages[-1]["content"]
+def prompt_and_answer(record: Conversation | Pair | Labelled | Prompt) -> tuple[list[Message], str]:
+    """What is asked, and the answer that is wanted: the last turn, the chosen one, or none (an empty string)."""
+    if isinstance(record, Prompt):
+        return record.messages, record.answer or ""
+    if isinstance(record, Conversation):
+        return record.messages[:-1], record.messages[-1]["content"]
+    answer = record.chosen if isinstance(record, Pair) else record.answer
+    return [*record.prompt, *answer[:-1]], answer[-1]["content"]

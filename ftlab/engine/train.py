@@ -19,7 +19,7 @@ from typing import Any
 from rich.markup import escape
 
 from ftlab.data import registry
-from ftlab.data.formats import Conversation
+from ftlab.data.formats import Labelled, Text
 from ftlab.data.prepare import examples, prepare, split_parts
 from ftlab.engine import report
 from ftlab.engine.output import Output
@@ -27,6 +27,8 @@ from ftlab.errors import FtlabError, Interrupted, RunDirError
 from ftlab.plan import Phase
 from ftlab.rundir import RunDir, checkpoints, is_whole, sha256, write_atomic
 from ftlab.stages import TRAINERS
+
+_NOT_MEASURES = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
 
 
 @dataclass
@@ -137,10 +139,13 @@ class _PhaseRun:
         from transformers import set_seed
 
         from ftlab.model import adapter, load
+        from ftlab.model.score import attach_score
 
         set_seed(self.config.seed)
         model = load.load_model(self.config)
         rows = load.fit_embeddings(model, self.tokenizer)
+        if self.config.stage.name == "rm":
+            attach_score(model)
         self.model = adapter.apply_method(model, self.config, list(self.additions.tokens.values()))
         if str(self.additions):
             said = f"tokenizer: {self.additions}" + (f"; {rows} embeddings added" if rows else "")
@@ -150,6 +155,7 @@ class _PhaseRun:
 
     def _train(self, prepared: Any) -> None:
         from ftlab.engine import callbacks
+        from ftlab.stages.common import StageTrainer
 
         checkpoint = self._newest_whole_checkpoint()
         step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
@@ -163,6 +169,8 @@ class _PhaseRun:
         self.output.say(
             f"[dim]continue any time with: ftlab resume {escape(shlex.quote(str(self.run_dir.path)))}[/dim]"
         )
+        if isinstance(trainer, StageTrainer):
+            trainer.begin(self.output.progress)
         before = self._measured(trainer, "before", metrics, step=0)
         with interruption, self.output.progress("training", _total_steps(trainer), "steps") as bar:
             trainer.add_callback(callbacks.Advance(self.output, bar))
@@ -226,8 +234,6 @@ class _PhaseRun:
 
     def _measured(self, trainer: Any, when: str, metrics: Any, step: int) -> Measures:
         """Measure once; a continued run reads what was measured before it was stopped."""
-        from ftlab.measure.metrics import perplexity
-
         path = self._samples(when)
         if when == "before" and path.is_file():
             return Measures(**json.loads(path.read_text(encoding="utf-8")))
@@ -236,8 +242,9 @@ class _PhaseRun:
             logged = next((e for e in trainer.state.log_history if e["step"] == step and "eval_loss" in e), None)
             found = logged or trainer.evaluate()
             measures.values = {
-                "validation loss": found["eval_loss"],
-                "validation perplexity": perplexity(found["eval_loss"]),
+                f"validation {name.removeprefix('eval_')}": value
+                for name, value in found.items()
+                if name.startswith("eval_") and name not in _NOT_MEASURES
             }
         self._generate(measures, when)
         if "golden exact match" in measures.values:
@@ -253,11 +260,13 @@ class _PhaseRun:
 
         split = "golden" if self.parts.get("golden") else "validation"
         limit = self.config.eval.golden_rows if split == "golden" else self.config.eval.samples
-        chosen = [example.record for example in islice(examples(self.parts.get(split, [])), limit)]
-        if not chosen or self.template is None:
+        found = (example.record for example in examples(self.parts.get(split, [])))
+        wanted = (one for one in found if not isinstance(one, Text) and (not isinstance(one, Labelled) or one.label))
+        chosen = list(islice(wanted, limit))
+        if not chosen or self.template is None or self.config.stage.name == "rm":
             return
-        questions = [prompt_and_answer(record) for record in chosen if isinstance(record, Conversation)]
-        tools = [record.tools for record in chosen if isinstance(record, Conversation)]
+        questions = [prompt_and_answer(record) for record in chosen]
+        tools = [record.tools for record in chosen]
         prompts = [self.template.prompt(messages, t) for (messages, _), t in zip(questions, tools)]
         with self.output.progress(f"answering {split} prompts {when} training", len(prompts)) as bar:
             answers = generate(

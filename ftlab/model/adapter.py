@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from ftlab.errors import ConfigError, Mistake, nearest
+from ftlab.errors import ConfigError, Mistake, NotReadyError, nearest
+from ftlab.model import score
 from ftlab.schema import Lora, Run
 
 
@@ -27,6 +28,8 @@ def apply_method(model: Any, run: Run, new_tokens: Sequence[int] = ()) -> Any:
     :param new_tokens: ids that the model never saw: their embeddings are trained whatever the method.
     :raises ConfigError: ``lora.target_modules`` names modules that the model does not have.
     """
+    if run.model.adapter is not None and run.method.name != "lora":
+        model = _started_from(model, run.model.adapter, {}).merge_and_unload()
     if run.quant.name != "none":
         from peft import prepare_model_for_kbit_training
 
@@ -36,14 +39,12 @@ def apply_method(model: Any, run: Run, new_tokens: Sequence[int] = ()) -> Any:
             gradient_checkpointing_kwargs={"use_reentrant": False},
         )
     if run.method.name == "lora":
-        from peft import get_peft_model
-
-        if isinstance(run.lora.target_modules, tuple):
-            _check_targets(model, run.lora.target_modules)
-        model = get_peft_model(model, _lora_config(run.lora, _embeddings(model, new_tokens)))
+        model = _adapted(model, run, new_tokens)
     elif run.method.name == "freeze":
         assert run.method.trainable_layers, "the schema refuses 0 and null"
         _freeze(model, run.method.trainable_layers)
+        if run.stage.name == "rm":
+            score.score_of(model).requires_grad_(True)
         if new_tokens:
             model.get_input_embeddings().requires_grad_(True)
             model.get_output_embeddings().requires_grad_(True)
@@ -51,6 +52,51 @@ def apply_method(model: Any, run: Run, new_tokens: Sequence[int] = ()) -> Any:
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.float32)
     return model
+
+
+def _adapted(model: Any, run: Run, new_tokens: Sequence[int]) -> Any:
+    """The model with the adapter that trains: a new one, or the one that ``model.adapter`` starts from."""
+    from peft import get_peft_model
+
+    options: dict[str, Any] = {}
+    if run.stage.name == "rm":
+        options = {"task_type": "SEQ_CLS", "modules_to_save": [score.NAME]}
+    if run.model.adapter is not None:
+        return _started_from(model, run.model.adapter, options)
+    if isinstance(run.lora.target_modules, tuple):
+        _check_targets(model, run.lora.target_modules)
+    return get_peft_model(model, _lora_config(run.lora, _embeddings(model, new_tokens), **options))
+
+
+def _started_from(model: Any, adapter: str, options: dict[str, Any]) -> Any:
+    """The model with a saved adapter, of the saved shape, to be trained on.
+
+    :param options: what this stage's adapter has otherwise.
+    :raises NotReadyError: there is no adapter, or it is one of another model.
+    """
+    from peft import (
+        PeftConfig,
+        get_peft_model,
+        get_peft_model_state_dict,
+        load_peft_weights,
+        set_peft_model_state_dict,
+    )
+
+    try:
+        config = PeftConfig.from_pretrained(adapter)
+        config.inference_mode = False
+        for name, value in options.items():
+            setattr(config, name, value)
+        adapted = get_peft_model(model, config)
+        # What this stage adds, such as a value head, stays as it was drawn.
+        weights = {**get_peft_model_state_dict(adapted), **load_peft_weights(adapter, device="cpu")}
+        found: Any = set_peft_model_state_dict(adapted, weights)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise NotReadyError(f"model.adapter={adapter} cannot be loaded onto this model: {reason}") from None
+    if found.unexpected_keys:
+        raise NotReadyError(f"model.adapter={adapter} is of another model: it has {found.unexpected_keys[0]}.")
+    return adapted
 
 
 def count(model: Any) -> Parameters:
@@ -76,7 +122,9 @@ def _embeddings(model: Any, new_tokens: Sequence[int]) -> dict[str, list[int]] |
     return {name: list(new_tokens) for name in names}
 
 
-def _lora_config(lora: Lora, trained_rows: dict[str, list[int]] | None) -> Any:
+def _lora_config(
+    lora: Lora, trained_rows: dict[str, list[int]] | None, task_type: str = "CAUSAL_LM", **options: Any
+) -> Any:
     from peft import LoraConfig
 
     # None lets PEFT choose its default modules for the model's family.
@@ -90,7 +138,8 @@ def _lora_config(lora: Lora, trained_rows: dict[str, list[int]] | None) -> Any:
         use_rslora=lora.variant == "rslora",
         init_lora_weights="pissa" if lora.variant == "pissa" else True,
         trainable_token_indices=trained_rows,
-        task_type="CAUSAL_LM",
+        task_type=task_type,
+        **options,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -57,6 +58,21 @@ def load_model(run: Run) -> Any:
     if run.quant.name in ("nf4", "fp4") and uses_cpu(run):
         _keep_gradients(model)
     return model
+
+
+def load_reference(run: Run, path: str) -> Any:
+    """Another model, or an adapter on the run's own, to compare with: nothing of it trains.
+
+    :raises NotReadyError: there is none at ``path``.
+    """
+    if (Path(path) / "adapter_config.json").is_file():
+        from peft import PeftModel
+
+        return PeftModel.from_pretrained(load_model(run), path).eval().requires_grad_(False)
+    model = load_model(
+        run.model_copy(update={"model": run.model.model_copy(update={"path": path, "revision": "main"})})
+    )
+    return model.eval().requires_grad_(False)
 
 
 def fit_embeddings(model: Any, tokenizer: Any) -> int:

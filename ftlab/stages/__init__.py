@@ -4,4 +4,8 @@
 TRAINERS = {
     "pt": "ftlab.stages.sft:CausalTrainer",
     "sft": "ftlab.stages.sft:CausalTrainer",
+    "rm": "ftlab.stages.rm:RewardTrainer",
+    "dpo": "ftlab.stages.preference:DpoTrainer",
+    "orpo": "ftlab.stages.preference:OrpoTrainer",
+    "kto": "ftlab.stages.kto:KtoTrainer",
 }

@@ -16,9 +16,8 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints
 
 from ftlab.data.collate import PackedCollator
-from ftlab.data.store import PackedRow, PackedRows
+from ftlab.data.store import PackedRow, Rows
 from ftlab.errors import NotReadyError
-from ftlab.measure.metrics import perplexity
 from ftlab.model.head import logits_function
 from ftlab.model.load import compute_dtype, uses_cpu
 from ftlab.rundir import seal
@@ -87,22 +86,24 @@ class WholeCheckpoints(Trainer):
 
 
 class StageTrainer(WholeCheckpoints):
-    """A transformers Trainer over packed rows. A stage gives :meth:`loss` and, where it has its own, measures."""
+    """A transformers Trainer over packed rows. A stage gives :meth:`terms` and, where they differ, the rest."""
 
     def __init__(
         self,
         run: Run,
         model: Any,
         tokenizer: Any,
-        train_rows: PackedRows,
-        validation_rows: PackedRows | None,
+        train_rows: Rows,
+        validation_rows: Rows | None,
         output_dir: str,
         callbacks: Sequence[TrainerCallback] = (),
     ):
+        self.run = run
         args = training_arguments(run, output_dir)
         if validation_rows is None:
             args.eval_strategy = "no"
         flatten = model.config._attn_implementation in _VARIABLE_LENGTH
+        self._meter = Meter()
         super().__init__(
             model=model,
             args=args,
@@ -115,25 +116,34 @@ class StageTrainer(WholeCheckpoints):
         # The loss below is already a share of the global batch's mean.
         self.model_accepts_loss_kwargs = self.loss_is_scaled_for_ga = True
 
-    def loss(self, batch: dict[str, Any], logprobs_N: Tensor, items: int | Tensor) -> Tensor:
-        """The stage's loss, a scalar: this micro-batch's share of the global batch's mean.
+    def begin(self, progress: Callable[..., Any]) -> None:
+        """Find out what the first step needs. :param progress: ``(description, total, unit)`` -> a bar."""
 
-        :param items: what the global batch holds of whatever the stage averages over, as :meth:`items` counts it.
+    def outputs(self, model: Any, batch: dict[str, Any]) -> Tensor:
+        """What a forward gives the loss: log p(target) of every scored position, shape (N,), unless a stage has it
+        otherwise. :param model: as it is called in training, perhaps wrapped for several devices.
         """
-        raise AssertionError("a stage gives its loss")
+        return packed_logprobs(model, self.accelerator.unwrap_model(model), batch)
+
+    def terms(self, batch: dict[str, Any], outputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of each item of a micro-batch, shape (I,), and what else is measured of it: by name, shape (I,), NaN
+        where an item has no such measure."""
+        raise AssertionError("a stage gives its terms")
 
     def items(self, batch: dict[str, Any]) -> int:
-        """How many things of one micro-batch the loss averages over; scored tokens unless a stage says otherwise."""
+        """How many items the loss of a micro-batch averages over; scored tokens unless a stage says otherwise."""
         return len(batch["targets"])
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
+        """This micro-batch's share of the global batch's mean, a scalar, however the batch is split."""
         assert not return_outputs, "no caller of ours asks for the outputs"
         items = num_items_in_batch if num_items_in_batch is not None else self.items(inputs)
-        share = self.loss(inputs, packed_logprobs(model, self.accelerator.unwrap_model(model), inputs), items)
+        losses_I, measures = self.terms(inputs, self.outputs(model, inputs))
+        self._meter.add(measures)
         # Ranks average their gradients, and the loss is a sum over them.
-        return share * self.accelerator.num_processes
+        return losses_I.sum() / items * self.accelerator.num_processes
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         items = sum(self.items(batch) for batch in batch_samples)
@@ -151,28 +161,58 @@ class StageTrainer(WholeCheckpoints):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         logs["tokens"] = self.state.num_input_tokens_seen
+        if "loss" in logs:
+            logs.update(self._meter.means(self.accelerator.reduce))
         super().log(logs, None)  # the start time would add rates that count from the last resume
 
     @torch.no_grad()
     def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> Any:
-        """Mean loss per scored token over the validation rows, exact however they are batched, and its perplexity."""
+        """Means over the items of the validation rows, exact however they are batched."""
         loader = self.get_eval_dataloader(eval_dataset)
         model: Any = self.model
         was_training = model.training
         model.eval()
-        totals = torch.zeros(2, dtype=torch.float64)
+        meter = Meter()
         for batch in loader:
             batch = self._prepare_inputs(batch)
             with self.compute_loss_context_manager():
-                logprobs_N = packed_logprobs(model, self.accelerator.unwrap_model(model), batch)
-            totals += torch.tensor([-logprobs_N.double().sum().item(), float(len(logprobs_N))])
+                losses_I, measures = self.terms(batch, self.outputs(model, batch))
+            meter.add({"loss": losses_I, **measures})
         model.train(was_training)
-        total, count = self.accelerator.reduce(totals.to(self.args.device, torch.float64), "sum").tolist()
-        loss = total / count
-        metrics = {f"{metric_key_prefix}_loss": loss, f"{metric_key_prefix}_perplexity": perplexity(loss)}
+        means = meter.means(self.accelerator.reduce)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in {**means, **self.derived(means)}.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def derived(self, means: dict[str, float]) -> dict[str, float]:
+        """What follows from the means of an evaluation."""
+        return {}
+
+
+class Meter:
+    """Means of measures since they were last asked for, summed on the device without waiting for it."""
+
+    def __init__(self) -> None:
+        self._totals: dict[str, Tensor] = {}
+
+    def add(self, measures: dict[str, Tensor]) -> None:
+        """:param measures: one value for each item, by name; NaN where an item has none."""
+        for name, values_I in measures.items():
+            values_I = values_I.detach()
+            if values_I.device.type == "cpu":
+                values_I = values_I.double()
+            found = torch.stack([values_I.nansum(), values_I.isnan().logical_not().sum().to(values_I.dtype)])
+            self._totals[name] = self._totals[name] + found if name in self._totals else found
+
+    def means(self, reduce: Callable[..., Any]) -> dict[str, float]:
+        """The means, over all ranks, and begin anew. :param reduce: sums a tensor over the ranks."""
+        if not self._totals:
+            return {}
+        names = sorted(self._totals)
+        totals = reduce(torch.stack([self._totals[name] for name in names]), "sum").tolist()
+        self._totals = {}
+        return {name: total / count for name, (total, count) in zip(names, totals) if count}
 
 
 def packed_logprobs(model: Any, unwrapped: Any, batch: dict[str, Tensor]) -> Tensor:
@@ -181,6 +221,13 @@ def packed_logprobs(model: Any, unwrapped: Any, batch: dict[str, Tensor]) -> Ten
     :param model: the model as it is called in training (perhaps wrapped for several devices).
     :param unwrapped: the same model without wrapping.
     """
+    hidden_BLD = packed_hidden(model, batch)
+    hidden_ND = hidden_BLD.reshape(-1, hidden_BLD.shape[-1])[batch["scored"]]
+    return logprobs_of(hidden_ND, batch["targets"], logits_function(unwrapped), unwrapped.get_output_embeddings())
+
+
+def packed_hidden(model: Any, batch: dict[str, Tensor]) -> Tensor:
+    """The last layer's hidden states, shape (B, L, D)."""
     output = model(
         input_ids=batch["input_ids"],
         position_ids=batch["position_ids"],
@@ -188,9 +235,7 @@ def packed_logprobs(model: Any, unwrapped: Any, batch: dict[str, Tensor]) -> Ten
         output_hidden_states=True,
         logits_to_keep=1,
     )
-    hidden_BLD = output.hidden_states[-1]
-    hidden_ND = hidden_BLD.reshape(-1, hidden_BLD.shape[-1])[batch["scored"]]
-    return logprobs_of(hidden_ND, batch["targets"], logits_function(unwrapped), unwrapped.get_output_embeddings())
+    return output.hidden_states[-1]
 
 
 def logprobs_of(hidden_ND: Tensor, targets_N: Tensor, logits: Callable[[Tensor], Tensor], head: Any) -> Tensor:

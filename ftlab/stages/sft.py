@@ -6,12 +6,15 @@ from typing import Any
 
 from torch import Tensor
 
+from ftlab.measure.metrics import perplexity
 from ftlab.stages.common import StageTrainer
-from ftlab.stages.losses import cross_entropy
 
 
 class CausalTrainer(StageTrainer):
     """pt and sft differ in which tokens are labels, which the data decides, and in nothing here."""
 
-    def loss(self, batch: dict[str, Any], logprobs_N: Tensor, items: int | Tensor) -> Tensor:
-        return cross_entropy(logprobs_N, items)
+    def terms(self, batch: dict[str, Any], outputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return -outputs, {}
+
+    def derived(self, means: dict[str, float]) -> dict[str, float]:
+        return {"perplexity": perplexity(means["loss"])}

@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
+from rich.text import Text as Coloured
 
 from ftlab.data import registry, show
 from ftlab.data.build import Part
@@ -94,17 +95,17 @@ def print_samples(to: Console, of_run: Sequence[tuple[str, str]], samples: Seque
         to.print(f"{'reading':<11}{how}; {LEGEND}", soft_wrap=True)
     for sample in samples:
         to.print(f"\n[bold]{escape(sample.title)}[/bold]", soft_wrap=True)
-        for pieces, between in ((sample.text, ""), (sample.ids, " ")):
-            text = coloured(pieces, between) if in_colour else plain(pieces, marks, between)
-            to.print(text, soft_wrap=True, markup=False)
-            if not between:
-                to.print("[dim]ids[/dim]")
+        for pieces, before, between in ((sample.text, "", ""), (sample.ids, "ids: ", " ")):
+            text = coloured(pieces, between) if in_colour else Coloured(plain(pieces, marks, between))
+            if text.plain.endswith("\n"):  # it is drawn
+                text.right_crop(1)
+            to.print(Coloured(before) + text, soft_wrap=True)
     to.print()
 
 
 def console() -> Console:
-    found = Console(highlight=False)
-    return found if found.is_terminal else Console(highlight=False, width=_PIPE_WIDTH)
+    found = Console(highlight=False, emoji=False)
+    return found if found.is_terminal else Console(highlight=False, emoji=False, width=_PIPE_WIDTH)
 
 
 def facts(run: Run, parts: Sequence[Part], split: str, tokens: Tokens) -> list[tuple[str, str]]:
@@ -115,7 +116,7 @@ def facts(run: Run, parts: Sequence[Part], split: str, tokens: Tokens) -> list[t
         return " or ".join(tokenizer.decode([id_], skip_special_tokens=False) for id_ in ids)
 
     found = [
-        ("data", f"{part.source.name} ({part.source.format}): {part.rows:,} rows of {split} from {part.location}")
+        ("data", f"{part.source.name} ({part.source.format}): {_rows(part.rows)} of {split} from {part.location}")
         for part in parts
     ]
     named = f"{run.model.template} (model.template)" if run.model.template else "the tokenizer's own"
@@ -125,6 +126,10 @@ def facts(run: Run, parts: Sequence[Part], split: str, tokens: Tokens) -> list[t
     about = f"{len(tokenizer):,} tokens; {ends}{tokenizer.pad_token} pads{added}"
     found.append(("tokenizer", f"{run.model.path}: {about}"))
     return found
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row{'s' * (count != 1)}"
 
 
 def _tables(prepared: Prepared) -> list[Any]:

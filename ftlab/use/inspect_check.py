@@ -77,13 +77,16 @@ def read_back(rows: Iterable[Row], run: Run, tokens: Tokens, cached: bool) -> Ou
 class _Check:
     def __init__(self, run: Run, tokens: Tokens, tokenizer: Any, cached: bool):
         self._run, self._tokens, self._tokenizer, self._cached = run, tokens, tokenizer, cached
+        # Of a template whose turns end with none, what stands last in them is no token to stop at.
+        known = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
+        self._stops = [stop for stop in tokens.stop if stop in known]
         self.outcome = Outcome()
 
     def row(self, row: Row) -> None:
         if isinstance(row.record, Text):
             self._text(row, row.record)
             return
-        wanted = [(name, self._written(row, *rest)) for name, *rest in _conversations(row.record)]
+        wanted = [(name, self._written(row, *of)) for name, of in _conversations(row.record)]
         limit, policy = self._run.data.max_length, self._run.data.truncation
         is_cut = max(len(ids) for _, ids in wanted) > limit
         if is_cut and policy != "right":
@@ -145,9 +148,9 @@ class _Check:
             for start, end in stretches(sample):
                 if is_cut and len(ids) > len(sample.input_ids) == end:
                     continue  # a cut answer does not teach the model to stop
-                if int(sample.input_ids[end - 1]) not in self._tokens.stop:
+                if int(sample.input_ids[end - 1]) not in self._stops:
                     text = self._tokenizer.decode(sample.input_ids[start:end], skip_special_tokens=False)
-                    stops = " or ".join(repr(self._tokenizer.decode([stop])) for stop in self._tokens.stop)
+                    stops = " or ".join(repr(self._tokenizer.decode([stop])) for stop in self._stops)
                     said = f"a trained answer does not end with {stops}: {_end_of(text)!r}"
                     what = "Name a template whose turns end with a token of their own: model.template=NAME."
                     raise self._failed(row, name, said, what)
@@ -163,10 +166,9 @@ class _Check:
                 "served. Name a template without it: model.template=NAME."
             )
         if self._cached:
-            folder = f"{self._run.data.cache}/data"
             return (
-                f"These rows were prepared by an earlier command. Try data.cache=null: if that passes, what is in {folder} "
-                "is damaged; remove that folder, and it is made again."
+                "These rows were prepared by an earlier command. Try data.cache=null: if that passes, what is in "
+                f"{self._run.data.cache}/data is damaged; remove that folder, and it is made again."
             )
         return (
             f"The tokenizer of {self._run.model.path} writes otherwise once it is saved and loaded again, so the model "
@@ -180,17 +182,17 @@ def stretches(sample: Sample) -> Iterator[tuple[int, int]]:
     yield from zip(edges[::2].tolist(), edges[1::2].tolist())
 
 
-def _conversations(record: Record) -> Iterator[tuple[str, list[Message], list[Any] | None, bool]]:
-    """Each conversation that a record is trained as: its name, messages and tools, and whether it asks for an answer."""
+def _conversations(record: Record) -> Iterator[tuple[str, tuple[list[Message], list[Any] | None, bool]]]:
+    """What a record is trained as: name, messages and tools of each conversation, and whether it asks for an answer."""
     if isinstance(record, Conversation):
-        yield "", record.messages, record.tools, False
+        yield "", (record.messages, record.tools, False)
     elif isinstance(record, Prompt):
-        yield "", record.messages, record.tools, True
+        yield "", (record.messages, record.tools, True)
     elif isinstance(record, Labelled):
-        yield "", [*record.prompt, *record.answer], record.tools, False
+        yield "", ([*record.prompt, *record.answer], record.tools, False)
     elif isinstance(record, Pair):
-        yield "chosen", [*record.prompt, *record.chosen], record.tools, False
-        yield "rejected", [*record.prompt, *record.rejected], record.tools, False
+        yield "chosen", ([*record.prompt, *record.chosen], record.tools, False)
+        yield "rejected", ([*record.prompt, *record.rejected], record.tools, False)
 
 
 def _end_of(text: str) -> str:

@@ -68,7 +68,7 @@ def _kept(text: str) -> str:
 
 def _drawn(lines: Sequence[Any]) -> str:
     file = io.StringIO()
-    to = Console(file=file, width=_WIDTH, color_system=None, highlight=False)
+    to = Console(file=file, width=_WIDTH, color_system=None, highlight=False, emoji=False)
     for line in lines:
         to.print(line, soft_wrap=isinstance(line, str))
     return file.getvalue()

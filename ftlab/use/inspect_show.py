@@ -17,7 +17,7 @@ from ftlab.data.formats import Labelled, Pair, Prompt, Text
 from ftlab.data.store import Sample
 from ftlab.use.inspect_rows import Row
 
-TEXT_TOKENS, IDS = 1000, 64  # of one sample, unless all are asked for
+TEXT_TOKENS, IDS, CHUNKS = 1000, 64, 3  # shown of one sample, and of one text, unless all are asked for
 
 Kind = Literal["text", "special", "gap"]
 Marks = tuple[str, str]
@@ -48,8 +48,12 @@ class Shown:
 
 
 def shown(row: Row, tokenizer: Any, full: bool) -> Iterator[Shown]:
-    """Every sample of a row. :param full: leave nothing out of long ones."""
-    for name, sample in zip(_names(row), row.samples):
+    """The samples of a row. :param full: leave nothing out of long ones, and no chunk of a text."""
+    named = list(zip(_names(row), row.samples))
+    if not full and len(named) > CHUNKS:
+        between = f"{CHUNKS} to {len(named) - 1} left out; full=true shows all"
+        named = [*named[: CHUNKS - 1], (f"{named[-1][0]} ({between})", named[-1][1])]
+    for name, sample in named:
         total, trained = len(sample.input_ids), sample.trained
         learned = f"{trained:,} trained" if trained else "none trained"
         title = "   ".join(filter(None, [row.where, name, f"{total:,} token{'s' * (total != 1)}, {learned}"]))

@@ -37,9 +37,32 @@ def test_the_first_bare_word_is_the_task_and_the_others_are_its_words(line, task
     assert (given.task, given.for_hydra) == (task, for_hydra)
 
 
-@pytest.mark.parametrize("line", ["env format=json", "format=json env", "task=env format=json", "env task.format=json"])
+@pytest.mark.parametrize(
+    "line",
+    ["env format=json", "format=json env", "task=env format=json", "env task.format=json", "env env.format=json"],
+)
 def test_a_key_of_the_tasks_own_may_be_bare(line):
     assert sorted(read(line).for_hydra) == ["task.format=json", "task=env"]
+
+
+def test_a_group_of_the_name_of_a_task_keeps_its_keys():
+    """``train`` is a task and a group."""
+    assert read("train.epochs=2").for_hydra == ["train.epochs=2"]
+
+
+def test_a_registered_set_is_chosen_like_one_with_a_file(tmp_path):
+    registry = tmp_path / "dataset_info.json"
+    registry.write_text('{"faq": {"file_name": "faq.json"}, "instructions": {"file_name": "other.json"}}')
+    assert read(f"data=faq data.registry={registry}").for_hydra == [
+        "data=registered", "data.name=faq", f"data.registry={registry}",
+    ]  # fmt: skip
+    assert read(f"data=fap data.registry={registry}").for_hydra[0] == "data=fap"
+    assert read(f"data=instructions data.registry={registry}").for_hydra[0] == "data=instructions"
+    assert read(f"data=faq data.registry={tmp_path}/none.yaml").for_hydra[0] == "data=faq"
+    own = tmp_path / "conf" / "data"
+    own.mkdir(parents=True)
+    (own / "faq.yaml").write_text("name: other\n")
+    assert read(f"--config-dir {own.parent} data=faq data.registry={registry}").for_hydra[2] == "data=faq"
 
 
 def test_a_key_of_another_task_is_left_alone():

@@ -8,8 +8,8 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 # Characters of one to four bytes, spaces, marks and what the patterns tell apart.
-MULTI_BYTE = ["a", "b", "Z", "1", " ", "  ", "\n", "\t", ".", "'", "s", "é", "e\u0301", "漢", "字", "😀", "\u00a0", "\u200b",
-              "ß", "İ", "\u2028", "<|im_end|>", "ǅ", "²", "ⅷ", "ـ"]  # fmt: skip
+MULTI_BYTE = ["a", "b", "Z", "1", " ", "  ", "\n", "\t", ".", "'", "s", "é", "e\u0301", "漢", "字", "😀", "\u00a0",
+              "\u200b", "ß", "İ", "\u2028", "<|im_end|>", "ǅ", "²", "ⅷ", "ـ"]  # fmt: skip
 QWEN2 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -36,7 +36,7 @@ def byte_level(
     split = pre_tokenizers.Split(Regex(pattern), "isolated", invert=False)
     letters_of = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, letters_of])
-    tokenizer.post_processor = processors.ByteLevel(trim_offsets=trim_offsets)
+    tokenizer.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=trim_offsets)])
     tokenizer.decoder = decoders.ByteLevel()
     if normalizer is not None:
         tokenizer.normalizer = normalizer

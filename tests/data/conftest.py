@@ -29,9 +29,23 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @functools.cache
+def _composed(overrides: tuple[str, ...]) -> Run:
+    return validate(compose(arguments.read(("data.cache=null", *overrides)).overrides))
+
+
 def _run(overrides: tuple[str, ...]) -> Run:
-    is_cached = any(override.startswith("data.cache=") for override in overrides)
-    return validate(compose(arguments.read(overrides if is_cached else ("data.cache=null", *overrides)).overrides))
+    """Places are put in afterwards: they are of every test its own, and composing takes a while."""
+    places, others = {}, []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key not in ("data.path", "data.cache", "data.registry") or value == "null":
+            others.append(override)
+            continue
+        places[key.removeprefix("data.")] = value
+        if key == "data.path":
+            others.append("data.path=here")
+    run = _composed(tuple(others))
+    return run.model_copy(update={"data": run.data.model_copy(update=places)})
 
 
 @dataclass

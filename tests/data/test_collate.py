@@ -38,6 +38,8 @@ def test_two_rows():
         "scored": [0, 1, 3, 6],
         "targets": [11, 12, 21, 32],
         "segments": [0, 0, 1, 2],
+        "ends": [2, 4, 8],
+        "samples": 3,
         "tokens": 9,
     }
 
@@ -49,6 +51,8 @@ def test_flattened_to_one_row_without_padding():
         "scored": [0, 1, 3, 6],
         "targets": [11, 12, 21, 32],
         "segments": [0, 0, 1, 2],
+        "ends": [2, 4, 8],
+        "samples": 3,
         "tokens": 9,
     }
 
@@ -69,8 +73,8 @@ def test_padding_is_no_target_where_pad_and_end_share_an_id():
 
 def test_no_mask_is_sent_and_indices_are_whole_numbers():
     batch = PackedCollator(PAD)(ROWS)
-    assert sorted(batch) == ["input_ids", "position_ids", "scored", "segments", "targets", "tokens"]
-    assert {batch[key].dtype for key in batch if key != "tokens"} == {torch.int64}
+    assert sorted(batch) == ["ends", "input_ids", "position_ids", "samples", "scored", "segments", "targets", "tokens"]
+    assert {batch[key].dtype for key in batch if key not in ("tokens", "samples")} == {torch.int64}
 
 
 @pytest.fixture
@@ -79,7 +83,7 @@ def stored():
     ids, learned = (np.concatenate([getattr(one, name) for one in (A, B, C)]) for name in ("input_ids", "learned"))
     bounds = np.array([[0, 3, 1], [3, 5, 1], [5, 9, 1]])
     views = Views(bounds, np.array([0, 1, 2]), np.array([2, 0, 1]), np.array([0, 1, 3]))
-    return lambda joined: PackedRows(ids, learned, views, np.zeros((3, 3), np.int64), joined)
+    return lambda joined: PackedRows(ids, learned, views, np.zeros((3, 3), np.int64), np.zeros(3), joined)
 
 
 def shown(row):
@@ -106,7 +110,7 @@ def test_joined_rows_are_one_sample_whose_positions_go_on(stored):
 
 def test_tokens_at_the_start_of_a_view_are_not_learned(stored):
     rows = PackedRows(C.input_ids, np.ones(4, bool), Views(np.array([[0, 4, 3]]), *map(np.array, ([0], [0], [0, 1]))),
-                      np.zeros((1, 3), np.int64))  # fmt: skip
+                      np.zeros((1, 3), np.int64), np.zeros(1))  # fmt: skip
     assert rows[0].samples[0].labels.tolist() == [IGNORE, IGNORE, IGNORE, 33]
 
 

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from ftlab.data.encode import Encoder
 from ftlab.data.formats import Conversation
-from ftlab.data.store import IGNORE
 from tests.data.byte_tokenizers import MULTI_BYTE, byte_level, in_transformers
 
 COUNT = 300
@@ -30,7 +29,7 @@ def drawn():
     draw = random.Random(7)
     words = ["alpha", "12", "漢字", "😀", "é", "e\u0301", "\n", "if x:", "<tool_call>"]
     texts = [" ".join(draw.choices(words, k=draw.randint(1, 30))) for _ in range(COUNT)]
-    return [conversation(text, "a " + text, "b") for text in texts]
+    return [conversation("q " + text, "a " + text, "b") for text in texts]
 
 
 def as_lists(samples):
@@ -166,7 +165,8 @@ def test_masks_by_bytes_are_masks_by_offsets(bench, rows):
 def test_a_token_that_begins_before_a_span_is_not_trained():
     tokenizer = in_transformers(byte_level([("a", "b"), ("Ġ", "a")]))
     texts = ["xaby", "é漢", " a"]
-    spans = [[(2, 4)], [(1, 2)], [(1, 2)]]  # within the token ab; a character of three tokens; the a of one with a space
+    # Within the token ab; a character of three tokens; the a of a token with a space.
+    spans = [[(2, 4)], [(1, 2)], [(1, 2)]]
     fast, slow = both(tokenizer, texts, spans)
     assert fast == slow
     assert fast[1] == [False, False, True, *[False] * 2, *[True] * 3, False]

@@ -168,7 +168,7 @@ def test_sharegpt_with_a_tool_call_and_its_observation(tools):
         {"role": "tool", "content": '{"rain": true}'},
         {"role": "assistant", "content": "Yes."},
     ]
-    assert convert("sharegpt", row) == Conversation(expected, [WEATHER])
+    assert convert("sharegpt", row) == Conversation(expected, [{"type": "function", "function": WEATHER}])
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def gpt(value):
     return {"from": "gpt", "value": value}
 
 
-TOOLS = [{"name": "f"}]
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
 CALL = {"type": "function", "function": {"name": "f", "arguments": {}}}
 
 PAIRS = {

@@ -59,7 +59,7 @@ def test_tool_calls_and_results():
             {"role": "tool", "content": "", "tool_call_id": "2"},
             {"role": "assistant", "content": "In Oslo.", "reasoning_content": "Only one said yes."},
         ],
-        [{"name": "rain"}],
+        [{"type": "function", "function": {"name": "rain"}}],
     )
 
 

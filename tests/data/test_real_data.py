@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.data.helpers import train_ledger
+
 FOLDER = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason=f"no real data: {FOLDER} is not there")
@@ -22,18 +24,23 @@ def rows_of(name):
 WHOLE = ["model.architecture.max_positions=16384", "data.max_length=16384"]  # more than the longest row has
 
 
+def seen(prepared):
+    """Rows in and rows kept."""
+    rows = train_ledger(prepared)["rows"]
+    return rows["in"], rows["kept"]
+
+
 def prepare(bench, name, format_, *overrides):
     defaults = [f"data.path={FOLDER / name}", f"data.format={format_}", "data.split.validation=none"]
     return bench.prepare(*defaults, "data.packing=false", *overrides)
 
 
-def test_alpaca(bench, check_ledger, samples_of):
+def test_alpaca(bench, check_prepared, samples_of):
     prepared = prepare(bench, "alpaca_en_demo.json", "alpaca", *WHOLE)
     samples = samples_of(prepared.train)
-    check_ledger(prepared.ledger.splits["train"], samples)
+    check_prepared(prepared)
     rows = rows_of("alpaca_en_demo.json")
-    counts = prepared.ledger.as_dict()["splits"]["train"]
-    assert counts["rows"] == {"in": 999, "kept": 999, "dropped": 0, "truncated": 0}
+    assert seen(prepared) == (999, 999)
     assert [bench.trained(sample) for sample in samples] == [row["output"] + "<|im_end|>" for row in rows]
     prompts = [row["instruction"] + ("\n" + row["input"] if row["input"] else "") for row in rows]
     assert [bench.decode(sample.input_ids) for sample in samples] == [
@@ -42,12 +49,11 @@ def test_alpaca(bench, check_ledger, samples_of):
     ]
 
 
-def test_tool_calls(bench, check_ledger, samples_of):
+def test_tool_calls(bench, check_prepared, samples_of):
     prepared = prepare(bench, "glaive_toolcall_en_demo.json", "sharegpt", *WHOLE)
     samples = samples_of(prepared.train)
-    check_ledger(prepared.ledger.splits["train"], samples)
-    counts = prepared.ledger.as_dict()["splits"]["train"]
-    assert counts["rows"] == {"in": 300, "kept": 300, "dropped": 0, "truncated": 0}
+    check_prepared(prepared)
+    assert seen(prepared) == (300, 300)
     calls = 0
     for row, sample in zip(rows_of("glaive_toolcall_en_demo.json"), samples):
         answers = [turn for turn in row["conversations"] if turn["from"] in ("gpt", "function_call")]
@@ -67,47 +73,81 @@ def test_tool_calls(bench, check_ledger, samples_of):
     assert calls > 100
 
 
-def test_messages(bench, check_ledger, samples_of):
+def test_messages(bench, check_prepared, samples_of):
     prepared = prepare(bench, "kto_en_demo.json", "messages", *WHOLE)
     samples = samples_of(prepared.train)
-    check_ledger(prepared.ledger.splits["train"], samples)
-    counts = prepared.ledger.as_dict()["splits"]["train"]
-    assert counts["rows"] == {"in": 300, "kept": 300, "dropped": 0, "truncated": 0}
+    check_prepared(prepared)
+    assert seen(prepared) == (300, 300)
     assert [bench.trained(sample) for sample in samples] == [
         "".join(message["content"] + "<|im_end|>" for message in row["messages"] if message["role"] == "assistant")
         for row in rows_of("kto_en_demo.json")
     ]
 
 
-def test_plain_text(bench, check_ledger, samples_of):
-    prepared = prepare(bench, "c4_demo.jsonl", "text", "stage=pt", "data.max_length=256", "data.overlap=32")
+def test_plain_text(bench, check_prepared):
+    overrides = ["stage=pt", "data.max_length=256", "data.overlap=32"]
+    prepared = prepare(bench, "c4_demo.jsonl", "text", *overrides)
+    check_prepared(prepared)
+    assert seen(prepared) == (300, 300)
+    tokens = train_ledger(prepared)["tokens"]
+    assert tokens["cut"] == 0
+    assert tokens["masked"] == 300  # the first token of each document
+    assert tokens["repeated"] > 0
+    for unit, row in enumerate(rows_of("c4_demo.jsonl")):
+        chunks = [chunk.input_ids for chunk in prepared.train.unit(unit)]
+        rebuilt = [*chunks[0], *(id_ for chunk in chunks[1:] for id_ in chunk[32:])]
+        assert bench.decode(rebuilt) == row["text"] + bench.tokenizer.eos_token
+
+
+def test_pairs(bench, check_prepared, samples_of):
+    prepared = prepare(bench, "dpo_zh_demo.json", "preference", "stage=dpo", *WHOLE)
+    check_prepared(prepared)
+    assert seen(prepared) == (300, 300)
     samples = samples_of(prepared.train)
-    ledger = prepared.ledger.splits["train"]
-    check_ledger(ledger, samples)
-    counts = ledger.as_dict()
-    assert counts["rows"] == {"in": 300, "kept": 300, "dropped": 0, "truncated": 0}
-    assert counts["tokens"]["cut"] == 0
-    assert counts["tokens"]["masked"] == 300  # the first token of each document
-    assert counts["tokens"]["repeated"] > 0
+    for row, chosen, rejected in zip(rows_of("dpo_zh_demo.json"), samples[::2], samples[1::2]):
+        assert bench.trained(chosen) == row["chosen"]["value"] + "<|im_end|>"
+        assert bench.trained(rejected) == row["rejected"]["value"] + "<|im_end|>"
+        for turn in row["conversations"]:
+            assert turn["value"] in bench.decode(chosen.input_ids)
 
 
-@pytest.mark.parametrize(
-    ("name", "format_", "stage"),
-    [
-        ("alpaca_en_demo.json", "alpaca", "sft"),
-        ("glaive_toolcall_en_demo.json", "sharegpt", "sft"),
-        ("kto_en_demo.json", "messages", "sft"),
-        ("c4_demo.jsonl", "text", "pt"),
-    ],
-)
-def test_packed_and_held_out(bench, check_ledger, samples_of, name, format_, stage):
+def test_labels(bench, check_prepared, samples_of):
+    prepared = prepare(bench, "kto_en_demo.json", "kto", "stage=kto", *WHOLE)
+    check_prepared(prepared)
+    assert seen(prepared) == (300, 300)
+    assert [bench.trained(sample) for sample in samples_of(prepared.train)] == [
+        row["messages"][-1]["content"] + "<|im_end|>" for row in rows_of("kto_en_demo.json")
+    ]
+
+
+CASES = [
+    ("alpaca_en_demo.json", "alpaca", "sft", 999),
+    ("glaive_toolcall_en_demo.json", "sharegpt", "sft", 300),
+    ("kto_en_demo.json", "messages", "sft", 300),
+    ("kto_en_demo.json", "kto", "kto", 300),
+    ("dpo_zh_demo.json", "preference", "dpo", 300),
+    ("c4_demo.jsonl", "text", "pt", 300),
+]
+
+
+@pytest.mark.parametrize(("name", "format_", "stage", "count"), CASES)
+def test_packed_and_held_out(bench, check_prepared, name, format_, stage, count):
     overrides = [f"stage={stage}", "data.split.validation=auto", "data.packing=true", "data.max_length=1024"]
     prepared = prepare(bench, name, format_, *overrides)
-    for split, rows in (("train", prepared.train), ("validation", prepared.validation)):
-        ledger = prepared.ledger.splits[split]
-        check_ledger(ledger, samples_of(rows))
-        assert max(rows[index].length for index in range(len(rows))) <= 1024
-    count = 999 if name.startswith("alpaca") else 300
+    check_prepared(prepared)
+    assert prepared.ledger.engine == "tiktoken's core"
     assert sum(split.rows_in for split in prepared.ledger.splits.values()) == count
     assert prepared.ledger.splits["validation"].rows_in == int(count * 0.05)
     assert len(prepared.train) < prepared.ledger.splits["train"].rows_kept or stage == "pt"
+
+
+@pytest.mark.parametrize(("name", "format_", "stage", "count"), CASES[:-1])
+@pytest.mark.parametrize("truncation", ["left", "right"])
+def test_cut_to_size(bench, check_prepared, name, format_, stage, count, truncation):
+    length = 768 if name.startswith("glaive") else 256
+    overrides = [f"stage={stage}", f"data.max_length={length}", f"data.truncation={truncation}", "data.packing=true"]
+    prepared = prepare(bench, name, format_, *overrides)
+    check_prepared(prepared)
+    ledger = prepared.ledger.splits["train"]
+    assert ledger.rows_in == count >= ledger.rows_kept > 0
+    assert ledger.tokens_cut > 0

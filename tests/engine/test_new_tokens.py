@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -62,8 +63,8 @@ def test_added_tokens_are_trained_saved_and_served(method, tmp_path):
         return  # its base was quantized; the loss of the unquantized one is another
     from ftlab.config.paths import shipped
 
-    with open(shipped("dataset/instructions/validation.jsonl")) as file:
-        rows = [json.loads(line) for line in file]
+    lines = Path(shipped("dataset/instructions/validation.jsonl")).read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
     (result,) = run.manifest()["phases"].values()
     assert validation_loss(model, tokenizer, rows) == pytest.approx(result["after"]["validation loss"], abs=1e-4)
     assert not math.isclose(result["before"]["validation loss"], result["after"]["validation loss"], abs_tol=0.05)

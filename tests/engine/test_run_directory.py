@@ -66,7 +66,9 @@ def test_ledger_adds_up_and_names_its_files_by_hash(run_dir):
     tokens = train["tokens"]
     assert tokens["in"] == tokens["trained"] + tokens["masked"] + tokens["cut"]
     assert tokens["trained"] > 0
-    assert ledger["sha256"]["train"] == sha256(Path(shipped("dataset/instructions/train.jsonl")))
+    file = shipped("dataset/instructions/train.jsonl")
+    assert ledger["sha256"][file] == sha256(Path(file))
+    assert ledger["files"]["train"] == [file]
 
 
 def test_only_the_newest_checkpoints_stay_and_each_is_whole(run_dir):

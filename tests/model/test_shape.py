@@ -14,8 +14,9 @@ from ftlab.model import shape as arithmetic
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "conf" / "model"
-# The tiny model ships with the project and is published nowhere else.
-NAMES = sorted(path.stem for path in MODELS.glob("*.yaml") if not path.stem.startswith("_") and path.stem != "tiny")
+# The tiny models ship with the project and are published nowhere else.
+TINY = ("tiny", "tiny_instruct")
+NAMES = sorted(path.stem for path in MODELS.glob("*.yaml") if not path.stem.startswith("_") and path.stem not in TINY)
 PUBLISHED = yaml.safe_load(Path(__file__).with_name("published_parameters.yaml").read_text())
 
 REMOTE_CODE = {"baichuan", "chatglm", "internlm2"}

@@ -58,10 +58,19 @@ def test_a_rate_that_the_model_looks_up_by_stage(explained):
     lines = explained("train.learning_rate")
     assert [re.sub(r":\d+", ":N", line) for line in lines] == [
         "train.learning_rate = 0.001",
-        "  set by    conf/model/tiny.yaml:N  (model=tiny): ${model.recommended.learning_rate.${stage.name}}",
+        "  a model may have its own",
+        "  set by    conf/stage/sft.yaml:N  (stage=sft): ${oc.select:model.recommended.learning_rate.sft,2.0e-5}",
         "    model.recommended.learning_rate.sft = 0.001",
         "      set by    conf/model/tiny.yaml:N  (model=tiny): 0.001",
-        "  overrode  conf/stage/sft.yaml:N  (stage=sft): 2e-05",
+    ]
+
+
+def test_a_rate_that_the_model_leaves_to_the_stage(explained):
+    lines = explained("train.learning_rate", "model=llama2_7b")
+    assert [re.sub(r":\d+", ":N", line) for line in lines] == [
+        "train.learning_rate = 2e-05",
+        "  a model may have its own",
+        "  set by    conf/stage/sft.yaml:N  (stage=sft): ${oc.select:model.recommended.learning_rate.sft,2.0e-5}",
     ]
 
 

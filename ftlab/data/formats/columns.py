@@ -68,7 +68,8 @@ class Columns:
         return value
 
     def tools(self) -> list[Any] | None:
-        """The column of that name: a list of objects, or JSON of one."""
+        """The column of that name: a list of objects, or JSON of one. A bare function becomes a tool of that type, as
+        OpenAI's API has it, and as chat templates expect it."""
         value = self.get("tools")
         if isinstance(value, str):
             value = None if blank(value) else parse_json(value, f"column {self.name('tools')!r} is not JSON")
@@ -79,7 +80,7 @@ class Columns:
         for number, tool in enumerate(value, 1):
             if not isinstance(tool, dict):
                 raise RowError(f"tool {number} must be an object, not {type(tool).__name__}")
-        return value
+        return [{"type": "function", "function": tool} if _is_bare(tool) else tool for tool in value]
 
     def others(self, read: Iterable[str]) -> dict[str, Any]:
         """What the row has beside the columns that were ``read``."""
@@ -115,3 +116,7 @@ def parse_json(text: str, otherwise: str) -> Any:
         why = "nested too deeply" if isinstance(error, RecursionError) else "a number of too many digits"
         raise RowError(f"{otherwise}: {why}") from None
     return value
+
+
+def _is_bare(tool: dict[str, Any]) -> bool:
+    return isinstance(tool.get("name"), str) and "function" not in tool and "type" not in tool

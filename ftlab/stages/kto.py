@@ -1,0 +1,95 @@
+"""kto: single answers, each labelled good or bad, each followed in its row by a mismatched one for the KL estimate."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ftlab.data.encode import Counts
+from ftlab.data.store import PackedRows, Rows, Sample
+from ftlab.schema import KtoStage, Run
+from ftlab.stages.losses import kto, kto_kl, sums_by_segment
+from ftlab.stages.reference import ReferenceTrainer
+
+
+class WithMismatched(Rows):
+    """Rows in which every sample is followed by its own prompt with the answer of another, drawn once by seed over the
+    whole split: KTO's estimate of the KL needs answers that are not the prompt's, however small a batch is.
+
+    :param limit: tokens of a sample at most.
+    """
+
+    def __init__(self, rows: PackedRows, seed: int, limit: int):
+        super().__init__(2 * rows.views)
+        self._rows, self._limit = rows, limit
+        drawn = np.random.default_rng(seed).permutation(rows.views)
+        self._partners = np.empty_like(drawn)
+        self._partners[drawn] = np.roll(drawn, -1)
+        self.attach("label", np.repeat(rows.labels, 2))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        index = range(len(self))[index]
+        samples = []
+        for view in self._rows.view_indices(index):
+            own, other = self._rows.view(view), self._rows.view(self._partners[view])
+            asked, answered = int(own.learned.argmax()), int(other.learned.argmax())
+            ids = np.concatenate([own.input_ids[:asked], other.input_ids[answered:]])[: self._limit]
+            learned = np.concatenate([np.zeros(asked, dtype=bool), other.learned[answered:]])[: self._limit]
+            samples += [own, Sample(ids, learned)]
+        return self.packed(index, samples)
+
+    def view_indices(self, index: int) -> Counts:
+        own = self._rows.view_indices(index)
+        return np.stack([2 * own, 2 * own + 1], axis=1).reshape(-1)
+
+    def fingerprint(self) -> str:
+        return f"{self._rows.fingerprint()} {hashlib.sha256(self._partners.tobytes()).hexdigest()} {self._limit}"
+
+
+class KtoTrainer(ReferenceTrainer):
+    """The samples of a batch alternate: an answer, and the same prompt with another row's answer."""
+
+    def __init__(
+        self, run: Run, model: Any, tokenizer: Any, train_rows: PackedRows, validation_rows: PackedRows | None,
+        *more: Any,
+    ):  # fmt: skip
+        paired = [
+            None if rows is None else WithMismatched(rows, run.seed, run.data.max_length)
+            for rows in (train_rows, validation_rows)
+        ]
+        super().__init__(run, model, tokenizer, paired[0], paired[1], *more)
+
+    def items(self, batch: dict[str, Any]) -> int:
+        return int(batch["samples"]) // 2
+
+    def terms(self, batch: dict[str, Any], outputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        stage = self.run.stage
+        assert isinstance(stage, KtoStage)
+        sums_S = sums_by_segment(outputs, batch["segments"], int(batch["samples"]))
+        reference_S, good_I = batch["reference"], batch["label"][0::2].bool()
+        # The mean over every device's pairs, since it is cut off at 0 only as a whole.
+        policy_kl = self.accelerator.gather(sums_S[1::2].detach())
+        kl = kto_kl(policy_kl, self.accelerator.gather(reference_S[1::2]))
+        found = kto(
+            sums_S[0::2],
+            reference_S[0::2],
+            good_I,
+            kl,
+            stage.beta,
+            stage.desirable_weight,
+            stage.undesirable_weight,
+        )
+        nothing = torch.full_like(found.rewards_S, torch.nan)
+        return found.losses_S, {
+            "rewards/chosen": found.rewards_S.where(good_I, nothing),
+            "rewards/rejected": found.rewards_S.where(~good_I, nothing),
+            "rewards/accuracies": ((found.rewards_S > 0) == good_I).float(),
+            "kl": kl.expand_as(found.rewards_S),
+        }

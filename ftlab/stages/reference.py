@@ -1,0 +1,105 @@
+"""Log-probabilities of a reference policy: once, before training, of the policy as it stands then."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, SequentialSampler
+
+from ftlab.data.store import Rows
+from ftlab.model.load import load_reference
+from ftlab.rundir import write_atomic
+from ftlab.stages.common import StageTrainer
+from ftlab.stages.losses import sums_by_segment
+
+
+class ReferenceTrainer(StageTrainer):
+    """A stage whose loss compares the policy with where it came from. What the reference thinks of each sample is
+    computed before the first step and joins the rows, so no second model stays in memory."""
+
+    @property
+    def needs_reference(self) -> bool:
+        return True
+
+    @property
+    def reference_model(self) -> str | None:
+        """Where another model than the starting policy is."""
+        return None
+
+    def begin(self, progress: Any) -> None:
+        if not self.needs_reference:
+            return
+        model: Any = self.model if self.reference_model is None else load_reference(self.run, self.reference_model)
+        identity = _identity(model)
+        for name, rows in (("train", self.train_dataset), ("validation", self.eval_dataset)):
+            if isinstance(rows, Rows):
+                rows.attach("reference", self._of(model, identity, name, rows, progress))
+
+    def _of(self, model: Any, identity: str, name: str, rows: Rows, progress: Any) -> NDArray[np.float32]:
+        path = self._cached(identity, rows)
+        if path is not None and path.is_file():
+            return np.load(path)
+        found = self._compute(model, rows, name, progress)
+        if path is not None:
+            content = io.BytesIO()
+            np.save(content, found)
+            write_atomic(path, content.getvalue())
+        return found
+
+    def _cached(self, identity: str, rows: Rows) -> Path | None:
+        """Where a sweep's other runs find the same numbers: they depend on weights, rows and how these are batched."""
+        if self.run.data.cache is None:
+            return None
+        model: Any = self.model
+        batch = [self.args.per_device_train_batch_size, model.config._attn_implementation, self.args.bf16]
+        key = hashlib.sha256(f"{identity} {rows.fingerprint()} {batch}".encode()).hexdigest()[:32]
+        return Path(self.run.data.cache).expanduser() / "reference" / f"{key}.npy"
+
+    @torch.no_grad()
+    def _compute(self, model: Any, rows: Rows, name: str, progress: Any) -> NDArray[np.float32]:
+        loader: Any = DataLoader(
+            cast(Any, rows),
+            self.args.per_device_train_batch_size,
+            sampler=SequentialSampler(rows),
+            collate_fn=self.data_collator,
+        )
+        was_training = model.training
+        model.eval()
+        found = np.zeros(rows.views, dtype=np.float32)
+        done = 0
+        with progress(f"reference, {name}", len(rows), "rows") as bar:
+            for batch in loader:
+                batch = self._prepare_inputs(batch)
+                with self.compute_loss_context_manager():
+                    logprobs_N = self.outputs(model, batch)
+                sums_S = sums_by_segment(logprobs_N, batch["segments"], int(batch["samples"]))
+                size = min(self.args.per_device_train_batch_size, len(rows) - done)
+                found[np.concatenate([rows.view_indices(i) for i in range(done, done + size)])] = sums_S.cpu().numpy()
+                done += size
+                bar.advance(size)
+        model.train(was_training)
+        return found
+
+
+def _identity(model: Any) -> str:
+    """A hash of every weight. An adapter that changes nothing yet counts for nothing, so that runs of a sweep that
+    differ in it share their reference."""
+    state = model.state_dict()
+    idle = {
+        name.replace(".lora_B.", ".lora_A.")
+        for name, tensor in state.items()
+        if ".lora_B." in name and not tensor.any().item()
+    }
+    found = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        if ".lora_" in name and name.replace(".lora_B.", ".lora_A.") in idle:
+            continue
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()

@@ -1,0 +1,35 @@
+"""rm: a reward model, one score for each answer, by Bradley-Terry on pairs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ftlab.model.score import score_of
+from ftlab.schema import RmStage
+from ftlab.stages.common import StageTrainer, packed_hidden
+from ftlab.stages.losses import bradley_terry
+
+
+class RewardTrainer(StageTrainer):
+    """The samples of a batch alternate: chosen, rejected; each is scored at its last token."""
+
+    def items(self, batch: dict[str, Any]) -> int:
+        return int(batch["samples"]) // 2
+
+    def outputs(self, model: Any, batch: dict[str, Any]) -> Tensor:
+        """Scores of the batch's samples, shape (S,), fp32."""
+        hidden_BLD = packed_hidden(model, batch)
+        hidden_SD = hidden_BLD.reshape(-1, hidden_BLD.shape[-1])[batch["ends"]]
+        return score_of(self.accelerator.unwrap_model(model))(hidden_SD.float())[:, 0]
+
+    def terms(self, batch: dict[str, Any], outputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        assert isinstance(self.run.stage, RmStage)
+        found = bradley_terry(outputs[0::2], outputs[1::2], self.run.stage.margin)
+        return found.losses_P, {
+            "score/chosen": found.chosen_rewards_P,
+            "score/rejected": found.rejected_rewards_P,
+            "score/margin": found.margins_P,
+            "accuracy": found.accuracies_P,
+        }

@@ -1,0 +1,65 @@
+"""What is held in memory while data is prepared: a block at a time, and a few numbers of every row."""
+
+from __future__ import annotations
+
+import gc
+import json
+import tracemalloc
+
+import pytest
+
+from tests.data.helpers import options, python_sources
+
+MEGABYTE = 1 << 20
+LIMITS = {"text": 180, "instruction": 100}  # MiB; measured 119 and 67, nearly all of it one block
+
+
+@pytest.fixture
+def texts():
+    """Pieces of 6,000 characters, over and over."""
+    whole = "".join(path.read_text(encoding="utf-8", errors="replace") for path in python_sources(1_500_000))
+    return [whole[start : start + 6000] for start in range(0, len(whole) - 6000, 6000)]
+
+
+def peak_of(action):
+    gc.collect()
+    tracemalloc.start(1)
+    try:
+        result = action()
+        return result, tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def written(path, row_of, texts, size):
+    count = 0
+    with path.open("w", encoding="utf-8") as file:
+        while file.tell() < size:
+            for text in texts:
+                file.write(json.dumps(row_of(count, text)) + "\n")
+                count += 1
+    return count
+
+
+@pytest.mark.parametrize(
+    ("format_", "stage", "sizes", "row_of"),
+    [
+        ("text", "pt", (10, 30), lambda n, text: {"text": f"{n} {text}"}),
+        ("instruction", "sft", (3, 8), lambda n, text: {"instruction": f"{n}", "response": text[:2000]}),
+    ],
+)
+def test_rows_are_never_held_at_once(bench, tmp_path, texts, format_, stage, sizes, row_of):
+    peaks, tokens = [], []
+    for size in sizes:
+        path = tmp_path / f"{size}.jsonl"
+        count = written(path, row_of, texts, size * MEGABYTE)
+        overrides = options(format_, path, f"stage={stage}", "data.packing=true", "data.max_length=2048")
+        prepared, peak = peak_of(lambda chosen=(*overrides, "data.workers=1"): bench.prepare(*chosen))
+        assert prepared.ledger.splits["train"].rows_kept == count
+        peaks.append(peak / MEGABYTE)
+        tokens.append(prepared.ledger.splits["train"].tokens_in)
+    # What a larger file adds is a few numbers for every row and chunk (measured: below 1 MB), not its tokens.
+    held = (tokens[1] - tokens[0]) * 5 / MEGABYTE
+    print(f"{format_}: peaks {peaks[0]:.1f} and {peaks[1]:.1f} MiB; tokens would be {held:.1f}")
+    assert peaks[1] - peaks[0] < 0.2 * held
+    assert peaks[1] < LIMITS[format_]
