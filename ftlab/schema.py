@@ -224,8 +224,9 @@ class PpoStage(Group):
 
 class GrpoStage(Group):
     name: Literal["grpo"]
-    rewards: tuple[str, ...]
+    rewards: Annotated[tuple[str, ...], Field(min_length=1)]
     reward_weights: tuple[float, ...] | None
+    on_reward_error: Literal["stop", "skip"]
     num_generations: Annotated[int, Field(ge=2)]
     beta: NonNegativeFloat
     epsilon: PositiveFloat

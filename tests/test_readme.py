@@ -1,4 +1,4 @@
-"""Every ftlab command of the README and of the help is one that the config accepts."""
+"""Every ftlab command of the README, the docs and the help is one that the config accepts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ COMMAND = re.compile(r"^    (?:python -m )?ftlab\b([^#\n]*)", re.MULTILINE)
 
 
 def commands() -> list[str]:
-    found = [match.strip() for match in COMMAND.findall((ROOT / "README.md").read_text(encoding="utf-8"))]
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    found = [match.strip() for page in pages for match in COMMAND.findall(page.read_text(encoding="utf-8"))]
     return sorted({*found, *(command.removeprefix("ftlab").strip() for command, _ in TRY)})
 
 

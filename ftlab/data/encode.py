@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from ftlab.data.fast import FastCore, FastPath, fast_core
 
-PROBED = 2  # texts of every batch that are also read by the tokenizer itself,
+PROBED = 2  # texts that are also read by the tokenizer itself, at first and then
+PROBE_EVERY = 500  # whenever so many have gone by,
 PROBED_LENGTH = 20_000  # as far as this many characters
 
 Ids = NDArray[np.int32]
@@ -48,6 +49,7 @@ class Encoder:
         self._trims = _trims_offsets(tokenizer)
         core = fast_core(tokenizer) if fast else "another result was found on this data"
         self._fast = FastPath(core, tokenizer) if isinstance(core, FastCore) else None
+        self._until_probe = 0
         self.engine = "tiktoken's core" if isinstance(core, FastCore) else f"tokenizers: {core}"
 
     def encode(self, texts: Sequence[str], spans: Sequence[Spans]) -> Tokens:
@@ -68,8 +70,11 @@ class Encoder:
             except ValueError:
                 others.append(i)
         found = self._with_others(quick, texts, spans, others) if others else self._joined(quick, texts, spans)
-        slow = set(others)
-        self._check([text for i, text in enumerate(texts) if i not in slow][:PROBED])
+        self._until_probe -= len(texts)
+        if self._until_probe <= 0:
+            slow = set(others)
+            self._check([text for i, text in enumerate(texts) if i not in slow][:PROBED])
+            self._until_probe = PROBE_EVERY
         return found
 
     def _check(self, texts: Sequence[str]) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 from rich.markup import escape
 
 from ftlab.data import registry
+from ftlab.data.asked import asked
 from ftlab.data.formats import Labelled, Text
 from ftlab.data.prepare import examples, prepare, split_parts
 from ftlab.engine import report
@@ -190,7 +191,11 @@ class _PhaseRun:
             target = "ftlab.stages.trl_sft:TrlSftTrainer"
         module, name = target.split(":")
         cls = getattr(importlib.import_module(module), name)
-        rows = (prepared.train, prepared.validation)
+        rows: tuple[Any, Any] = (prepared.train, prepared.validation)
+        if self.config.stage.name in ("ppo", "grpo"):
+            held = prepared.validation
+            validation = None if held is None else asked(self.parts["validation"], held)
+            rows = (asked(self.parts["train"], prepared.train), validation)
         trainer = cls(self.config, self.model, self.tokenizer, *rows, str(self.folder), beside)
         for chatter in ("PrinterCallback", "ProgressCallback"):
             for callback in [c for c in trainer.callback_handler.callbacks if type(c).__name__ == chatter]:

@@ -29,7 +29,8 @@ def apply_method(model: Any, run: Run, new_tokens: Sequence[int] = ()) -> Any:
     :raises ConfigError: ``lora.target_modules`` names modules that the model does not have.
     """
     if run.model.adapter is not None and run.method.name != "lora":
-        model = _started_from(model, run.model.adapter, {}).merge_and_unload()
+        # Wrapping it froze the model; what trains of it is decided below.
+        model = _started_from(model, run.model.adapter, {}).merge_and_unload().requires_grad_(True)
     if run.quant.name != "none":
         from peft import prepare_model_for_kbit_training
 

@@ -86,7 +86,12 @@ class WholeCheckpoints(Trainer):
 
 
 class StageTrainer(WholeCheckpoints):
-    """A transformers Trainer over packed rows. A stage gives :meth:`terms` and, where they differ, the rest."""
+    """A transformers Trainer over packed rows. A stage gives :meth:`terms` and, where they differ, the rest.
+
+    :cvar uses_dropout: False where a loss compares two passes, which dropout would tell apart.
+    """
+
+    uses_dropout = True
 
     def __init__(
         self,
@@ -99,6 +104,10 @@ class StageTrainer(WholeCheckpoints):
         callbacks: Sequence[TrainerCallback] = (),
     ):
         self.run = run
+        if not self.uses_dropout:
+            for module in model.modules():
+                if isinstance(module, torch.nn.Dropout):
+                    module.p = 0.0
         args = training_arguments(run, output_dir)
         if validation_rows is None:
             args.eval_strategy = "no"

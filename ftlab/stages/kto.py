@@ -60,11 +60,11 @@ class KtoTrainer(ReferenceTrainer):
         self, run: Run, model: Any, tokenizer: Any, train_rows: PackedRows, validation_rows: PackedRows | None,
         *more: Any,
     ):  # fmt: skip
-        paired = [
-            None if rows is None else WithMismatched(rows, run.seed, run.data.max_length)
-            for rows in (train_rows, validation_rows)
-        ]
-        super().__init__(run, model, tokenizer, paired[0], paired[1], *more)
+        def paired(rows: PackedRows) -> WithMismatched:
+            return WithMismatched(rows, run.seed, run.data.max_length)
+
+        validation = None if validation_rows is None else paired(validation_rows)
+        super().__init__(run, model, tokenizer, paired(train_rows), validation, *more)
 
     def items(self, batch: dict[str, Any]) -> int:
         return int(batch["samples"]) // 2

@@ -18,6 +18,8 @@ from ftlab.stages.reference import ReferenceTrainer
 class PairTrainer(StageTrainer):
     """The samples of a batch alternate: chosen, rejected."""
 
+    uses_dropout = False
+
     def items(self, batch: dict[str, Any]) -> int:
         return int(batch["samples"]) // 2
 

@@ -23,6 +23,8 @@ class ReferenceTrainer(StageTrainer):
     """A stage whose loss compares the policy with where it came from. What the reference thinks of each sample is
     computed before the first step and joins the rows, so no second model stays in memory."""
 
+    uses_dropout = False
+
     @property
     def needs_reference(self) -> bool:
         return True

@@ -15,6 +15,8 @@ from ftlab.stages.losses import bradley_terry
 class RewardTrainer(StageTrainer):
     """The samples of a batch alternate: chosen, rejected; each is scored at its last token."""
 
+    uses_dropout = False
+
     def items(self, batch: dict[str, Any]) -> int:
         return int(batch["samples"]) // 2
 

@@ -38,7 +38,7 @@ def test_two_rows():
         "scored": [0, 1, 3, 6],
         "targets": [11, 12, 21, 32],
         "segments": [0, 0, 1, 2],
-        "ends": [2, 4, 8],
+        "ends": [2, 4, 7],
         "samples": 3,
         "tokens": 9,
     }
@@ -51,7 +51,7 @@ def test_flattened_to_one_row_without_padding():
         "scored": [0, 1, 3, 6],
         "targets": [11, 12, 21, 32],
         "segments": [0, 0, 1, 2],
-        "ends": [2, 4, 8],
+        "ends": [2, 4, 7],
         "samples": 3,
         "tokens": 9,
     }
