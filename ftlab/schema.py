@@ -218,6 +218,7 @@ class PpoStage(Group):
     gae_lambda: Annotated[float, Field(ge=0, le=1)]
     kl_coefficient: NonNegativeFloat
     kl_target: PositiveFloat | None
+    early_stop_kl: PositiveFloat | None
     temperature: PositiveFloat
     max_new_tokens: Positive
 
@@ -273,7 +274,7 @@ class Data(Group):
     max_length: Annotated[int, Field(ge=8)]
     overlap: NonNegative
     truncation: Literal["drop", "left", "right", "turns", "error"]
-    packing: bool | Literal["wrapped"]
+    packing: Literal[True, False, "wrapped"]
     reset_positions: bool
     train_on: Literal["assistant", "last", "all", "by_message"]
     on_invalid: Literal["error", "drop"]

@@ -38,7 +38,7 @@ def test_a_name_is_a_fixed_folder(plan, here):
 
 def test_without_a_name_it_is_model_stage_method_and_time(plan):
     run_dir = RunDir.create(plan("stage=dpo", "method=full"))
-    assert re.fullmatch(r"outputs/tiny-dpo-full-\d{8}-\d{6}", str(run_dir.path))
+    assert re.fullmatch(r"outputs/tiny_instruct-dpo-full-\d{8}-\d{6}", str(run_dir.path))
 
 
 def test_two_runs_of_one_second_have_two_folders(plan, monkeypatch):

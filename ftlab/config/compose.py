@@ -82,6 +82,7 @@ def _mistake(detail: Any) -> Mistake:
         return Mistake(key, "is missing; it has no default")
     if detail["type"] == "literal_error":
         allowed = [part.strip("' ") for part in detail["ctx"]["expected"].replace(" or ", ", ").split(",")]
+        allowed = [part.lower() if part in ("True", "False") else part for part in allowed]  # as YAML writes them
         return Mistake(key, f"must be one of: {', '.join(allowed)}.", value, nearest(str(value), allowed))
     if detail["type"] == "tuple_type":
         return Mistake(key, f"must be a list: {key}=[{value}]")

@@ -21,8 +21,8 @@ class PackedCollator:
     apart, so no mask is sent. Padding at a row's end has position 0 throughout: every pad is alone.
     ``scored_N``: places in the flattened (B * L) hidden states that predict a label; ``targets_N``: those labels;
     ``segments_N``: the sample each belongs to, 0 to S - 1. ``ends_S``: places of the last token that each sample learns
-    (its last, where it learns none), where an answer is judged. ``tokens``: how many tokens are no padding; ``samples``: S. What rows carry of each sample
-    comes along under its name, shape (S,).
+    (its last, where it learns none), where an answer is judged. ``tokens``: how many tokens are no padding;
+    ``samples``: S. What rows carry of each sample comes along under its name, shape (S,).
 
     :param flatten: one row of all samples, without padding, for attention kernels that take variable lengths.
     """

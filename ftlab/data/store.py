@@ -100,7 +100,7 @@ class PackedRows(Rows):
 
     def __getitem__(self, index: Any) -> Any:
         index = range(len(self))[index]
-        samples = [self.view(view) for view in self.view_indices(index)]
+        samples = [self.view(int(view)) for view in self.view_indices(index)]
         if self._joined:
             samples = [Sample(*(np.concatenate(part) for part in zip(*((s.input_ids, s.learned) for s in samples))))]
         return self.packed(index, samples)
@@ -117,7 +117,7 @@ class PackedRows(Rows):
     def unit(self, index: int) -> list[Sample]:
         """The samples of one used row of the source: one, its chunks, or chosen and rejected."""
         views = np.flatnonzero(self._views.units == index)
-        return [self.view(view) for view in views]
+        return [self.view(int(view)) for view in views]
 
     def view(self, index: int) -> Sample:
         """One sample of all."""

@@ -8,4 +8,6 @@ TRAINERS = {
     "dpo": "ftlab.stages.preference:DpoTrainer",
     "orpo": "ftlab.stages.preference:OrpoTrainer",
     "kto": "ftlab.stages.kto:KtoTrainer",
+    "ppo": "ftlab.stages.ppo:PpoTrainer",
+    "grpo": "ftlab.stages.grpo:GrpoTrainer",
 }

@@ -13,7 +13,7 @@ from ftlab.stages import rewards
 
 @dataclass(frozen=True, slots=True)
 class Generations:
-    """:param steps: micro-batches that one generation fills, on each device. :param prompts: that it answers, on all."""
+    """:param steps: micro-batches of a generation on each device. :param prompts: that it answers, on all of them."""
 
     steps: int
     prompts: int

@@ -7,6 +7,7 @@ of one continues to the bit; each epoch has its own order, also after a resume; 
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,9 @@ from ftlab.stages.generations import check, generations, lacks_vllm
 from ftlab.stages.rewards import OnError, Reward, Scores, resolve, score
 from ftlab.stages.tokens import tokens_of
 
+_PADDED = (
+    "completion_ids", "completion_mask", "old_per_token_logps", "ref_per_token_logps", "sampling_per_token_logps"
+)  # fmt: skip
 EVALUATED = 4  # completions sampled of each validation prompt
 
 
@@ -66,7 +70,6 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
             run,
             output_dir,
             GRPOConfig,
-            gradient_checkpointing=run.train.gradient_checkpointing,  # TRL's default for it wins over the new name
             num_generations=stage.num_generations,
             num_generations_eval=1,  # evaluations are ours; TRL would want their batches to divide too
             steps_per_generation=planned.steps,
@@ -84,6 +87,7 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
         )
         if validation_rows is None:
             args.eval_strategy = "no"
+        logging.getLogger("trl").setLevel(logging.ERROR)  # its warnings name our prompts by their numbers
         model.generation_config.eos_token_id = tokens_of(run).stop  # what TRL ends completions and their masks at
         with _as_they_are(model):
             super().__init__(
@@ -134,6 +138,14 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
             seed=self.args.seed,
         )
 
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        """TRL pads every micro-batch to the longest completion of the generation: one that never ends costs all of them
+        its length. What is cut here are columns that hold nothing but padding."""
+        inputs = super()._prepare_inputs(generation_batch)
+        width = max(int(inputs["completion_mask"].sum(1).max()), 1)
+        cut = {name: inputs[name][:, :width] for name in _PADDED if name in inputs}
+        return {**inputs, **cut}
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         logs["tokens"] = self.state.num_input_tokens_seen
         for name in ("step_time", "num_tokens"):  # the first no continued run could repeat; the second is "tokens"
@@ -146,9 +158,9 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
     ) -> dict[str, float]:
         """What the policy's own completions of the validation prompts are worth, the same random numbers every time.
 
-        :return: ``reward``, each reward by its name, ``completion_length``, ``ended`` (the share that stopped by itself),
-            ``kl`` from the policy at the start in nats per token, where there is one to compare with, and ``loss``,
-            which is minus the reward: what training lowers.
+        :return: ``reward``, each reward by its name, ``completion_length``, ``ended`` (the share that stopped by
+            itself), ``kl`` from the policy at the start in nats per token, where there is one to compare with, and
+            ``loss``, which is minus the reward: what training lowers.
         """
         rows = self._validation_rows
         assert rows is not None, "the engine asks for no evaluation without a validation split"
@@ -274,8 +286,8 @@ class Start:
 
 
 class Prompts(RepeatSampler):
-    """TRL's order, drawn anew from seed and epoch. TRL draws each epoch from where the last one left its generator, which
-    a resumed run does not know."""
+    """TRL's order, drawn anew from seed and epoch. TRL draws each epoch from where the last one left its generator,
+    which a resumed run does not know."""
 
     def set_epoch(self, epoch: int) -> None:
         self.generator.manual_seed(self.seed + epoch)

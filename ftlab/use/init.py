@@ -61,8 +61,6 @@ def init(run: Run, overrides: Sequence[str]) -> None:
     assert isinstance(task, InitTask)
     if task.file is None:
         raise ConfigError([Mistake("task.file", "which file? For example: ftlab init my.json")])
-    if not task.yes and not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise NotReadyError("ftlab init asks before it writes, and nobody is here to ask. --yes takes the best guess.")
     to = console()
     where = _target(task, overrides)
     if not _is_asked(task):
@@ -72,6 +70,8 @@ def init(run: Run, overrides: Sequence[str]) -> None:
     found = fitting(tried)
     if not found:
         raise DataError(_nothing_fits(rows, tried, run, overrides))
+    if not task.yes and not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise NotReadyError("ftlab init asks before it writes, and nobody is here to ask. --yes takes the best guess.")
     _print_guesses(to, rows, found)
     stage, guess = _choose(to, equals(found), run, overrides, task)
     _print_choice(to, rows, stage, guess)

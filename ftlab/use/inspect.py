@@ -58,9 +58,10 @@ def inspect(run: Run, overrides: Sequence[str]) -> None:
         except (DataError, NotReadyError) as error:
             failure = error
     report = Report(facts(run, parts[task.split], task.split, tokens), samples, _tables(prepared), said, failure)
+    if task.html is not None:  # before a closed pipe can end the printing
+        _write(Path(task.html).expanduser(), inspect_page.page(report.facts, samples, report.tables, said, failure))
     report.print(console())
     if task.html is not None:
-        _write(Path(task.html).expanduser(), inspect_page.page(report.facts, samples, report.tables, said, failure))
         print(f"written to {task.html}")
     if failure is not None:
         raise failure

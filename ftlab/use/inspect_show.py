@@ -57,7 +57,8 @@ def shown(row: Row, tokenizer: Any, full: bool) -> Iterator[Shown]:
         total, trained = len(sample.input_ids), sample.trained
         learned = f"{trained:,} trained" if trained else "none trained"
         title = "   ".join(filter(None, [row.where, name, f"{total:,} token{'s' * (total != 1)}, {learned}"]))
-        text_limit, ids_limit = (total, total) if full else (TEXT_TOKENS, IDS)
+        # What is a little too long is shown whole: a gap of two tokens tells less than they do.
+        text_limit, ids_limit = (total if full or total <= 1.2 * most else most for most in (TEXT_TOKENS, IDS))
         yield Shown(title, list(_text(sample, tokenizer, text_limit)), list(_ids(sample, tokenizer, ids_limit)))
 
 

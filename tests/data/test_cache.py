@@ -281,7 +281,7 @@ def test_where_the_fast_path_finds_other_ids_everything_is_encoded_without_it(
     bench, write, monkeypatch, check_prepared
 ):
     tokenizer = in_transformers(byte_level([("a", "b")], pattern=RUBY))
-    path = write("texts.jsonl", [{"text": "a"}, {"text": "ba"}] * 500 + [{"text": "ab\nab"}] * 3)
+    path = write("texts.jsonl", [{"text": "a"}, {"text": "ba"}] * 500 + [{"text": "ab\nab"}] * 500)
     assert fast.fast_core(tokenizer) == "its pre-tokenizer is none of those that tiktoken is known to reproduce"
     expected = bench.prepare(*texts(path), tokenizer=tokenizer)
     monkeypatch.setattr(fast, "PATTERNS", fast.PATTERNS | {RUBY})

@@ -8,8 +8,10 @@ import pytest
 
 from tests.runs import metrics, train_run
 
-ONE_STEP = ("train.max_steps=1", "hardware.precision=fp32", "data.max_samples=32", "eval.golden_rows=0", "eval.samples=0",
-            "data.split.golden=none", "train.logging_steps=1")  # fmt: skip
+ONE_STEP = (
+    "train.max_steps=1", "hardware.precision=fp32", "data.max_samples=32", "eval.golden_rows=0", "eval.samples=0",
+    "data.split.golden=none", "train.logging_steps=1",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora", "full"])
