@@ -43,7 +43,7 @@ def _not_built(run: Run) -> list[str]:
         "train.on_oom=halve": run.train.on_oom == "halve",
         "eval.generate_every": run.eval.generate_every is not None,
         "run.phases": run.run.phases is not None,
-        f"train.engine=trl for stage={run.stage.name}": run.train.engine == "trl" and run.stage.name == "pt",
+        f"train.engine=trl for stage={run.stage.name}": run.train.engine == "trl" and run.stage.name != "sft",
     }
     return [key for key, is_lacking in lacking.items() if is_lacking]
 

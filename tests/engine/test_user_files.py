@@ -29,3 +29,21 @@ def test_a_users_file_trains(tmp_path, file, format_, rows):
         assert split["tokens"]["in"] == sum(split["tokens"][part] for part in ("trained", "masked", "cut"))
     losses = metrics(run_dir, "eval_loss")
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the folder of real data files is not here")
+@pytest.mark.parametrize(
+    ("stage", "file", "format_"),
+    [("kto", "kto_en_demo.json", "kto"), ("dpo", "dpo_zh_demo.json", "preference")],
+)
+def test_a_users_judged_answers_train(tmp_path, stage, file, format_):
+    run_dir = train_run(
+        tmp_path / "r", *FAST, f"stage={stage}", f"data.path={SHARED / file}", f"data.format={format_}",
+        "data.max_length=512", "data.truncation=left", "data.on_invalid=drop", "train.max_steps=20", "train.learning_rate=1e-5",
+        "eval.golden_rows=0", "eval.samples=0",
+    )  # fmt: skip
+    losses = metrics(run_dir, "loss")
+    assert len(losses) == 20
+    assert all(loss > 0 for loss in losses)
+    assert losses[0] == pytest.approx({"dpo": 0.6931, "kto": 0.5}[stage], abs=1e-3)
+    assert sum(losses[-5:]) < sum(losses[:5])
