@@ -10,7 +10,7 @@ from ftlab.data import registry
 from ftlab.data.prepare import check_first_rows
 from ftlab.errors import DataError, NotReadyError
 from ftlab.schema import Run
-from ftlab.stages import TRAINERS
+from ftlab.stages import TRAINERS, generations
 
 
 def check(run: Run) -> None:
@@ -18,6 +18,9 @@ def check(run: Run) -> None:
     :raises ConfigError, DataError: the data does not exist or does not fit.
     """
     missing = [f"{key} is not in this build yet" for key in _not_built(run)]
+    if run.stage.name == "grpo":
+        generations.check(run)
+        missing += filter(None, [generations.lacks_vllm(run)])
     try:
         sources = registry.resolve(run.data, run.stage.name)
         check_first_rows(sources, run.data)

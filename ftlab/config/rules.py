@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
-from ftlab.schema import DpoStage, Format, PpoStage, Run, Stage
+from ftlab.schema import DpoStage, Format, GrpoStage, PpoStage, Run, Stage
 
 
 def cross_group_mistakes(run: Run) -> list[tuple[str, Any, str]]:
@@ -45,6 +45,11 @@ def cross_group_mistakes(run: Run) -> list[tuple[str, Any, str]]:
             ("data.max_length", run.data.max_length, f"model={run.model.name} has a context of "
              f"{run.model.architecture.max_positions} tokens; set data.max_length to that or less")
         )  # fmt: skip
+    answer = run.stage.max_new_tokens if isinstance(run.stage, PpoStage | GrpoStage) else 0
+    if not run.phases and answer and run.data.max_length + answer > run.model.architecture.max_positions:
+        reason = f"with prompts of data.max_length={run.data.max_length} it is more than the context of "
+        reason += f"model={run.model.name}, {run.model.architecture.max_positions} tokens"
+        found.append(("stage.max_new_tokens", answer, reason))
     if run.data.overlap >= run.data.max_length:
         found.append(("data.overlap", run.data.overlap, f"must be less than data.max_length={run.data.max_length}"))
     if run.data.packing == "wrapped" and run.stage.name != "pt":
@@ -71,6 +76,9 @@ def _stage_mistakes(stage: Stage) -> list[tuple[str, Any, str]]:
     if isinstance(stage, DpoStage) and stage.loss_type == "exo" and stage.label_smoothing == 0:
         reason = "loss_type=exo needs more than 0, how likely a pair's label is wrong; its paper takes 1e-3"
         found.append(("stage.label_smoothing", stage.label_smoothing, reason))
+    if isinstance(stage, PpoStage) and stage.rollout_batch_size % stage.mini_batch_size:
+        reason = f"does not divide stage.rollout_batch_size={stage.rollout_batch_size}"
+        found.append(("stage.mini_batch_size", stage.mini_batch_size, reason))
     if isinstance(stage, PpoStage) and stage.kl_target is not None and stage.kl_coefficient == 0:
         reason = "kl_target moves the coefficient by a factor, and 0 stays 0; start from more than 0"
         found.append(("stage.kl_coefficient", stage.kl_coefficient, reason))

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from datasets import Dataset
@@ -102,7 +102,7 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
         # For a LoRA it costs a copy of the adapter, and evaluations can tell how far the policy has gone.
         self._start = Start(self.model) if stage.beta or run.method.name == "lora" else None
         self.beta = args.beta = stage.beta
-        self.ref_model = self._start if stage.beta else None
+        self.ref_model: Any = cast(Any, self._start if stage.beta else None)
 
     # ------------------------------------------------------------------------------------------------ prompts, rewards
 
@@ -130,12 +130,14 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
     # --------------------------------------------------------------------------------------------------- steps, epochs
 
     def _get_train_sampler(self, dataset: Any = None) -> Prompts:
+        args: Any = self.args
+        rows: Any = self.train_dataset if dataset is None else dataset
         return Prompts(
-            data_source=self.train_dataset if dataset is None else dataset,
-            mini_repeat_count=self.num_generations,
-            batch_size=self.args.generation_batch_size // self.num_generations,
-            repeat_count=self.num_iterations * self.args.steps_per_generation,
-            seed=self.args.seed,
+            data_source=rows,
+            mini_repeat_count=self._stage.num_generations,
+            batch_size=args.generation_batch_size // self._stage.num_generations,
+            repeat_count=self._stage.num_iterations * args.steps_per_generation,
+            seed=args.seed,
         )
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
@@ -242,7 +244,8 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
     def _save_rng_state(self, output_dir: str) -> None:
         """The random state, and beside it the generation in use, before the checkpoint is sealed."""
         super()._save_rng_state(output_dir)
-        in_use = self._step % (self.args.steps_per_generation * self.num_iterations) != 0
+        args: Any = self.args
+        in_use = self._step % (args.steps_per_generation * self.num_iterations) != 0
         state = {
             "step": self._step,
             "buffer": self._buffered_inputs if in_use else None,
@@ -290,6 +293,7 @@ class Prompts(RepeatSampler):
     which a resumed run does not know."""
 
     def set_epoch(self, epoch: int) -> None:
+        assert self.seed is not None
         self.generator.manual_seed(self.seed + epoch)
 
 

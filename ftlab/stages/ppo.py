@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from ftlab.data.asked import Asked
-from ftlab.errors import ConfigError, Mistake, NotReadyError
+from ftlab.errors import ConfigError, DivergedError, Mistake, NotReadyError
 from ftlab.model.roles import CRITIC, POLICY, REFERENCE, Roles
 from ftlab.rundir import write_atomic
 from ftlab.schema import PpoStage, Run
@@ -186,6 +186,11 @@ class PpoTrainer(StageTrainer):
 
     def _roll(self, number: int) -> Rollout:
         """Sample a rollout, judge it, and work out what each of its tokens has to learn."""
+        if not all(bool(p.isfinite().all()) for p in self.roles.parameters(POLICY).values()):
+            raise DivergedError(
+                f"The policy's weights are no longer numbers at step {self.state.global_step}: the run has diverged. "
+                "Lower train.learning_rate, or set stage.early_stop_kl; checkpoints from before are in phases/."
+            )
         stage, asked = self.stage, self._asked(number)
         answers, texts, scores_B, logprobs_BT, reference_BT = self._answered(asked, number)
         with torch.no_grad(), self.accelerator.autocast(), self.roles.acting(CRITIC) as critic:

@@ -202,17 +202,17 @@ def test_advantages_and_loss_are_the_published_ones(first):
     ids=["in the middle of a generation", "in a later epoch"],
 )
 def test_stopped_and_resumed_is_never_stopped(more, tmp_path):
-    options = (*SMALL, "train.max_steps=7", "train.save_steps=3", "stage.rewards=['length:9']",
-               "train.learning_rate=1e-3", held_out(tmp_path), "eval.steps=2", *more)  # fmt: skip
+    options = (*SMALL, "train.max_steps=7", "train.save_steps=3", "train.save_total_limit=9",
+               "stage.rewards=['length:9']", "train.learning_rate=1e-3", "eval.steps=2", held_out(tmp_path), *more,
+               )  # fmt: skip
     run = train_run(tmp_path / "r", *options)
     whole, logged, result = final_hash(run), run.metrics.read_text(), run.manifest()["phases"]["grpo"]
-    kept = {path.name for path in checkpoints(run.phase("01-grpo"))}
-    assert kept == {"checkpoint-6", "checkpoint-7"}
+    assert [path.name for path in checkpoints(run.phase("01-grpo"))] == ["checkpoint-7", "checkpoint-6", "checkpoint-3"]
     if "stage.num_iterations=2" in more:
-        state = torch.load(run.phase("01-grpo") / "checkpoint-6" / "generation.pt", weights_only=True)
-        assert state["step"] == 12 and state["buffer"] is not None, "a generation is 8 micro-batches: the second"
-    shutil.rmtree(run.phase("01-grpo") / "checkpoint-7")
-    shutil.rmtree(run.phase("01-grpo") / "final")
+        state = torch.load(run.phase("01-grpo") / "checkpoint-3" / "generation.pt", weights_only=True)
+        assert state["step"] == 6 and state["buffer"] is not None, "a generation is trained on in 8 micro-batches"
+    for name in ("checkpoint-6", "checkpoint-7", "final"):
+        shutil.rmtree(run.phase("01-grpo") / name)
     run.update_manifest(phases={}, status="interrupted")
     again = resume_run(run.path)
     assert final_hash(again) == whole
