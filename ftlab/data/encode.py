@@ -145,7 +145,7 @@ def _trims_offsets(tokenizer: Any) -> bool:
     """Whether offsets leave out the spaces that a token begins with, as Llama 3's do: all of a token of only spaces."""
     processor = getattr(getattr(tokenizer, "backend_tokenizer", None), "post_processor", None)
     config = json.loads(processor.__getstate__()) if processor is not None else {}
-    parts = config["processors"] if "processors" in config else [config]
+    parts = config.get("processors") or [config]  # of a sequence, its parts
     return any(part.get("trim_offsets") for part in parts)
 
 

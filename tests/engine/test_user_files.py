@@ -39,7 +39,8 @@ def test_a_users_file_trains(tmp_path, file, format_, rows):
 def test_a_users_judged_answers_train(tmp_path, stage, file, format_):
     run_dir = train_run(
         tmp_path / "r", *FAST, f"stage={stage}", f"data.path={SHARED / file}", f"data.format={format_}",
-        "data.max_length=512", "data.truncation=left", "data.on_invalid=drop", "train.max_steps=20", "train.learning_rate=1e-5",
+        "data.max_length=512", "data.truncation=left", "data.on_invalid=drop", "train.max_steps=20",
+        "train.learning_rate=1e-5",
         "eval.golden_rows=0", "eval.samples=0",
     )  # fmt: skip
     losses = metrics(run_dir, "loss")

@@ -24,7 +24,7 @@ def finished(request, tmp_path_factory):
 
 
 def test_a_stopped_run_goes_on_to_the_same_weights_and_metrics(finished, tmp_path):
-    stage, whole = finished
+    _, whole = finished
     folder = tmp_path / "run"
     shutil.copytree(whole.path, folder, symlinks=True)
     (phase,) = (folder / "phases").iterdir()
