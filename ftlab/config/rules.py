@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
-from ftlab.schema import DpoStage, Format, GrpoStage, PpoStage, Run, Stage
+from ftlab.schema import DpoStage, Format, PpoStage, Run, Stage
 
 
 def cross_group_mistakes(run: Run) -> list[tuple[str, Any, str]]:
@@ -45,7 +45,8 @@ def cross_group_mistakes(run: Run) -> list[tuple[str, Any, str]]:
             ("data.max_length", run.data.max_length, f"model={run.model.name} has a context of "
              f"{run.model.architecture.max_positions} tokens; set data.max_length to that or less")
         )  # fmt: skip
-    answer = run.stage.max_new_tokens if isinstance(run.stage, PpoStage | GrpoStage) else 0
+    # grpo looks at the longest prompt that there is.
+    answer = run.stage.max_new_tokens if isinstance(run.stage, PpoStage) else 0
     if not run.phases and answer and run.data.max_length + answer > run.model.architecture.max_positions:
         reason = f"with prompts of data.max_length={run.data.max_length} it is more than the context of "
         reason += f"model={run.model.name}, {run.model.architecture.max_positions} tokens"
