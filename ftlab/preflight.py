@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.error import HTTPError, URLError
-from urllib.request import Request, urlopen
 
 from ftlab.data import registry
+from ftlab.data.hub import answers
 from ftlab.data.prepare import check_first_rows
 from ftlab.errors import DataError, NotReadyError
 from ftlab.schema import Run
@@ -75,7 +74,7 @@ def _unreachable_on_hub(path: str, revision: str) -> list[str]:
     try:
         if isinstance(try_to_load_from_cache(path, "config.json", revision=revision), str):
             return []
-        if constants.HF_HUB_OFFLINE or not _answers(constants.ENDPOINT):
+        if constants.HF_HUB_OFFLINE or not answers(constants.ENDPOINT):
             return [f"model.path={path} is not in the cache, and the hub cannot be reached. {instead}"]
         hf_hub_download(path, "config.json", revision=revision)
     except GatedRepoError:
@@ -85,14 +84,3 @@ def _unreachable_on_hub(path: str, revision: str) -> list[str]:
     except (HfHubHTTPError, OSError) as error:
         return [f"model.path={path} cannot be read from the hub ({str(error).splitlines()[0]}). {instead}"]
     return []
-
-
-def _answers(endpoint: str) -> bool:
-    """Whether anything answers there, asked once: the hub's own client tries for half a minute."""
-    try:
-        urlopen(Request(endpoint, method="HEAD"), timeout=5).close()
-    except HTTPError:
-        return True
-    except (URLError, OSError):
-        return False
-    return True

@@ -141,7 +141,7 @@ def _place(hub: Hub) -> tuple[str, str | None]:
         return str(hub.local), None
     from huggingface_hub import HfApi, constants
 
-    if constants.HF_HUB_OFFLINE or not _answers(constants.ENDPOINT):
+    if constants.HF_HUB_OFFLINE or not answers(constants.ENDPOINT):
         return _in_cache(hub)
     with _explained(hub):
         return hub.id, HfApi().dataset_info(hub.id, revision=hub.revision, timeout=30).sha
@@ -164,7 +164,7 @@ def _in_cache(hub: Hub) -> tuple[str, str]:
 
 
 @functools.cache
-def _answers(endpoint: str) -> bool:
+def answers(endpoint: str) -> bool:
     """Whether anything answers there, asked once: the hub's own client tries for half a minute."""
     try:
         urlopen(Request(endpoint, method="HEAD"), timeout=5).close()

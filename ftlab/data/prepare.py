@@ -140,12 +140,16 @@ def prepare(
         for source in sources
     }  # fmt: skip
     fingerprints = {source.name: _fingerprints(source) for source in sources}
-    encoder = Encoder(tokenizer)
-    means = Means(data, seed, recipes, tokenizer, encoder, True, progress)
+
+    def make(folder: Path) -> Prepared:
+        # The encoder looks through the whole vocabulary: nothing to do where the result is found.
+        means = Means(data, seed, recipes, tokenizer, Encoder(tokenizer), True, progress)
+        return _make(folder, parts, means, fingerprints)
+
     if data.cache is None:
         temporary = tempfile.mkdtemp(prefix="ftlab-data-")
         try:
-            prepared = _make(Path(temporary) / "data", parts, means, fingerprints)
+            prepared = make(Path(temporary) / "data")
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -156,7 +160,7 @@ def prepare(
     with _locked(folder):
         if (folder / _LEDGER).is_file():
             return _read(folder, data, cached=True)
-        return _make(folder, parts, means, fingerprints)
+        return make(folder)
 
 
 def _make(folder: Path, parts: Parts, means: Means, fingerprints: dict[str, dict[str, dict[str, str]]]) -> Prepared:

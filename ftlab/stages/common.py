@@ -186,7 +186,8 @@ class StageTrainer(WholeCheckpoints):
             batch = self._prepare_inputs(batch)
             with self.compute_loss_context_manager():
                 losses_I, measures = self.terms(batch, self.outputs(model, batch))
-            meter.add({"loss": losses_I, **measures})
+            meter.add({"loss": losses_I}, of_all=True)
+            meter.add(measures)
         model.train(was_training)
         means = meter.means(self.accelerator.reduce)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in {**means, **self.derived(means)}.items()}
@@ -205,13 +206,17 @@ class Meter:
     def __init__(self) -> None:
         self._totals: dict[str, Tensor] = {}
 
-    def add(self, measures: dict[str, Tensor]) -> None:
-        """:param measures: one value for each item, by name; NaN where an item has none."""
+    def add(self, measures: dict[str, Tensor], of_all: bool = False) -> None:
+        """:param measures: one value for each item, by name; NaN where an item has none.
+        :param of_all: every item has one, and what is NaN is wrong and must be seen.
+        """
         for name, values_I in measures.items():
             values_I = values_I.detach()
-            if values_I.device.type == "cpu":
+            if values_I.device.type != "mps":  # which has no fp64
                 values_I = values_I.double()
-            found = torch.stack([values_I.nansum(), values_I.isnan().logical_not().sum().to(values_I.dtype)])
+            has_I = torch.ones_like(values_I, dtype=torch.bool) if of_all else ~values_I.isnan()
+            total = values_I.sum() if of_all else values_I.nansum()
+            found = torch.stack([total, has_I.sum().to(values_I.dtype)])
             self._totals[name] = self._totals[name] + found if name in self._totals else found
 
     def means(self, reduce: Callable[..., Any]) -> dict[str, float]:

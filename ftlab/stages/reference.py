@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+import transformers
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, SequentialSampler
 
@@ -55,12 +56,14 @@ class ReferenceTrainer(StageTrainer):
         return found
 
     def _cached(self, identity: str, rows: Rows) -> Path | None:
-        """Where a sweep's other runs find the same numbers: they depend on weights, rows and how these are batched."""
+        """Where a sweep's other runs find the same numbers: they depend on weights, rows, batching and arithmetic."""
         if self.run.data.cache is None:
             return None
         model: Any = self.model
-        batch = [self.args.per_device_train_batch_size, model.config._attn_implementation, self.args.bf16]
-        key = hashlib.sha256(f"{identity} {rows.fingerprint()} {batch}".encode()).hexdigest()[:32]
+        batch = [self.args.per_device_train_batch_size, model.config._attn_implementation]
+        precision = [self.args.bf16, self.args.fp16, self.run.quant.compute_dtype, self.args.device.type]
+        how = [*batch, *precision, torch.__version__, transformers.__version__]
+        key = hashlib.sha256(f"{identity} {rows.fingerprint()} {how}".encode()).hexdigest()[:32]
         return Path(self.run.data.cache).expanduser() / "reference" / f"{key}.npy"
 
     @torch.no_grad()

@@ -18,7 +18,7 @@ from ftlab.data.read import Row
 from ftlab.errors import DataError
 
 ROWS = [{"question": "2 + 2?", "answer": "4"}, {"question": "a", "answer": None}, {"question": "é", "answer": "😀"}]
-CACHES = (hub._answers, hub._place, hub._load)
+CACHES = (hub.answers, hub._place, hub._load)
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -192,8 +192,8 @@ def test_what_the_hub_answers(answering, status, code, said):
 def test_a_hub_that_goes_away(answering, monkeypatch):
     from huggingface_hub import constants
 
-    assert hub._answers(constants.ENDPOINT)
-    monkeypatch.setattr(hub, "_answers", lambda endpoint: True)
+    assert hub.answers(constants.ENDPOINT)
+    monkeypatch.setattr(hub, "answers", lambda endpoint: True)
     monkeypatch.setattr(constants, "ENDPOINT", "http://localhost:1")
     with pytest.raises(DataError) as caught:
         Hub("owner/quiz").count()

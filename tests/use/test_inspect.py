@@ -20,14 +20,7 @@ TINY = Path(__file__).resolve().parents[2] / "models" / "tiny"
 ALPACA = ("data.path=my.jsonl", "data.format=alpaca", "data.split.fraction=0")
 
 
-@pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
-    """An empty folder with a cache of its own, and no terminal."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("FTLAB_CACHE", str(tmp_path / "cache"))
-    for name in ("FORCE_COLOR", "NO_COLOR", "COLUMNS", "TTY_COMPATIBLE"):
-        monkeypatch.delenv(name, raising=False)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("here")
 
 
 @pytest.fixture
