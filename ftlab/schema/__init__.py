@@ -1,0 +1,125 @@
+"""Types and bounds of every config key. Values live in ``conf/``; no field here has a default.
+
+Keys marked ``Operational`` may differ between the start of a run and its continuation; all others are its identity.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+
+from ftlab.schema.base import (
+    OPERATIONAL,
+    Format,
+    Fraction,
+    Group,
+    NonNegative,
+    NonNegativeFloat,
+    Positive,
+    PositiveFloat,
+    StageName,
+    Template,
+    operational,
+)
+from ftlab.schema.data import Data, Hub, Split
+from ftlab.schema.model import Architecture, Lora, Method, Model, Quant, Recommended, RecommendedLora
+from ftlab.schema.stages import DpoStage, GrpoStage, KtoStage, OrpoStage, PpoStage, PtStage, RmStage, SftStage, Stage
+from ftlab.schema.tasks import (
+    EnvTask,
+    ExplainTask,
+    InitTask,
+    InspectTask,
+    ResumeTask,
+    Task,
+    TaskGroup,
+    TrainTask,
+    VersionTask,
+)
+from ftlab.schema.train import Deepspeed, Eval, Hardware, Tracker, Train
+
+__all__ = [
+    "OPERATIONAL",
+    "Architecture",
+    "Data",
+    "Deepspeed",
+    "DpoStage",
+    "EnvTask",
+    "Eval",
+    "ExplainTask",
+    "Format",
+    "Fraction",
+    "Group",
+    "GrpoStage",
+    "Hardware",
+    "Hub",
+    "InitTask",
+    "InspectTask",
+    "KtoStage",
+    "Lora",
+    "Method",
+    "Model",
+    "NonNegative",
+    "NonNegativeFloat",
+    "OrpoStage",
+    "PhaseEntry",
+    "Positive",
+    "PositiveFloat",
+    "PpoStage",
+    "PtStage",
+    "Quant",
+    "Recommended",
+    "RecommendedLora",
+    "ResumeTask",
+    "RmStage",
+    "Run",
+    "RunKeys",
+    "SftStage",
+    "Split",
+    "Stage",
+    "StageName",
+    "Task",
+    "TaskGroup",
+    "Template",
+    "Tracker",
+    "Train",
+    "TrainTask",
+    "VersionTask",
+    "operational",
+]
+
+
+class RunKeys(Group):
+    name: Annotated[str | None, operational, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    dir: Annotated[str | None, operational]
+    if_exists: Annotated[Literal["resume", "new", "refuse"], operational]
+    phases: Annotated[tuple[str, ...] | None, operational]
+    checkpoint: Annotated[Positive | None, operational]
+
+
+class PhaseEntry(Group):
+    """A phase of a curriculum: a name, and overrides spelled as on the command line."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+
+
+class Run(Group):
+    """One run, composed and validated."""
+
+    task: Annotated[Task, operational]
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    run: RunKeys
+    model: Model
+    method: Method
+    quant: Quant
+    lora: Lora
+    stage: Stage
+    data: Data
+    train: Train
+    eval: Eval
+    phases: tuple[PhaseEntry, ...]
+    deepspeed: Deepspeed
+    hardware: Hardware
+    tracker: Annotated[Tracker, operational]

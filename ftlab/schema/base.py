@@ -1,0 +1,30 @@
+"""What every group is made of: bounds, names, and the mark of a key that may change."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+OPERATIONAL = "operational"
+operational = Field(json_schema_extra={OPERATIONAL: True})
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+
+StageName = Literal["pt", "sft", "rm", "ppo", "dpo", "kto", "orpo", "grpo"]
+Format = Literal[
+    "alpaca", "sharegpt", "messages", "instruction", "prompt_completion", "preference", "kto", "prompts", "text"
+]
+Template = Literal[
+    "alpaca", "baichuan", "chatglm3", "chatml", "codeqwen", "deepseek", "deepseek_coder", "deepseek_r1", "falcon",
+    "gemma", "gemma3", "internlm2", "llama2", "llama3", "llama3_1", "mistral", "mistral_nemo", "mixtral", "phi3",
+    "phi4", "plain", "qwen", "qwen3", "qwen3_nothink", "starcoder2", "vicuna", "yi", "yi_1_5", "zephyr",
+]  # fmt: skip
+
+
+class Group(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())

@@ -1,0 +1,58 @@
+"""Where rows come from, and what becomes of them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ftlab.schema.base import (
+    Format,
+    Fraction,
+    Group,
+    NonNegative,
+    Positive,
+    PositiveFloat,
+    operational,
+)
+
+
+class Split(Group):
+    validation: str
+    test: str
+    golden: str
+    fraction: Fraction
+    test_fraction: Fraction
+
+
+class Hub(Group):
+    """Which part of a data set on a hub."""
+
+    revision: str | None
+    subset: str | None
+    split: str | None
+    streaming: bool
+
+
+class Data(Group):
+    name: str | Annotated[tuple[str, ...], Field(min_length=1)] | None
+    path: str | None
+    format: Format | None
+    columns: dict[str, str | None]
+    tags: dict[str, str]
+    registry: str
+    hub: Hub
+    mix: Literal["concat", "interleave_under", "interleave_over"]
+    probabilities: tuple[PositiveFloat, ...] | None
+    max_length: Annotated[int, Field(ge=8)]
+    overlap: NonNegative
+    truncation: Literal["drop", "left", "right", "turns", "error"]
+    packing: Literal[True, False, "wrapped"]
+    reset_positions: bool
+    train_on: Literal["assistant", "last", "all", "by_message"]
+    on_invalid: Literal["error", "drop"]
+    max_samples: Positive | None
+    num_samples: Positive | None
+    split: Split
+    workers: Annotated[Positive | Literal["auto"], operational]
+    cache: Annotated[str | None, operational]
