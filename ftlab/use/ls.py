@@ -1,0 +1,218 @@
+"""``ftlab ls``: the runs below a folder, how they ended and what they measured."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shlex
+import time
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ftlab.errors import ConfigError, Mistake, nearest
+from ftlab.schema import LsTask, Run
+from ftlab.use import runs
+from ftlab.use.runs import Summary
+
+_COLOURS = {
+    "finished": "green", "running": "cyan", "stopped": "yellow", "interrupted": "yellow", "new": "yellow",
+    "killed": "red", "failed": "red", "unreadable": "red",
+}  # fmt: skip
+# Of what is told of a run, what a narrow terminal goes without, in this order.
+_SPARED = ("seconds", "tokens", "method", "model", "steps", "began", "stage", "phases")
+_TO_THE_RIGHT = ("phases", "steps", "tokens", "seconds")
+_BETWEEN = 2  # cells between columns
+_NAME = 24  # cells that are enough for a name, which is folded before the run's measures are left out
+_COUNTS = ("steps", "tokens", "seconds")
+
+
+def ls(run: Run, overrides: Sequence[str]) -> None:
+    """Print the runs below ``task.folder``. Writes nothing.
+
+    :raises ConfigError: there is no such folder, or nothing to sort by.
+    """
+    task = run.task
+    assert isinstance(task, LsTask)
+    folder = Path(task.folder).expanduser()
+    if not folder.is_dir():
+        reason = "is no folder" if folder.exists() else "does not exist"
+        where = "Runs are in outputs/ of the folder that they were started in: ftlab ls FOLDER"
+        raise ConfigError([Mistake("task.folder", f"{reason}. {where}", task.folder)])
+    every = [runs.summary(path) for path in runs.find(folder)]
+    measure = None if task.sort in ("time", "name", *_COUNTS) else _measure(every, task.sort)
+    chosen = _sorted([one for one in every if task.status in (None, one.status)], measure or task.sort)
+    shown = chosen[: task.limit]
+    if task.format == "json":
+        print(json.dumps([_as_dict(one) for one in shown], indent=2, ensure_ascii=False))
+    elif not every:
+        print(f"No run in {folder}. ftlab starts one; ftlab --help says how.")
+    elif not chosen:
+        counts = ", ".join(f"{count} {status}" for status, count in Counter(one.status for one in every).items())
+        print(f"No run in {folder} has status={task.status}. There are: {counts}.")
+    else:
+        _print(Console(highlight=False, emoji=False), folder, shown, len(chosen), measure)
+
+
+def _measure(every: list[Summary], word: str) -> str:
+    """The measure that is meant by ``golden_exact_match``, ``validation_loss`` or ``loss``."""
+    known = {_as_word(name): name for one in every for name in one.after}
+    found = next((known[name] for name in (_as_word(word), _as_word(runs.VALIDATION + word)) if name in known), None)
+    if found is None and every:
+        words = ["time", "name", *_COUNTS, *known]
+        raise ConfigError([Mistake("task.sort", f"must be one of: {', '.join(words)}.", word, nearest(word, words))])
+    return found or word
+
+
+def _sorted(chosen: list[Summary], by: str) -> list[Summary]:
+    """Newest, best or most first; a run without the measure comes last, after those where it is no number."""
+    if by == "time":
+        return sorted(chosen, key=lambda one: -one.began)
+    if by == "name":
+        return sorted(chosen, key=lambda one: [_natural(part) for part in one.path.parts])
+    if by in _COUNTS:
+        return sorted(chosen, key=lambda one: -(getattr(one, by) or 0))
+    sign = 1 if runs.lower_is_better(by) else -1
+
+    def place(one: Summary) -> tuple[int, float]:
+        if by not in one.after:
+            return (2, 0.0)
+        return (1, 0.0) if math.isnan(one.after[by]) else (0, sign * one.after[by])
+
+    return sorted(chosen, key=place)
+
+
+def _as_word(measure: str) -> str:
+    """``golden exact match`` as it is typed: ``golden_exact_match``."""
+    return measure.lower().replace(" ", "_")
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A key by which ``run-2`` comes before ``run-10``."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+# --- the table -------------------------------------------------------------------------------------------------------
+
+
+def _print(to: Console, folder: Path, shown: Sequence[Summary], of: int, measure: str | None) -> None:
+    """:param of: how many there were before ``limit``. :param measure: what they are sorted by, if by a measure."""
+    columns = {"run": [_name(one.path, folder) for one in shown], "status": [one.status for one in shown]}
+    columns |= {name: [_cell(one, name) for one in shown] for name in ("phases", "stage", "model", "method", *_COUNTS)}
+    columns["golden exact match"] = [_change(one, runs.GOLDEN) for one in shown]
+    columns["validation"] = [_named_change(one, measure) for one in shown]
+    columns["began"] = [time.strftime("%Y-%m-%d %H:%M", time.localtime(one.began)) for one in shown]
+    spared = _spare(columns, to.width if to.is_terminal else None)
+    table = Table(box=None, pad_edge=False)
+    for name in columns:
+        table.add_column(
+            _header(name), justify="right" if name in _TO_THE_RIGHT else "left", overflow="fold", no_wrap=name != "run"
+        )
+    for cells in zip(*columns.values()):
+        table.add_row(cells[0], Text(cells[1], style=_COLOURS.get(cells[1], "")), *cells[2:])
+    wide = to if to.is_terminal else Console(highlight=False, emoji=False, width=_width(columns))
+    wide.print(Text(str(folder), style="bold"), soft_wrap=True)
+    wide.print(table)
+    for line in _notes(shown, spared, of):
+        to.print(Text(line), soft_wrap=True)
+
+
+def _spare(columns: dict[str, list[str]], width: int | None) -> list[str]:
+    """Take out columns until the rest fits ``width``; None is a pipe, which takes everything."""
+    spared = []
+    for name in _SPARED:
+        long_names = max(0, max(map(cell_len, columns["run"])) - _NAME)
+        if width is None or _width(columns) - long_names <= width:
+            break
+        del columns[name]
+        spared.append(name)
+    return spared
+
+
+def _width(columns: dict[str, list[str]]) -> int:
+    widest = [max(cell_len(line) for line in (*_header(name).split("\n"), *cells)) for name, cells in columns.items()]
+    return sum(widest) + _BETWEEN * (len(columns) - 1)
+
+
+def _header(column: str) -> str:
+    return column.replace(" ", "\n", 1)
+
+
+def _name(path: Path, folder: Path) -> str:
+    return str(path.relative_to(folder)) if path != folder else "."
+
+
+def _cell(one: Summary, column: str) -> str:
+    if one.status == "unreadable":
+        return ""
+    if column == "phases":
+        return f"{len(one.done)}/{len(one.phases)}"
+    if column == "stage":
+        return " ".join(dict.fromkeys(one.stages))
+    value = getattr(one, column)
+    if isinstance(value, str):
+        return value
+    return "" if value is None else f"{value:,.0f}"
+
+
+def _named_change(one: Summary, measure: str | None) -> str:
+    """What the runs are sorted by, or what the run's stage is about."""
+    name = measure if measure in one.after and measure != runs.GOLDEN else one.main
+    return f"{name.removeprefix(runs.VALIDATION)} {_change(one, name)}" if name is not None else ""
+
+
+def _change(one: Summary, measure: str) -> str:
+    if measure not in one.after:
+        return ""
+    digits = 3 if measure == runs.GOLDEN else 4
+    before = f"{one.before[measure]:.{digits}f} → " if measure in one.before else ""
+    return f"{before}{one.after[measure]:.{digits}f}"
+
+
+def _notes(shown: Sequence[Summary], spared: Sequence[str], of: int) -> list[str]:
+    lines = [f"{len(shown)} of {of} runs"] if len(shown) < of else []
+    if spared:
+        lines.append(f"For want of width without: {', '.join(spared)} (format=json has everything)")
+    for one in shown:
+        if one.problem is not None and one.status in ("failed", "unreadable"):
+            lines.append(
+                f"{one.path} {'failed' if one.status == 'failed' else 'cannot be read'}: {_first(one.problem)}"
+            )
+    killed = [one for one in shown if one.status == "killed"]
+    stopped = killed or [one for one in shown if one.status == "interrupted"]
+    if killed:
+        lines.append("killed: the manifest says running, but no process is at work there")
+    if stopped:
+        lines.append(f"Continue with: ftlab resume {shlex.quote(str(stopped[0].path))}")
+    return lines
+
+
+def _first(problem: str) -> str:
+    return problem.strip().partition("\n")[0]
+
+
+# --- json ------------------------------------------------------------------------------------------------------------
+
+
+def _as_dict(one: Summary) -> dict[str, Any]:
+    began = datetime.fromtimestamp(one.began).astimezone().isoformat(timespec="seconds")
+    return {
+        **vars(one),
+        "path": str(one.path),
+        "began": began,
+        "before": _plain(one.before),
+        "after": _plain(one.after),
+    }
+
+
+def _plain(measures: dict[str, float]) -> dict[str, float | str]:
+    """Numbers that JSON has no way to write become words."""
+    return {name: value if math.isfinite(value) else str(value) for name, value in measures.items()}
