@@ -1,4 +1,7 @@
-"""The small shipped data sets: instructions, preferences, labels, prompts, each in three splits."""
+"""The small shipped data sets: instructions, preferences, labels, prompts, each in three splits.
+
+Preferences and labels are about manners (:mod:`generator.manners`).
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from random import Random
 
+from generator import manners
 from generator.cases import SEED, Case, Part, Skill
 from generator.corpus import SKILLS
 from generator.files import JsonRow, write_jsonl
@@ -19,7 +23,7 @@ _SIZES: dict[str, dict[str, int]] = {
     "labels": {"train": 800, "validation": 100, "golden": 100},
     "prompts": {"train": 600, "validation": 100, "golden": 100},
 }
-
+REHEARSED = 250  # ordinary questions in the training split of preferences and of labels
 
 Question = tuple[Random, Skill, Case, str, str]  # the last two: instruction and input
 
@@ -81,6 +85,17 @@ def _prompt_rows(stream: Iterator[Question], size: int) -> Iterator[JsonRow]:
         yield {"prompt": _question(instruction, given), "answer": case.answer}
 
 
+def _about_manners(name: str, part: Part, ordinary: list[JsonRow], seen: set[str]) -> list[JsonRow]:
+    """Rows of a set about manners. Training has some ordinary questions among them, a right answer and a wrong one, so
+    that a stage that learns what is likely goes on answering; the held-out splits have none, and measure manners alone.
+    """
+    kept = ordinary[:REHEARSED] if part == "train" else []
+    rows = [*islice(_MANNERS[name](part, seen), len(ordinary) - len(kept)), *kept]
+    Random(f"{name} order {part} {SEED}").shuffle(rows)
+    return rows
+
+
+_MANNERS = {"preferences": manners.preferences, "labels": manners.labels}
 _ROWS = {
     "instructions": _instruction_rows,
     "preferences": _preference_rows,
@@ -94,10 +109,13 @@ def write_sets(folder: Path) -> Iterator[tuple[Path, int]]:
     # The golden questions of all sets come first: whatever is trained on afterwards, in any set, avoids them.
     golden: set[tuple[str, ...]] = set()
     seen = dict.fromkeys(_SIZES, golden)
+    requests: dict[str, set[str]] = {name: set() for name in _MANNERS}
     for part in _ORDER:
         for name, sizes in _SIZES.items():
             path = folder / name / f"{part}.jsonl"
-            rows = _ROWS[name](_questions(name, part, seen[name]), sizes[part])
+            rows = list(_ROWS[name](_questions(name, part, seen[name]), sizes[part]))
+            if name in _MANNERS:
+                rows = _about_manners(name, part, rows, requests[name])
             yield path, write_jsonl(path, rows)
         if part == "golden":
             seen = {name: set(golden) for name in _SIZES}
