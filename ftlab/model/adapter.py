@@ -8,8 +8,11 @@ from typing import Any
 
 import torch
 
-from ftlab.errors import ConfigError, Mistake, NotReadyError, nearest
+from ftlab.errors import NotReadyError
 from ftlab.model import score
+from ftlab.model.freeze import freeze
+from ftlab.model.modules import is_packed
+from ftlab.model.targets import target_modules
 from ftlab.schema import Lora, Run
 
 
@@ -26,12 +29,12 @@ def apply_method(model: Any, run: Run, new_tokens: Sequence[int] = ()) -> Any:
     """The model with ``method`` applied; adapters and everything else that trains in fp32.
 
     :param new_tokens: ids that the model never saw: their embeddings are trained whatever the method.
-    :raises ConfigError: ``lora.target_modules`` names modules that the model does not have.
+    :raises ConfigError: ``lora.target_modules`` or ``method.trainable_modules`` names what the model does not have.
     """
     if run.model.adapter is not None and run.method.name != "lora":
         # Wrapping it froze the model; what trains of it is decided below.
         model = _started_from(model, run.model.adapter, {}).merge_and_unload().requires_grad_(True)
-    if run.quant.name != "none":
+    if getattr(model, "is_quantized", False):
         from peft import prepare_model_for_kbit_training
 
         model = prepare_model_for_kbit_training(
@@ -42,8 +45,7 @@ def apply_method(model: Any, run: Run, new_tokens: Sequence[int] = ()) -> Any:
     if run.method.name == "lora":
         model = _adapted(model, run, new_tokens)
     elif run.method.name == "freeze":
-        assert run.method.trainable_layers, "the schema refuses 0 and null"
-        _freeze(model, run.method.trainable_layers)
+        freeze(model, run.method)
         if run.stage.name == "rm":
             score.score_of(model).requires_grad_(True)
         if new_tokens:
@@ -63,16 +65,15 @@ def _adapted(model: Any, run: Run, new_tokens: Sequence[int]) -> Any:
     if run.stage.name == "rm":
         options = {"task_type": "SEQ_CLS", "modules_to_save": [score.NAME]}
     if run.model.adapter is not None:
-        return _started_from(model, run.model.adapter, options)
-    if isinstance(run.lora.target_modules, tuple):
-        _check_targets(model, run.lora.target_modules)
-    return get_peft_model(model, _lora_config(run.lora, _embeddings(model, new_tokens), **options))
+        return _started_from(model, run.model.adapter, {"lora_dropout": run.lora.dropout, **options})
+    targets = target_modules(model, run.lora)
+    return get_peft_model(model, _lora_config(run.lora, targets, _embeddings(model, new_tokens), **options))
 
 
 def _started_from(model: Any, adapter: str, options: dict[str, Any]) -> Any:
     """The model with a saved adapter, of the saved shape, to be trained on.
 
-    :param options: what this stage's adapter has otherwise.
+    :param options: what this run's adapter has otherwise.
     :raises NotReadyError: there is no adapter, or it is one of another model.
     """
     from peft import (
@@ -89,20 +90,28 @@ def _started_from(model: Any, adapter: str, options: dict[str, Any]) -> Any:
         for name, value in options.items():
             setattr(config, name, value)
         adapted = get_peft_model(model, config)
+        own, saved = get_peft_model_state_dict(adapted), load_peft_weights(adapter, device="cpu")
         # What this stage adds, such as a value head, stays as it was drawn.
-        weights = {**get_peft_model_state_dict(adapted), **load_peft_weights(adapter, device="cpu")}
-        found: Any = set_peft_model_state_dict(adapted, weights)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        found: Any = set_peft_model_state_dict(adapted, {**own, **saved})
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        # Of tensors that do not fit torch names every one, in lines of their own.
+        reason = next((line.strip() for line in str(error).splitlines() if "size mismatch" in line), str(error))
+        reason = reason.splitlines()[0]
         raise NotReadyError(f"model.adapter={adapter} cannot be loaded onto this model: {reason}") from None
     if found.unexpected_keys:
         raise NotReadyError(f"model.adapter={adapter} is of another model: it has {found.unexpected_keys[0]}.")
+    if lacking := sorted(name for name in own if "lora_" in name and name not in saved):
+        raise NotReadyError(f"model.adapter={adapter} is of another model: it has no {lacking[0]}.")
     return adapted
 
 
 def count(model: Any) -> Parameters:
-    """Parameters as the model has them unquantized: a packed 4-bit weight counts each of its elements."""
-    trainable = total = 0
+    """Parameters as the model has them unquantized: a packed 4-bit weight counts each of its elements.
+
+    Layers of GPTQ and AWQ checkpoints hold theirs in buffers.
+    """
+    trainable = 0
+    total = sum(m.in_features * m.out_features for m in model.modules() if is_packed(m))
     for parameter in model.parameters():
         elements = parameter.numel()
         if type(parameter).__name__ == "Params4bit":
@@ -124,17 +133,19 @@ def _embeddings(model: Any, new_tokens: Sequence[int]) -> dict[str, list[int]] |
 
 
 def _lora_config(
-    lora: Lora, trained_rows: dict[str, list[int]] | None, task_type: str = "CAUSAL_LM", **options: Any
+    lora: Lora,
+    targets: str | list[str],
+    trained_rows: dict[str, list[int]] | None,
+    task_type: str = "CAUSAL_LM",
+    **options: Any,
 ) -> Any:
     from peft import LoraConfig
 
-    # None lets PEFT choose its default modules for the model's family.
-    targets = {"all-linear": "all-linear", "default": None}.get(str(lora.target_modules), lora.target_modules)
     return LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=list(targets) if isinstance(targets, tuple) else targets,
+        target_modules=targets,
         use_dora=lora.variant == "dora",
         use_rslora=lora.variant == "rslora",
         init_lora_weights="pissa" if lora.variant == "pissa" else True,
@@ -142,30 +153,3 @@ def _lora_config(
         task_type=task_type,
         **options,
     )
-
-
-def _check_targets(model: Any, targets: tuple[str, ...]) -> None:
-    linear = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    kinds = (torch.nn.Linear, torch.nn.Embedding)
-    names = [name for name, module in model.named_modules() if isinstance(module, kinds)]
-    unknown = [t for t in targets if not any(name == t or name.endswith(f".{t}") for name in names)]
-    if unknown:
-        raise ConfigError(
-            [
-                Mistake(
-                    "lora.target_modules",
-                    f"the model has no such linear layer or embedding. Its linear layers: {', '.join(sorted(linear))}.",
-                    name,
-                    nearest(name, linear),
-                )
-                for name in unknown
-            ]
-        )
-
-
-def _freeze(model: Any, trainable_layers: int) -> None:
-    """Train the last n decoder layers (n > 0) or the first -n (n < 0)."""
-    model.requires_grad_(False)
-    layers = model.get_decoder().layers
-    for layer in layers[-trainable_layers:] if trainable_layers > 0 else layers[:-trainable_layers]:
-        layer.requires_grad_(True)

@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 
 from ftlab.errors import NotReadyError
+from ftlab.model.prequantized import kind_of
 from ftlab.schema import Run
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -51,11 +52,14 @@ def load_model(run: Run) -> Any:
             return AutoModelForCausalLM.from_config(config, **options)
         if run.quant.name != "none":
             options["quantization_config"] = _quantization(run, compute)
+        elif kind_of(run.model) in ("gptq", "awq"):
+            options["quantization_config"] = _trainable_kernels(str(kind_of(run.model)))
+        if run.quant.name != "none" or kind_of(run.model) is not None:
             options["device_map"] = {"": "cpu" if uses_cpu(run) else torch.accelerator.current_device_index()}
         model = AutoModelForCausalLM.from_pretrained(run.model.path, **source, **options)
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise NotReadyError(f"model.path={run.model.path} cannot be loaded: {str(error).splitlines()[0]}") from None
-    if run.quant.name in ("nf4", "fp4") and uses_cpu(run):
+    if uses_cpu(run) and getattr(model, "is_loaded_in_4bit", False):
         _keep_gradients(model)
     return model
 
@@ -100,6 +104,17 @@ def _quantization(run: Run, compute: torch.dtype) -> Any:
         bnb_4bit_use_double_quant=run.quant.double_quantization,
         bnb_4bit_compute_dtype=chosen,
     )
+
+
+def _trainable_kernels(kind: str) -> Any:
+    """The kernels that gradients pass through: by itself gptqmodel takes the fastest, which may have no backward. All
+    else is read from the checkpoint, whatever is said here."""
+    from transformers import AwqConfig, GPTQConfig
+    from transformers.utils.quantization_config import AwqBackend
+
+    if kind == "gptq":
+        return GPTQConfig(bits=4, backend="auto_trainable")
+    return AwqConfig(backend=AwqBackend.AUTO_TRAINABLE)
 
 
 def _keep_gradients(model: Any) -> None:

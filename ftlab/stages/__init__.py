@@ -11,3 +11,11 @@ TRAINERS = {
     "ppo": "ftlab.stages.ppo:PpoTrainer",
     "grpo": "ftlab.stages.grpo:GrpoTrainer",
 }
+
+# the same with train.engine=trl: TRL's own trainers, for the stages that it has one for
+TRL_TRAINERS = {
+    "sft": "ftlab.stages.trl:TrlSftTrainer",
+    "rm": "ftlab.stages.trl:TrlRewardTrainer",
+    "dpo": "ftlab.stages.trl:TrlDpoTrainer",
+    "kto": "ftlab.stages.trl:TrlKtoTrainer",
+}

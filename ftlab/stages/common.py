@@ -6,22 +6,21 @@ Shape suffixes: B rows, L tokens of the longest row, D hidden size, N scored pos
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import rotate_checkpoints
+from transformers import TrainerCallback, TrainingArguments
 
 from ftlab.data.collate import PackedCollator
 from ftlab.data.store import PackedRow, Rows
 from ftlab.errors import NotReadyError
 from ftlab.model.head import logits_function
 from ftlab.model.load import compute_dtype, uses_cpu
-from ftlab.rundir import seal
 from ftlab.schema import Run
+from ftlab.stages.checkpoints import WholeCheckpoints
+from ftlab.stages.optimizers import projected_modules
 
 LOGIT_ELEMENTS = 1 << 25  # of one chunk of logits: 128 MiB in fp32
 _VARIABLE_LENGTH = ("flash_attention_2", "flash_attention_3")
@@ -63,26 +62,13 @@ def training_arguments(run: Run, output_dir: str, cls: type[TrainingArguments] =
         disable_tqdm=True,
         report_to="none",
         dataloader_pin_memory=not uses_cpu(run),
+        optim_target_modules=projected_modules(train.optimizer),
         **more,
     )
+    args.loraplus_ratio = run.lora.loraplus_ratio if run.method.name == "lora" else None  # type: ignore[attr-defined]
     # One process drives one device; with more in sight transformers would wrap the model in DataParallel.
     args._n_gpu = min(args.n_gpu, 1)
     return args
-
-
-class WholeCheckpoints(Trainer):
-    """Checkpoints that count only once a manifest of hashes is in place, and older ones removed only after that."""
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self.args.save_total_limit = limit
-        if self.args.should_save:
-            folder = str(self.args.output_dir)
-            seal(Path(folder) / f"checkpoint-{self.state.global_step}")
-            rotate_checkpoints(output_dir=folder, save_total_limit=limit)
 
 
 class StageTrainer(WholeCheckpoints):
@@ -128,6 +114,11 @@ class StageTrainer(WholeCheckpoints):
     def begin(self, progress: Callable[..., Any]) -> None:
         """Find out what the first step needs. :param progress: ``(description, total, unit)`` -> a bar."""
 
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> Any:
+        """Around the whole loss, head included. transformers leaves it to accelerate, which wraps the forward alone,
+        and that only once training has begun: a reference computed before would be one of another precision."""
+        return self.accelerator.autocast()
+
     def outputs(self, model: Any, batch: dict[str, Any]) -> Tensor:
         """What a forward gives the loss: log p(target) of every scored position, shape (N,), unless a stage has it
         otherwise. :param model: as it is called in training, perhaps wrapped for several devices.
@@ -168,6 +159,13 @@ class StageTrainer(WholeCheckpoints):
         self.state.num_input_tokens_seen += self._tokens_of_step
         self._tokens_of_step = 0
 
+    def counters(self) -> dict[str, Any]:
+        return {**super().counters(), "measures": self._meter.totals}
+
+    def restore_counters(self, state: dict[str, Any]) -> None:
+        super().restore_counters(state)
+        self._meter.totals = state["measures"]
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         logs["tokens"] = self.state.num_input_tokens_seen
         if "loss" in logs:
@@ -176,18 +174,20 @@ class StageTrainer(WholeCheckpoints):
 
     @torch.no_grad()
     def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> Any:
-        """Means over the items of the validation rows, exact however they are batched."""
+        """Means over the items of the validation rows, exact however they are batched. Training does not notice: the
+        random state is left as it was."""
         loader = self.get_eval_dataloader(eval_dataset)
         model: Any = self.model
         was_training = model.training
         model.eval()
         meter = Meter()
-        for batch in loader:
-            batch = self._prepare_inputs(batch)
-            with self.compute_loss_context_manager():
-                losses_I, measures = self.terms(batch, self.outputs(model, batch))
-            meter.add({"loss": losses_I}, of_all=True)
-            meter.add(measures)
+        with torch.random.fork_rng():
+            for batch in loader:
+                batch = self._prepare_inputs(batch)
+                with self.compute_loss_context_manager():
+                    losses_I, measures = self.terms(batch, self.outputs(model, batch))
+                meter.add({"loss": losses_I}, of_all=True)
+                meter.add(measures)
         model.train(was_training)
         means = meter.means(self.accelerator.reduce)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in {**means, **self.derived(means)}.items()}
@@ -201,10 +201,13 @@ class StageTrainer(WholeCheckpoints):
 
 
 class Meter:
-    """Means of measures since they were last asked for, summed on the device without waiting for it."""
+    """Means of measures since they were last asked for, summed on the device without waiting for it.
+
+    ``totals`` has the sum and the count of each, shape (2,).
+    """
 
     def __init__(self) -> None:
-        self._totals: dict[str, Tensor] = {}
+        self.totals: dict[str, Tensor] = {}
 
     def add(self, measures: dict[str, Tensor], of_all: bool = False) -> None:
         """:param measures: one value for each item, by name; NaN where an item has none.
@@ -217,27 +220,28 @@ class Meter:
             has_I = torch.ones_like(values_I, dtype=torch.bool) if of_all else ~values_I.isnan()
             total = values_I.sum() if of_all else values_I.nansum()
             found = torch.stack([total, has_I.sum().to(values_I.dtype)])
-            self._totals[name] = self._totals[name] + found if name in self._totals else found
+            self.totals[name] = self.totals[name] + found if name in self.totals else found
 
     def means(self, reduce: Callable[..., Any]) -> dict[str, float]:
         """The means, over all ranks, and begin anew. :param reduce: sums a tensor over the ranks."""
-        if not self._totals:
+        if not self.totals:
             return {}
-        names = sorted(self._totals)
-        totals = reduce(torch.stack([self._totals[name] for name in names]), "sum").tolist()
-        self._totals = {}
+        names = sorted(self.totals)
+        totals = reduce(torch.stack([self.totals[name] for name in names]), "sum").tolist()
+        self.totals = {}
         return {name: total / count for name, (total, count) in zip(names, totals) if count}
 
 
-def packed_logprobs(model: Any, unwrapped: Any, batch: dict[str, Tensor]) -> Tensor:
+def packed_logprobs(model: Any, unwrapped: Any, batch: dict[str, Tensor], smoothing: float = 0.0) -> Tensor:
     """log p(target) of every scored position, shape (N,), fp32; the full logits never exist.
 
     :param model: the model as it is called in training (perhaps wrapped for several devices).
-    :param unwrapped: the same model without wrapping.
+    :param unwrapped: the same model without wrapping. :param smoothing: see :func:`logprobs_of`.
     """
     hidden_BLD = packed_hidden(model, batch)
     hidden_ND = hidden_BLD.reshape(-1, hidden_BLD.shape[-1])[batch["scored"]]
-    return logprobs_of(hidden_ND, batch["targets"], logits_function(unwrapped), unwrapped.get_output_embeddings())
+    head = unwrapped.get_output_embeddings()
+    return logprobs_of(hidden_ND, batch["targets"], logits_function(unwrapped), head, smoothing)
 
 
 def packed_hidden(model: Any, batch: dict[str, Tensor]) -> Tensor:
@@ -252,13 +256,22 @@ def packed_hidden(model: Any, batch: dict[str, Tensor]) -> Tensor:
     return output.hidden_states[-1]
 
 
-def logprobs_of(hidden_ND: Tensor, targets_N: Tensor, logits: Callable[[Tensor], Tensor], head: Any) -> Tensor:
-    """log softmax of the logits at the targets, shape (N,), in chunks that are computed again in the backward."""
+def logprobs_of(
+    hidden_ND: Tensor, targets_N: Tensor, logits: Callable[[Tensor], Tensor], head: Any, smoothing: float = 0.0
+) -> Tensor:
+    """log softmax of the logits at the targets, shape (N,), in chunks that are computed again in the backward.
+
+    :param smoothing: of the labels: this share of each target is spread over the whole vocabulary, so that what comes
+        is (1 - s) log p(target) + s mean_v log p(v) (https://arxiv.org/abs/1512.00567, section 7).
+    """
     size = max(LOGIT_ELEMENTS // head.weight.shape[0], 1)
 
     def part(hidden_nD: Tensor, targets_n: Tensor) -> Tensor:
         logits_nV = logits(hidden_nD)
-        return logits_nV.gather(-1, targets_n[:, None])[:, 0] - logits_nV.logsumexp(-1)
+        found_n = logits_nV.gather(-1, targets_n[:, None])[:, 0]
+        if smoothing:
+            found_n = (1 - smoothing) * found_n + smoothing * logits_nV.mean(-1)
+        return found_n - logits_nV.logsumexp(-1)
 
     chunks = list(zip(hidden_ND.split(size), targets_N.split(size)))
     if len(chunks) == 1 or not torch.is_grad_enabled():

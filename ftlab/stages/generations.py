@@ -25,7 +25,7 @@ def check(run: Run, devices: int = 1) -> None:
     :raises ConfigError: all that is wrong with the rewards and the numbers of ``stage=grpo``.
     """
     assert isinstance(run.stage, GrpoStage)
-    mistakes = rewards.check(run.stage.rewards, run.stage.reward_weights)
+    mistakes = rewards.check_stage(run.stage)
     try:
         generations(run, devices)
     except ConfigError as error:

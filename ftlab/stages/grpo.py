@@ -9,31 +9,33 @@ from __future__ import annotations
 
 import logging
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from datasets import Dataset
 from torch import Tensor
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
-from trl.trainer.utils import RepeatSampler, pad
+from trl.trainer.utils import pad
 
 from ftlab.data.asked import Asked
-from ftlab.errors import ConfigError, Mistake, NotReadyError
+from ftlab.errors import NotReadyError
+from ftlab.model.guests import Guests, has_adapter
 from ftlab.schema import GrpoStage, Run
-from ftlab.stages.common import WholeCheckpoints, training_arguments
+from ftlab.stages import order
+from ftlab.stages.checkpoints import WholeCheckpoints
+from ftlab.stages.common import training_arguments
 from ftlab.stages.generations import check, generations, lacks_vllm
-from ftlab.stages.rewards import OnError, Reward, Scores, resolve, score
+from ftlab.stages.grpo_prompts import Prompts, check_count, check_rows, dataset
+from ftlab.stages.judging import EVALUATED, Judge
+from ftlab.stages.scoring import Reward, Scores
 from ftlab.stages.tokens import tokens_of
 
 _PADDED = (
     "completion_ids", "completion_mask", "old_per_token_logps", "ref_per_token_logps", "sampling_per_token_logps"
 )  # fmt: skip
-EVALUATED = 4  # completions sampled of each validation prompt
 
 
 class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
@@ -42,6 +44,9 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
     :raises NotReadyError: vLLM is asked for and not there.
     :raises ConfigError: rewards that do not exist; numbers that do not divide; too few prompts for one generation.
     """
+
+    has_sized_loss = False
+    waits_anyhow = True
 
     def __init__(
         self,
@@ -61,11 +66,10 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
         devices = int(os.environ.get("WORLD_SIZE", "1"))
         check(run, devices)
         self.run, self._stage = run, stage
-        self._rewards = resolve(stage.rewards)
         self._train_rows, self._validation_rows = train_rows, validation_rows
         planned = generations(run, devices)
-        _check_rows(run, [*train_rows, *(validation_rows or [])])
-        _check_count(run, len(train_rows), planned.prompts)
+        check_rows(run, [*train_rows, *(validation_rows or [])])
+        check_count(run, len(train_rows), planned.prompts)
         args = training_arguments(
             run,
             output_dir,
@@ -92,13 +96,15 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
         with _as_they_are(model):
             super().__init__(
                 model=model,
-                reward_funcs=[_Asking(reward, self) for reward in self._rewards],
+                reward_funcs=[_Asking(index, name, self) for index, name in enumerate(stage.rewards)],
                 args=args,
-                train_dataset=_dataset(train_rows),
-                eval_dataset=None if validation_rows is None else _dataset(validation_rows),
+                train_dataset=dataset(train_rows),
+                eval_dataset=None if validation_rows is None else dataset(validation_rows),
                 processing_class=tokenizer,
                 callbacks=list(callbacks),
             )
+        guests = Guests(self.model) if has_adapter(self.model) else None
+        self._judge = Judge(run, Path(output_dir).parent, self.model, tokenizer, guests)
         # For a LoRA it costs a copy of the adapter, and evaluations can tell how far the policy has gone.
         self._start = Start(self.model) if stage.beta or run.method.name == "lora" else None
         self.beta = args.beta = stage.beta
@@ -110,24 +116,30 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
         """The ids that the data made: nothing is rendered or tokenized a second time."""
         return [self._train_rows[int(prompt)].ids for prompt in prompts], None, {}
 
-    def score(self, rows: Sequence[Asked], completions: Sequence[str], rewards: Sequence[Reward]) -> Scores:
-        """:raises RewardError: a reward function failed, under ``stage.on_reward_error=stop``."""
-        names = dict.fromkeys(name for row in rows for name in row.columns)
-        on_error: OnError = self._stage.on_reward_error
-        found = score(
-            rewards,
-            self._stage.reward_weights if len(rewards) == len(self._rewards) else None,
-            [row.messages for row in rows],
-            completions,
-            [row.answer for row in rows],
-            {name: [row.columns.get(name) for row in rows] for name in names},
-            on_error,
-        )
-        for message in found.failures.values():
-            warnings.warn(message, stacklevel=2)  # which the run's log.txt keeps
-        return found
+    def _generate_single_turn(self, *args: Any, **more: Any) -> Any:
+        with self.sampling():
+            return super()._generate_single_turn(*args, **more)
+
+    def _scores(
+        self,
+        rows: Sequence[Asked],
+        completions: Sequence[str],
+        ids: Sequence[Sequence[int]],
+        only: Reward | None = None,
+    ) -> Scores:
+        with self.accelerator.autocast():  # of reward models
+            return self._judge(rows, completions, ids, only)
 
     # --------------------------------------------------------------------------------------------------- steps, epochs
+
+    def rows_of_step(self, step: int) -> list[list[int]]:
+        """The prompts of the generations that the step's micro-batches are taken from."""
+        args: Any = self.args
+        repeats = self._stage.num_iterations * args.steps_per_generation
+        prompts = args.generation_batch_size // self._stage.num_generations
+        return order.prompts_of_grpo_step(
+            step, len(self._train_rows), prompts, repeats, args.gradient_accumulation_steps, args.seed
+        )
 
     def _get_train_sampler(self, dataset: Any = None) -> Prompts:
         args: Any = self.args
@@ -191,7 +203,7 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
     def _evaluated(self, batch: list[Asked]) -> dict[str, tuple[float, float]]:
         """Sum and count of each measure over one completion of each row."""
         ids, _ = self._generate_single_turn([row.ids for row in batch], None, {}, EVALUATED)
-        found = self.score(batch, self._tokenizer.batch_decode(ids, skip_special_tokens=True), self._rewards)
+        found = self._scores(batch, self._tokenizer.batch_decode(ids, skip_special_tokens=True), ids)
         ended = [1.0 if completion and completion[-1] in self.eos_token_ids else 0.0 for completion in ids]
         measures: dict[str, Sequence[float | None]] = {
             "reward": [None if total != total else total for total in found.totals],
@@ -288,60 +300,22 @@ class Start:
                 parameter.data = data
 
 
-class Prompts(RepeatSampler):
-    """TRL's order, drawn anew from seed and epoch. TRL draws each epoch from where the last one left its generator,
-    which a resumed run does not know."""
-
-    def set_epoch(self, epoch: int) -> None:
-        assert self.seed is not None
-        self.generator.manual_seed(self.seed + epoch)
-
-
 class _Asking:
     """A reward as TRL calls it; what the function itself gets are the rows that the prompts stand for."""
 
-    def __init__(self, reward: Reward, trainer: GrpoTrainer):
-        self._reward, self._trainer = reward, trainer
-        self.__name__ = reward.name
+    def __init__(self, index: int, name: str, trainer: GrpoTrainer):
+        self._index, self._trainer = index, trainer
+        self.__name__ = name
 
-    def __call__(self, prompts: list[str], completions: list[str], log_metric: Any, **_: Any) -> list[float | None]:
+    def __call__(
+        self, prompts: list[str], completions: list[str], completion_ids: list[list[int]], log_metric: Any, **_: Any
+    ) -> list[float | None]:
         rows = [self._trainer._train_rows[int(prompt)] for prompt in prompts]
-        found = self._trainer.score(rows, completions, [self._reward])
+        reward = self._trainer._judge.rewards[self._index]
+        found = self._trainer._scores(rows, completions, completion_ids, reward)
         if found.failures:
-            log_metric(f"rewards/{self._reward.name}/failed", found.missing[self._reward.name] / len(rows))
-        return found.values[self._reward.name]
-
-
-def _dataset(rows: Sequence[Asked]) -> Dataset:
-    """What TRL samples from: a number for each prompt, which it takes for the prompt's text and passes on."""
-    return Dataset.from_dict({"prompt": [str(index) for index in range(len(rows))]})
-
-
-def _check_rows(run: Run, rows: Sequence[Asked]) -> None:
-    assert isinstance(run.stage, GrpoStage)
-    longest = max(len(row.ids) for row in rows)
-    room = run.model.architecture.max_positions - longest
-    if run.stage.max_new_tokens > room:
-        reason = (
-            f"the longest prompt has {longest} tokens, and model={run.model.name} a context of "
-            f"{run.model.architecture.max_positions}; use {room} or less, or a smaller data.max_length."
-        )
-        raise ConfigError([Mistake("stage.max_new_tokens", reason, run.stage.max_new_tokens)])
-
-
-def _check_count(run: Run, count: int, needed: int) -> None:
-    if count < needed:
-        reason = (
-            f"one generation answers {needed} prompts, and {count} train. Lower train.gradient_accumulation_steps, "
-            "train.micro_batch_size or stage.steps_per_generation."
-        )
-        raise ConfigError([Mistake("data", reason, run.data.name or run.data.path)])
-    if count % needed:
-        warnings.warn(
-            f"{count % needed} of {count} prompts are left out of each epoch, others each time: a generation answers "
-            f"{needed} prompts.",
-            stacklevel=2,
-        )
+            log_metric(f"rewards/{reward.name}/failed", sum(found.failed) / len(rows))
+        return found.values[reward.name]
 
 
 @contextmanager

@@ -24,7 +24,7 @@ class WithMismatched(Rows):
     """
 
     def __init__(self, rows: PackedRows, seed: int, limit: int):
-        super().__init__(2 * rows.views)
+        super().__init__(2 * rows.views, rows.kept)
         self._rows, self._limit = rows, limit
         drawn = np.random.default_rng(seed).permutation(rows.views)
         self._partners = np.empty_like(drawn)
@@ -48,6 +48,10 @@ class WithMismatched(Rows):
     def view_indices(self, index: int) -> Counts:
         own = self._rows.view_indices(index)
         return np.stack([2 * own, 2 * own + 1], axis=1).reshape(-1)
+
+    def units(self, index: int) -> Counts:
+        partners = self._partners[self._rows.view_indices(index)]
+        return np.concatenate([self._rows.units(index), self._rows.units_of(partners)])
 
     def fingerprint(self) -> str:
         return f"{self._rows.fingerprint()} {hashlib.sha256(self._partners.tobytes()).hexdigest()} {self._limit}"

@@ -7,6 +7,7 @@ some rows, in order.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,15 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from ftlab.data.asked import Asked
-from ftlab.errors import ConfigError, DivergedError, Mistake, NotReadyError
+from ftlab.errors import DivergedError, NotReadyError
+from ftlab.model.guests import Guests, has_adapter
 from ftlab.model.roles import CRITIC, POLICY, REFERENCE, Roles
 from ftlab.rundir import write_atomic
 from ftlab.schema import PpoStage, Run
+from ftlab.stages import order
 from ftlab.stages.common import StageTrainer
+from ftlab.stages.judging import EVALUATED, Judge
 from ftlab.stages.losses import AdaptiveKL, gae, kl_penalised_rewards, masked_mean, policy_loss, value_loss, whiten
-from ftlab.stages.ppo_reward import judge
 from ftlab.stages.rollout import Answers, Rollout, for_all, hidden_of, logprobs_and_entropy, parts, sample
 from ftlab.stages.tokens import tokens_of
 
@@ -40,11 +43,13 @@ class PpoTrainer(StageTrainer):
     prompts are enough for. Which prompts, answers and mini-batches come is a function of the seed and the step. A
     forward takes as many answers as ``train.micro_batch_size`` rows of ``data.max_length`` tokens have room for.
 
-    :raises ConfigError: ``mini_batch_size`` does not divide ``rollout_batch_size``; no reward is named.
+    :raises ConfigError: a reward that does not exist.
     :raises NotReadyError: the reward model cannot be used; there are several processes.
     """
 
     uses_dropout = False
+    has_sized_loss = False
+    waits_anyhow = True
 
     def __init__(
         self,
@@ -58,13 +63,10 @@ class PpoTrainer(StageTrainer):
     ):
         assert isinstance(run.stage, PpoStage)
         self.stage = stage = run.stage
-        if stage.rollout_batch_size % stage.mini_batch_size:
-            reason = f"does not divide stage.rollout_batch_size={stage.rollout_batch_size}"
-            raise ConfigError([Mistake("stage.mini_batch_size", reason, stage.mini_batch_size)])
+        assert stage.rollout_batch_size % stage.mini_batch_size == 0, "the rules have seen to this"
         self._prompts, self._held_out = train_rows, validation_rows
-        self._passes = stage.rollout_batch_size // stage.mini_batch_size  # steps of one pass over a rollout
-        self._steps_per_rollout = stage.ppo_epochs * self._passes
-        rollouts = max(len(train_rows) // stage.rollout_batch_size, 1)
+        self._steps_per_rollout = order.steps_of_rollout(stage)
+        rollouts = math.ceil(len(train_rows) / stage.rollout_batch_size)  # the last takes up what the next epoch begins
         # One item of the data loader is one optimizer step; what a step takes is no business of the loader's.
         one = run.train.model_copy(update={"micro_batch_size": 1, "gradient_accumulation_steps": 1})
         super().__init__(
@@ -85,8 +87,9 @@ class PpoTrainer(StageTrainer):
         self._kl = AdaptiveKL(stage.kl_coefficient, stage.kl_target)
         self._rollout: Rollout | None = None
         self._tokens_of_step = 0
-        self.roles = Roles(model)
-        self._judge = judge(run, self.roles, tokenizer, output_dir, model, self._budget)
+        guests = Guests(model) if has_adapter(model) else None
+        self.judge = Judge(run, Path(output_dir).parent, model, tokenizer, guests)
+        self.roles = Roles(model, guests)
 
     # ----------------------------------------------------------------------------------------------------- one step
 
@@ -147,18 +150,16 @@ class PpoTrainer(StageTrainer):
     def _values(self, critic: Any, answers: Answers, rows: Tensor) -> Tensor:
         """What the critic expects before each answer token, shape (N,), fp32."""
         hidden_ND, _ = hidden_of(critic, answers, rows)
-        return self.roles.heads[CRITIC](hidden_ND.float())[:, 0].float()
+        with torch.autocast(hidden_ND.device.type, enabled=False):  # a value in bf16 has two or three digits
+            return self.roles.heads[CRITIC](hidden_ND.float())[:, 0]
 
     def _measure(self, learned_N: Tensor, **measures: Tensor) -> None:
         nothing = torch.full_like(learned_N, torch.nan, dtype=torch.float32)
         self._meter.add({name: values.detach().where(learned_N, nothing) for name, values in measures.items()})
 
     def _mini_batch(self, number: int, step: int) -> Tensor:
-        """Rows of a step: each pass over a rollout has an order of its own."""
-        epoch, index = divmod(step, self._passes)
-        order = np.random.default_rng([self.run.seed, number, epoch]).permutation(self.stage.rollout_batch_size)
-        size = self.stage.mini_batch_size
-        return torch.from_numpy(order[index * size : (index + 1) * size]).to(self.args.device)
+        """Rows of a step of a rollout."""
+        return torch.from_numpy(order.mini_batch(number, step, self.stage, self.run.seed)).to(self.args.device)
 
     def _clip_grad_norm(self, model: Any) -> Any:
         """Each role on its own: the critic's norm can be many times the policy's. Returns the policy's."""
@@ -172,17 +173,8 @@ class PpoTrainer(StageTrainer):
 
     # ---------------------------------------------------------------------------------------------------- a rollout
 
-    def _asked(self, number: int) -> list[Asked]:
-        """The prompts of a rollout: a part of the endless row of all prompts, shuffled anew each time around."""
-        size, total = self.stage.rollout_batch_size, len(self._prompts)
-        orders: dict[int, Any] = {}
-        found = []
-        for at in range(number * size, (number + 1) * size):
-            around, index = divmod(at, total)
-            if around not in orders:
-                orders[around] = np.random.default_rng([self.run.seed, around]).permutation(total)
-            found.append(self._prompts[orders[around][index]])
-        return found
+    def rows_of_step(self, step: int) -> list[list[int]]:
+        return order.prompts_of_ppo_step(step, self.stage, len(self._prompts), self.run.seed)
 
     def _roll(self, number: int) -> Rollout:
         """Sample a rollout, judge it, and work out what each of its tokens has to learn."""
@@ -191,7 +183,9 @@ class PpoTrainer(StageTrainer):
                 f"The policy's weights are no longer numbers at step {self.state.global_step}: the run has diverged. "
                 "Lower train.learning_rate, or set stage.early_stop_kl; checkpoints from before are in phases/."
             )
-        stage, asked = self.stage, self._asked(number)
+        stage, count = self.stage, len(self._prompts)
+        rows = order.prompts_of_rollout(number, stage.rollout_batch_size, count, self.run.seed)
+        asked = [self._prompts[row] for row in rows]
         answers, texts, scores_B, logprobs_BT, reference_BT = self._answered(asked, number)
         with torch.no_grad(), self.accelerator.autocast(), self.roles.acting(CRITIC) as critic:
             values_BT = for_all(answers, self._budget, lambda rows: self._values(critic, answers, rows))
@@ -232,7 +226,7 @@ class PpoTrainer(StageTrainer):
         self.roles.train(False)
         prompts = [one.ids for one in asked]
         with self.accelerator.autocast():
-            with self.roles.acting(POLICY) as policy:
+            with self.sampling(), self.roles.acting(POLICY) as policy:
                 sampled = sample(
                     policy, prompts, stop=self._stop, pad=tokenizer.pad_token_id, temperature=self.stage.temperature,
                     max_new_tokens=self.stage.max_new_tokens, batch_size=self.run.eval.batch_size,
@@ -241,8 +235,11 @@ class PpoTrainer(StageTrainer):
             answers = Answers.of(prompts, sampled, tokenizer.pad_token_id, self.args.device)
             found = [self._logprobs(role, answers) for role in (POLICY, REFERENCE)]
             texts = tokenizer.batch_decode(sampled, skip_special_tokens=True)
-            scores_B = self._judge(asked, texts, answers)
+            scores = self.judge(asked, texts, sampled)
         self.roles.train(was_training)
+        # A part of the sum is no score: what a reward failed for is left out.
+        known = [math.nan if failed else total for failed, total in zip(scores.failed, scores.totals)]
+        scores_B = torch.tensor(known, device=self.args.device)
         return answers, texts, scores_B, found[0], found[1]
 
     def _logprobs(self, role: str, answers: Answers) -> Tensor:
@@ -284,10 +281,11 @@ class PpoTrainer(StageTrainer):
     # --------------------------------------------------------------------------------------- measuring and the Trainer
 
     def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> Any:
-        """Mean reward of one sampled answer to each validation prompt, the same draw every time, and its KL to the
+        """Mean reward of some sampled answers to each validation prompt, the same draw every time, and their KL to the
         reference in nats per token. ``loss`` is minus the reward, so that lower is better as everywhere."""
-        asked = eval_dataset or self._held_out
-        assert asked, "there is nothing to evaluate on"
+        prompts = eval_dataset or self._held_out
+        assert prompts, "there is nothing to evaluate on"
+        asked = [one for one in prompts for _ in range(EVALUATED)]
         answers, _, scores_B, logprobs_BT, reference_BT = self._answered(asked, _EVALUATION)
         reward = masked_mean(scores_B, ~scores_B.isnan()).item()
         measures = {

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, SequentialSampler
+from torch.utils.data import DataLoader
 
 from ftlab.data.store import Rows
 from ftlab.model.load import load_reference
 from ftlab.rundir import write_atomic
 from ftlab.stages.common import StageTrainer
 from ftlab.stages.losses import sums_by_segment
+from ftlab.stages.watch import order_of_epoch
 
 
 class ReferenceTrainer(StageTrainer):
@@ -60,7 +61,7 @@ class ReferenceTrainer(StageTrainer):
         if self.run.data.cache is None:
             return None
         model: Any = self.model
-        batch = [self.args.per_device_train_batch_size, model.config._attn_implementation]
+        batch = [self._batches(rows), model.config._attn_implementation]
         precision = [self.args.bf16, self.args.fp16, self.run.quant.compute_dtype, self.args.device.type]
         how = [*batch, *precision, torch.__version__, transformers.__version__]
         key = hashlib.sha256(f"{identity} {rows.fingerprint()} {how}".encode()).hexdigest()[:32]
@@ -68,28 +69,29 @@ class ReferenceTrainer(StageTrainer):
 
     @torch.no_grad()
     def _compute(self, model: Any, rows: Rows, name: str, progress: Any) -> NDArray[np.float32]:
-        loader: Any = DataLoader(
-            cast(Any, rows),
-            self.args.per_device_train_batch_size,
-            sampler=SequentialSampler(rows),
-            collate_fn=self.data_collator,
-        )
+        batches = self._batches(rows)
+        loader: Any = DataLoader(cast(Any, rows), batch_sampler=batches, collate_fn=self.data_collator)
         was_training = model.training
         model.eval()
         found = np.zeros(rows.views, dtype=np.float32)
-        done = 0
         with progress(f"reference, {name}", len(rows), "rows") as bar:
-            for batch in loader:
+            for members, batch in zip(batches, loader):
                 batch = self._prepare_inputs(batch)
                 with self.compute_loss_context_manager():
                     logprobs_N = self.outputs(model, batch)
                 sums_S = sums_by_segment(logprobs_N, batch["segments"], int(batch["samples"]))
-                size = min(self.args.per_device_train_batch_size, len(rows) - done)
-                found[np.concatenate([rows.view_indices(i) for i in range(done, done + size)])] = sums_S.cpu().numpy()
-                done += size
-                bar.advance(size)
+                found[np.concatenate([rows.view_indices(i) for i in members])] = sums_S.cpu().numpy()
+                bar.advance(len(members))
         model.train(was_training)
         return found
+
+    def _batches(self, rows: Rows) -> list[list[int]]:
+        """The batches that training and evaluation will make: in bf16 a matrix product of another shape has other
+        rounding, and each pair has to begin with a margin of exactly 0."""
+        size = self.args.per_device_train_batch_size
+        assert self.args.data_seed is not None
+        order = order_of_epoch(0, len(rows), self.args.data_seed) if rows is self.train_dataset else range(len(rows))
+        return [list(order[i : i + size]) for i in range(0, len(rows), size)]
 
 
 def _identity(model: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ftlab.model.score import score_of
@@ -24,7 +25,8 @@ class RewardTrainer(StageTrainer):
         """Scores of the batch's samples, shape (S,), fp32."""
         hidden_BLD = packed_hidden(model, batch)
         hidden_SD = hidden_BLD.reshape(-1, hidden_BLD.shape[-1])[batch["ends"]]
-        return score_of(self.accelerator.unwrap_model(model))(hidden_SD.float())[:, 0]
+        with torch.autocast(hidden_SD.device.type, enabled=False):
+            return score_of(self.accelerator.unwrap_model(model))(hidden_SD.float())[:, 0]
 
     def terms(self, batch: dict[str, Any], outputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         assert isinstance(self.run.stage, RmStage)

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from ftlab.model.adapter import apply_method
+from ftlab.model.guests import Guests, has_adapter, switched
 from ftlab.model.load import load_model
-from ftlab.model.roles import CRITIC, POLICY, REFERENCE, Roles, switched
+from ftlab.model.roles import CRITIC, POLICY, REFERENCE, Roles
 from tests.runs import make_run
 
 IDS = torch.arange(20, 36)[None]
@@ -17,6 +18,10 @@ def policy(*overrides: str):
     run = make_run("stage=ppo", *overrides)
     torch.manual_seed(0)
     return apply_method(load_model(run), run).eval()
+
+
+def roles_of(model) -> Roles:
+    return Roles(model, Guests(model) if has_adapter(model) else None)
 
 
 def logits(model) -> torch.Tensor:
@@ -38,7 +43,7 @@ def logits(model) -> torch.Tensor:
 def test_critic_and_reference_begin_as_the_policy_and_the_reference_stays(overrides):
     model = policy(*overrides)
     before = logits(model)
-    roles = Roles(model)
+    roles = roles_of(model)
     assert torch.equal(logits(model), before), "making roles changed the policy"
     for role in (CRITIC, REFERENCE):
         with roles.acting(role) as other:
@@ -59,7 +64,7 @@ def test_critic_and_reference_begin_as_the_policy_and_the_reference_stays(overri
 
 @pytest.mark.parametrize("method", ["lora", "qlora", "full", "freeze"])
 def test_each_backward_reaches_its_own_role_only(method):
-    roles = Roles(policy(f"method={method}"))
+    roles = roles_of(policy(f"method={method}"))
     mine, theirs = roles.parameters(POLICY), roles.parameters(CRITIC)
     assert not {id(p) for p in mine.values()} & {id(p) for p in theirs.values()}
     with roles.acting(POLICY) as model:
@@ -77,7 +82,7 @@ def test_each_backward_reaches_its_own_role_only(method):
 
 def test_switching_leaves_what_trains_as_it_was_and_comes_back_after_an_error():
     model = policy()
-    roles = Roles(model)
+    roles = roles_of(model)
     before = {name: p.requires_grad for name, p in model.named_parameters()}
     active = logits(model)
     with pytest.raises(ZeroDivisionError), switched(model, CRITIC):
@@ -95,7 +100,7 @@ def test_only_the_policy_is_saved(tmp_path):
 
     model = policy()
     model.save_pretrained(tmp_path / "before")
-    Roles(model)
+    roles_of(model)
     model.save_pretrained(tmp_path / "after")
     assert sorted(p.name for p in (tmp_path / "after").iterdir()) == sorted(
         p.name for p in (tmp_path / "before").iterdir()

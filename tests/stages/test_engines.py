@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
+import torch
 
-from tests.runs import FAST, metrics, train_run
+from ftlab.config import rules
+from ftlab.errors import NotReadyError
+from ftlab.rundir import RunDir
+from ftlab.stages import TRL_TRAINERS
+from tests.runs import FAST, final_hash, metrics, resume_run, train_run
+from tests.stages.trainers import a_trainer, trained
 
-EXACT = ("lora.dropout=0.0", *FAST)
+EXACT = ("lora.dropout=0.0", "hardware.precision=fp32", *FAST)
+SHORT = (
+    "lora.dropout=0.0", "hardware.precision=fp32", "train.max_steps=4", "train.logging_steps=1", "train.warmup_ratio=0",
+    "train.learning_rate=3e-4", "data.max_samples=64", "data.split.validation=none", "data.split.golden=none",
+    "eval.samples=0", "eval.golden_rows=0",
+)  # fmt: skip
+PAIRS = ("data.packing=false", "train.micro_batch_size=2", "train.gradient_accumulation_steps=2")
+PACKED = ("data.packing=true", "train.micro_batch_size=2", "train.gradient_accumulation_steps=1", "data.max_length=96")
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -20,6 +35,136 @@ def test_both_engines_reach_the_same_losses(tmp_path, method):
     assert losses[-1] < losses[0] - 0.1
     assert losses == pytest.approx(metrics(theirs, "loss"), abs=1e-5)
     assert metrics(ours, "grad_norm") == pytest.approx(metrics(theirs, "grad_norm"), rel=1e-4)
+
+
+def both(tmp_path, *overrides: str) -> tuple[list[dict], list[dict]]:
+    """What each engine logs of four steps, with equal losses and gradient norms."""
+    found = []
+    for engine in ("ftlab", "trl"):
+        trainer, _ = a_trainer(tmp_path / engine, *SHORT, *overrides, f"train.engine={engine}")
+        found.append(trained(trainer))
+    ours, theirs = found
+    losses = [entry["loss"] for entry in ours]
+    assert len(losses) == 4 and len(set(losses)) == 4
+    assert losses == pytest.approx([entry["loss"] for entry in theirs], abs=1e-5, rel=1e-6)
+    norms = [entry["grad_norm"] for entry in ours]
+    assert norms == pytest.approx([entry["grad_norm"] for entry in theirs], rel=1e-5, abs=1e-6)
+    return ours, theirs
+
+
+@pytest.mark.parametrize(
+    ("method", "batches"),
+    [("lora", PAIRS), ("lora", PACKED), ("full", PAIRS)],
+    ids=["lora, accumulated pairs", "lora, packed rows", "full, accumulated pairs"],
+)
+@pytest.mark.parametrize("stage", ["rm", "dpo", "kto"])
+def test_both_engines_reach_the_same_numbers_on_pairs_and_labels(stage, method, batches, tmp_path):
+    # Adam's first steps go by the sign of each gradient, and so by the rounding of those that are nearly 0.
+    steady = ("train.optimizer=sgd", "train.learning_rate=0.1") if method == "full" else ()
+    ours, theirs = both(tmp_path, f"stage={stage}", f"method={method}", *batches, *steady)
+    shared = {"rm": ("accuracy",), "dpo": ("rewards/margins", "logps/chosen"), "kto": ("kl",)}[stage]
+    for name in shared:
+        assert [entry[name] for entry in ours] == pytest.approx([entry[name] for entry in theirs], abs=1e-4)
+
+
+@pytest.mark.parametrize("loss_type", ["ipo", "hinge", "robust", "exo", "nca"])
+def test_every_loss_that_both_have(loss_type, tmp_path):
+    smoothing = {"robust": 0.1, "exo": 0.001}.get(loss_type, 0.0)
+    both(tmp_path, "stage=dpo", f"stage.loss_type={loss_type}", f"stage.label_smoothing={smoothing}", *PAIRS)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("stage=rm", "stage.margin=0.7"),
+        ("stage=dpo", "stage.beta=0.3", "method=freeze", "train.optimizer=sgd", "train.learning_rate=0.1"),
+        ("stage=dpo", "method=qlora"),
+        ("stage=rm", "method=qlora"),
+        ("stage=dpo", "model=tiny", "lora.variant=pissa"),
+        ("stage=kto", "stage.desirable_weight=2.0", "stage.undesirable_weight=0.5"),
+    ],
+    ids=" ".join,
+)
+def test_what_the_stage_and_the_method_say_reaches_trl(overrides, tmp_path):
+    both(tmp_path, *overrides, *PAIRS)
+
+
+def test_a_reference_that_is_another_adapter(tmp_path):
+    reference = train_run(tmp_path / "reference", "stage=sft", *SHORT, "train.learning_rate=1e-2").final
+    ours, theirs = both(tmp_path, "stage=dpo", f"stage.reference_model={reference}", *PAIRS)
+    assert abs(ours[0]["rewards/margins"]) > 1e-3
+    assert ours[0]["rewards/margins"] == pytest.approx(theirs[0]["rewards/margins"], abs=1e-5)
+
+
+@pytest.fixture(scope="module", params=["rm", "dpo", "kto"])
+def finished(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param) / "run"
+    more = ("train.engine=trl", "train.save_steps=2", "eval.steps=100", "data.split.validation=auto", *PAIRS)
+    return request.param, train_run(folder, f"stage={request.param}", *SHORT, *more)
+
+
+def test_a_stopped_run_of_trls_goes_on_to_the_same_weights(finished, tmp_path):
+    """Its reference is still the policy that the phase started from."""
+    _, whole = finished
+    folder = tmp_path / "run"
+    shutil.copytree(whole.path, folder, symlinks=True)
+    (phase,) = (folder / "phases").iterdir()
+    shutil.rmtree(phase / "checkpoint-4")
+    shutil.rmtree(phase / "final")
+    (folder / "final").unlink()
+    RunDir.open(folder).update_manifest(phases={}, status="interrupted")
+    went_on = resume_run(folder)
+    assert final_hash(went_on) == final_hash(whole)
+    for key in ("loss", "eval_loss"):
+        assert metrics(went_on, key) == metrics(whole, key)
+
+
+def test_only_the_policys_adapter_is_saved_and_it_loads(finished):
+    from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification
+
+    stage, run = finished
+    (phase,) = (run.path / "phases").iterdir()
+    for folder in (phase / "final", phase / "checkpoint-4"):
+        assert [path.name for path in folder.iterdir() if path.is_dir()] == []
+        assert (folder / "adapter_model.safetensors").is_file()
+    cls = AutoPeftModelForSequenceClassification if stage == "rm" else AutoPeftModelForCausalLM
+    model = cls.from_pretrained(run.final, dtype=torch.float32, **({"num_labels": 1} if stage == "rm" else {}))
+    assert torch.isfinite(model(input_ids=torch.arange(5, 25)[None]).logits).all()
+    (result,) = run.manifest()["phases"].values()
+    assert result["tokens"] > 0 and "validation loss" in result["after"]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("stage=orpo", "train.engine=trl: TRL's own trainers here are those of sft, rm, dpo, kto; stage=orpo needs "
+         "train.engine=ftlab"),
+        ("stage=pt", "train.engine=trl: TRL's own trainers here are those of sft, rm, dpo, kto; stage=pt needs "
+         "train.engine=ftlab"),
+        ("stage=dpo stage.loss_type=simpo",
+         "stage.loss_type=simpo: TRL's DPO has only losses with a reference; use train.engine=ftlab"),
+        ("stage=dpo stage.label_smoothing=0.1",
+         "stage.label_smoothing=0.1: TRL's DPO ignores it under loss_type=sigmoid; use robust, or train.engine=ftlab"),
+        ("stage=dpo stage.sft_weight=0.5",
+         "stage.sft_weight=0.5: TRL averages this term over the tokens of a micro-batch and not over pairs; use "
+         "train.engine=ftlab"),
+        ("stage=kto train.micro_batch_size=1",
+         "train.micro_batch_size=1: TRL's KTO refuses one row at a time; use 2 or more, or train.engine=ftlab"),
+    ],
+)  # fmt: skip
+def test_what_trl_cannot_do_is_refused_before_anything_is_loaded(line, said, mistakes):
+    assert mistakes(f"{line} train.engine=trl") == [said]
+    assert mistakes(line) == []
+
+
+def test_the_rule_knows_the_trainers_that_there_are():
+    assert tuple(TRL_TRAINERS) == rules.TRL_STAGES
+
+
+def test_an_adapter_that_trl_would_not_see_is_refused(tmp_path):
+    with pytest.raises(NotReadyError, match=r"train\.engine=trl cannot train an adapter or new tokens on the output"):
+        more = ("model=tiny", "lora.target_modules=[q_proj,lm_head]", "train.engine=trl")
+        a_trainer(tmp_path, "stage=dpo", *SHORT, *more)
 
 
 def test_losses_do_not_depend_on_micro_batches_and_accumulation(tmp_path):

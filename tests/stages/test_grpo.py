@@ -17,7 +17,7 @@ from ftlab.rundir import RunDir, checkpoints
 from ftlab.schema import Run
 from ftlab.stages.generations import check, generations, lacks_vllm
 from ftlab.stages.losses import group_advantages, grpo
-from ftlab.stages.rewards import RewardError
+from ftlab.stages.scoring import RewardError
 from tests.conftest import ROOT
 from tests.runs import final_hash, make_run, metrics, resume_run, train_run
 
@@ -183,6 +183,7 @@ def test_advantages_and_loss_are_the_published_ones(first):
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         logits = trainer.model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).logits
     count = half["completion_ids"].shape[1]
+    logits = logits / make_run(*SMALL).stage.temperature
     logprobs = logits.log_softmax(-1)[:, :-1].gather(-1, ids[:, 1:, None])[..., 0][:, -count:]
     found = grpo(logprobs, logprobs, half["ref_per_token_logps"], half["advantages"], half["completion_mask"], 0.2, 0.1)
     expected = (found.losses_BT * half["completion_mask"]).sum() / whole["completion_mask"].sum()
@@ -237,15 +238,15 @@ def test_stopped_before_the_first_checkpoint(tmp_path):
 
 def test_a_reward_that_raises_names_the_prompt(tmp_path):
     body = "return [1 / 0 if 'a' in str(p) else 1.0 for p in prompts]"
-    with pytest.raises(RewardError, match=r"reward\.py:reward failed on the prompt '.*' with the completion .*"
-                       r"ZeroDivisionError: division by zero"):  # fmt: skip
+    said = r"reward\.py:reward failed on .*prompts/train\.jsonl:\d+, the prompt '.*' with the completion .*"
+    with pytest.raises(RewardError, match=said + r"ZeroDivisionError: division by zero"):
         train_run(tmp_path / "r", *SMALL, reward_file(tmp_path, body))
 
 
 def test_a_reward_that_raises_can_be_skipped(tmp_path):
     body = "return [1 / 0 if len(c) % 2 else float(len(c)) for c in completions]"
     options = (*SMALL, reward_file(tmp_path, body), "stage.on_reward_error=skip", "train.max_steps=2")
-    with pytest.warns(UserWarning, match="failed on the prompt"):  # which a run's log.txt keeps
+    with pytest.warns(UserWarning, match=r"failed on .*train\.jsonl:\d+, the prompt"):  # which a run's log.txt keeps
         run = train_run(tmp_path / "r", *options)
     assert 0 < metrics(run, f"rewards/{tmp_path / 'reward.py'}:reward/failed")[0] < 1
 
@@ -278,11 +279,36 @@ def test_generations_hold_whole_groups():
         return found.steps, found.prompts
 
     two, eight = "train.micro_batch_size=2", "stage.num_generations=8"
-    assert planned() == (16, 8)
+    assert planned() == (8, 8)
     assert planned(eight, two, "train.gradient_accumulation_steps=1") == (4, 1), "four optimizer steps"
     assert planned(eight, two, "train.gradient_accumulation_steps=6") == (12, 3)
     assert planned(eight, "train.micro_batch_size=3", "train.gradient_accumulation_steps=1") == (8, 3)
     assert planned(eight, two, "stage.steps_per_generation=8") == (8, 2)
+
+
+def test_every_prompt_comes_in_every_epoch_in_an_order_of_its_own():
+    from ftlab.stages.grpo_prompts import Prompts
+
+    sampler = Prompts(data_source=range(10), mini_repeat_count=2, batch_size=4, repeat_count=3, seed=7)
+    epochs = []
+    for epoch in (0, 1):
+        sampler.set_epoch(epoch)
+        found = list(sampler)
+        assert len(found) == len(sampler) == 3 * 4 * 2 * 3
+        order = []
+        for generation in (found[start : start + 24] for start in range(0, len(found), 24)):
+            chosen = generation[0:8:2]
+            assert generation == [prompt for prompt in chosen for _ in range(2)] * 3
+            order += chosen
+        assert sorted(order[:10]) == list(range(10)) and order[10:] == order[:2], "its first ones fill up the last"
+        epochs.append(order)
+    assert epochs[0] != epochs[1]
+
+
+def test_what_fills_up_the_last_generation_is_said(tmp_path):
+    rows = [Asked([3, 4, 5], [{"role": "user", "content": "q"}], "a", {}, "f:1")] * 6
+    with pytest.warns(UserWarning, match="2 of 6 prompts come twice in each epoch"):
+        trainer_of(make_run(*SMALL), tmp_path, rows)
 
 
 def test_too_few_prompts_and_too_long_ones(tmp_path):

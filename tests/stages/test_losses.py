@@ -167,6 +167,14 @@ def test_dpo_by_hand(loss_type, expected):
     assert (found.chosen_rewards_P.item(), found.rejected_rewards_P.item()) == pytest.approx(rewards)
 
 
+def test_hinge_and_ipo_where_they_are_not_0():
+    # log-ratios 0.5 and -0.5, beta 0.5: 1 - 0.5 * 1 = 0.5; of 2 and 4 tokens: (0.25 + 0.125 - 1)^2 = 0.390625
+    nothing, lengths = torch.zeros(1), {"chosen_lengths_P": tensor([2]), "rejected_lengths_P": tensor([4])}
+    for loss_type, expected in (("hinge", 0.5), ("ipo", 0.390625)):
+        found = dpo(tensor([0.5]), tensor([-0.5]), nothing, nothing, beta=0.5, loss_type=loss_type, **lengths)
+        close(found.losses_P, [expected])
+
+
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
 @quick
 @given(logprob=st.floats(-500, 0, width=32), other=st.floats(-500, 0, width=32), beta=st.sampled_from([0.1, 1.0]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 
 import numpy as np
@@ -20,6 +21,7 @@ from transformers import (
     LlamaForCausalLM,
 )
 
+from benchmarks.tokens_per_real_token import measure
 from ftlab.config.paths import shipped
 from ftlab.data.collate import PackedCollator
 from ftlab.data.store import IGNORE, PackedRow, Sample
@@ -169,3 +171,28 @@ def test_probe_passes_isolated_rows_and_refuses_rows_that_see_each_other(tiny):
 
     with pytest.raises(NotReadyError, match=r"Packed samples see each other under model\.attention=sdpa"):
         probe_isolation(tiny, row, Leaking(pad_id=0))
+
+
+@pytest.mark.parametrize("stage", ["dpo", "kto"])
+def test_what_is_computed_are_tokens_and_not_padding(stage, tmp_path):
+    """On answers of very different lengths, where TRL's batches of 8 are half padding or more."""
+    draw = np.random.default_rng(0)
+
+    def answer() -> str:
+        return " ".join(draw.choice(["red", "green", "blue"], int(draw.lognormal(2.5, 1.0)) + 1))
+
+    rows = [
+        {"prompt": "Name colours.", "chosen": answer(), "rejected": answer()}
+        if stage == "dpo"
+        else {"prompt": "Name colours.", "completion": answer(), "label": bool(i % 2)}
+        for i in range(40)
+    ]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    data = [f"data.path={tmp_path}/rows.json", f"data.format={'kto' if stage == 'kto' else 'preference'}"]
+    ours = measure(stage, "ftlab", 8, [*data, "train.micro_batch_size=1"])
+    theirs = measure(stage, "trl", 8, data)
+    assert ours.real == ours.positions == ours.reference == theirs.real > 1000, "row by row there is no padding at all"
+    assert theirs.positions > 1.4 * theirs.real and theirs.reference > 1.4 * theirs.real
+    if stage == "dpo":  # two rows at a time, the default: the shorter one is padded, most of all beside the last one
+        two = measure(stage, "ftlab", 8, data)
+        assert two.real < two.positions <= 1.15 * two.real and two.reference <= 1.15 * two.real

@@ -17,7 +17,7 @@ from ftlab.data.prepare import prepare, split_parts
 from ftlab.errors import ConfigError, DivergedError, NotReadyError
 from ftlab.model.adapter import apply_method
 from ftlab.model.load import fit_embeddings, load_model
-from ftlab.model.roles import CRITIC, POLICY, REFERENCE, REWARD
+from ftlab.model.roles import CRITIC, POLICY, REFERENCE
 from ftlab.rundir import sha256
 from ftlab.stages.losses import gae, kl_penalised_rewards, policy_loss, whiten
 from ftlab.stages.ppo import PpoTrainer
@@ -89,11 +89,14 @@ def test_a_reward_adapter_gives_the_reward_models_own_scores_and_does_not_change
     from ftlab.model.score import attach_score, score_of
 
     trainer = a_trainer(tmp_path, f"stage.reward_model={reward_run}", "train.max_steps=2", "train.learning_rate=1e-3")
-    assert sum(1 for _ in trainer.roles.module().children()) == 2, "a second model, where the base is one"
-    before = weights(trainer)
+    reward = trainer.judge.rewards[0].function
+    assert reward.guest and reward.model is trainer.model, "a second model, where the base is one"
+    before, head = weights(trainer), reward.head.weight.clone()
+    assert sum(reward.guest in name.split(".") for name in before) > 20
     trainer.train()
     changed = moved(before, weights(trainer))
-    assert changed and not any(REWARD in name.split(".") or REFERENCE in name.split(".") for name in changed)
+    assert changed and not any({reward.guest, REFERENCE} & set(name.split(".")) for name in changed)
+    assert torch.equal(reward.head.weight, head)
     rollout = trainer._rollout
     assert rollout is not None
     base = load_model(make_run("stage=rm", "hardware.precision=fp32", "model=tiny"))
@@ -110,12 +113,13 @@ def test_a_reward_adapter_gives_the_reward_models_own_scores_and_does_not_change
 def test_a_reward_model_of_its_own_under_full(reward_run, tmp_path):
     trainer = a_trainer(tmp_path, f"stage.reward_model={reward_run}/final", "method=full", "train.max_steps=1")
     shared = a_trainer(tmp_path / "lora", f"stage.reward_model={reward_run}", "train.max_steps=1")
-    before = weights(trainer)
+    reward = trainer.judge.rewards[0].function
+    before = {name: value.clone() for name, value in reward.model.state_dict().items()}
     found = [t._roll(0) for t in (trainer, shared)]
     assert torch.equal(found[0].ids_BL, found[1].ids_BL), "the same policy, merged or not, writes the same answers"
     torch.testing.assert_close(found[0].scores_B, found[1].scores_B, atol=1e-4, rtol=1e-4)
     trainer.train()
-    assert not [name for name in moved(before, weights(trainer)) if name.startswith("3.")]
+    assert reward.guest is None and not moved(before, reward.model.state_dict())
 
 
 def test_a_reward_run_of_another_tokenizer_is_refused(reward_run, tmp_path):
@@ -133,7 +137,7 @@ def test_a_reward_run_of_another_tokenizer_is_refused(reward_run, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "error", "said"),
     [
-        (("stage.reward_model=/nowhere",), NotReadyError, "stage=rm"),
+        (("stage.reward_model=/nowhere",), NotReadyError, "stage.reward_model=/nowhere: .*stage=rm"),
         (("stage.rewards=[]",), ConfigError, "needs something to reward"),
         (("stage.mini_batch_size=3",), ConfigError, "rollout_batch_size=8"),
     ],
@@ -147,7 +151,7 @@ def test_an_adapter_that_scores_nothing_is_no_reward_model(tmp_path):
     other = tmp_path / "other"
     shutil.copytree(ROOT / "models/tiny", other, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
     shutil.copytree(ROOT / "models/tiny_instruct", other, dirs_exist_ok=True)
-    with pytest.raises(NotReadyError, match="no reward model: its adapter has no score head"):
+    with pytest.raises(NotReadyError, match="is no reward model: its adapter has no score head"):
         a_trainer(tmp_path / "run", f"stage.reward_model={other}")
 
 
@@ -256,9 +260,10 @@ def test_it_learns_what_is_rewarded(tmp_path):
         "stage.mini_batch_size=16", "train.learning_rate=1e-3", "stage.ppo_epochs=4", "train.max_steps=80",
         "train.lr_scheduler=constant", "stage.kl_coefficient=0.01", "stage.early_stop_kl=0.2", "data.max_samples=64",
     )  # fmt: skip
-    before = trainer.evaluate()
+    held_out = trainer._held_out[:24]
+    before = trainer.evaluate(held_out)
     trainer.train()
-    after = trainer.evaluate()
+    after = trainer.evaluate(held_out)
     assert after["eval_reward"] > before["eval_reward"] + 0.3
     assert before["eval_kl"] == 0 and 0 < after["eval_kl"] < 20
 

@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftlab.errors import ConfigError, FtlabError
-from ftlab.stages.rewards import Reward, RewardError, Scores, check, last_number, resolve, score
+from ftlab.stages.reward_functions import last_number
+from ftlab.stages.rewards import check, resolve
+from ftlab.stages.scoring import Reward, RewardError, Scores, score
 
 
 def values(name: str, completion: str, answer: str | None = None) -> float | None:
@@ -140,7 +142,10 @@ def test_an_answer_without_a_number_is_named():
     [
         ("exact_mach", "Did you mean exact_match?"),
         ("fromat:x", "Did you mean format:x?"),
-        ("nothing_like_it", "exact_match, numeric_answer, contains_answer, format:REGEX, length:N or path.py:function"),
+        (
+            "nothing_like_it",
+            "exact_match, numeric_answer, contains_answer, format:REGEX, length:N, path.py:function or model:RUN",
+        ),
         ("format", "format:REGEX"),
         ("format:(a", "no regular expression: missing )"),
         ("length", "whole number"),
@@ -315,7 +320,7 @@ def test_a_failure_survives_the_way_between_processes():
 
 def test_resolving_imports_no_torch(env):
     code = (
-        "import sys; from ftlab.stages.rewards import *; from ftlab.stages.rewards import resolve, score;"
+        "import sys; from ftlab.stages.rewards import resolve; from ftlab.stages.scoring import score;"
         "r = resolve(['exact_match', 'numeric_answer', 'length:3', 'format:a+']);"
         "score(r, None, ['p'], ['7'], ['7'], {}); print('torch' in sys.modules, 'transformers' in sys.modules)"
     )

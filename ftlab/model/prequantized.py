@@ -1,0 +1,79 @@
+"""Checkpoints whose weights are quantized already, as their config.json says. Imports no torch and loads no weights."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ftlab.schema import Model, Run
+
+# How a checkpoint may be quantized, to be trained on with adapters -> what transformers loads it with, and from which
+# version on gradients pass through it (GptqHfQuantizer and AwqQuantizer of transformers 5).
+_NEEDS: dict[str, dict[str, str]] = {
+    "gptq": {"gptqmodel": "1.4.3", "optimum": "1.24.0"},
+    "awq": {"gptqmodel": "5.0.0"},
+    "bitsandbytes": {},
+}
+
+
+def kind_of(model: Model) -> str | None:
+    """``gptq``, ``awq``, ``bitsandbytes`` or another of transformers' names; None for weights as they are, and for a
+    model whose config.json is not on this machine."""
+    found = _config(model).get("quantization_config")
+    if not found:
+        return None
+    if found.get("load_in_4bit") or found.get("load_in_8bit"):  # files from before the kind had a name
+        return "bitsandbytes"
+    return str(found.get("quant_method", "unknown"))
+
+
+def why_not(run: Run) -> str | None:
+    """Why this run cannot train on its checkpoint's quantized weights, and what would do; None if it can."""
+    kind = kind_of(run.model)
+    if kind is None:
+        return None
+    said = f"model.path={run.model.path} is quantized already ({kind})"
+    if run.quant.name != "none":
+        return f"{said}: use quant=none instead of quant={run.quant.name}, which is for weights as they are"
+    if run.method.name != "lora":
+        return f"{said}, and quantized weights cannot be trained themselves: use method=lora, or the unquantized model"
+    if kind not in _NEEDS:
+        return f"{said}; adapters train on {', '.join(_NEEDS)}. Use the unquantized model, with method=qlora if need be"
+    lacking = [f"{name}>={version}" for name, version in _NEEDS[kind].items() if not _has(name, version)]
+    if lacking:
+        install = " ".join(f"'{package}'" for package in lacking)
+        return f"{said}; training on it needs {' and '.join(lacking)}: pip install {install}"
+    return None
+
+
+def _has(package: str, version: str) -> bool:
+    try:
+        return _numbers(metadata.version(package)) >= _numbers(version)
+    except metadata.PackageNotFoundError:
+        return False
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)[:3]]
+
+
+def _config(model: Model) -> dict[str, Any]:
+    file = Path(model.path) / "config.json"
+    if not Path(model.path).is_dir():
+        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
+
+        try:
+            cached = try_to_load_from_cache(model.path, "config.json", revision=model.revision)
+        except HFValidationError:
+            return {}
+        if not isinstance(cached, str):
+            return {}
+        file = Path(cached)
+    if not file.is_file():
+        return {}
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return found

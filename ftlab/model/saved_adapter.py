@@ -1,0 +1,94 @@
+"""Whether a saved adapter can be started from, as its adapter_config.json tells. Imports no torch, loads no weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from ftlab.schema import Run
+
+CONFIG = "adapter_config.json"
+
+
+def why_not(run: Run, folder: Path, named: str, instead: str, given: Collection[str]) -> list[str]:
+    """All that keeps this run from starting with an adapter; empty if nothing does.
+
+    Under ``method=lora`` the adapter that trains is the saved one, of its own rank, scale and kind. A config that wants
+    another is refused; one that has what is recommended for the model, and so perhaps nobody's choice, is not.
+
+    :param folder: where the adapter is. :param named: what the user typed for it.
+    :param instead: how to begin a new one. :param given: keys of the command line.
+    """
+    if not (folder / CONFIG).is_file():
+        return [f"{named} has no {CONFIG}{_nearby(folder)}"]
+    try:
+        saved = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        kind, task = saved["peft_type"], saved.get("task_type")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return [f"{named}: {folder / CONFIG} cannot be read ({error})"]
+    if run.stage.name != "rm" and task == "SEQ_CLS":
+        return [
+            f"{named} is the adapter of a reward model (task_type SEQ_CLS), which is no policy for "
+            f"stage={run.stage.name} to start from; a reward model goes into stage.reward_model of stage=ppo, or "
+            "stage.rewards=[model:RUN] of stage=grpo"
+        ]
+    if run.model.init == "random":
+        return [f"{named} was trained on weights that model.init=random does not load; {instead}"]
+    if run.method.name != "lora":
+        return []  # it is merged, whatever it is
+    if kind != "LORA":
+        return [f"{named} is of PEFT's kind {kind}, and method=lora trains LORA alone; merge it with method=full"]
+    return [*_unquantizable(run, saved, named), *_other_shape(run, saved, named, instead, given)]
+
+
+def _nearby(folder: Path) -> str:
+    if (folder / "final" / CONFIG).is_file():
+        return f"; of a run directory give the final adapter, {folder / 'final'}"
+    if (folder / "config.json").is_file():
+        return "; a whole model goes into model.path"
+    return "; it must be a folder that PEFT saved, such as final/ of a run directory"
+
+
+def _unquantizable(run: Run, saved: dict[str, Any], named: str) -> Iterator[str]:
+    """The rules of ``lora.variant`` and ``quant``, for the variant that the adapter has."""
+    variant = _variant(saved)
+    if variant == "pissa" and run.quant.name != "none":
+        yield (
+            f"{named} is a PiSSA adapter, which belongs to what is left of the unquantized weights; "
+            f"quant={run.quant.name} cannot have it. Use quant=none"
+        )
+    if variant == "dora" and run.quant.name == "int8":
+        yield f"{named} is a DoRA adapter, which cannot read the scales of int8 weights; use quant=nf4"
+
+
+def _other_shape(run: Run, saved: dict[str, Any], named: str, instead: str, given: Collection[str]) -> Iterator[str]:
+    lora, recommended = run.lora, run.model.recommended.lora
+    asked: dict[str, tuple[Any, Any]] = {}
+    if lora.r != recommended.r or "lora.r" in given:
+        asked["r"] = lora.r, saved.get("r")
+    if lora.alpha != recommended.alpha or "lora.alpha" in given:
+        asked["alpha"] = lora.alpha, saved.get("lora_alpha")
+    if lora.variant in ("dora", "rslora", "pissa") or "lora.variant" in given:
+        # LoRA+ is a matter of learning rates, and goes with any.
+        asked["variant"] = "lora" if lora.variant == "loraplus" else lora.variant, _variant(saved)
+    targets = saved.get("target_modules")
+    if isinstance(lora.target_modules, tuple) and isinstance(targets, list):
+        asked["target_modules"] = _list(lora.target_modules), _list(targets)
+    for key, (wanted, has) in asked.items():
+        if wanted != has:
+            yield (
+                f"lora.{key}={wanted}: {named} has {key} {has}, and is trained on as it is. Leave lora.{key} out, or "
+                f"{instead}, or merge the adapter with method=full"
+            )
+
+
+def _variant(saved: dict[str, Any]) -> str:
+    if str(saved.get("init_lora_weights")).startswith("pissa"):
+        return "pissa"
+    return "dora" if saved.get("use_dora") else "rslora" if saved.get("use_rslora") else "lora"
+
+
+def _list(names: Collection[str]) -> str:
+    return f"[{', '.join(sorted(names))}]"

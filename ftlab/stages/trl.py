@@ -1,0 +1,308 @@
+"""``train.engine=trl``: TRL's own trainers on the same rows, thinly mapped. What of the config they cannot do,
+:mod:`ftlab.config.rules` refuses.
+
+Batches hold the same samples in the same order as ours, and metrics have TRL's names. What differs is TRL's: every
+sample is padded to the longest of its batch, the reference is asked in every step, and the loss is a mean of the
+micro-batches' means, which is the mean of the global batch where all have equally many pairs or answers
+(``data.packing=false``).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import TrainerCallback, TrainingArguments
+from transformers.modeling_outputs import SequenceClassifierOutput
+from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
+
+from ftlab.data.store import PackedRows, Rows, Sample
+from ftlab.errors import NotReadyError
+from ftlab.model.load import load_reference
+from ftlab.model.roles import has_adapter
+from ftlab.model.score import score_of
+from ftlab.schema import DpoStage, KtoStage, RmStage, Run
+from ftlab.stages.checkpoints import WholeCheckpoints
+from ftlab.stages.common import training_arguments
+from ftlab.stages.kto import WithMismatched
+
+REFERENCE = "ref"  # what TRL calls its copy of the adapter that it starts from
+_LOSS_NAMES = {"exo": "exo_pair", "nca": "nca_pair"}
+
+
+class TrlEngine(WholeCheckpoints):
+    """A trainer of TRL with the constructor of a :class:`ftlab.stages.common.StageTrainer`.
+
+    :cvar arguments: TRL's class of them.
+    """
+
+    arguments: ClassVar[type[TrainingArguments]]
+
+    def __init__(
+        self,
+        run: Run,
+        model: Any,
+        tokenizer: Any,
+        train_rows: PackedRows,
+        validation_rows: PackedRows | None,
+        output_dir: str,
+        callbacks: Sequence[TrainerCallback] = (),
+    ):
+        self.run = run
+        args = training_arguments(run, output_dir, self.arguments, **self.options())
+        if validation_rows is None:
+            args.eval_strategy = "no"
+        with _as_it_starts(model):
+            super().__init__(
+                model=model,
+                args=args,
+                callbacks=list(callbacks),
+                processing_class=tokenizer,
+                **self.data(tokenizer, train_rows, validation_rows),
+                **self.more(model),
+            )
+
+    def options(self) -> dict[str, Any]:
+        """Arguments that only this trainer of TRL's has."""
+        return {"include_num_input_tokens_seen": "non_padding"}
+
+    def more(self, model: Any) -> dict[str, Any]:
+        """What else its constructor gets."""
+        return {}
+
+    def data(self, tokenizer: Any, train: PackedRows, validation: PackedRows | None) -> dict[str, Any]:
+        """The rows as TRL samples them: by their numbers; the collator finds them."""
+        splits: dict[str, Rows] = {"train": self.rows(train)}
+        if validation is not None:
+            splits["validation"] = self.rows(validation)
+        numbers = {
+            name: Dataset.from_dict({"split": [name] * len(rows), "row": list(range(len(rows)))})
+            for name, rows in splits.items()
+        }
+
+        def collate(items: list[dict[str, Any]]) -> dict[str, Tensor]:
+            rows = [splits[item["split"]][item["row"]] for item in items]
+            columns = {name: np.concatenate([row.columns[name] for row in rows]) for name in rows[0].columns}
+            return self.batch([sample for row in rows for sample in row.samples], columns, tokenizer.pad_token_id)
+
+        return {
+            "train_dataset": numbers["train"],
+            "eval_dataset": numbers.get("validation"),
+            "data_collator": collate,
+        }
+
+    def rows(self, rows: PackedRows) -> Rows:
+        return rows
+
+    def batch(self, samples: list[Sample], columns: dict[str, Any], pad_id: int) -> dict[str, Tensor]:
+        """The samples of a micro-batch of rows as this trainer wants them."""
+        raise AssertionError("a stage gives its batch")
+
+    def _prepare_dataset(self, dataset: Dataset, *_: Any, **__: Any) -> Dataset:
+        """TRL would tokenize here."""
+        return dataset
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """TRL would write a README into the run directory with each checkpoint."""
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        super().log(logs, None)  # the start time would add rates that count from the last resume
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """TRL's copy of the first adapter stays out: a resumed run makes it anew of the policy that it started from."""
+        adapters: dict[str, Any] = self.model.peft_config if has_adapter(self.model) else {}  # type: ignore[union-attr,assignment]
+        reference = adapters.pop(REFERENCE, None)
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            if reference is not None:
+                adapters[REFERENCE] = reference
+
+
+class TrlSftTrainer(TrlEngine, SFTTrainer):
+    """Packed rows as they are, without padding."""
+
+    arguments = SFTConfig
+
+    def options(self) -> dict[str, Any]:
+        return {
+            "dataset_kwargs": {"skip_prepare_dataset": True},
+            "padding_free": True,
+            "packing": False,
+            "max_length": None,
+            "include_num_input_tokens_seen": "all",
+        }
+
+    def data(self, tokenizer: Any, train: PackedRows, validation: PackedRows | None) -> dict[str, Any]:
+        return {"train_dataset": _packed(train), "eval_dataset": None if validation is None else _packed(validation)}
+
+    def more(self, model: Any) -> dict[str, Any]:
+        _check_head(model)
+        return {}
+
+
+class TrlRewardTrainer(TrlEngine, RewardTrainer):
+    """TRL's loss on our model, which has the head of a sequence classifier beside that of a language model."""
+
+    arguments = RewardConfig
+
+    def batch(self, samples: list[Sample], columns: dict[str, Any], pad_id: int) -> dict[str, Tensor]:
+        assert isinstance(self.run.stage, RmStage)
+        cut = [_to_its_end(sample) for sample in samples]
+        found = _padded(cut[0::2] + cut[1::2], pad_id)
+        del found["completion_mask"]
+        return {**found, "margin": torch.full((len(cut) // 2,), self.run.stage.margin)}
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        def scored(input_ids: Tensor, attention_mask: Tensor, **_: Any) -> SequenceClassifierOutput:
+            """Scores at each sample's last token, shape (S, 1). A classifier of transformers would look for the last
+            token that is not the padding's, and where that is the end token stop one before it."""
+            hidden_SLD = model(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                use_cache=False,
+                output_hidden_states=True,
+                logits_to_keep=1,
+            ).hidden_states[-1]
+            places_S = torch.arange(len(input_ids), device=input_ids.device)
+            hidden_SD = hidden_SLD[places_S, attention_mask.sum(1) - 1]
+            logits: Any = score_of(self.accelerator.unwrap_model(model))(hidden_SD.float())
+            return SequenceClassifierOutput(logits=logits)
+
+        return super().compute_loss(scored, inputs, return_outputs, num_items_in_batch)
+
+
+class TrlDpoTrainer(TrlEngine, DPOTrainer):
+    """The losses that TRL has with a reference."""
+
+    arguments = DPOConfig
+
+    def options(self) -> dict[str, Any]:
+        stage = self.run.stage
+        assert isinstance(stage, DpoStage)
+        return {
+            **super().options(),
+            "beta": stage.beta,
+            "loss_type": [_LOSS_NAMES.get(stage.loss_type, stage.loss_type)],
+            "label_smoothing": stage.label_smoothing,
+        }
+
+    def more(self, model: Any) -> dict[str, Any]:
+        assert isinstance(self.run.stage, DpoStage)
+        _check_head(model)
+        if self.run.stage.reference_model is None:
+            return {"ref_model": _reference(model)}
+        reference = load_reference(self.run, self.run.stage.reference_model)
+        return {"ref_model": reference.get_base_model() if has_adapter(reference) else reference}
+
+    def batch(self, samples: list[Sample], columns: dict[str, Any], pad_id: int) -> dict[str, Tensor]:
+        return _padded(samples[0::2] + samples[1::2], pad_id)
+
+
+class TrlKtoTrainer(TrlEngine, KTOTrainer):
+    """The KL estimate is of our mismatched answers, paired over the data set; TRL's are rotated in the batch."""
+
+    arguments = KTOConfig
+
+    def __init__(self, *arguments: Any):
+        super().__init__(*arguments)
+        self.args.train_sampling_strategy = "random"  # which TRL refuses for its own pairs, made of neighbours
+
+    def options(self) -> dict[str, Any]:
+        stage = self.run.stage
+        assert isinstance(stage, KtoStage)
+        return {
+            **super().options(),
+            "beta": stage.beta,
+            "desirable_weight": stage.desirable_weight,
+            "undesirable_weight": stage.undesirable_weight,
+        }
+
+    def more(self, model: Any) -> dict[str, Any]:
+        _check_head(model)
+        return {"ref_model": _reference(model)}
+
+    def rows(self, rows: PackedRows) -> Rows:
+        return WithMismatched(rows, self.run.seed, self.run.data.max_length)
+
+    def batch(self, samples: list[Sample], columns: dict[str, Any], pad_id: int) -> dict[str, Tensor]:
+        mismatched = {f"KL_{name}": found for name, found in _padded(samples[1::2], pad_id).items()}
+        return {**_padded(samples[0::2], pad_id), **mismatched, "label": torch.from_numpy(columns["label"][0::2] != 0)}
+
+
+def _packed(rows: PackedRows) -> Dataset:
+    packed = [rows[i] for i in range(len(rows))]
+    return Dataset.from_dict(
+        {
+            "input_ids": [np.concatenate([s.input_ids for s in row.samples]) for row in packed],
+            "labels": [np.concatenate([s.labels for s in row.samples]) for row in packed],
+            "seq_lengths": [[len(s.input_ids) for s in row.samples] for row in packed],
+        }
+    )
+
+
+def _padded(samples: Sequence[Sample], pad_id: int) -> dict[str, Tensor]:
+    """Samples below each other, padded on the right, each shape (S, L); ``completion_mask``: what is learned."""
+    shape = len(samples), max(len(sample.input_ids) for sample in samples)
+    ids_SL, attended_SL, learned_SL = np.full(shape, pad_id), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    for s, sample in enumerate(samples):
+        length = len(sample.input_ids)
+        ids_SL[s, :length], attended_SL[s, :length], learned_SL[s, :length] = sample.input_ids, 1, sample.learned
+    names = ("input_ids", "attention_mask", "completion_mask")
+    return dict(zip(names, map(torch.from_numpy, (ids_SL, attended_SL, learned_SL))))
+
+
+def _to_its_end(sample: Sample) -> Sample:
+    """Up to the last token that is learned, where an answer is judged."""
+    length = len(sample.learned) - int(sample.learned[::-1].argmax())
+    return Sample(sample.input_ids[:length], sample.learned[:length])
+
+
+def _reference(model: Any) -> Any:
+    """A frozen copy that shares what does not train; None for an adapter, which TRL copies itself."""
+    if has_adapter(model):
+        return None
+    shared: dict[int, Any] = {id(p): p for p in model.parameters() if not p.requires_grad}
+    return copy.deepcopy(model, shared).eval().requires_grad_(False)
+
+
+def _check_head(model: Any) -> None:
+    """:raises NotReadyError: part of the output layer trains beside its weight, which is all that TRL looks at."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    if isinstance(model.get_output_embeddings(), BaseTunerLayer | AuxiliaryTrainingWrapper):
+        raise NotReadyError(
+            "train.engine=trl cannot train an adapter or new tokens on the output layer: it reads the layer's weight "
+            "past them. Use train.engine=ftlab, or leave the layer out of lora.target_modules."
+        )
+
+
+@contextmanager
+def _as_it_starts(model: Any) -> Iterator[None]:
+    """What trains stays as it is while TRL makes a trainer of it, and its copy of the adapter is one. TRL rounds what
+    trains to bf16 where the base is quantized; PiSSA would take its part out of the base once more for the copy; and of
+    an adapter TRL copies LoRA's matrices alone."""
+    before: list[tuple[str, Any, Tensor]] = [(n, p, p.data) for n, p in model.named_parameters() if p.requires_grad]
+    config = model.peft_config["default"] if has_adapter(model) else None
+    how = config.init_lora_weights if config is not None else None
+    if config is not None:
+        config.init_lora_weights = True
+    yield
+    if config is not None:
+        config.init_lora_weights = how
+    found = dict(model.named_parameters())
+    for name, parameter, data in before:
+        if parameter.dtype != data.dtype:
+            parameter.data = data.to(parameter.device)
+        copied = found.get(".".join(REFERENCE if part == "default" else part for part in name.split(".")))
+        if copied is not None and copied is not parameter:
+            copied.data = parameter.data.clone()

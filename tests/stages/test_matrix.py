@@ -1,0 +1,154 @@
+"""Every stage with every method, through the engine: what trains, what does not, and that what is saved can be used."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ftlab.data.templates import Template
+from ftlab.engine import train as engine
+from ftlab.model import load
+from ftlab.model.score import score_of
+from ftlab.rundir import RunDir
+from tests.conftest import ROOT
+from tests.runs import metrics, train_run
+
+STAGES = ("pt", "sft", "rm", "ppo", "dpo", "kto", "orpo", "grpo")
+METHODS = ("full", "freeze", "lora", "qlora")
+TINY = ROOT / "models" / "tiny"
+SHORT = (
+    "train.max_steps=3", "train.logging_steps=1", "train.warmup_ratio=0", "train.lr_scheduler=constant",
+    "train.learning_rate=1e-3", "train.micro_batch_size=2", "train.gradient_accumulation_steps=1",
+    "data.max_samples=32", "data.split.golden=none", "data.split.validation=none", "eval.samples=0",
+    "eval.golden_rows=0", "tracker=none", "hardware.precision=fp32",
+)  # fmt: skip
+OF_STAGE = {
+    "ppo": ("stage.rollout_batch_size=8", "stage.mini_batch_size=4", "stage.ppo_epochs=2", "stage.max_new_tokens=8",
+            "stage.early_stop_kl=null"),
+    "grpo": ("stage.num_generations=4", "train.micro_batch_size=8", "stage.max_new_tokens=8"),
+}  # fmt: skip
+IDS = torch.arange(20, 52)[None]
+
+
+class Watched(engine._PhaseRun):
+    """The engine's own phase, and what its model was like before and after training."""
+
+    last: Watched
+
+    def _load_model(self) -> None:
+        super()._load_model()
+        Watched.last = self
+        self.before = weights(self.model)
+
+    def _save_final(self) -> None:
+        super()._save_final()
+        self.after = weights(self.model)
+        self.given = self.output_of(self.model)
+
+    @torch.no_grad()
+    def output_of(self, model: Any) -> torch.Tensor:
+        """Logits of some tokens, or what a reward model makes of them."""
+        model = model.eval()
+        if self.config.stage.name != "rm":
+            return model(input_ids=IDS).logits
+        if hasattr(model, "num_labels") and type(model.get_base_model()).__name__.endswith("Classification"):
+            return model(input_ids=IDS).logits[:, 0]
+        hidden = model(input_ids=IDS, output_hidden_states=True, use_cache=False).hidden_states[-1]
+        return score_of(model)(hidden[:, -1].float())[:, 0]
+
+
+def weights(model: Any) -> dict[str, torch.Tensor]:
+    """All that the model holds: parameters, buffers, and the scales of quantized weights."""
+    return {name: value.detach().clone() for name, value in model.state_dict().items() if torch.is_tensor(value)}
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    """``trained("stage=dpo", ...)``: the phase as it was watched, and its run directory."""
+    monkeypatch.setattr(engine, "_PhaseRun", Watched)
+    (tmp_path / "text.jsonl").write_text("".join(f'{{"text": "{n} is more than {n - 1}. " }}\n' for n in range(40)))
+    # Rewards that differ, so that there is something to learn of whatever the policy writes.
+    (tmp_path / "rewards.py").write_text(
+        "def differs(completions, **_):\n    return [float(len(one) % 5 + i % 2) for i, one in enumerate(completions)]"
+    )
+
+    def run(stage: str, *overrides: str) -> tuple[Watched, RunDir]:
+        more: tuple[str, ...] = OF_STAGE.get(stage, ())
+        if stage == "pt":
+            more = (f"data.path={tmp_path}/text.jsonl", "data.format=text")
+        if stage in ("ppo", "grpo"):
+            more = (*more, f"stage.rewards=[{tmp_path}/rewards.py:differs]")
+        run_dir = train_run(tmp_path / "run", f"stage={stage}", *SHORT, *more, *overrides)
+        return Watched.last, run_dir
+
+    return run
+
+
+def expected(stage: str, method: str, names: set[str]) -> set[str]:
+    """What has to change, and nothing else."""
+    if method == "full":
+        # A reward model's loss does not go through the head that writes tokens.
+        return names - ({"lm_head.weight"} if stage == "rm" else set())
+    if method == "freeze":
+        last = {name for name in names if ".layers.2." in name or ".layers.3." in name}
+        return last | ({"score.weight"} if stage == "rm" else set())
+    adapter = {name for name in names if "lora_" in name}
+    return adapter | {name for name in names if "score.modules_to_save." in name}
+
+
+def reloaded(phase: Watched, final: Path) -> Any:
+    """What a run left, read by transformers and PEFT alone."""
+    from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    is_adapter = (final / "adapter_config.json").is_file()
+    options: dict[str, Any] = {"dtype": torch.float32}
+    if phase.config.quant.name != "none":
+        options["quantization_config"] = load.load_model(phase.config).config.quantization_config
+    if phase.config.stage.name == "rm":
+        cls: Any = AutoPeftModelForSequenceClassification if is_adapter else AutoModelForSequenceClassification
+        options["num_labels"] = 1
+    else:
+        cls = AutoPeftModelForCausalLM if is_adapter else AutoModelForCausalLM
+    model = cls.from_pretrained(final, **options).eval()
+    if phase.config.quant.name in ("nf4", "fp4"):
+        load._keep_gradients(model)  # off the path that computes in bf16, which would hide a difference
+    return model
+
+
+def check(stage: str, method: str, phase: Watched, run_dir: RunDir) -> None:
+    losses = metrics(run_dir, "loss")
+    assert len(losses) == 3 and all(map(math.isfinite, losses))
+    assert all(norm > 0 for norm in metrics(run_dir, "grad_norm"))
+    assert phase.before.keys() == phase.after.keys()
+    changed = {name for name, value in phase.before.items() if not torch.equal(value, phase.after[name])}
+    assert changed == expected(stage, method, set(phase.before))
+
+    from transformers import AutoTokenizer
+
+    model = reloaded(phase, run_dir.final)
+    tokenizer = AutoTokenizer.from_pretrained(run_dir.final)
+    with torch.no_grad():
+        logits = model(input_ids=IDS).logits
+        given = logits[:, 0] if stage == "rm" else logits
+        torch.testing.assert_close(given, phase.given, atol=1e-4, rtol=1e-4)
+        if stage == "rm":
+            return
+        prompt = "Once"
+        if stage != "pt":
+            prompt = Template.of(tokenizer, None).prompt([{"role": "user", "content": "Say the word red."}])
+        asked = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
+        written = model.generate(**asked, max_new_tokens=8, do_sample=False)[0, asked["input_ids"].shape[1] :]
+    assert 1 <= len(written) <= 8
+    assert tokenizer.decode(written, skip_special_tokens=True).strip()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("stage", STAGES)
+def test_each_stage_with_each_method(stage, method, trained):
+    phase, run_dir = trained(stage, f"method={method}")
+    check(stage, method, phase, run_dir)

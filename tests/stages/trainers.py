@@ -1,0 +1,62 @@
+"""What the engine makes of a command line, without its run directory; and a model's own word on a sample."""
+
+from __future__ import annotations
+
+import importlib
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import set_seed
+
+from ftlab.data import registry
+from ftlab.data.prepare import prepare, split_parts
+from ftlab.data.store import PackedRows, Sample
+from ftlab.model.adapter import apply_method
+from ftlab.model.load import fit_embeddings, load_model
+from ftlab.model.score import attach_score
+from ftlab.stages import TRAINERS, TRL_TRAINERS
+from ftlab.stages.common import StageTrainer
+from ftlab.stages.tokens import tokens_of
+from tests.runs import make_run
+
+
+def a_trainer(folder: Path, *overrides: str) -> tuple[Any, PackedRows]:
+    """The trainer and its rows; no validation."""
+    run = make_run(*overrides)
+    tokens = tokens_of(run)
+    sources = registry.resolve(run.data, run.stage.name)
+    parts = split_parts(sources, run.data, run.seed)
+    rows = prepare(sources, parts, run.data, run.seed, tokens.template, tokens.tokenizer).train
+    set_seed(run.seed)
+    model = load_model(run)
+    fit_embeddings(model, tokens.tokenizer)
+    if run.stage.name == "rm":
+        attach_score(model)
+    model = apply_method(model, run, list(tokens.additions.tokens.values()))
+    module, name = (TRL_TRAINERS if run.train.engine == "trl" else TRAINERS)[run.stage.name].split(":")
+    return getattr(importlib.import_module(module), name)(run, model, tokens.tokenizer, rows, None, str(folder)), rows
+
+
+def samples_of(rows: PackedRows) -> list[Sample]:
+    return [sample for row in rows for sample in row.samples]
+
+
+@torch.no_grad()
+def plain_logprobs(model: Any, sample: Sample) -> Tensor:
+    """log p of each learned token: one sample, all its logits, in float64 from there on."""
+    ids = torch.tensor(sample.input_ids, dtype=torch.long)
+    logits = model(input_ids=ids[None], use_cache=False).logits[0].double()
+    places = torch.tensor(sample.learned).nonzero()[:, 0]
+    return logits.log_softmax(-1)[places - 1, ids[places]]
+
+
+def trained(trainer: Any) -> list[dict[str, float]]:
+    """What it logs of each step."""
+    if isinstance(trainer, StageTrainer):
+        trainer.begin(lambda *_: nullcontext(SimpleNamespace(advance=lambda _: None)))
+    trainer.train()
+    return [entry for entry in trainer.state.log_history if "loss" in entry]
