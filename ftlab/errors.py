@@ -74,6 +74,10 @@ class RunDirError(FtlabError, OSError):
     """The run directory cannot be made, written, read or continued."""
 
 
+class NotReproducedError(FtlabError, RuntimeError):
+    """A run that was run again did not come to the same."""
+
+
 class DivergedError(FtlabError, ArithmeticError):
     """The loss is no longer a number."""
 
@@ -82,6 +86,15 @@ class Interrupted(FtlabError):
     """The user stopped the run (Ctrl-C); what there is has been saved."""
 
     exit_code = 130
+
+
+class Preempted(Interrupted):
+    """A scheduler stopped the run (SIGTERM, SIGUSR1); what there is has been saved, and starting it again goes on.
+
+    The exit code is EX_TEMPFAIL of sysexits.h: what launchers take for "try again".
+    """
+
+    exit_code = 75
 
 
 def nearest(word: str, known: Iterable[str], limit: int = 2) -> list[str]:

@@ -38,7 +38,7 @@ def make_run(loader) -> Callable[..., Run]:
 
     def make(*overrides: str, config_dir: Path | None = None) -> Run:
         chosen = compose.config_loader(str(config_dir)) if config_dir else loader
-        return compose.validate(compose.compose(overrides, chosen))
+        return compose.read(overrides, chosen)
 
     return make
 

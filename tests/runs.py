@@ -6,16 +6,16 @@ import json
 from pathlib import Path
 
 from ftlab.config import arguments
-from ftlab.config.compose import compose, validate
+from ftlab.config.compose import read
 from ftlab.engine.start import resume, train
-from ftlab.rundir import RunDir, sha256
+from ftlab.rundir import TIMES, RunDir, sha256
 from ftlab.schema import Run
 
 FAST = ("eval.golden_rows=4", "eval.samples=2", "eval.max_new_tokens=8", "train.logging_steps=1", "train.max_steps=6")
 
 
 def make_run(*overrides: str) -> Run:
-    return validate(compose(arguments.read(overrides).overrides))
+    return read(arguments.read(overrides).overrides)
 
 
 def train_run(folder: Path, *overrides: str) -> RunDir:
@@ -34,6 +34,11 @@ def resume_run(folder: Path) -> RunDir:
 def metrics(run_dir: RunDir, key: str) -> list[float]:
     lines = [json.loads(line) for line in run_dir.metrics.read_text().splitlines()]
     return [line[key] for line in lines if key in line]
+
+
+def logged(run_dir: RunDir) -> list[dict]:
+    """Every line of ``metrics.jsonl``, times aside."""
+    return [{key: value for key, value in line.items() if key not in TIMES} for line in run_dir.logged()]
 
 
 def final_hash(run_dir: RunDir) -> str:

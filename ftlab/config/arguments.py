@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-from ftlab.config.paths import config_dir, shipped, task_names
+from ftlab.config import phases, registered
+from ftlab.config.paths import config_dir, group_names, task_names
 from ftlab.errors import ConfigError, Mistake, nearest
 
 # Hydra's flags that take the next argument as their value.
@@ -111,6 +112,8 @@ def read(argv: Sequence[str]) -> Arguments:
     own = declared.keys() - {"name", "words"}
     overrides += [_switched(flag, declared) for flag in switches]
     overrides = [f"++{o}" if _OPEN.match(o) else o for o in overrides]
+    groups = group_names()
+    overrides = [phases.carried(override, groups) for override in overrides]
     # A task's own key may be written bare, or after the task's name.
     overrides = [
         f"task.{bare}" if re.split(r"[.=]", bare := o.removeprefix(f"{task}."), maxsplit=1)[0] in own else o
@@ -128,25 +131,14 @@ def _with_registered(overrides: Sequence[str], flags: Sequence[str]) -> list[str
     found = []
     for override in overrides:
         key, _, name = override.partition("=")
-        if key == "data" and _PLAIN_VALUE.match(name) and name in _registry(overrides):
+        if key == "data" and _PLAIN_VALUE.match(name) and name in registered.names(overrides):
             own = Arguments("", tuple(flags), ()).flag("--config-dir", "-cd")
             folders = [config_dir(), *([Path(own)] if own else [])]
             if not any((folder / "data" / f"{name}.yaml").is_file() for folder in folders):
-                found += ["data=registered", f"data.name={name}"]
+                found += [f"data={registered.CHOICE}", f"data.name={name}"]
                 continue
         found.append(override)
     return found
-
-
-def _registry(overrides: Sequence[str]) -> Collection[str]:
-    """Names in the registry that the command line chooses; what is wrong with it is found when it is used."""
-    chosen = [o.partition("=")[2] for o in overrides if o.startswith("data.registry=")]
-    path = Path(chosen[-1].strip("'\"") if chosen else shipped("dataset/dataset_info.yaml"))
-    try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return ()
-    return entries.keys() if isinstance(entries, dict) else ()
 
 
 def _switched(flag: str, declared: Mapping[str, object]) -> str:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
+from ftlab.config import phases
 from ftlab.config.arguments import Arguments
-from ftlab.config.compose import compose, config_loader, validate
+from ftlab.config.compose import compose, config_loader, group_choices, read
 from ftlab.errors import ConfigError, Mistake, nearest
 
 
@@ -48,8 +48,8 @@ def check(arguments: Arguments) -> None:
     _given_once(overrides, mistakes)
     if not mistakes and all(_is_good(lines, loader, config_name) for lines in _variants(overrides)):
         return
-    groups = set(loader.list_groups(""))
-    chosen = [o for o in overrides if o.key_or_group in groups and _group_is_right(o, loader, mistakes)]
+    groups = group_choices(loader)
+    chosen = [o for o in overrides if o.key_or_group in groups and _group_is_right(o, groups, mistakes)]
     rest = [o for o in overrides if o.key_or_group not in groups]
     try:
         cfg = compose(_first_values(chosen), loader, config_name)
@@ -73,7 +73,7 @@ def loader_of(arguments: Arguments) -> tuple[ConfigLoaderImpl, str]:
 
 def _is_good(lines: list[str], loader: ConfigLoaderImpl, config_name: str) -> bool:
     try:
-        validate(compose(lines, loader, config_name))
+        read(lines, loader, config_name)
     except (HydraException, ValueError, YAMLError):
         return False
     return True
@@ -91,12 +91,8 @@ def _parse(lines: Sequence[str], mistakes: list[Mistake]) -> list[Override]:
     return parsed
 
 
-def _group_is_right(override: Override, loader: ConfigLoaderImpl, mistakes: list[Mistake]) -> bool:
-    options = [
-        option
-        for option in loader.get_group_options(override.key_or_group, results_filter=ObjectType.CONFIG)
-        if not option.startswith("_")
-    ]
+def _group_is_right(override: Override, groups: Mapping[str, Sequence[str]], mistakes: list[Mistake]) -> bool:
+    options = groups[override.key_or_group]
     values = list(override.sweep_string_iterator()) if override.is_sweep_override() else [override.value()]
     wrong = [value for value in values if value is None or str(value) not in options]
     for value in wrong:
@@ -112,8 +108,8 @@ def _group_is_right(override: Override, loader: ConfigLoaderImpl, mistakes: list
 
 def _key_is_known(override: Override, cfg: DictConfig, groups: Sequence[str], mistakes: list[Mistake]) -> bool:
     parts = override.key_or_group.split(".")
-    if "/" in override.key_or_group or (parts[0] == "phases" and len(parts) > 1):
-        return True
+    if "/" in override.key_or_group or parts[0] == phases.CARRIER:
+        return True  # a phase's keys are judged when it is composed
     node = cfg
     for i, part in enumerate(parts):
         is_open = ".".join(parts[:i]) in ("data.columns", "data.tags", "model.recommended.learning_rate")
@@ -171,7 +167,7 @@ def _variants(overrides: Sequence[Override]) -> Iterator[list[str]]:
 
 def _judge(lines: list[str], loader: ConfigLoaderImpl, config_name: str, mistakes: list[Mistake]) -> None:
     try:
-        validate(compose(lines, loader, config_name))
+        read(lines, loader, config_name)
     except ConfigError as error:
         mistakes.extend(error.mistakes)
         # Rules across groups are looked at only when every value is right in itself: leave the wrong ones out.

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, get_args, get_origin
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.object_type import ObjectType
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
+from ftlab.config import phases
 from ftlab.config.paths import config_dir, shipped
 from ftlab.config.rules import cross_group_mistakes
 from ftlab.errors import ConfigError, Mistake, nearest
-from ftlab.schema import Run
+from ftlab.schema import PhaseEntry, Run
 
 # What pydantic puts into a location for the members of a plain union: ``literal['auto']``, ``constrained-int``.
 _UNION_TAG = re.compile(r"^(?:[a-z]+\[.*\]|constrained-\w+)$")
@@ -48,25 +51,67 @@ def compose(
     return cfg
 
 
-def validate(cfg: DictConfig) -> Run:
+def read(lines: Sequence[str], loader: ConfigLoaderImpl | None = None, config_name: str = "config") -> Run:
+    """The run that ``lines`` ask for, its phases composed.
+
+    :raises ConfigError: every mistake at once. :raises hydra.errors.HydraException: what cannot even be composed.
+    """
+    loader = loader or config_loader()
+    return validate(compose(lines, loader, config_name), lines, loader, config_name)
+
+
+def group_choices(loader: ConfigLoaderImpl) -> dict[str, list[str]]:
+    """The choices of every config group."""
+    return {
+        group: [
+            option
+            for option in loader.get_group_options(group, results_filter=ObjectType.CONFIG)
+            if not option.startswith("_")
+        ]
+        for group in loader.list_groups("")
+    }
+
+
+def validate(
+    cfg: DictConfig,
+    lines: Sequence[str] | None = None,
+    loader: ConfigLoaderImpl | None = None,
+    config_name: str = "config",
+) -> Run:
     """Resolve and validate.
 
+    :param lines: the overrides that ``cfg`` was composed of, of which its phases are composed too.
     :raises ConfigError: every mistake at once, each with its key, value and what is allowed.
     """
     cfg = cfg.copy()
     OmegaConf.set_struct(cfg, False)
     cfg.pop("hydra", None)
     try:
-        values = OmegaConf.to_container(cfg, resolve=True)
+        values: Any = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError([Mistake(str(error.full_key or "config"), str(error).splitlines()[0])]) from None
+    entries, of_phases = values.pop("phases"), values.pop(phases.CARRIER, {})
+    wrong_phases: tuple[Mistake, ...] = ()
+    curriculum: tuple[PhaseEntry, ...] = ()
+    if entries or of_phases:
+        assert lines is not None, "phases are composed of the same overrides"
+        loader = loader or config_loader()
+        composer = partial(compose, loader=loader, config_name=config_name)
+        try:
+            curriculum = phases.expand(entries, of_phases, lines, group_choices(loader), composer, validate)
+        except ConfigError as error:
+            wrong_phases = error.mistakes
+    mistakes = []
     try:
-        run = Run.model_validate(values)
+        run = Run.model_validate({**values, "phases": curriculum})
+        if not wrong_phases:
+            mistakes = [Mistake(key, reason, value) for key, value, reason in cross_group_mistakes(run)]
     except ValidationError as error:
-        raise ConfigError([_mistake(detail) for detail in error.errors()]) from None
-    found = [Mistake(key, reason, value) for key, value, reason in cross_group_mistakes(run)]
-    if found:
-        raise ConfigError(found)
+        mistakes = [_mistake(detail) for detail in error.errors()]
+    said = {(mistake.key, str(mistake.value)) for mistake in mistakes}  # of the run, and so of every phase
+    mistakes += [m for m in wrong_phases if (m.key.split(".", 2)[-1], str(m.value)) not in said]
+    if mistakes:
+        raise ConfigError(mistakes)
     return run
 
 

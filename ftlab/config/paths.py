@@ -19,3 +19,7 @@ def config_dir() -> Path:
 
 def task_names() -> list[str]:
     return sorted(path.stem for path in (config_dir() / "task").glob("*.yaml"))
+
+
+def group_names() -> list[str]:
+    return sorted(path.name for path in config_dir().iterdir() if path.is_dir())

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
-from ftlab.schema import DpoStage, Format, PpoStage, Run, Stage
+from ftlab.schema import DpoStage, Format, PpoStage, Run, SftStage, Stage
+
+TRL_STAGES = ("sft", "rm", "dpo", "kto")  # that train.engine=trl has a trainer for
 
 
 def cross_group_mistakes(run: Run) -> list[tuple[str, Any, str]]:
@@ -15,16 +17,10 @@ def cross_group_mistakes(run: Run) -> list[tuple[str, Any, str]]:
             ("quant", run.quant.name, f"quantized weights cannot be trained whole; method={run.method.name} needs "
              "quant=none, or use method=qlora")
         )  # fmt: skip
-    if run.method.name == "freeze" and not run.method.trainable_layers:
-        found.append(
-            ("method.trainable_layers", run.method.trainable_layers, "method=freeze needs a number other than 0: n "
-             "trains the last n decoder layers, -n the first n")
-        )  # fmt: skip
-    if run.method.trainable_layers and abs(run.method.trainable_layers) > run.model.architecture.layers:
-        found.append(
-            ("method.trainable_layers", run.method.trainable_layers,
-             f"model={run.model.name} has {run.model.architecture.layers} decoder layers")
-        )  # fmt: skip
+    found += _method_mistakes(run) + _training_mistakes(run)
+    if run.lora.variant != "loraplus" and run.lora.loraplus_ratio is not None:
+        reason = f"only lora=loraplus has it, and this is lora.variant={run.lora.variant}"
+        found.append(("lora.loraplus_ratio", run.lora.loraplus_ratio, reason))
     if run.lora.variant == "loraplus" and run.lora.loraplus_ratio is None:
         found.append(("lora.loraplus_ratio", None, "lora.variant=loraplus needs a ratio; lora=loraplus sets it to 16"))
     if run.quant.name != "none" and run.lora.variant == "pissa":
@@ -40,6 +36,8 @@ def cross_group_mistakes(run: Run) -> list[tuple[str, Any, str]]:
             )
         )
     found += _stage_mistakes(run.stage)
+    if run.train.engine == "trl" and not run.phases:
+        found += _not_trls(run)
     if not run.phases and run.data.max_length > run.model.architecture.max_positions:
         found.append(
             ("data.max_length", run.data.max_length, f"model={run.model.name} has a context of "
@@ -67,9 +65,73 @@ def cross_group_mistakes(run: Run) -> list[tuple[str, Any, str]]:
         found.append(("deepspeed", run.deepspeed.name, "ZeRO-3 cannot shard int8 weights; use z2 or quant=nf4"))
     if run.deepspeed.stage is not None and run.hardware.fsdp:
         found.append(("hardware.fsdp", True, "FSDP and DeepSpeed both shard; choose one"))
-    names = [phase.name for phase in run.phases]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    return found + [("phases", name, "two phases have this name") for name in twice]
+    return found
+
+
+def _method_mistakes(run: Run) -> list[tuple[str, Any, str]]:
+    """What trains of the base model, where that is a part of it."""
+    method = run.method
+    found: list[tuple[str, Any, str]] = []
+    besides = {"train_embeddings": method.train_embeddings, "train_norms": method.train_norms}
+    if method.name != "freeze":
+        given = {"trainable_modules": method.trainable_modules, **besides}
+        reason = f"only method=freeze has it, and this is method={method.name}"
+        found += [(f"method.{key}", value, reason) for key, value in given.items() if value]
+    elif not (method.trainable_layers or method.trainable_modules or any(besides.values())):
+        found.append(
+            ("method.trainable_layers", method.trainable_layers, "method=freeze needs a number other than 0: n "
+             "trains the last n decoder layers, -n the first n. Or name method.trainable_modules, or set "
+             "method.train_embeddings or method.train_norms")
+        )  # fmt: skip
+    if method.trainable_layers and abs(method.trainable_layers) > run.model.architecture.layers:
+        found.append(
+            ("method.trainable_layers", method.trainable_layers,
+             f"model={run.model.name} has {run.model.architecture.layers} decoder layers")
+        )  # fmt: skip
+    return found
+
+
+# What early stopping can look at: of every stage the loss, which for ppo and grpo is minus the reward.
+_MEASURES = {
+    "pt": {"loss", "perplexity"},
+    "sft": {"loss", "perplexity"},
+    "rm": {"loss", "accuracy"},
+    "dpo": {"loss", "preference_accuracy", "rewards/accuracies", "rewards/margins"},
+    "kto": {"loss", "rewards/accuracies"},
+    "orpo": {"loss", "preference_accuracy", "rewards/accuracies", "rewards/margins"},
+    "ppo": {"loss", "reward"},
+    "grpo": {"loss", "reward"},
+}
+
+
+def _training_mistakes(run: Run) -> list[tuple[str, Any, str]]:
+    train, stage, found = run.train, run.stage, list[tuple[str, Any, str]]()
+    if train.label_smoothing and stage.name not in ("pt", "sft"):
+        own = "; its own key is stage.label_smoothing" if isinstance(stage, DpoStage) else ""
+        reason = f"smooths the cross-entropy of pt and sft, and this is stage={stage.name}{own}"
+        found.append(("train.label_smoothing", train.label_smoothing, reason))
+    if train.engine == "trl":
+        ours: dict[str, float | None] = {"train.label_smoothing": train.label_smoothing}
+        if isinstance(stage, SftStage):
+            ours["stage.neftune_alpha"] = stage.neftune_alpha
+        found += [(key, value, "needs train.engine=ftlab") for key, value in ours.items() if value]
+    if train.optimizer.startswith(("galore", "apollo")) and run.method.name == "lora":
+        reason = f"projects whole weight matrices; method={run.method.name} has none that train, so use method=full"
+        found.append(("train.optimizer", train.optimizer, reason))
+    if train.early_stopping is None:
+        return found
+    if train.early_stopping_metric not in _MEASURES[stage.name]:
+        reason = f"stage={stage.name} measures {', '.join(sorted(_MEASURES[stage.name]))}"
+        found.append(("train.early_stopping_metric", train.early_stopping_metric, reason))
+    if train.engine == "trl" and train.early_stopping_metric != "loss":
+        found.append(("train.early_stopping_metric", train.early_stopping_metric, "train.engine=trl has loss alone"))
+    if run.data.split.validation == "none":
+        reason = "compares evaluations, and data.split.validation=none leaves nothing to evaluate on"
+        found.append(("train.early_stopping", train.early_stopping, reason))
+    if train.max_steps is not None and run.eval.steps > train.max_steps:
+        reason = f"more than train.max_steps={train.max_steps}: there is no evaluation to stop after"
+        found.append(("eval.steps", run.eval.steps, reason))
+    return found
 
 
 def _stage_mistakes(stage: Stage) -> list[tuple[str, Any, str]]:
@@ -80,7 +142,33 @@ def _stage_mistakes(stage: Stage) -> list[tuple[str, Any, str]]:
     if isinstance(stage, PpoStage) and stage.rollout_batch_size % stage.mini_batch_size:
         reason = f"does not divide stage.rollout_batch_size={stage.rollout_batch_size}"
         found.append(("stage.mini_batch_size", stage.mini_batch_size, reason))
+    if isinstance(stage, PpoStage) and stage.reward_model is None and not stage.rewards:
+        reason = "ppo needs something to reward: name reward functions, or a reward run in stage.reward_model"
+        found.append(("stage.rewards", "[]", reason))
     if isinstance(stage, PpoStage) and stage.kl_target is not None and stage.kl_coefficient == 0:
         reason = "kl_target moves the coefficient by a factor, and 0 stays 0; start from more than 0"
         found.append(("stage.kl_coefficient", stage.kl_coefficient, reason))
+    return found
+
+
+def _not_trls(run: Run) -> list[tuple[str, Any, str]]:
+    """What TRL's own trainers cannot do, or do otherwise under the same name."""
+    if run.stage.name not in TRL_STAGES:
+        reason = f"TRL's own trainers here are those of {', '.join(TRL_STAGES)}; stage={run.stage.name} needs "
+        return [("train.engine", "trl", f"{reason}train.engine=ftlab")]
+    found: list[tuple[str, Any, str]] = []
+    if run.stage.name == "kto" and run.train.micro_batch_size == 1:
+        reason = "TRL's KTO refuses one row at a time; use 2 or more, or train.engine=ftlab"
+        found.append(("train.micro_batch_size", 1, reason))
+    if not isinstance(run.stage, DpoStage):
+        return found
+    if run.stage.loss_type in ("simpo", "cpo"):
+        reason = "TRL's DPO has only losses with a reference; use train.engine=ftlab"
+        found.append(("stage.loss_type", run.stage.loss_type, reason))
+    if run.stage.loss_type == "sigmoid" and run.stage.label_smoothing:
+        reason = "TRL's DPO ignores it under loss_type=sigmoid; use robust, or train.engine=ftlab"
+        found.append(("stage.label_smoothing", run.stage.label_smoothing, reason))
+    if run.stage.sft_weight:
+        reason = "TRL averages this term over the tokens of a micro-batch and not over pairs; use train.engine=ftlab"
+        found.append(("stage.sft_weight", run.stage.sft_weight, reason))
     return found

@@ -5,9 +5,9 @@ Keys marked ``Operational`` may differ between the start of a run and its contin
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from ftlab.schema.base import (
     OPERATIONAL,
@@ -26,10 +26,14 @@ from ftlab.schema.data import Data, Hub, Split
 from ftlab.schema.model import Architecture, Lora, Method, Model, Quant, Recommended, RecommendedLora
 from ftlab.schema.stages import DpoStage, GrpoStage, KtoStage, OrpoStage, PpoStage, PtStage, RmStage, SftStage, Stage
 from ftlab.schema.tasks import (
+    DiffTask,
     EnvTask,
     ExplainTask,
     InitTask,
     InspectTask,
+    LsTask,
+    MineTask,
+    ReproduceTask,
     ResumeTask,
     Task,
     TaskGroup,
@@ -43,6 +47,7 @@ __all__ = [
     "Architecture",
     "Data",
     "Deepspeed",
+    "DiffTask",
     "DpoStage",
     "EnvTask",
     "Eval",
@@ -57,7 +62,9 @@ __all__ = [
     "InspectTask",
     "KtoStage",
     "Lora",
+    "LsTask",
     "Method",
+    "MineTask",
     "Model",
     "NonNegative",
     "NonNegativeFloat",
@@ -70,6 +77,7 @@ __all__ = [
     "Quant",
     "Recommended",
     "RecommendedLora",
+    "ReproduceTask",
     "ResumeTask",
     "RmStage",
     "Run",
@@ -98,11 +106,16 @@ class RunKeys(Group):
 
 
 class PhaseEntry(Group):
-    """A phase of a curriculum: a name, and overrides spelled as on the command line."""
+    """A phase of a curriculum, composed.
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    :param source: the phase or run directory whose policy it starts from; None: the model as it is configured.
+    :param config: what :class:`Run` has, as plain values.
+    """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    name: str
+    source: str | None
+    start: Literal["continue", "merge"]
+    config: dict[str, Any]
 
 
 class Run(Group):

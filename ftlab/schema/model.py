@@ -76,6 +76,9 @@ class Model(Group):
 class Method(Group):
     name: Literal["lora", "full", "freeze"]
     trainable_layers: int | None
+    trainable_modules: Annotated[tuple[str, ...], Field(min_length=1)] | None
+    train_embeddings: bool
+    train_norms: bool
 
 
 class Quant(Group):

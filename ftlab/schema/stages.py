@@ -54,6 +54,8 @@ class PpoStage(Group):
     name: Literal["ppo"]
     reward_model: str | None
     rewards: tuple[str, ...]
+    reward_weights: tuple[float, ...] | None
+    on_reward_error: Literal["stop", "skip"]
     rollout_batch_size: Positive
     ppo_epochs: Positive
     mini_batch_size: Positive

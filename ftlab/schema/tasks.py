@@ -7,8 +7,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ftlab.schema.base import (
+    Fraction,
     Group,
     NonNegative,
+    NonNegativeFloat,
+    Positive,
+    PositiveFloat,
 )
 
 
@@ -24,6 +28,12 @@ class ResumeTask(TaskGroup):
     name: Literal["resume"]
 
 
+class ReproduceTask(TaskGroup):
+    name: Literal["reproduce"]
+    out: str | None
+    force: bool
+
+
 class ExplainTask(TaskGroup):
     name: Literal["explain"]
     key: str | None
@@ -31,6 +41,8 @@ class ExplainTask(TaskGroup):
 
 class InspectTask(TaskGroup):
     name: Literal["inspect"]
+    step: Positive | None
+    phase: str | None
     split: Literal["train", "validation", "test", "golden"]
     rows: NonNegative
     check: NonNegative
@@ -47,6 +59,41 @@ class InitTask(TaskGroup):
     overwrite: bool
 
 
+class MineTask(TaskGroup):
+    name: Literal["mine"]
+    repo: str | None
+    out: str | None
+    revision: Annotated[str, Field(pattern=r"^[^-]")]
+    max_commits: Positive | None
+    max_file_kb: Positive
+    max_diff_kb: Positive
+    max_line: Positive
+    encoding: str | None
+    exclude: tuple[str, ...]
+    series: Literal["auto", "always", "never"]
+    series_hours: PositiveFloat
+    series_commits: Annotated[int, Field(ge=2)]
+    validation: Fraction
+    overwrite: bool
+
+
+class LsTask(TaskGroup):
+    name: Literal["ls"]
+    folder: str
+    sort: str
+    status: Literal["running", "finished", "stopped", "interrupted", "failed", "killed", "new", "unreadable"] | None
+    format: Literal["table", "json"]
+    limit: Positive | None
+
+
+class DiffTask(TaskGroup):
+    name: Literal["diff"]
+    first: str | None
+    second: str | None
+    format: Literal["table", "json"]
+    tolerance: NonNegativeFloat
+
+
 class EnvTask(TaskGroup):
     name: Literal["env"]
     format: Literal["text", "json"]
@@ -57,6 +104,16 @@ class VersionTask(TaskGroup):
 
 
 Task = Annotated[
-    TrainTask | ResumeTask | InspectTask | InitTask | ExplainTask | EnvTask | VersionTask,
+    TrainTask
+    | ResumeTask
+    | ReproduceTask
+    | InspectTask
+    | InitTask
+    | MineTask
+    | ExplainTask
+    | LsTask
+    | DiffTask
+    | EnvTask
+    | VersionTask,
     Field(discriminator="name"),
 ]

@@ -16,6 +16,16 @@ from ftlab.schema.base import (
     operational,
 )
 
+# Names of transformers' OptimizerNames; those that are not here cannot do what a step is in this project.
+Optimizer = Literal[
+    "adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop",
+    "adamw_8bit", "adamw_bnb_8bit", "ademamix", "ademamix_8bit", "lion_32bit", "lion_8bit",
+    "paged_adamw_32bit", "paged_adamw_8bit", "paged_ademamix_32bit", "paged_ademamix_8bit", "paged_lion_32bit",
+    "paged_lion_8bit", "rmsprop_bnb", "rmsprop_bnb_32bit", "rmsprop_bnb_8bit",
+    "adamw_torch_4bit", "adamw_torch_8bit", "apollo_adamw", "galore_adafactor", "galore_adamw",
+    "grokadamw", "stable_adamw",
+]  # fmt: skip
+
 
 class Train(Group):
     learning_rate: PositiveFloat
@@ -25,10 +35,8 @@ class Train(Group):
     warmup_ratio: Fraction
     weight_decay: NonNegativeFloat
     max_grad_norm: NonNegativeFloat
-    optimizer: Literal[
-        "adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "adafactor",
-        "lion_8bit", "sgd",
-    ]  # fmt: skip
+    label_smoothing: Fraction
+    optimizer: Optimizer
     adam_betas: tuple[Fraction, Fraction]
     epochs: PositiveFloat
     max_steps: Positive | None
@@ -39,7 +47,11 @@ class Train(Group):
     logging_steps: Annotated[Positive, operational]
     save_steps: Annotated[Positive, operational]
     save_total_limit: Annotated[Positive | None, operational]
+    loss_spike: Annotated[Annotated[float, Field(gt=1)] | None, operational]
     early_stopping: Positive | None
+    early_stopping_metric: Literal[
+        "loss", "perplexity", "accuracy", "preference_accuracy", "rewards/accuracies", "rewards/margins", "reward"
+    ]
     on_oom: Annotated[Literal["stop", "halve"], operational]
     engine: Literal["ftlab", "trl"]
 
@@ -71,4 +83,10 @@ class Hardware(Group):
 
 class Tracker(Group):
     name: Literal["tensorboard", "wandb", "mlflow", "none"]
-    project: str
+    also: tuple[Literal["tensorboard", "wandb", "mlflow"], ...]
+    project: Annotated[str, Field(min_length=1)]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every tracker that is asked for, once."""
+        return tuple(name for name in dict.fromkeys((self.name, *self.also)) if name != "none")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ftlab.config import arguments
-from ftlab.config.compose import compose, validate
+from ftlab.config.compose import read
 from ftlab.data import registry
 from ftlab.data.encode import Encoder
 from ftlab.data.formats import Conversation
@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @functools.cache
 def _composed(overrides: tuple[str, ...]) -> Run:
-    return validate(compose(arguments.read(("data.cache=null", *overrides)).overrides))
+    return read(arguments.read(("data.cache=null", *overrides)).overrides)
 
 
 def _run(overrides: tuple[str, ...]) -> Run:

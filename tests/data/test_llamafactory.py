@@ -147,6 +147,6 @@ def test_sets_of_theirs_that_do_not_fit_the_stage(theirs):
     for name, stage, format_ in (("wiki", "sft", "text"), ("tools", "pt", "sharegpt"), ("dpo", "sft", "preference")):
         with pytest.raises(ConfigError) as caught:
             theirs(name, stage)
-        assert f"data.format={format_}: stage={stage} trains on " in str(caught.value)
-    assert "registered sets of that kind: chat, deep, few, identity" not in str(caught.value)
-    assert "registered sets of that kind: chat, deep, identity, openai, openai_bare, orca, tools." in str(caught.value)
+        assert f"data.name={name}: has {format_} rows, and stage={stage} trains on " in str(caught.value)
+    assert "to be chosen with data=NAME: chat, deep, few, identity" not in str(caught.value)
+    assert "to be chosen with data=NAME: chat, deep, identity, openai, openai_bare, orca, tools." in str(caught.value)

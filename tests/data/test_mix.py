@@ -191,12 +191,12 @@ def test_an_empty_file(bench, write):
     [
         (
             ["stage=sft", "data.name=preferences"],
-            "data.format=preference: stage=sft trains on alpaca or sharegpt or messages or instruction or "
-            "prompt_completion rows; registered sets of that kind: ",
+            "data.name=preferences: has preference rows, and stage=sft trains on conversations, or instructions with "
+            "their answers (data.format=alpaca or sharegpt or messages or instruction or prompt_completion); ",
         ),
         (
             ["stage=pt", "data.name=instructions"],
-            "data.format=alpaca: stage=pt trains on text rows; registered sets of that kind: ",
+            "data.name=instructions: has alpaca rows, and stage=pt trains on plain text (data.format=text); ",
         ),
     ],
 )
@@ -204,7 +204,7 @@ def test_rows_that_the_stage_cannot_train_on(bench, overrides, reason):
     with pytest.raises(ConfigError) as caught:
         bench.parts(*overrides)
     assert reason in str(caught.value)
-    shipped = str(caught.value).partition(reason)[2].partition(".")[0].split(", ")
+    shipped = str(caught.value).partition(" to be chosen with data=NAME: ")[2].partition(".")[0].split(", ")
     expected = {"stage=sft": "instructions", "stage=pt": "phase1_foundation"}[overrides[0]]
     assert expected in shipped
     assert overrides[1].removeprefix("data.name=") not in shipped

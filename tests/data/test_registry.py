@@ -164,13 +164,15 @@ def test_all_mistakes_of_a_choice_at_once(refused, folder):
     found = refused("data.name=[faqs, pairs, faq, faq]", "data.columns={inptu: a}", "data.tags={usr: b}",
                     "data.probabilities=[0.5, 0.5]", "data.hub.split=x", "data.split.test=hf://a/b")  # fmt: skip
     known = "code, faq, gone, lost, pairs, quiz, talks, zoo"
-    sft = "stage=sft trains on alpaca or sharegpt or messages or instruction or prompt_completion rows"
+    sft = "alpaca or sharegpt or messages or instruction or prompt_completion"
     assert found == [
         "data.name=faq: is named twice; data.num_samples takes rows more than once.",
         "data.probabilities=[0.5, 0.5]: is of interleaved sets: data.mix=interleave_under or data.mix=interleave_over.",
         "data.probabilities=[0.5, 0.5]: must have one entry for each of the 4 sets, not 2.",
         f"data.name=faqs: not in the registry {folder}/sets.yaml. Known: {known}. Did you mean faq?",
-        f"data.format=preference: of pairs: {sft}; registered sets of that kind: faq, gone, lost, quiz, talks, zoo.",
+        "data.name=pairs: has preference rows, and stage=sft trains on conversations, or instructions with their "
+        f"answers (data.format={sft}); preference rows are for stage=rm or dpo or orpo. Sets for this stage, to be "
+        "chosen with data=NAME: faq, gone, lost, quiz, talks, zoo.",
         f"data.columns.inptu=a: format preference has no such column. Known: {', '.join(COLUMNS['preference'])}. "
         "Did you mean input?",
         f"data.tags.usr=b: no such tag. Known: {', '.join(TAGS)}. Did you mean user?",

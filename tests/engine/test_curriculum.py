@@ -1,0 +1,99 @@
+"""A run of several phases: what one hands to the next, and that stopping between them changes nothing."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ftlab.errors import NotReadyError, RunDirError
+from tests.runs import final_hash, metrics, train_run
+
+SMALL = (
+    "train.max_steps=3", "train.logging_steps=1", "data.max_samples=40", "eval.golden_rows=2", "eval.samples=1",
+    "eval.max_new_tokens=4", "eval.steps=3",
+)  # fmt: skip
+THREE = ("phases=[{name: read, stage: pt}, {name: instruct, stage: sft}, {name: prefer, stage: dpo}]", *SMALL)
+
+
+def test_three_phases_in_one_go_or_one_at_a_time(tmp_path):
+    """The adapter that trains is one; the reference of the preference phase is the policy as that phase found it."""
+    whole = train_run(tmp_path / "whole", *THREE)
+    assert whole.manifest()["status"] == "finished"
+    assert list(whole.manifest()["phases"]) == ["read", "instruct", "prefer"]
+    lines = [json.loads(line) for line in whole.metrics.read_text().splitlines()]
+    assert abs(next(line["rewards/margins"] for line in lines if "rewards/margins" in line)) <= 1e-6
+    steps = [(line["phase"], line["step"], line["global_step"]) for line in lines if "loss" in line]
+    assert steps == [(name, s, 3 * i + s) for i, name in enumerate(("read", "instruct", "prefer")) for s in (1, 2, 3)]
+    seen = [line["total_tokens"] for line in lines if "loss" in line]
+    assert seen == sorted(seen)
+    assert seen[-1] == sum(phase["tokens"] for phase in whole.manifest()["phases"].values())
+    assert whole.final.resolve() == (whole.path / "phases" / "03-prefer" / "final").resolve()
+
+    for chosen in ("[read]", "[instruct,prefer]"):
+        parts = train_run(tmp_path / "parts", *THREE, f"run.phases={chosen}")
+        assert parts.manifest()["status"] == ("stopped" if chosen == "[read]" else "finished")
+    assert final_hash(parts) == final_hash(whole)
+    assert metrics(parts, "loss") == metrics(whole, "loss")
+
+
+def test_a_phase_goes_on_where_the_one_before_ended(tmp_path):
+    run = train_run(tmp_path / "run", *THREE[1:], "phases=[{name: a, stage: sft}, {name: b, stage: sft}]")
+    validation = [json.loads((run.samples / f"{name}.json").read_text())["values"] for name in ("a-after", "b-before")]
+    assert validation[0]["validation loss"] == validation[1]["validation loss"]
+
+
+def test_a_merged_start_is_the_same_policy_with_a_new_adapter(tmp_path):
+    given = ("phases=[{name: a, stage: sft}, {name: b, stage: sft, start: merge, lora.r: 4}]", *SMALL)
+    run = train_run(tmp_path / "run", *given)
+    before, after = (json.loads((run.samples / f"{name}.json").read_text()) for name in ("a-after", "b-before"))
+    assert before["values"]["validation loss"] == pytest.approx(after["values"]["validation loss"], abs=1e-5)
+    folder = run.path / "phases" / "02-b"
+    adapter = load_file(folder / "final" / "adapter_model.safetensors")
+    assert {tensor.shape[0] for name, tensor in adapter.items() if "lora_A" in name} == {4}
+    from peft import AutoPeftModelForCausalLM
+
+    served = AutoPeftModelForCausalLM.from_pretrained(folder / "final")
+    assert torch.isfinite(served(input_ids=torch.tensor([[5, 6, 7]])).logits).all()
+
+
+def test_a_phase_may_start_from_another_run(tmp_path):
+    first = train_run(tmp_path / "first", *SMALL)
+    entry = f"phases=[{{name: again, stage: sft, from: '{first.path}'}}]"
+    second = train_run(tmp_path / "second", entry, *SMALL)
+    ended = json.loads((first.samples / "sft-after.json").read_text())["values"]["validation loss"]
+    began = json.loads((second.samples / "again-before.json").read_text())["values"]["validation loss"]
+    assert ended == began
+
+
+def test_a_reward_model_of_the_same_run_rewards(tmp_path):
+    numbers = ("phases.reinforce.stage.rollout_batch_size=8", "phases.reinforce.stage.mini_batch_size=4",
+               "phases.reinforce.stage.max_new_tokens=8")  # fmt: skip
+    run = train_run(tmp_path / "run", "phase=rlhf", *SMALL, *numbers)
+    assert list(run.manifest()["phases"]) == ["instruct", "judge", "reinforce"]
+    policy = load_file(run.path / "phases" / "01-instruct" / "final" / "adapter_model.safetensors")
+    judge = load_file(run.path / "phases" / "02-judge" / "final" / "adapter_model.safetensors")
+    assert any("score" in name for name in judge)
+    assert not any("score" in name for name in policy)
+
+
+def test_a_phase_whose_start_is_not_there_yet(tmp_path):
+    with pytest.raises(RunDirError, match=r"Phase read of .* is not finished, and another one starts from it\. Run it"):
+        train_run(tmp_path / "run", *THREE, "run.phases=[instruct]")
+
+
+def test_what_a_phase_lacks_is_said_with_its_name_before_anything_runs(tmp_path):
+    with pytest.raises(NotReadyError, match=r"Phase b: This run cannot start here:\n  - .*nowhere\.json"):
+        train_run(
+            tmp_path / "run",
+            "phases=[{name: a, stage: sft}, {name: b, data.path: nowhere.json, data.format: alpaca}]", *SMALL,
+        )  # fmt: skip
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_with_another_curriculum_is_refused(tmp_path):
+    train_run(tmp_path / "run", *THREE, "run.phases=[read]")
+    with pytest.raises(RunDirError, match=r"phases\.prefer\.stage\.beta: 0\.1 there, 0\.5 here"):
+        train_run(tmp_path / "run", *THREE, "phases.prefer.stage.beta=0.5")
