@@ -11,15 +11,19 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from ftlab.config import arguments, check, compose, paths
+from ftlab.config import arguments, check, compose, paths, phases
 from ftlab.errors import FtlabError, Interrupted
 
 # task -> the function that runs it; imported only when it is chosen
 TASKS = {
     "train": "ftlab.engine.start:train",
     "resume": "ftlab.engine.start:resume",
+    "reproduce": "ftlab.engine.reproduce:reproduce",
     "inspect": "ftlab.use.inspect:inspect",
     "init": "ftlab.use.init:init",
+    "mine": "ftlab.use.mine:mine",
+    "ls": "ftlab.use.ls:ls",
+    "diff": "ftlab.use.diff:diff",
     "explain": "ftlab.use.explain:explain",
     "env": "ftlab.use.environment:environment",
     "version": "ftlab.use.environment:version",
@@ -51,8 +55,9 @@ def _hydra_main(cfg: DictConfig) -> None:
     if in_sweep and cfg.run.name is None and cfg.run.dir is None:
         cfg.run.dir = job.runtime.output_dir
     try:
-        run = compose.validate(cfg)
-        call(TASKS[run.task.name], run, [*arguments.read(sys.argv[1:]).single_flags, *job.overrides.task])
+        given = arguments.read(sys.argv[1:])
+        run = compose.validate(cfg, job.overrides.task, *check.loader_of(given))
+        call(TASKS[run.task.name], run, [*given.single_flags, *map(phases.as_typed, job.overrides.task)])
     except FtlabError as error:
         code = report(error)
         if in_sweep and not isinstance(error, Interrupted):

@@ -2,21 +2,50 @@
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Collection
+from importlib.util import find_spec
 from pathlib import Path
 
 from ftlab.data import registry
 from ftlab.data.hub import answers
 from ftlab.data.prepare import check_first_rows
-from ftlab.errors import DataError, NotReadyError
-from ftlab.schema import Run
-from ftlab.stages import TRAINERS, generations
+from ftlab.errors import ConfigError, DataError, FtlabError, NotReadyError
+from ftlab.model import prequantized, saved_adapter
+from ftlab.plan import Phase, Plan
+from ftlab.schema import DpoStage, PpoStage, Run
+from ftlab.stages import TRAINERS, generations, optimizers, rewards
 
 
-def check(run: Run) -> None:
-    """:raises NotReadyError: everything that is missing, at once.
+def check_plan(plan: Plan) -> None:
+    """Every phase that will run.
+
+    :raises NotReadyError, ConfigError, DataError: as :func:`check` does; of a curriculum what every phase lacks.
+    """
+    chosen = plan.phases[0].config.run.phases
+    phases = [phase for phase in plan.phases if chosen is None or phase.name in chosen]
+    given = {line.partition("=")[0].lstrip("+") for line in plan.overrides}
+    lacking = []
+    for phase in phases:
+        try:
+            check(phase.config, _no_adapter(plan, phase, given))
+        except FtlabError as error:
+            if len(plan.phases) == 1:
+                raise
+            lacking.append(f"Phase {phase.name}: {error}")
+    if lacking:
+        raise NotReadyError("\n".join(lacking))
+
+
+def check(run: Run, adapter: Collection[str] | None = None) -> None:
+    """:param adapter: what is wrong with the adapter that a run starts from; None to look at ``model.adapter``.
+    :raises NotReadyError: everything that is missing, at once.
     :raises ConfigError, DataError: the data does not exist or does not fit.
     """
     missing = [f"{key} is not in this build yet" for key in _not_built(run)]
+    if isinstance(run.stage, PpoStage) and (mistakes := rewards.check_stage(run.stage)):
+        raise ConfigError(mistakes)
     if run.stage.name == "grpo":
         generations.check(run)
         missing += filter(None, [generations.lacks_vllm(run)])
@@ -25,7 +54,11 @@ def check(run: Run) -> None:
         check_first_rows(sources, run.data)
     except DataError as error:
         missing.append(str(error))
-    missing += _unreachable_model(run)
+    missing += filter(None, [optimizers.lacks_package(run)])
+    missing += _lacking_trackers(run)
+    missing += _unreachable_model(run) or filter(None, [prequantized.why_not(run)])
+    missing += _unreachable_reference(run)
+    missing += why_no_adapter(run, ()) if adapter is None else adapter
     if missing:
         raise NotReadyError("\n".join(["This run cannot start here:", *(f"  - {line}" for line in missing)]))
 
@@ -34,53 +67,130 @@ def _not_built(run: Run) -> list[str]:
     """Valid choices whose machinery this build lacks."""
     lacking = {
         f"stage={run.stage.name}": run.stage.name not in TRAINERS,
-        "a curriculum of phases": bool(run.phases),
-        "lora.variant=loraplus": run.method.name == "lora" and run.lora.variant == "loraplus",
-        "stage.neftune_alpha": getattr(run.stage, "neftune_alpha", None) is not None,
         f"deepspeed={run.deepspeed.name}": run.deepspeed.stage is not None,
         "hardware.fsdp": run.hardware.fsdp,
         "more than one device": run.hardware.nodes > 1 or run.hardware.devices not in ("auto", 1),
-        f"tracker={run.tracker.name}": run.tracker.name not in ("tensorboard", "none"),
-        "train.early_stopping": run.train.early_stopping is not None,
         "train.on_oom=halve": run.train.on_oom == "halve",
         "eval.generate_every": run.eval.generate_every is not None,
-        "run.phases": run.run.phases is not None,
-        f"train.engine=trl for stage={run.stage.name}": run.train.engine == "trl" and run.stage.name != "sft",
     }
     return [key for key, is_lacking in lacking.items() if is_lacking]
 
 
+def _lacking_trackers(run: Run) -> list[str]:
+    """Trackers whose packages are not installed."""
+    needs = {"wandb": ["wandb"], "mlflow": ["mlflow"]}
+    if "MLFLOW_TRACKING_URI" not in os.environ or "sql" in os.environ["MLFLOW_TRACKING_URI"].partition(":")[0]:
+        needs["mlflow"] += ["sqlalchemy", "alembic"]  # which mlflow-skinny does without
+    return [
+        f"tracker={name} needs {' and '.join(lacking)}: pip install 'ftlab[{name}]'"
+        for name in run.tracker.names
+        if (lacking := [module for module in needs.get(name, []) if not _is_installed(module)])
+    ]
+
+
+def _is_installed(module: str) -> bool:
+    """A folder of the same name where the command is run, such as wandb makes, is no package."""
+    found = find_spec(module)
+    return found is not None and found.origin is not None
+
+
+def _no_adapter(plan: Plan, phase: Phase, given: Collection[str]) -> list[str]:
+    """What is wrong with the adapter that a phase starts from, where that is there already.
+
+    An earlier phase's is not, and the plan has compared what the two phases want of it.
+    """
+    if phase.source is None:
+        return why_no_adapter(phase.config, given)
+    folder = Path(phase.source) / "final"
+    is_phase = any(other.name == phase.source for other in plan.phases)
+    if is_phase or phase.start == "merge" or not (folder / saved_adapter.CONFIG).is_file():
+        return []
+    instead = f"begin a new one with phases.{phase.name}.start=merge"
+    return saved_adapter.why_not(phase.config, folder, f"the adapter of {phase.source}", instead, given)
+
+
+def why_no_adapter(run: Run, given: Collection[str]) -> list[str]:
+    """Why ``model.adapter`` cannot be started from, with what would do; empty when it can.
+
+    :param given: keys of the command line.
+    """
+    path = run.model.adapter
+    if path is None:
+        return []
+    if unreachable := _unreachable("model.adapter", path, "main", saved_adapter.CONFIG):
+        return unreachable
+    folder = Path(path) if Path(path).is_dir() else _cached(path, saved_adapter.CONFIG)
+    instead = "begin a new one with model.adapter=null"
+    return saved_adapter.why_not(run, folder, f"model.adapter={path}", instead, given)
+
+
+def _cached(path: str, file: str) -> Path:
+    """The folder of the hub's cache that has a file of a repository."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return Path(str(try_to_load_from_cache(path, file, revision="main"))).parent
+
+
 def _unreachable_model(run: Run) -> list[str]:
-    """Why the model's files cannot be read, with what would do; empty when they can."""
+    """Why the model cannot be trained, with what would do; empty when it can."""
     path = run.model.path
+    if unreachable := _unreachable("model.path", path, run.model.revision, "config.json"):
+        return unreachable
+    file = Path(path) / "config.json"
+    if not Path(path).is_dir():
+        return []
+    if not file.is_file():
+        return [f"model.path={path} has no config.json; it must be a folder in Hugging Face format"]
+    try:
+        classes = json.loads(file.read_text(encoding="utf-8")).get("architectures") or []
+    except (OSError, ValueError) as error:
+        return [f"model.path={path}: its config.json cannot be read ({error})"]
+    if classes and all(str(name).endswith("ForSequenceClassification") for name in classes):
+        said = f"model.path={path} is a reward model ({classes[0]}), which is nothing for stage={run.stage.name} to"
+        return [f"{said} start from; a reward model goes into stage.reward_model of stage=ppo"]
+    return []
+
+
+def _unreachable_reference(run: Run) -> list[str]:
+    path = run.stage.reference_model if isinstance(run.stage, DpoStage) else None
+    if path is None:
+        return []
+    key, files = "stage.reference_model", ("config.json", saved_adapter.CONFIG)
+    if unreachable := _unreachable(key, path, "main", files[0]):
+        return unreachable
+    if Path(path).is_dir() and not any((Path(path) / name).is_file() for name in files):
+        return [f"{key}={path} has neither {' nor '.join(files)}; it must be a model or an adapter on the run's own"]
+    return []
+
+
+def _unreachable(key: str, path: str, revision: str, file: str) -> list[str]:
+    """Why there is neither a folder nor a repository at ``path``, with what would do."""
     folder = Path(path)
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            return [f"model.path={path} has no config.json; it must be a folder in Hugging Face format"]
         return []
     if folder.is_absolute() or path.startswith(("./", "../", "~")):
-        return [f"model.path={path} does not exist"]
-    return _unreachable_on_hub(path, run.model.revision)
+        return [f"{key}={path} does not exist"]
+    return _unreachable_on_hub(key, path, revision, file)
 
 
-def _unreachable_on_hub(path: str, revision: str) -> list[str]:
+def _unreachable_on_hub(key: str, path: str, revision: str, file: str) -> list[str]:
     from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError
 
     instead = (
-        f"Give a folder with model.path=FOLDER, or copy the model into the cache {constants.HF_HUB_CACHE} "
+        f"Give a folder with {key}=FOLDER, or copy the model into the cache {constants.HF_HUB_CACHE} "
         f"(on a machine with a network: hf download {path}; HF_HOME moves the cache)"
     )
     try:
-        if isinstance(try_to_load_from_cache(path, "config.json", revision=revision), str):
+        if isinstance(try_to_load_from_cache(path, file, revision=revision), str):
             return []
         if constants.HF_HUB_OFFLINE or not answers(constants.ENDPOINT):
-            return [f"model.path={path} is not in the cache, and the hub cannot be reached. {instead}"]
-        hf_hub_download(path, "config.json", revision=revision)
+            return [f"{key}={path} is not in the cache, and the hub cannot be reached. {instead}"]
+        hf_hub_download(path, file, revision=revision)
     except GatedRepoError:
-        return [f"model.path={path} is gated: accept its licence on the hub and set HF_TOKEN. {instead}"]
+        return [f"{key}={path} is gated: accept its licence on the hub and set HF_TOKEN. {instead}"]
     except HFValidationError:
-        return [f"model.path={path} is neither a folder nor the id of a model on the hub (owner/name)"]
+        return [f"{key}={path} is neither a folder nor the id of a model on the hub (owner/name)"]
     except (HfHubHTTPError, OSError) as error:
-        return [f"model.path={path} cannot be read from the hub ({str(error).splitlines()[0]}). {instead}"]
+        return [f"{key}={path} cannot be read from the hub ({str(error).splitlines()[0]}). {instead}"]
     return []

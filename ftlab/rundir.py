@@ -5,26 +5,37 @@ It is the only hand-over between training and everything after it.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
 from ftlab.errors import RunDirError
-from ftlab.plan import Plan
+from ftlab.plan import Phase, Plan
 from ftlab.schema import OPERATIONAL, Run
 
 CHECKPOINT_MANIFEST = "checkpoint.json"
+LATEST = "latest"  # below outputs/: a link to the run that was started last
+# Keys of a line of metrics.jsonl in which even equal runs differ.
+TIMES = ("time", "seconds", "tokens_per_second", "mfu", "gpu_utilization", "gpu_memory_gb")
+_TAIL = 1 << 16  # bytes that hold the last line of the metrics
 # Access tokens of the hubs and services that people use here.
 _SECRET = re.compile(
     r"(?<![A-Za-z0-9])(?:(?:hf_|ghp_)[A-Za-z0-9]{20,}|(?:glpat-|wandb_)[\w-]{16,}|sk-(?=[\w-]*\d)[\w-]{20,})"
 )
+
+
+def redacted(text: str) -> str:
+    """The same without what looks like an access token."""
+    return _SECRET.sub("<redacted>", text)
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -62,14 +73,58 @@ class RunDir:
         self.tensorboard = path / "tensorboard"
         self.log = path / "log.txt"
         self.final = path / "final"
+        self.lock = path / ".lock"
 
     @property
     def has_begun(self) -> bool:
         """Whether anything was measured or trained here."""
         return self.metrics.is_file()
 
+    @property
+    def is_held(self) -> bool:
+        """Whether a process is at work here; also where that cannot be found out."""
+        try:
+            with self.lock.open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: those who only ask do not meet each other
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        return False
+
+    def logged(self) -> Iterator[dict[str, Any]]:
+        """The lines of ``metrics.jsonl``; what a crash left of a last one is passed over."""
+        if not self.metrics.is_file():
+            return
+        with self.metrics.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    yield json.loads(line)
+                except json.JSONDecodeError:
+                    if line.endswith("\n"):
+                        raise RunDirError(f"{self.metrics}:{number} is no JSON: {line[:60].rstrip()}") from None
+
+    def last_logged(self) -> dict[str, Any] | None:
+        """The last whole line of ``metrics.jsonl``, without reading what is before."""
+        if not self.metrics.is_file():
+            return None
+        with self.metrics.open("rb") as file:
+            file.seek(max(0, self.metrics.stat().st_size - _TAIL))
+            *_, last, _ = [b"", *file.read().split(b"\n")]
+        try:
+            return json.loads(last) if last else None
+        except ValueError:
+            start = last[:60].decode(errors="replace")
+            raise RunDirError(f"{self.metrics}: its last line is no JSON: {start}") from None
+
     def ledger(self, phase: str) -> Path:
         return self.path / "data" / f"{phase}.json"
+
+    def data_files(self, phase: str) -> dict[str, str] | None:
+        """The files that a phase began with, each with its hash; None where it has not come to its data."""
+        ledger = self.ledger(phase)
+        found = json.loads(ledger.read_text(encoding="utf-8"))["sha256"] if ledger.is_file() else None
+        return cast(dict[str, str] | None, found)
 
     def phase(self, folder: str) -> Path:
         return self.path / "phases" / folder
@@ -81,6 +136,8 @@ class RunDir:
         :raises RunDirError: it cannot be written, is somebody else's, or holds another run.
         """
         keys = plan.phases[0].config.run
+        if keys.dir is None and keys.name == LATEST:
+            raise RunDirError(f"outputs/{LATEST} is a link to the run that was started last. Choose another run.name.")
         if keys.dir is not None:
             path = Path(keys.dir)
         elif keys.name is not None:
@@ -111,6 +168,8 @@ class RunDir:
     @classmethod
     def open(cls, path: Path) -> RunDir:
         """:raises RunDirError: ``path`` is no run directory."""
+        if path.name == LATEST and path.is_symlink():
+            path = path.parent / path.readlink()  # which will be another run's soon
         run_dir = cls(path)
         if not run_dir.run_yaml.is_file():
             raise RunDirError(
@@ -118,6 +177,26 @@ class RunDir:
                 "Give an empty or new folder to start a run, or an existing run to continue it."
             )
         return run_dir
+
+    def be_latest(self) -> None:
+        """Let ``outputs/latest`` point here. A file system without links has none."""
+        link = self.path.parent / LATEST
+        if link.exists() and not link.is_symlink():
+            return  # somebody's own
+        temporary = link.with_name(f".{LATEST}.{os.getpid()}.tmp")
+        try:
+            temporary.unlink(missing_ok=True)
+            temporary.symlink_to(self.path.name)
+            temporary.replace(link)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Everything, and ``outputs/latest`` if it points here."""
+        link = self.path.parent / LATEST
+        if link.is_symlink() and link.readlink() == Path(self.path.name):
+            link.unlink()
+        shutil.rmtree(self.path)
 
     def plan(self) -> Plan:
         return Plan.model_validate(yaml.safe_load(self.run_yaml.read_text(encoding="utf-8")))
@@ -127,14 +206,13 @@ class RunDir:
 
     def update_manifest(self, **values: Any) -> None:
         text = json.dumps({**self.manifest(), **values}, indent=2, ensure_ascii=False)
-        write_atomic(self.manifest_json, _SECRET.sub("<redacted>", text) + "\n")
+        write_atomic(self.manifest_json, redacted(text) + "\n")
 
     def _check_identity(self, plan: Plan) -> None:
         plan = Plan.model_validate(yaml.safe_load(_yaml(plan)))  # as it would be written: without secrets
-        ours = {phase.name: dict(identity(phase.config)) for phase in self.plan().phases}
-        theirs = {phase.name: dict(identity(phase.config)) for phase in plan.phases}
+        ours, theirs = ({phase.name: _identity_of(phase) for phase in p.phases} for p in (self.plan(), plan))
         different = [
-            f"  - {key}: {ours[name].get(key)} there, {value} here"
+            f"  - {f'phases.{name}.' if len(theirs) > 1 else ''}{key}: {ours[name].get(key)} there, {value} here"
             for name in ours.keys() & theirs.keys()
             for key, value in theirs[name].items()
             if ours[name].get(key) != value
@@ -146,9 +224,19 @@ class RunDir:
             )
 
 
+def _identity_of(phase: Phase) -> dict[str, Any]:
+    return {**dict(identity(phase.config)), "from": phase.source, "start": phase.start}
+
+
 def identity(run: Run) -> Iterator[tuple[str, Any]]:
     """Dotted keys and values of what a continued run must share with its start."""
-    yield from _identity(run.model_dump(mode="json"), Run.model_json_schema(), Run.model_json_schema()["$defs"], "")
+    yield from identity_as_written(run.model_dump(mode="json"))
+
+
+def identity_as_written(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The same of a config in a run.yaml, which may be of another version and have keys that this one does not know."""
+    schema = Run.model_json_schema()
+    yield from _identity(config, schema, schema["$defs"], "")
 
 
 def _identity(values: Any, schema: dict[str, Any], defs: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
@@ -169,6 +257,11 @@ def checkpoints(folder: Path) -> list[Path]:
     """Checkpoint folders of a phase, newest step first, whole or not."""
     found = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
     return sorted(found, key=lambda path: -int(path.name.rpartition("-")[2]))
+
+
+def size(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def seal(checkpoint: Path) -> None:
@@ -193,7 +286,7 @@ def is_whole(checkpoint: Path) -> bool:
 
 def _yaml(plan: Plan) -> str:
     text = yaml.safe_dump(plan.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    return _SECRET.sub("<redacted>", text)
+    return redacted(text)
 
 
 def _unused(path: Path) -> Path:

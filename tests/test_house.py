@@ -33,8 +33,8 @@ SOURCES = sorted(path for package in PACKAGES for path in package.rglob("*.py"))
 
 FLOORS = {
     "errors": 0,
-    "schema": 1,
-    "plan": 2, "rundir": 2, "config": 2,
+    "schema": 1, "secrets": 1,
+    "plan": 2, "rundir": 2, "compare": 2, "config": 2,
     "model": 3, "data": 3,
     "measure": 4,
     "stages": 5,
@@ -42,7 +42,7 @@ FLOORS = {
     "main": 7, "__main__": 7, "launchers": 7,
 }  # fmt: skip
 # Parts of one floor that may still import each other: the engine asks preflight before it starts.
-NEIGHBOURS = {("engine", "preflight"), ("__main__", "main")} | {
+NEIGHBOURS = {("engine", "preflight"), ("__main__", "main"), ("compare", "rundir")} | {
     (a, b) for a in ("plan", "rundir", "config") for b in ("plan", "rundir", "config")
 }
 MAY_IMPORT_HYDRA = {"main", "config", "errors", "launchers"}
@@ -221,6 +221,8 @@ def heavy_after(tmp_path, env) -> Callable[..., tuple[int, str, list[str]]]:
         ("-m lora.r=8,x", 1, "lora.r=x: must be a valid integer"),
         ("version", 0, "ftlab "),
         ("explain lora.r", 0, "lora.r = 16"),
+        ("ls .", 0, "No run in ."),
+        ("diff nowhere elsewhere", 1, "nowhere is no run directory"),
         ("data.path=nope.json data.format=alpaca", 1, "nope.json does not exist"),
     ],
 )
@@ -285,7 +287,7 @@ def composed(loader) -> Callable[[Path], DictConfig]:
 
 @pytest.mark.parametrize("path", CHOICES, ids=choice_id)
 def test_every_choice_composes_and_validates(path, composed):
-    run = compose.validate(composed(path))
+    run = compose.validate(composed(path), [choice_id(path), *needed_beside(path)])
     group = group_of(path)
     values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     if group in schema.Run.model_fields and isinstance(values.get("name"), str) and group != "data":

@@ -80,27 +80,73 @@ def test_an_unknown_name_is_answered_with_the_nearest(make_run):
     assert known == sorted(yaml.safe_load((DATASET / "dataset_info.yaml").read_text()))
 
 
+NEEDS = {
+    "pt": "plain text (data.format=text)",
+    "sft": "conversations, or instructions with their answers (data.format=alpaca or sharegpt or messages or "
+    "instruction or prompt_completion)",
+    **dict.fromkeys(("rm", "dpo", "orpo"), "pairs, a prompt with a chosen and a rejected answer "
+                    "(data.format=preference)"),
+    "kto": "answers with a label, true for a good one (data.format=kto)",
+    **dict.fromkeys(("ppo", "grpo"), "prompts, with the right answer where a reward compares with it "
+                    "(data.format=prompts)"),
+}  # fmt: skip
+SHIPPED = {"instructions": "sft", "preferences": "rm or dpo or orpo", "labels": "kto", "prompts": "ppo or grpo"}
+
+
+@pytest.mark.parametrize("stage", NEEDS)
+def test_shipped_data_that_does_not_fit_the_stage(stage, make_run):
+    """Every stage with every shipped set: it can start, or is told what it needs and which set has it."""
+    fits = [data for data, stages in SHIPPED.items() if stage in stages.split(" or ")]
+    for data, stages in SHIPPED.items():
+        run = make_run(f"stage={stage}", f"data={data}")
+        if data in fits:
+            assert preflight.check(run) is None
+            continue
+        with pytest.raises(ConfigError) as caught:
+            preflight.check(run)
+        (mistake,) = map(str, caught.value.mistakes)
+        kind = registry.read_registry(DATASET / "dataset_info.yaml")[data].format
+        said = f"data.name={data}: has {kind} rows, and stage={stage} trains on {NEEDS[stage]}; {kind} rows are for "
+        assert mistake.startswith(f"{said}stage={stages}. Sets for this stage, to be chosen with data=NAME: ")
+        recommended = mistake.rpartition(": ")[2].removesuffix(".").split(", ")
+        assert fits == recommended if fits else "tiny_corpus" in recommended
+
+
+def test_a_format_that_does_not_fit_the_stage(make_run, tmp_path):
+    (tmp_path / "x.json").write_text("[]")
+    with pytest.raises(ConfigError) as caught:
+        preflight.check(make_run("stage=dpo", f"data.path={tmp_path}/x.json", "data.format=alpaca"))
+    (mistake,) = caught.value.mistakes
+    assert str(mistake) == (
+        "data.format=alpaca: stage=dpo trains on pairs, a prompt with a chosen and a rejected answer "
+        "(data.format=preference); alpaca rows are for stage=sft. Sets for this stage, to be chosen with data=NAME: "
+        "preferences."
+    )
+
+
 @pytest.mark.parametrize(
-    ("stage", "data", "said"),
+    ("stage", "format_", "row", "other"),
     [
-        ("dpo", "instructions",
-         "data.format=alpaca: stage=dpo trains on preference rows; registered sets of that kind: preferences."),
-        ("kto", "preferences",
-         "data.format=preference: stage=kto trains on kto rows; registered sets of that kind: labels."),
-        ("grpo", "labels",
-         "data.format=kto: stage=grpo trains on prompts rows; registered sets of that kind: prompts."),
-        ("pt", "instructions",
-         "data.format=alpaca: stage=pt trains on text rows; registered sets of that kind: phase1_foundation, "
-         "phase2_evolution, phase3_pr_mastery, tiny_corpus."),
-        ("sft", "preferences",
-         "data.format=preference: stage=sft trains on alpaca or sharegpt or messages or instruction or "
-         "prompt_completion rows; registered sets of that kind: instructions."),
+        ("dpo", "preference", '{"instruction": "a", "input": "", "output": "b"}',
+         "alpaca it can be read: rows for stage=sft."),
+        ("kto", "kto", '{"prompt": "a", "chosen": "b", "rejected": "c"}',
+         "preference it can be read: rows for stage=rm or dpo or orpo."),
+        ("pt", "text", '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}',
+         "messages it can be read: rows for stage=sft."),
+        ("sft", "alpaca", '{"prompt": "a", "answer": "b"}', "prompts it can be read: rows for stage=ppo or grpo."),
+        ("sft", "messages", '{"instruction": "a", "output": "b", "mood": "c"}', None),
+        ("sft", "alpaca", '{"question": "a", "output": "b"}', None),
     ],
 )  # fmt: skip
-def test_data_that_does_not_fit_the_stage_names_the_sets_that_do(stage, data, said, make_run):
-    with pytest.raises(ConfigError) as caught:
-        registry.resolve(make_run(f"stage={stage}", f"data={data}").data, stage)
-    assert [str(mistake) for mistake in caught.value.mistakes] == [said]
+def test_rows_of_another_format_than_was_said(stage, format_, row, other, refused, tmp_path):
+    """Found in the first row, and where it can be told, which format it is."""
+    file = tmp_path / "rows.jsonl"
+    file.write_text(row + "\n")
+    overrides = [f"stage={stage}", f"data.path={file}", f"data.format={format_}"]
+    said, mend = refused(*overrides)
+    assert said.startswith(f"{file}, row 1: ")
+    assert said.rpartition(" As data.format=")[2] == other if other else "data.format" not in said
+    assert mend.startswith("Mend the row, name your columns with data.columns, ")
 
 
 def test_every_stage_has_formats_and_a_shipped_set_that_fits(make_run):
@@ -115,7 +161,7 @@ def test_a_set_that_has_to_be_made_says_how(make_run, tmp_path):
     own = tmp_path / "dataset_info.yaml"
     own.write_text((DATASET / "dataset_info.yaml").read_text())
     with pytest.raises(DataError) as caught:
-        registry.resolve(make_run("stage=pt", f"data.registry={own}").data, "pt")
+        registry.resolve(make_run("stage=pt", "data=corpus", f"data.registry={own}").data, "pt")
     assert str(caught.value) == (
         f"data tiny_corpus, train: {tmp_path}/tiny_corpus.jsonl does not exist. "
         "Make it with: python dataset/generate.py corpus"

@@ -8,7 +8,7 @@ import json
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -18,9 +18,10 @@ from typing import Any
 from ftlab.data import arrange
 from ftlab.data.build import Means, Part, SplitBuilder
 from ftlab.data.encode import Encoder, Unlike
-from ftlab.data.formats import CONVERTERS, Columns, Record, RowError
+from ftlab.data.formats import COLUMNS, CONVERTERS, Columns, Record, RowError
 from ftlab.data.ledger import Ledger
-from ftlab.data.registry import Source
+from ftlab.data.registry import STAGE_FORMATS, Source
+from ftlab.data.rows import Row
 from ftlab.data.samples import MEND, Recipe
 from ftlab.data.store import PackedRows, read_split
 from ftlab.data.templates import Template
@@ -110,8 +111,24 @@ def check_first_rows(sources: Sequence[Source], data: Data, count: int = 200) ->
                             raise RowError(row.problem)
                         _convert(source, row.value)
                     except RowError as error:
-                        raise DataError(f"{block.file}, row {row.number}: {error}.\n{MEND}") from None
+                        said = f"{block.file}, row {row.number}: {error}."
+                        raise DataError(f"{said}{_read_otherwise(row, source.format)}\n{MEND}") from None
                 break
+
+
+def _read_otherwise(row: Row, tried: str) -> str:
+    """The sentence that says which other format has a place for every column of a row; empty if none has."""
+    if row.problem is not None:
+        return ""
+    for name, convert in CONVERTERS.items():
+        if name != tried and isinstance(row.value, Mapping) and set(row.value) <= set(COLUMNS[name]):
+            try:
+                convert(Columns(row.value, {}))
+            except RowError:
+                continue
+            stages = [stage for stage, formats in STAGE_FORMATS.items() if name in formats]
+            return f" As data.format={name} it can be read: rows for stage={' or '.join(stages)}."
+    return ""
 
 
 def _convert(source: Source, row: Any) -> Record:

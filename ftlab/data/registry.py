@@ -35,6 +35,14 @@ STAGE_FORMATS: dict[str, tuple[str, ...]] = {
     "ppo": ("prompts",),
     "grpo": ("prompts",),
 }
+# What a row must have, by format, for who does not know the formats.
+_ROWS = {
+    "text": "plain text",
+    "preference": "pairs, a prompt with a chosen and a rejected answer",
+    "kto": "answers with a label, true for a good one",
+    "prompts": "prompts, with the right answer where a reward compares with it",
+}
+_CONVERSATIONS = "conversations, or instructions with their answers"
 _HERE = " Relative paths start from the current folder."
 
 Registry = Mapping[str, Entry | LlamaFactoryEntry]
@@ -78,11 +86,20 @@ def resolve(data: Data, stage: str) -> list[Source]:
     registry = read_registry(Path(data.registry))
     mistakes = mix_mistakes(data)
     chosen = [_of_path(data)] if data.path is not None else _of_names(data, registry, stage, mistakes)
-    mistakes += [mistake for one in chosen for mistake in _unfit(one, stage, registry, len(chosen) > 1)]
+    mistakes += [mistake for one in chosen for mistake in _unfit(one, stage, registry, data)]
     mistakes += [*_unknown(data, chosen), *_hub_mistakes(data, chosen)]
     if mistakes:
         raise ConfigError(mistakes)
     return _sources(data, chosen)
+
+
+def changed_files(sources: Sequence[Source], began_with: Mapping[str, str] | None) -> list[str]:
+    """Files of the sets whose content is no longer what a run began with. :param began_with: hashes; None: nothing."""
+    if began_with is None:
+        return []
+    locations = [location for source in sources for location in source.splits.values()]
+    found = [pair for location in locations for pair in location.fingerprint().items()]
+    return list(dict.fromkeys(file for file, sha256 in found if began_with.get(file) != sha256))
 
 
 def mix_mistakes(data: Data) -> list[Mistake]:
@@ -147,13 +164,20 @@ def _of_entry(name: str, entry: Entry, data: Data) -> _Chosen:
 # --- what is wrong with it -------------------------------------------------------------------------------------------
 
 
-def _unfit(one: _Chosen, stage: str, registry: Registry, several: bool) -> Iterator[Mistake]:
+def _unfit(one: _Chosen, stage: str, registry: Registry, data: Data) -> Iterator[Mistake]:
     allowed = STAGE_FORMATS[stage]
-    if one.format not in allowed:
-        shipped = sorted(name for name in registry if _kind(registry[name], stage) in allowed)
-        which = f"of {one.name}: " if several else ""
-        reason = f"{which}stage={stage} trains on {' or '.join(allowed)} rows; registered sets of that kind: "
-        yield Mistake("data.format", reason + (", ".join(shipped) or "none") + ".", one.format)
+    if one.format in allowed:
+        return
+    stages = [name for name, formats in STAGE_FORMATS.items() if one.format in formats]
+    shipped = sorted(name for name in registry if _kind(registry[name], stage) in allowed)
+    needed = f"{_ROWS.get(allowed[0], _CONVERSATIONS)} (data.format={' or '.join(allowed)})"
+    reason = f"stage={stage} trains on {needed}; {one.format} rows are for stage={' or '.join(stages)}. "
+    reason += f"Sets for this stage, to be chosen with data=NAME: {', '.join(shipped) or 'none'}."
+    if one.entry is None or data.format is not None:
+        which = f"of {one.name}: " if one.entry is not None and len(_names(data)) > 1 else ""
+        yield Mistake("data.format", which + reason, one.format)
+    else:
+        yield Mistake("data.name", f"has {one.format} rows, and {reason}", one.name)
 
 
 def _kind(entry: Entry | LlamaFactoryEntry, stage: str) -> str | None:

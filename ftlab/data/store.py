@@ -56,10 +56,11 @@ class Rows(Sequence[PackedRow]):
     """Packed rows, whose samples (views, V of them in all) may be given values to travel with.
 
     :param views: how many samples all rows together have, those that are used again counted again.
+    :param kept: int64, shape (U, 3): of each row of the source that is used (a unit), its part, ordinal and number.
     """
 
-    def __init__(self, views: int) -> None:
-        self.views = views
+    def __init__(self, views: int, kept: Counts) -> None:
+        self.views, self.kept = views, kept
         self._columns: dict[str, NDArray[Any]] = {}
 
     def attach(self, name: str, values: NDArray[Any]) -> None:
@@ -69,6 +70,10 @@ class Rows(Sequence[PackedRow]):
 
     def view_indices(self, index: int) -> Counts:
         """Which of the views a row holds, in its order."""
+        raise AssertionError("every kind of rows says so")
+
+    def units(self, index: int) -> Counts:
+        """Of which rows of the source a row holds something, by their places in ``kept``."""
         raise AssertionError("every kind of rows says so")
 
     def fingerprint(self) -> str:
@@ -84,16 +89,15 @@ class Rows(Sequence[PackedRow]):
 class PackedRows(Rows):
     """Rows of one split, read from the store as they are asked for.
 
-    :param kept: int64, shape (U, 3): of each row of the source that is used, in order, its part, ordinal and number.
     :param labels: KTO's, shape (V,). :param joined: whether the views of a row are one text.
     """
 
     def __init__(
         self, ids: Ids, trained: Flags, views: Views, kept: Counts, labels: NDArray[Any], joined: bool = False
     ):
-        super().__init__(len(views.bounds))
+        super().__init__(len(views.bounds), kept)
         self._ids, self._trained, self._views, self._joined = ids, trained, views, joined
-        self.kept, self.labels = kept, labels
+        self.labels = labels
 
     def __len__(self) -> int:
         return len(self._views.rows) - 1
@@ -108,6 +112,13 @@ class PackedRows(Rows):
     def view_indices(self, index: int) -> Counts:
         return self._views.members[self._views.rows[index] : self._views.rows[index + 1]]
 
+    def units(self, index: int) -> Counts:
+        return self.units_of(self.view_indices(index))
+
+    def units_of(self, views: Counts) -> Counts:
+        """The used row of the source that each of some views comes from."""
+        return self._views.units[views]
+
     def fingerprint(self) -> str:
         found = hashlib.sha256()
         for table in (self._ids, self._trained, *(getattr(self._views, name) for name in Views.__slots__)):
@@ -118,6 +129,11 @@ class PackedRows(Rows):
         """The samples of one used row of the source: one, its chunks, or chosen and rejected."""
         views = np.flatnonzero(self._views.units == index)
         return [self.view(int(view)) for view in views]
+
+    def start(self, index: int) -> int:
+        """How many tokens of its row of the source stand before a view."""
+        same = np.flatnonzero(self._views.units == self._views.units[index])
+        return int(self._views.bounds[index, 0] - self._views.bounds[same, 0].min())
 
     def view(self, index: int) -> Sample:
         """One sample of all."""

@@ -1,42 +1,58 @@
-"""What happens beside the steps: metrics.jsonl, trackers, the progress bar, Ctrl-C."""
+"""What happens beside the steps: metrics.jsonl, which feeds the trackers, and the progress bar."""
 
 from __future__ import annotations
 
 import json
-import math
-import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformers import TrainerCallback
 
 from ftlab.engine.output import Bar, Output
-from ftlab.errors import DivergedError
+from ftlab.engine.trackers.hub import Trackers
+from ftlab.engine.trackers.rates import Rates
 from ftlab.rundir import write_atomic
 
 
-class Metrics(TrainerCallback):
-    """One line of ``metrics.jsonl`` for each logged event; ``step`` is the optimizer step it belongs to."""
+class Before(NamedTuple):
+    """What a run had done when a phase began."""
 
-    def __init__(self, path: Path, phase: str):
-        self._path, self._phase = path, phase
+    steps: int
+    tokens: int
+
+
+class Metrics(TrainerCallback):
+    """One line of ``metrics.jsonl`` for each logged event.
+
+    ``step`` is the phase's optimizer step that the line belongs to, ``global_step`` the run's; ``tokens`` and
+    ``total_tokens`` were trained on up to there; ``seconds`` of work went into the run, over all its starts.
+
+    :param seconds: that number.
+    :param trackers: get every line too. :param rates: are logged beside the loss.
+    """
+
+    def __init__(
+        self, path: Path, phase: str, before: Before, seconds: Callable[[], float], trackers: Trackers, rates: Rates
+    ):
+        self._path, self._phase, self._before, self._seconds = path, phase, before, seconds
+        self._trackers, self._rates = trackers, rates
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         # transformers ends with averages since the last (re)start, which no continued run could repeat.
         if state.is_world_process_zero and "train_runtime" not in logs:
-            if not math.isfinite(logs.get("loss", 0.0)):  # no default of ours: evaluations log no loss
-                raise DivergedError(
-                    f"The loss is {logs['loss']} at step {state.global_step}: the run has diverged. Lower "
-                    "train.learning_rate or train.max_grad_norm; checkpoints from before are in phases/."
-                )
-            self.write(state.global_step, {"epoch": state.epoch, **logs})
+            rates = self._rates.latest if "loss" in logs else {}
+            self.write(state.global_step, {"epoch": state.epoch, **logs, **rates})
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        line = json.dumps({"phase": self._phase, "step": step, "time": round(time.time(), 3), **values})
+        line = {"phase": self._phase, "step": step, "global_step": self._before.steps + step, **values}
+        if "tokens" in values:
+            line["total_tokens"] = self._before.tokens + values["tokens"]
+        line |= {"time": round(time.time(), 3), "seconds": round(self._seconds(), 3)}
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+            file.write(json.dumps(line) + "\n")
+        self._trackers.log(line)
 
 
 def cut_back(path: Path, phase: str, checkpoint: Path | None, is_measured: bool) -> None:
@@ -93,47 +109,3 @@ class Advance(TrainerCallback):
             self._since = now
             self._loss = f"loss {logs['loss']:.4f}"
         self._output.note(json.dumps({"step": state.global_step, **logs}))
-
-
-class Interruption(TrainerCallback):
-    """Ctrl-C: the first one lets the step end, saves and stops; the second one stops at once.
-
-    Outside training (``with``, but before the first step) it is an ordinary KeyboardInterrupt.
-    """
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._training = False
-        self._before: Any = None
-
-    def __enter__(self) -> Interruption:
-        self._before = signal.signal(signal.SIGINT, self._handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
-
-    def _handle(self, number: int, frame: Any) -> None:
-        if not self._training or self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._training = True
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._training = False
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.requested:
-            control.should_save = control.should_training_stop = True
-
-
-def trackers(name: str, folder: Path, step: int) -> Sequence[TrainerCallback]:
-    """The tracker's callback, continuing after ``step``."""
-    if name != "tensorboard":
-        return []
-    from torch.utils.tensorboard import SummaryWriter
-    from transformers.integrations import TensorBoardCallback
-
-    return [TensorBoardCallback(SummaryWriter(str(folder), purge_step=step + 1 if step else None))]

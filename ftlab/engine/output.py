@@ -55,7 +55,7 @@ class Output:
 
     def note(self, line: str) -> None:
         """For the log only."""
-        self._log.print(line, markup=False)
+        self._log.print(line, markup=False, soft_wrap=True)
 
     def progress(self, description: str, total: int, unit: str = "") -> Bar:
         return Bar(self, description, total, unit)

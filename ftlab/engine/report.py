@@ -1,50 +1,39 @@
-"""What a run tells about itself: provenance in the manifest, the ledger, and the table at the end."""
+"""What a run tells about itself: the ledger, and the table at the end."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
-import platform
 import shlex
-import subprocess
-from importlib import metadata
-from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
-from ftlab import __version__
 from ftlab.data.prepare import Prepared
 from ftlab.data.show import ledger_lines
 from ftlab.engine.output import Output
-from ftlab.plan import Plan
+from ftlab.plan import Phase, Plan
 from ftlab.rundir import RunDir, write_atomic
 
-PACKAGES = (
-    "torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "datasets", "tokenizers", "hydra-core",
-)  # fmt: skip
 _SHOWN = 3  # samples in the summary
 
 
-def provenance(plan: Plan) -> dict[str, Any]:
-    """Where a run came from: versions, machine, code and the command that runs it again."""
-    return {
-        "ftlab": __version__,
-        "rerun": shlex.join(["ftlab", *plan.overrides]),
-        "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in PACKAGES},
-        "machine": {"system": platform.platform(), "cpus": os.cpu_count(), "device": _device()},
-        "git": _git_commit(),
-    }
-
-
 def ledger(output: Output, run_dir: RunDir, phase: str, prepared: Prepared) -> None:
-    """Write the ledger, and show it."""
-    found = prepared.ledger
-    write_atomic(run_dir.ledger(phase), json.dumps(found.as_dict(), indent=2, ensure_ascii=False) + "\n")
+    """Write the ledger, and show it. The manifest gets one hash over all the data's files, wherever they lie."""
+    found, path = prepared.ledger, run_dir.ledger(phase)
+    write_atomic(path, json.dumps(found.as_dict(), indent=2, ensure_ascii=False) + "\n")
+    fingerprint = hashlib.sha256("\n".join(sorted(found.sha256.values())).encode()).hexdigest()
+    told = {"files": len(found.sha256), "sha256": fingerprint, "ledger": str(path.relative_to(run_dir.path))}
+    run_dir.update_manifest(data={**run_dir.manifest().get("data", {}), phase: told})
     for line in ledger_lines(found, prepared.cached):
         output.say(line)
     output.note(f"tokenized by {found.engine}")
+
+
+def look_at(run_dir: RunDir, plan: Plan, phase: Phase) -> str:
+    """The command that shows the rows of a step, but for its number."""
+    named = f" phase={phase.name}" if len(plan.phases) > 1 else ""
+    return f"ftlab inspect {shlex.quote(str(run_dir.path))}{named} step="
 
 
 def summary(output: Output, run_dir: RunDir) -> None:
@@ -103,18 +92,3 @@ def _samples(output: Output, run_dir: RunDir, phase: str) -> None:
 
 def _short(text: str, limit: int = 160) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
-
-
-def _device() -> str:
-    import torch
-
-    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
-
-
-def _git_commit() -> str | None:
-    """The commit of the folder that the run was started in; None outside a repository or without git."""
-    try:
-        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return found.stdout.strip()

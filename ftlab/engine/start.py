@@ -17,7 +17,7 @@ def train(run: Run, overrides: Sequence[str]) -> None:
     """Start a run, or continue the one that its name or folder holds."""
     quiet_libraries()
     plan = make_plan(run, overrides)
-    preflight.check(run)
+    preflight.check_plan(plan)
     _execute(RunDir.create(plan))
 
 
@@ -34,8 +34,7 @@ def resume(run: Run, overrides: Sequence[str]) -> None:
             "command again (rerun in its manifest.json) with this added and the same run.name or run.dir"
         )
         raise ConfigError([Mistake(override, reason) for override in ignored])
-    for phase in run_dir.plan().phases:
-        preflight.check(phase.config)
+    preflight.check_plan(run_dir.plan())
     _execute(run_dir)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import importlib
 import json
@@ -9,7 +10,7 @@ import shlex
 import shutil
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -21,15 +22,21 @@ from rich.markup import escape
 from ftlab.data import registry
 from ftlab.data.asked import asked
 from ftlab.data.formats import Labelled, Text
+from ftlab.data.places import places
 from ftlab.data.prepare import examples, prepare, split_parts
-from ftlab.engine import report
+from ftlab.engine import provenance, report
+from ftlab.engine.interruption import Interruption
 from ftlab.engine.output import Output
-from ftlab.errors import FtlabError, Interrupted, RunDirError
-from ftlab.plan import Phase
+from ftlab.engine.trackers.hub import Trackers, tracked
+from ftlab.errors import DivergedError, FtlabError, RunDirError
+from ftlab.plan import Phase, Plan
 from ftlab.rundir import RunDir, checkpoints, is_whole, sha256, write_atomic
-from ftlab.stages import TRAINERS
+from ftlab.stages import TRAINERS, TRL_TRAINERS, policy
 
-_NOT_MEASURES = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
+_NOT_MEASURES = (
+    "eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "eval_model_preparation_time",
+    "eval_num_tokens",
+)  # fmt: skip
 
 
 @dataclass
@@ -40,18 +47,31 @@ class Measures:
     samples: list[dict[str, str]] = field(default_factory=list)
 
 
+class Clock:
+    """Seconds of work that went into a run, over all its starts: of those that were killed, up to their last line."""
+
+    def __init__(self, run_dir: RunDir):
+        last = run_dir.last_logged()
+        self._spent = max(run_dir.manifest().get("seconds", 0), last["seconds"] if last else 0)
+        self._started = time.monotonic()
+
+    def seconds(self) -> float:
+        return round(self._spent + time.monotonic() - self._started, 1)
+
+
 def execute(run_dir: RunDir) -> None:
     """Run every phase of a run directory that is not done yet.
 
-    :raises Interrupted: on Ctrl-C, with a checkpoint if training had begun.
+    :raises Interrupted: on Ctrl-C, SIGTERM or SIGUSR1, with a checkpoint if training had begun.
     """
-    with _lock(run_dir), Output(run_dir.log) as output:
-        _execute(run_dir, output)
+    interruption = Interruption()
+    with _lock(run_dir), Output(run_dir.log) as output, interruption, tracked(run_dir, output.say) as trackers:
+        _execute(run_dir, output, interruption, trackers)
 
 
 @contextmanager
 def _lock(run_dir: RunDir) -> Iterator[None]:
-    with (run_dir.path / ".lock").open("w") as lock:
+    with run_dir.lock.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -61,45 +81,63 @@ def _lock(run_dir: RunDir) -> Iterator[None]:
         yield
 
 
-def _execute(run_dir: RunDir, output: Output) -> None:
-    started = time.monotonic()
+def _execute(run_dir: RunDir, output: Output, interruption: Interruption, trackers: Trackers) -> None:
+    clock = Clock(run_dir)
     plan = run_dir.plan()
     done = run_dir.manifest().get("phases", {})
     if all(phase.name in done for phase in plan.phases):
         output.say(f"{run_dir.path} is finished already. run.if_exists=new starts another run beside it.")
         report.summary(output, run_dir)
         return
-    spent = run_dir.manifest().get("seconds", 0)
-    run_dir.update_manifest(**report.provenance(plan), status="running", error=None)
+    provenance.begin(run_dir, plan)
     output.say(f"[bold]{escape(plan.title)}[/bold]  {escape(str(run_dir.path))}")
     try:
+        chosen = plan.phases[0].config.run.phases
         for phase in plan.phases:
-            if phase.name not in done:
-                _PhaseRun(run_dir, phase, output).run()
-    except (KeyboardInterrupt, Interrupted):
-        run_dir.update_manifest(status="interrupted", seconds=round(spent + time.monotonic() - started, 1))
-        raise Interrupted(f"Interrupted. Continue with: ftlab resume {shlex.quote(str(run_dir.path))}") from None
+            if phase.name not in done and (chosen is None or phase.name in chosen):
+                if len(plan.phases) > 1:
+                    output.say(f"\n[bold]phase {escape(phase.name)}[/bold]")
+                _PhaseRun(run_dir, plan, phase, output, clock, interruption, trackers).run()
+    except KeyboardInterrupt:
+        run_dir.update_manifest(status="interrupted", seconds=clock.seconds())
+        again = f"ftlab resume {shlex.quote(str(run_dir.path))}"
+        raise interruption.error(f"Interrupted. Continue with: {again}") from None
     except FtlabError as error:
         output.note(str(error))
-        if run_dir.has_begun:
+        if run_dir.has_begun or isinstance(error, DivergedError):
             run_dir.update_manifest(status="failed", error=str(error))
         else:
-            shutil.rmtree(run_dir.path)  # nothing was measured or trained: the mended command starts from nothing
+            run_dir.remove()  # nothing was measured or trained: the mended command starts from nothing
         raise
     except BaseException as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            again = f"ftlab resume {shlex.quote(str(run_dir.path))}"
+            reason = f"The disk of {run_dir.path} is full. Free some space, and continue with: {again}"
+            raise RunDirError(reason) from None  # nothing more can be written
         run_dir.update_manifest(status="failed", error=str(error))
         output.note(traceback.format_exc())
         raise
-    run_dir.update_manifest(status="finished", seconds=round(spent + time.monotonic() - started, 1))
+    left = [phase.name for phase in plan.phases if phase.name not in run_dir.manifest()["phases"]]
+    status = "stopped" if left else "finished"
+    run_dir.update_manifest(status=status, seconds=clock.seconds())
     report.summary(output, run_dir)
+    if left:
+        again = f"the same command with run.dir={shlex.quote(str(run_dir.path))} and without run.phases"
+        output.say(f"Phases left: {escape(', '.join(left))}. Continue with {escape(again)}.")
 
 
 class _PhaseRun:
     """One phase in this process."""
 
-    def __init__(self, run_dir: RunDir, phase: Phase, output: Output):
-        self.run_dir, self.phase, self.config, self.output = run_dir, phase, phase.config, output
+    def __init__(
+        self, run_dir: RunDir, plan: Plan, phase: Phase, output: Output, clock: Clock, interruption: Interruption,
+        trackers: Trackers,
+    ):  # fmt: skip
+        self.run_dir, self.phase, self.output, self._clock = run_dir, phase, output, clock
+        self._interruption, self._trackers = interruption, trackers
         self.folder = run_dir.phase(phase.folder)
+        self.config = policy.starting(run_dir, plan, phase)
+        self._look_at = report.look_at(run_dir, plan, phase)
 
     def run(self) -> None:
         data = self.config.data
@@ -117,17 +155,11 @@ class _PhaseRun:
 
     def _check_same_data(self, sources: list[registry.Source]) -> None:
         """A run that goes on must read what it began with, or its weights belong to no data set at all."""
-        ledger = self.run_dir.ledger(self.phase.name)
-        if not ledger.is_file():
-            return
-        began_with = json.loads(ledger.read_text(encoding="utf-8"))["sha256"]
-        locations = [location for source in sources for location in source.splits.values()]
-        for file, found in [pair for location in locations for pair in location.fingerprint().items()]:
-            if began_with.get(file) != found:
-                raise RunDirError(
-                    f"{file} has changed since {self.run_dir.path} began. Put the file back to continue, or start "
-                    "another run: run.if_exists=new, or another run.name."
-                )
+        for file in registry.changed_files(sources, self.run_dir.data_files(self.phase.name)):
+            raise RunDirError(
+                f"{file} has changed since {self.run_dir.path} began. Put the file back to continue, or start "
+                "another run: run.if_exists=new, or another run.name."
+            )
 
     def _load_tokenizer(self) -> None:
         from ftlab.stages.tokens import tokens_of
@@ -155,16 +187,23 @@ class _PhaseRun:
         self.output.say(f"{self.config.model.name}: {self.parameters}")
 
     def _train(self, prepared: Any) -> None:
-        from ftlab.engine import callbacks
+        from transformers import set_seed
+
+        from ftlab.engine import callbacks, stopping
+        from ftlab.engine.trackers.rates import rates_of
         from ftlab.stages.common import StageTrainer
 
         checkpoint = self._newest_whole_checkpoint()
         step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
         is_measured = self._samples("before").is_file()
         callbacks.cut_back(self.run_dir.metrics, self.phase.name, checkpoint, is_measured)
-        metrics = callbacks.Metrics(self.run_dir.metrics, self.phase.name)
-        interruption = callbacks.Interruption()
-        beside = [metrics, interruption, *callbacks.trackers(self.config.tracker.name, self.run_dir.tensorboard, step)]
+        rates = rates_of(self.config, self.model, self.parameters, prepared.train)
+        metrics = callbacks.Metrics(
+            self.run_dir.metrics, self.phase.name, self._before(), self._clock.seconds, self._trackers, rates
+        )
+        beside = [rates, metrics, self._interruption]
+        train, can_evaluate = self.config.train, prepared.validation is not None
+        beside += stopping.callbacks(train, self.folder, can_evaluate, self.output.say)
         trainer = self._trainer(prepared, beside)
         self._probe(prepared)
         self.output.say(
@@ -172,24 +211,33 @@ class _PhaseRun:
         )
         if isinstance(trainer, StageTrainer):
             trainer.begin(self.output.progress)
-        before = self._measured(trainer, "before", metrics, step=0)
-        with interruption, self.output.progress("training", _total_steps(trainer), "steps") as bar:
+        self._trackers.open()
+        self._trackers.ledger(self.phase.name, self._before().steps)
+        before = self._measured(trainer, "before", metrics, step=0, weights_of=0)
+        with self.output.progress("training", _total_steps(trainer), "steps") as bar:
             trainer.add_callback(callbacks.Advance(self.output, bar))
-            if checkpoint is not None and step >= _total_steps(trainer):
+            if checkpoint is not None and (step >= _total_steps(trainer) or stopping.is_over(checkpoint, train)):
                 _restore(trainer, checkpoint)
             else:
+                # What was computed before, and what was found in a cache, leaves no trace in the random state.
+                set_seed(self.config.seed)
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        if interruption.requested:
-            raise Interrupted("")
+        if self._interruption.requested:
+            raise KeyboardInterrupt
+        kept = stopping.load_best(trainer, train, self.folder)
         self._save_final()
-        after = self._measured(trainer, "after", metrics, step=trainer.state.global_step)
-        self._finish(trainer, before, after)
+        after = self._measured(trainer, "after", metrics, step=trainer.state.global_step, weights_of=kept)
+        self._finish(trainer, kept, before, after)
+
+    def _before(self) -> Any:
+        from ftlab.engine.callbacks import Before
+
+        done = self.run_dir.manifest().get("phases", {}).values()
+        return Before(sum(phase["steps"] for phase in done), sum(phase["tokens"] for phase in done))
 
     def _trainer(self, prepared: Any, beside: list[Any]) -> Any:
-        target = TRAINERS[self.config.stage.name]
-        if self.config.train.engine == "trl":
-            target = "ftlab.stages.trl_sft:TrlSftTrainer"
-        module, name = target.split(":")
+        trainers = TRL_TRAINERS if self.config.train.engine == "trl" else TRAINERS
+        module, name = trainers[self.config.stage.name].split(":")
         cls = getattr(importlib.import_module(module), name)
         rows: tuple[Any, Any] = (prepared.train, prepared.validation)
         if self.config.stage.name in ("ppo", "grpo"):
@@ -197,10 +245,20 @@ class _PhaseRun:
             validation = None if held is None else asked(self.parts["validation"], held)
             rows = (asked(self.parts["train"], prepared.train), validation)
         trainer = cls(self.config, self.model, self.tokenizer, *rows, str(self.folder), beside)
+        trainer.watch(self.config.train.loss_spike, self._names(trainer, rows[0]), self.output.note, self._look_at)
         for chatter in ("PrinterCallback", "ProgressCallback"):
             for callback in [c for c in trainer.callback_handler.callbacks if type(c).__name__ == chatter]:
                 trainer.remove_callback(callback)
         return trainer
+
+    def _names(self, trainer: Any, rows: Any) -> Callable[[Sequence[int]], list[str]]:
+        """What a user calls some of the rows that train."""
+        from ftlab.data.store import Rows
+
+        if not isinstance(rows, Rows):
+            return lambda indices: [rows[index].where for index in indices]
+        of_stage = trainer.train_dataset if isinstance(trainer.train_dataset, Rows) else rows
+        return lambda indices: places(self.parts["train"], of_stage, indices)
 
     def _probe(self, prepared: Any) -> None:
         from ftlab.data.collate import PackedCollator
@@ -224,8 +282,9 @@ class _PhaseRun:
             if is_whole(checkpoint):
                 self.output.say(f"continuing from {escape(str(checkpoint))}")
                 return checkpoint
-            said = f"{escape(str(checkpoint))} is torn (a file is missing or changed); passed over"
+            said = f"{escape(str(checkpoint))} is torn (a file is missing or changed); passed over and removed"
             self.output.say(f"[yellow]{said}[/yellow]")
+            shutil.rmtree(checkpoint)  # or it would count among those that are kept
         if wanted is not None:
             have = [c.name.rpartition("-")[2] for c in checkpoints(self.folder) if is_whole(c)]
             raise RunDirError(
@@ -237,14 +296,17 @@ class _PhaseRun:
     def _samples(self, when: str) -> Path:
         return self.run_dir.samples / f"{self.phase.name}-{when}.json"
 
-    def _measured(self, trainer: Any, when: str, metrics: Any, step: int) -> Measures:
-        """Measure once; a continued run reads what was measured before it was stopped."""
+    def _measured(self, trainer: Any, when: str, metrics: Any, step: int, weights_of: int) -> Measures:
+        """Measure once; a continued run reads what was measured before it was stopped.
+
+        :param weights_of: the step that the weights are of.
+        """
         path = self._samples(when)
         if when == "before" and path.is_file():
             return Measures(**json.loads(path.read_text(encoding="utf-8")))
         measures = Measures()
         if trainer.eval_dataset is not None:
-            logged = next((e for e in trainer.state.log_history if e["step"] == step and "eval_loss" in e), None)
+            logged = next((e for e in trainer.state.log_history if e["step"] == weights_of and "eval_loss" in e), None)
             found = logged or trainer.evaluate()
             measures.values = {
                 f"validation {name.removeprefix('eval_')}": value
@@ -255,6 +317,7 @@ class _PhaseRun:
         if "golden exact match" in measures.values:
             metrics.write(step, {"golden_exact_match": measures.values["golden exact match"]})
         write_atomic(path, json.dumps(vars(measures), indent=2, ensure_ascii=False) + "\n")
+        self._trackers.samples(path, self._before().steps + step)
         return measures
 
     def _generate(self, measures: Measures, when: str) -> None:
@@ -290,9 +353,13 @@ class _PhaseRun:
 
     def _save_final(self) -> None:
         """The adapter or model with tokenizer, chat template and stop tokens; ``final`` points at the last phase's."""
+        from ftlab.model.roles import has_adapter
+
         final = self.folder / "final"
         writing = self.folder / ".final.tmp"
-        self.model.save_pretrained(writing)
+        # A trainer may have put a reference's adapter beside the policy's.
+        policy_alone = {"selected_adapters": ["default"]} if has_adapter(self.model) else {}
+        self.model.save_pretrained(writing, **policy_alone)
         self.tokenizer.save_pretrained(writing)
         generation = self.model.generation_config
         generation.eos_token_id, generation.pad_token_id = self.stop, self.tokenizer.pad_token_id
@@ -305,10 +372,11 @@ class _PhaseRun:
         link.symlink_to(final.relative_to(self.run_dir.path))
         link.replace(self.run_dir.final)
 
-    def _finish(self, trainer: Any, before: Measures, after: Measures) -> None:
+    def _finish(self, trainer: Any, kept: int, before: Measures, after: Measures) -> None:
         final = self.folder / "final"
         result = {
             "steps": trainer.state.global_step,
+            "weights_of_step": kept,
             "tokens": trainer.state.num_input_tokens_seen,
             "parameters": vars(self.parameters),
             "before": before.values,

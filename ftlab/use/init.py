@@ -180,7 +180,7 @@ def _print_choice(to: Console, rows: _Rows, stage: str, guess: Guess) -> None:
 
 def _as_run(run: Run, overrides: Sequence[str], stage: str, guess: Guess, file: str) -> Run:
     loader, config_name = check.loader_of(arguments.read(overrides))
-    chosen = compose.validate(compose.compose([*init_file.given(overrides), f"stage={stage}"], loader, config_name))
+    chosen = compose.read([*init_file.given(overrides), f"stage={stage}"], loader, config_name)
     update = {"path": file, "format": guess.format, "columns": guess.columns, "tags": guess.tags, "name": None}
     update["on_invalid"] = "drop" if guess.problems else chosen.data.on_invalid
     return chosen.model_copy(update={"data": chosen.data.model_copy(update=update)})

@@ -26,19 +26,25 @@ from ftlab.use import inspect_page
 from ftlab.use.inspect_check import read_back
 from ftlab.use.inspect_rows import first_rows
 from ftlab.use.inspect_show import LEGEND, Shown, coloured, marks_for, plain, shown
+from ftlab.use.inspect_step import begun, of_step
 
 _PIPE_WIDTH = 160  # of tables where there is no terminal
 
 
 def inspect(run: Run, overrides: Sequence[str]) -> None:
-    """Print what a run would be trained on. Reads the tokenizer, no weights.
+    """Print what a run would be trained on, or one that there is was. Reads the tokenizer, no weights.
 
-    :raises ConfigError: the data has no such split.
+    :raises ConfigError: the data has no such split, the run no such phase or step.
+    :raises RunDirError: what is named is no run, or its data has changed.
     :raises DataError: a row is not what the tokenizer's own template writes.
     """
     task = run.task
     assert isinstance(task, InspectTask)
+    of_run = begun(run, overrides)
+    run = of_run.config if of_run is not None else run
     sources = registry.resolve(run.data, run.stage.name)
+    if of_run is not None:
+        of_run.check_data(sources)
     parts = split_parts(sources, run.data, run.seed)
     if task.split not in parts:
         raise ConfigError(
@@ -46,6 +52,10 @@ def inspect(run: Run, overrides: Sequence[str]) -> None:
         )
     tokens = tokens_of(run)
     prepared = prepare(sources, parts, run.data, run.seed, tokens.template, tokens.tokenizer, _progress)
+    if of_run is not None and task.step is not None:
+        told, samples = of_step(of_run, task, parts["train"], prepared.train, tokens.tokenizer)
+        Report([*told, *facts(run, parts["train"], "train", tokens)], samples, [], "", None).show(task.html)
+        return
     rows = prepared.rows.get(task.split)
     reader = (parts[task.split], run.data, tokens.tokenizer)
     first = [] if rows is None else first_rows(rows, reader[0], task.rows, *reader[1:])
@@ -57,14 +67,8 @@ def inspect(run: Run, overrides: Sequence[str]) -> None:
             said = read_back(checked, run, tokens, prepared.cached).told(run)
         except (DataError, NotReadyError) as error:
             failure = error
-    report = Report(facts(run, parts[task.split], task.split, tokens), samples, _tables(prepared), said, failure)
-    if task.html is not None:  # before a closed pipe can end the printing
-        _write(Path(task.html).expanduser(), inspect_page.page(report.facts, samples, report.tables, said, failure))
-    report.print(console())
-    if task.html is not None:
-        print(f"written to {task.html}")
-    if failure is not None:
-        raise failure
+    of = facts(run, parts[task.split], task.split, tokens)
+    Report(of, samples, _tables(prepared), said, failure).show(task.html)
 
 
 @dataclass(frozen=True)
@@ -77,11 +81,22 @@ class Report:
     said: str
     failure: Exception | None
 
+    def show(self, html: str | None) -> None:
+        """Print it, and write it to a page. :raises Exception: the failure."""
+        if html is not None:  # before a closed pipe can end the printing
+            page = inspect_page.page(self.facts, self.samples, self.tables, self.said, self.failure)
+            _write(Path(html).expanduser(), page)
+        self.print(console())
+        if html is not None:
+            print(f"written to {html}")
+        if self.failure is not None:
+            raise self.failure
+
     def print(self, to: Console) -> None:
         print_samples(to, self.facts, self.samples)
         for line in self.tables:
             to.print(line, soft_wrap=isinstance(line, str))
-        if self.failure is None:
+        if self.failure is None and self.said:
             to.print(f"\n{escape(self.said)}", soft_wrap=True)
 
 

@@ -48,7 +48,8 @@ def page(
         body.append(f"<h2>{html.escape(sample.title)}</h2>")
         body.append(f"<pre>{_kept(as_html(sample.text))}</pre>")
         body.append(f'<pre class="ids">{as_html(sample.ids, " ")}</pre>')
-    body.append(f'<h2>ledger</h2><pre class="table">{html.escape(_drawn(tables))}</pre>')
+    if tables:
+        body.append(f'<h2>ledger</h2><pre class="table">{html.escape(_drawn(tables))}</pre>')
     told = html.escape(str(failure if failure is not None else said))
     body.append(f'<p class="{"failed" if failure is not None else "said"}">{told}</p>')
     title = html.escape(f"ftlab inspect: {facts[0][1]}" if facts else "ftlab inspect")

@@ -54,12 +54,17 @@ def shown(row: Row, tokenizer: Any, full: bool) -> Iterator[Shown]:
         between = f"{CHUNKS} to {len(named) - 1} left out; full=true shows all"
         named = [*named[: CHUNKS - 1], (f"{named[-1][0]} ({between})", named[-1][1])]
     for name, sample in named:
-        total, trained = len(sample.input_ids), sample.trained
-        learned = f"{trained:,} trained" if trained else "none trained"
-        title = "   ".join(filter(None, [row.where, name, f"{total:,} token{'s' * (total != 1)}, {learned}"]))
-        # What is a little too long is shown whole: a gap of two tokens tells less than they do.
-        text_limit, ids_limit = (total if full or total <= 1.2 * most else most for most in (TEXT_TOKENS, IDS))
-        yield Shown(title, list(_text(sample, tokenizer, text_limit)), list(_ids(sample, tokenizer, ids_limit)))
+        yield shown_sample([row.where, name], sample, tokenizer, full)
+
+
+def shown_sample(names: Sequence[str], sample: Sample, tokenizer: Any, full: bool) -> Shown:
+    """:param names: of what its title begins with."""
+    total, trained = len(sample.input_ids), sample.trained
+    learned = f"{trained:,} trained" if trained else "none trained"
+    title = "   ".join(filter(None, [*names, f"{total:,} token{'s' * (total != 1)}, {learned}"]))
+    # What is a little too long is shown whole: a gap of two tokens tells less than they do.
+    text_limit, ids_limit = (total if full or total <= 1.2 * most else most for most in (TEXT_TOKENS, IDS))
+    return Shown(title, list(_text(sample, tokenizer, text_limit)), list(_ids(sample, tokenizer, ids_limit)))
 
 
 def _names(row: Row) -> list[str]:

@@ -15,10 +15,10 @@ import pytest
 from ftlab.engine.start import resume
 from ftlab.errors import ConfigError, DivergedError, RunDirError
 from ftlab.rundir import RunDir
-from tests.runs import final_hash, make_run, metrics, resume_run, train_run
+from tests.runs import final_hash, logged, make_run, metrics, resume_run, train_run
 
 LONG = (
-    "eval.golden_rows=2", "eval.samples=1", "eval.max_new_tokens=4", "train.logging_steps=1", "train.max_steps=14",
+    "eval.golden_rows=2", "eval.samples=1", "eval.max_new_tokens=4", "train.logging_steps=3", "train.max_steps=14",
     "train.save_steps=4", "eval.steps=5", "lora.dropout=0.1", "train.gradient_accumulation_steps=2",
     "train.micro_batch_size=2",
 )  # fmt: skip
@@ -29,8 +29,10 @@ def whole(tmp_path_factory) -> RunDir:
     return train_run(tmp_path_factory.mktemp("whole") / "r", *LONG)
 
 
-def interrupt_after(folder: Path, step: int, *overrides: str) -> subprocess.CompletedProcess[str]:
-    """Start a real process, press Ctrl-C once ``metrics.jsonl`` has that step, and wait for its end."""
+def interrupt_after(
+    folder: Path, step: int, *overrides: str, by: signal.Signals = signal.SIGINT
+) -> subprocess.CompletedProcess[str]:
+    """Start a real process, send it a signal once ``metrics.jsonl`` has that step, and wait for its end."""
     command = [sys.executable, "-m", "ftlab", *overrides, f"run.dir={folder}"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for _ in range(1200):
@@ -40,7 +42,7 @@ def interrupt_after(folder: Path, step: int, *overrides: str) -> subprocess.Comp
         ):
             break
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(by)
     out, err = process.communicate(timeout=120)
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
@@ -57,9 +59,20 @@ def test_ctrl_c_saves_says_how_to_go_on_and_changes_nothing(tmp_path, whole):
     finished = resume_run(folder)
     assert finished.manifest()["status"] == "finished"
     assert final_hash(finished) == final_hash(whole)
-    assert metrics(finished, "loss") == metrics(whole, "loss")
-    assert metrics(finished, "eval_loss") == metrics(whole, "eval_loss")
-    assert metrics(finished, "tokens") == metrics(whole, "tokens")
+    assert logged(finished) == logged(whole)
+
+
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_scheduler_is_told_to_try_again(tmp_path, whole, by):
+    folder = tmp_path / "r"
+    stopped = interrupt_after(folder, 6, *LONG, by=by)
+    assert stopped.returncode == 75
+    assert f"Continue with: ftlab resume {folder}" in stopped.stderr
+    steps = sorted(int(p.name.split("-")[1]) for p in RunDir.open(folder).phase("01-sft").glob("checkpoint-*"))
+    assert steps[-1] % 4, "it saved at the next step, not at the next multiple of save_steps"
+    finished = resume_run(folder)
+    assert final_hash(finished) == final_hash(whole)
+    assert logged(finished) == logged(whole)
 
 
 def test_a_torn_checkpoint_is_passed_over_and_said(tmp_path, whole, capsys):
@@ -74,7 +87,7 @@ def test_a_torn_checkpoint_is_passed_over_and_said(tmp_path, whole, capsys):
     said = " ".join(capsys.readouterr().out.split())
     assert f"{newest} is torn" in said
     assert final_hash(finished) == final_hash(whole)
-    assert metrics(finished, "loss") == metrics(whole, "loss")
+    assert logged(finished) == logged(whole)
 
 
 def test_the_same_command_continues_and_another_config_is_refused(tmp_path, whole):
@@ -90,22 +103,21 @@ def test_the_same_command_continues_and_another_config_is_refused(tmp_path, whol
 def test_stopped_after_the_last_step_takes_no_other(tmp_path, method):
     """Killed between the last checkpoint and the end: the weights, steps and metrics are those of the whole run."""
     run_dir = train_run(tmp_path / "r", *LONG, "train.lr_scheduler=constant", "train.max_steps=8", f"method={method}")
-    weights, logged, result = final_hash(run_dir), run_dir.metrics.read_text(), run_dir.manifest()["phases"]["sft"]
+    weights, whole, result = final_hash(run_dir), logged(run_dir), run_dir.manifest()["phases"]["sft"]
     run_dir.update_manifest(phases={}, status="running")
     again = resume_run(run_dir.path)
     assert final_hash(again) == weights
     assert again.manifest()["phases"]["sft"] == result
-    for key in ("loss", "eval_loss", "golden_exact_match", "tokens"):
-        assert metrics(again, key) == [line[key] for line in map(json.loads, logged.splitlines()) if key in line]
+    assert logged(again) == whole
 
 
 def test_a_checkpoint_that_is_not_there_is_refused_and_nothing_is_cut(tmp_path):
     run_dir = train_run(tmp_path / "r", *LONG, "train.max_steps=8")
-    logged = run_dir.metrics.read_text()
+    lines = run_dir.metrics.read_text()
     run_dir.update_manifest(phases={}, status="interrupted")
     with pytest.raises(RunDirError, match=r"run\.checkpoint=3: .* It has: 8, 4\."):
         train_run(run_dir.path, *LONG, "train.max_steps=8", "run.checkpoint=3")
-    assert run_dir.metrics.read_text() == logged
+    assert run_dir.metrics.read_text() == lines
 
 
 def test_resume_refuses_what_it_would_ignore(tmp_path, whole):

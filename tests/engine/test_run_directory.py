@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import re
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -15,9 +19,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ftlab.config.paths import shipped
+from ftlab.engine import provenance
+from ftlab.errors import RunDirError
 from ftlab.measure.generate import generate
+from ftlab.plan import make_plan
 from ftlab.rundir import RunDir, is_whole, sha256
-from tests.runs import FAST, final_hash, metrics, resume_run, train_run
+from tests.runs import FAST, final_hash, make_run, metrics, resume_run, train_run
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +48,161 @@ def test_manifest_says_what_was_done_and_how_to_do_it_again(run_dir):
     assert result["steps"] == 6
     assert result["parameters"]["trainable"] < result["parameters"]["total"]
     assert result["sha256"]["adapter_model.safetensors"] == sha256(run_dir.final / "adapter_model.safetensors")
+
+
+def test_manifest_says_where_when_and_on_what(run_dir):
+    manifest = run_dir.manifest()
+    began = datetime.fromisoformat(manifest["began"])
+    assert began.timestamp() <= next(run_dir.logged())["time"] and began.tzinfo is not None
+    assert manifest["starts"] == [{"time": manifest["began"]}], "resuming what is finished is no start"
+    machine = manifest["machine"]
+    assert machine["cpus"] == os.cpu_count() and machine["threads"] == torch.get_num_threads()
+    assert machine["cpu"] and machine["memory_gb"] > 0.5
+    assert manifest["folder"] == str(Path.cwd())
+    ledger = json.loads((run_dir.path / manifest["data"]["sft"]["ledger"]).read_text())
+    hashes = "\n".join(sorted(ledger["sha256"].values()))
+    assert manifest["data"]["sft"]["sha256"] == hashlib.sha256(hashes.encode()).hexdigest()
+    assert manifest["data"]["sft"]["files"] == len(ledger["sha256"])
+
+
+# ------------------------------------------------------------------------------------------------ code and starts
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A folder under git, in which a run is started; ``git("commit", ...)``."""
+    here = tmp_path / "repository"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    for key in [key for key in os.environ if key.startswith("GIT_")]:
+        monkeypatch.delenv(key)
+
+    def git(*words):
+        done = subprocess.run(
+            ["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    git("init", "-q")
+    Path("rewards.py").write_text("one = 1\n")
+    git("add", ".")
+    git("commit", "-q", "-m", "first")
+    return git
+
+
+@pytest.fixture(scope="module")
+def plan():
+    return make_plan(make_run("run.name=mine"), ("run.name=mine",))
+
+
+def started(plan):
+    run_dir = RunDir.create(plan)
+    provenance.begin(run_dir, plan)
+    return run_dir
+
+
+def test_a_clean_tree_is_its_commit(repository, plan):
+    run_dir = started(plan)
+    assert run_dir.manifest()["git"] == {"commit": repository("rev-parse", "HEAD"), "dirty": False}
+    assert not (run_dir.path / "git.diff").exists()
+    own = run_dir.manifest()["ftlab_git"]
+    if own is not None:
+        assert re.fullmatch("[0-9a-f]{40}", own["commit"]) and own["commit"] != repository("rev-parse", "HEAD")
+
+
+def test_changes_are_kept_without_secrets_and_can_be_applied(repository, plan):
+    key = "hf_" + "aB3dE5gH7jK9mN1pQ3sT5vW7yZ9bC1dE3f"
+    Path("rewards.py").write_text("one = 2\n")
+    Path("notes.txt").write_text("not tracked")
+    run_dir = started(plan)
+    diff = (run_dir.path / "git.diff").read_text()
+    found = run_dir.manifest()["git"]
+    assert (found["dirty"], found["diff"]) == (True, "git.diff")
+    assert "-one = 1\n+one = 2\n" in diff and "# not tracked: notes.txt\n" in diff
+    assert "outputs/mine" not in repository("status", "--short", "--untracked-files=no"), "a run writes no tracked file"
+    repository("checkout", "-q", "rewards.py")
+    repository("apply", str(run_dir.path / "git.diff"))
+    assert Path("rewards.py").read_text() == "one = 2\n"
+    Path("rewards.py").write_text(f"one = 2\ntoken = '{key}'\nthree = 3\n")
+    later = started(make_plan(make_run("run.name=other"), ()))
+    diff = (later.path / "git.diff").read_text()
+    assert key[5:] not in diff and "+<redacted: Hugging Face token>\n+three = 3\n" in diff
+    assert later.manifest()["git"]["diff_sha256"] != found["diff_sha256"]
+
+
+def test_long_changes_are_cut_and_that_is_said(repository, plan, monkeypatch):
+    monkeypatch.setattr(provenance, "DIFF_BYTES", 2000)
+    Path("rewards.py").write_text("".join(f"line {n}\n" for n in range(1000)))
+    diff = (started(plan).path / "git.diff").read_text()
+    assert 1500 < len(diff.encode()) < 2200
+    assert re.search(r"\n# cut here: [\d,]+ bytes in all, of which 2,000 are kept\n$", diff)
+
+
+def test_each_start_has_its_time_and_what_differs_from_the_first(repository, plan, monkeypatch):
+    first = started(plan).manifest()
+    assert started(plan).manifest()["starts"][1].keys() == {"time"}
+    Path("rewards.py").write_text("one = 2\n")
+    monkeypatch.setattr(provenance, "__version__", "9.9")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        run_dir = started(plan)
+    finally:
+        torch.set_num_threads(threads)
+    manifest = run_dir.manifest()
+    times = [start.pop("time") for start in manifest["starts"]]
+    assert manifest["began"] == first["began"] == times[0] and times == sorted(times) and len(times) == 3
+    assert {key: manifest[key] for key in first if key != "starts"} == {k: v for k, v in first.items() if k != "starts"}
+    differs = manifest["starts"][2]
+    assert differs.pop("git").keys() == {"dirty", "diff_sha256", "diff"}
+    assert differs == {"ftlab": "9.9", "machine": {"threads": threads + 1}}
+    assert "+one = 2" in (run_dir.path / "git-3.diff").read_text() and not (run_dir.path / "git.diff").exists()
+
+
+def test_without_a_repository(tmp_path, plan, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert started(plan).manifest()["git"] is None
+    monkeypatch.setenv("PATH", "")
+    assert started(plan).manifest()["git"] is None
+
+
+# ------------------------------------------------------------------------------------------------ the newest run
+
+
+def test_latest_is_the_run_that_was_started_last(tmp_path, plan, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    latest = tmp_path / "outputs" / "latest"
+    mine = started(plan)
+    assert latest.readlink() == Path("mine")
+    other = started(make_plan(make_run("run.name=other"), ()))
+    assert latest.resolve() == other.path.resolve()
+    started(make_plan(make_run("run.dir=outputs/own"), ()))
+    assert latest.readlink() == Path("other"), "a folder of one's own is nobody's latest"
+    assert RunDir.open(Path("outputs/latest")).path == Path("outputs/other"), "by the name that stays"
+    other.remove()
+    assert not latest.is_symlink() and not other.path.exists()
+    provenance.begin(mine, plan)
+    assert latest.readlink() == Path("mine")
+    assert sorted(path.name for path in latest.parent.iterdir()) == ["latest", "mine", "own"]
+    with pytest.raises(RunDirError, match="outputs/latest is a link to the run that was started last"):
+        RunDir.create(make_plan(make_run("run.name=latest"), ()))
+
+
+def test_latest_leaves_what_is_somebodys_and_file_systems_without_links_alone(tmp_path, plan, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def refuse(*_):
+        raise PermissionError("no links here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "symlink_to", refuse)
+        started(plan)
+    assert [path.name for path in (tmp_path / "outputs").iterdir()] == ["mine"]
+    (tmp_path / "outputs" / "latest").mkdir()
+    started(plan)
+    assert not (tmp_path / "outputs" / "latest").is_symlink()
 
 
 def test_metrics_have_every_step_once_and_in_order(run_dir):

@@ -1,0 +1,158 @@
+"""All trackers of a run. One that fails is told once and left alone; training never notices."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.markup import escape
+
+from ftlab.engine.trackers.base import About, Tracker, scalars
+from ftlab.engine.trackers.mlflow import Mlflow
+from ftlab.engine.trackers.redact import redact, redacted
+from ftlab.engine.trackers.tensorboard import TensorBoard
+from ftlab.engine.trackers.wandb import Wandb
+from ftlab.rundir import RunDir, write_atomic
+
+KINDS: dict[str, type[Tracker]] = {"tensorboard": TensorBoard, "wandb": Wandb, "mlflow": Mlflow}
+_ENVIRONMENT = ("ftlab", "python", "packages", "machine", "git")  # of the manifest
+_LONGEST = 300  # characters of an error
+
+
+@contextmanager
+def tracked(run_dir: RunDir, say: Callable[[str], None]) -> Iterator[Trackers]:
+    """The trackers of a run, opened by whoever has something to log, and closed with the run's status."""
+    trackers = Trackers(run_dir, say)
+    try:
+        yield trackers
+    finally:
+        # Nothing had happened in a run directory that was taken away again; a full disk takes no other status.
+        manifest = run_dir.manifest()
+        ended = "status" in manifest and manifest["status"] != "running"
+        trackers.finish(manifest["status"] if ended else "failed")
+
+
+class Trackers:
+    """:param say: takes a line of rich markup for the terminal and the log."""
+
+    def __init__(self, run_dir: RunDir, say: Callable[[str], None]):
+        self._run_dir, self._say = run_dir, say
+        self._open: dict[str, Tracker] = {}
+        self._opened = self._of_several = False
+        self._sent: set[str] = set()  # documents and samples
+
+    def open(self) -> None:
+        """Once for all phases: begin or continue the run in each tracker, and give it what was logged so far.
+
+        ``metrics.jsonl`` has been cut back to the checkpoint by then.
+        """
+        if self._opened:
+            return
+        self._opened = True
+        plan = self._run_dir.plan()
+        self._of_several = len(plan.phases) > 1
+        if not _is_first_process():
+            return
+        names = plan.phases[0].config.tracker.names
+        if not names:
+            return
+        about = self._about()
+        for name in names:
+            self._guarded(name, lambda name=name: self._begin(name, about))  # type: ignore[misc]
+        self._document("run.yaml", 0, yaml.safe_dump(about.config, sort_keys=False, allow_unicode=True))
+        self._catch_up(plan.phases)
+
+    def log(self, line: dict[str, Any]) -> None:
+        """A line of ``metrics.jsonl``."""
+        self._each("log", line["global_step"], scalars(line, self._of_several), line["time"])
+
+    def ledger(self, phase: str, step: int) -> None:
+        """What became of the rows of a phase that begins at this step."""
+        path = self._run_dir.ledger(phase)
+        text = json.dumps(redacted(json.loads(path.read_text(encoding="utf-8"))), indent=2, ensure_ascii=False)
+        self._document(f"data/{phase}.json", step, text + "\n")
+
+    def samples(self, path: Path, step: int) -> None:
+        """:param path: a file of ``samples/``."""
+        samples = redacted(json.loads(path.read_text(encoding="utf-8"))["samples"])
+        if samples and path.stem not in self._sent:
+            self._sent.add(path.stem)
+            self._each("samples", path.stem, step, samples)
+
+    def finish(self, status: str) -> None:
+        self._each("finish", status)
+        self._open = {}
+
+    def _about(self) -> About:
+        run_dir = self._run_dir
+        kept = run_dir.path / "trackers.json"
+        if not kept.is_file():
+            begun = {"key": secrets.token_hex(8), "mlflow": f"sqlite:///{Path.cwd()}/mlflow.db"}
+            write_atomic(kept, json.dumps(begun, indent=2) + "\n")
+        ours = json.loads(kept.read_text(encoding="utf-8"))
+        phases = yaml.safe_load(run_dir.run_yaml.read_text(encoding="utf-8"))["phases"]
+        config = {phase["name"]: phase["config"] for phase in phases} if len(phases) > 1 else phases[0]["config"]
+        manifest = run_dir.manifest()
+        return About(
+            folder=run_dir.path.absolute(),
+            project=redacted(phases[0]["config"]["tracker"]["project"]),
+            key=ours["key"],
+            store=ours["mlflow"],
+            config=redacted(config),
+            environment=redacted({name: manifest[name] for name in _ENVIRONMENT if name in manifest}),
+        )
+
+    def _begin(self, name: str, about: About) -> None:
+        tracker = KINDS[name](about)
+        told = tracker.begin()
+        self._open[name] = tracker
+        if told is not None:
+            self._say(f"[dim]{name}: {escape(told)}[/dim]")
+
+    def _catch_up(self, phases: Sequence[Any]) -> None:
+        """Everything that the run directory has, in the order of the steps."""
+        done = self._run_dir.manifest().get("phases", {})
+        steps = 0
+        lines = list(self._run_dir.logged())
+        for phase in phases:
+            if self._run_dir.ledger(phase.name).is_file():
+                self.ledger(phase.name, steps)
+            before, after = (self._run_dir.samples / f"{phase.name}-{when}.json" for when in ("before", "after"))
+            if before.is_file():
+                self.samples(before, steps)
+            for line in lines:
+                if line["phase"] == phase.name:
+                    self.log(line)
+            if phase.name in done:
+                steps += done[phase.name]["steps"]
+                self.samples(after, steps)
+
+    def _document(self, name: str, step: int, text: str) -> None:
+        if name not in self._sent:
+            self._sent.add(name)
+            self._each("document", name, step, text)
+
+    def _each(self, method: str, *given: Any) -> None:
+        for name, tracker in list(self._open.items()):
+            self._guarded(name, lambda tracker=tracker: getattr(tracker, method)(*given))  # type: ignore[misc]
+
+    def _guarded(self, name: str, do: Callable[[], None]) -> None:
+        try:
+            do()
+        except Exception as error:
+            self._open.pop(name, None)
+            what = " ".join(redact(f"{type(error).__name__}: {error}").split())
+            told = f"The tracker {name} failed and is left alone; training goes on, and metrics.jsonl has everything."
+            with suppress(OSError):  # a full disk has no room for the log either
+                self._say(f"[yellow]{told} {escape(what[:_LONGEST])}[/yellow]")
+
+
+def _is_first_process() -> bool:
+    """Of those that a launcher such as torchrun has started."""
+    return "RANK" not in os.environ or os.environ["RANK"] == "0"

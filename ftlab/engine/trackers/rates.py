@@ -1,0 +1,163 @@
+"""How fast, and how well the device is used: what a tracker is opened for besides the loss."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from ftlab.data.store import PackedRow
+from ftlab.model.adapter import Parameters
+from ftlab.model.load import compute_dtype
+from ftlab.schema import Run
+
+# FLOP/s of dense matrix products in bf16 with fp32 accumulation, by how the name of a device begins; the first that
+# fits counts. From NVIDIA's datasheets of each (H200, H100, A100, L40S, A10; where they quote sparse matrices, half of
+# that) and, for the GeForces, appendix A of its Ada and GA102 whitepapers.
+_PEAK = (
+    ("NVIDIA H200 NVL", 835e12),
+    ("NVIDIA H200", 989e12),
+    ("NVIDIA H100 NVL", 835e12),
+    ("NVIDIA H100 PCIe", 756e12),
+    ("NVIDIA H100", 989e12),
+    ("NVIDIA A100", 312e12),
+    ("NVIDIA L40S", 362e12),
+    ("NVIDIA A10G", None),  # another chip than the A10, and no datasheet of NVIDIA's
+    ("NVIDIA A10", 125e12),
+    ("NVIDIA GeForce RTX 4090", 165.2e12),
+    ("NVIDIA GeForce RTX 3090", 71e12),
+)
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+_LOOKED_AT = 64  # rows from whose samples the mean length is taken
+
+
+def peak(device: str, precision: torch.dtype) -> float | None:
+    """FLOP/s of a device by its name; None where they are not known, as in fp32 or on a CPU."""
+    if precision not in (torch.bfloat16, torch.float16):
+        return None
+    return next((flops for name, flops in _PEAK if device.startswith(name)), None)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a token takes.
+
+    :param total: parameters. :param trained: those of them that train.
+    :param attention: layers x heads x size of a head. :param length: of a sample, as a token of it sees it on average.
+    """
+
+    total: int
+    trained: int
+    attention: int
+    length: float
+
+    def flops(self) -> float:
+        """Of one token: 6 N + 12 L H Q T, as in PaLM (https://arxiv.org/abs/2204.02311, appendix B), where N parameters
+        train. Of one that is frozen there is no gradient to compute: forward and backward take 2 each, so
+
+            4 N + 2 N_trained + 12 L H Q T
+
+        T is the mean length of a sample, weighted by tokens, since packed samples do not see each other. Activations
+        that are computed again are not counted, as the paper says, and neither is a reference model's forward.
+        """
+        return 4 * self.total + 2 * self.trained + 12 * self.attention * self.length
+
+
+def mfu(tokens_per_second: float, work: Work, peak_flops: float) -> float:
+    """Model FLOPs utilization: the share of the device's peak that the model's own work takes (PaLM, appendix B)."""
+    return tokens_per_second * work.flops() / peak_flops
+
+
+def work_of(run: Run, model: Any, parameters: Parameters, rows: Sequence[Any]) -> Work | None:
+    """None where a token's work is not known beforehand: tokens that are generated, experts that are chosen, a backward
+    that ends at the last frozen layer."""
+    config = model.config.get_text_config()
+    has_experts = any(getattr(config, name, None) for name in _EXPERTS)
+    if run.stage.name in ("ppo", "grpo") or run.method.name == "freeze" or has_experts:
+        return None
+    some = islice((rows[index] for index in range(len(rows))), _LOOKED_AT)
+    lengths = [len(sample.input_ids) for row in some if isinstance(row, PackedRow) for sample in row.samples]
+    if not lengths:
+        return None
+    length = sum(n * n for n in lengths) / sum(lengths)
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    attention = config.num_hidden_layers * config.num_attention_heads * head
+    return Work(parameters.total, parameters.trainable, attention, length)
+
+
+class Rates(TrainerCallback):
+    """Tokens per second of training since the last log: evaluating and saving are not training.
+
+    :param work: of a token; None leaves MFU out, as does a device whose peak is not known.
+    :ivar latest: what goes into the line that is being logged.
+    """
+
+    def __init__(self, work: Work | None, precision: torch.dtype):
+        self._work, self._precision = work, precision
+        self._peak: float | None = None
+        self._spent, self._until, self._tokens = 0.0, 0.0, 0
+        self._since: float | None = None  # since when a stretch of training lasts; None between two
+        self.latest: dict[str, float] = {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._spent, self._since, self._tokens = 0.0, None, state.num_input_tokens_seen
+        name = torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else args.device.type
+        self._peak = peak(name, self._precision)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._since is None:
+            self._since = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._until = time.monotonic()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        self.latest = {}
+        if "loss" not in logs:
+            return
+        self._until = time.monotonic()
+        self._pause()
+        tokens, self._tokens = state.num_input_tokens_seen - self._tokens, state.num_input_tokens_seen
+        if tokens > 0 and self._spent > 0:
+            self.latest["tokens_per_second"] = round(tokens / self._spent, 1)
+            if self._work is not None and self._peak is not None:
+                share = mfu(tokens / self._spent, self._work, self._peak * max(args.world_size, 1))
+                self.latest["mfu"] = round(share, 4)
+        self.latest |= usage(args.device)
+        self._spent, self._since = 0.0, time.monotonic()
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._pause()
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._pause()
+
+    def _pause(self) -> None:
+        """What came after the last step, or its log, was no training."""
+        if self._since is not None:
+            self._spent += max(self._until - self._since, 0.0)
+            self._since = None
+
+
+def rates_of(run: Run, model: Any, parameters: Parameters, rows: Sequence[Any]) -> Rates:
+    """:param rows: those that train."""
+    return Rates(work_of(run, model, parameters, rows), compute_dtype(run))
+
+
+def usage(device: torch.device) -> dict[str, float]:
+    """Of a GPU, as nvidia-smi has it: memory in use in GB, and the share of the last second in which it worked (where
+    nvidia-ml-py is installed). Empty on a CPU."""
+    if device.type != "cuda":
+        return {}
+    free, total = torch.cuda.mem_get_info(device)
+    found = {"gpu_memory_gb": round((total - free) / 1e9, 3)}
+    try:
+        found["gpu_utilization"] = torch.cuda.utilization(device)
+    except Exception:  # no nvidia-ml-py, or a driver that does not tell
+        return found
+    return found

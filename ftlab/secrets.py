@@ -1,0 +1,97 @@
+"""Text that looks like a key to something. What is found is named by its kind, and never shown.
+
+A secret too many costs a row; one too few is learned by heart. So there are no exceptions for keys known as examples.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+_LEFT, _RIGHT = r"(?<![A-Za-z0-9_])", r"(?![A-Za-z0-9_])"
+# A kind, what every one of it contains (looked for first, which is fast), and its pattern.
+_KINDS = [
+    (kind, anchors, re.compile(pattern))
+    for kind, anchors, pattern in (
+        ("private key", ("PRIVATE KEY",), r"-----(?:BEGIN|END) (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----"),
+        ("AWS access key", ("AKIA", "ASIA", "ABIA"), r"(?<![A-Za-z0-9])A(?:K|S|B)IA[0-9A-Z]{16}(?![0-9A-Z])"),
+        ("GitHub token", ("ghp_", "gho_", "ghu_", "ghs_", "ghr_"), _LEFT + r"gh[pousr]_[A-Za-z0-9]{30,}"),
+        ("GitHub token", ("github_pat_",), r"github_pat_\w{22,}"),
+        ("GitLab token", ("glpat-",), r"glpat-[\w-]{20,}"),
+        ("Slack token", ("xox",), r"(?<![A-Za-z0-9])xox[abeoprs]-[A-Za-z0-9-]{10,}"),
+        ("Slack webhook", ("hooks.slack.com",), r"hooks\.slack\.com/(?:services|workflows)/[\w/]{20,}"),
+        ("Google API key", ("AIza",), r"AIza[\w-]{35}"),
+        ("Hugging Face token", ("hf_",), _LEFT + r"hf_[A-Za-z0-9]{30,}"),
+        ("API key", ("sk-",), r"(?<![A-Za-z0-9])sk-(?=[\w-]*\d)[\w-]{20,}"),
+        ("Stripe key", ("k_live_", "k_test_"), r"(?<![A-Za-z0-9])[rs]k_(?:live|test)_[A-Za-z0-9]{16,}"),
+        ("SendGrid key", ("SG.",), r"(?<![\w.])SG\.[\w-]{16,}\.[\w-]{16,}"),
+        ("npm token", ("npm_",), _LEFT + r"npm_[A-Za-z0-9]{36}" + _RIGHT),
+        ("PyPI token", ("pypi-",), r"pypi-[\w-]{50,}"),
+        ("JSON web token", ("eyJ",), r"eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{8,}"),
+    )
+]  # fmt: skip
+_NAME = r"(?:secret|token|passw(?:or)?d|passphrase|pwd|(?:api|access|private|auth)[_-]?key|credential)"
+_VALUE = r"[A-Za-z0-9+/=_~.!@#$%^&*-]"
+# NAME = "value", "name": "value", NAME=value, <name>value: of quoted ones 16 characters may do, of others it takes 20.
+_ASSIGNED = re.compile(
+    rf"(?i){_NAME}[\w.-]{{0,40}}[\"'\]]*(?:\s{{0,8}}(?::=|=>|[:=>])\s{{0,8}}(?:[bru]{{0,2}}[\"'`]({_VALUE}{{16,}})[\"'`]"
+    rf"|([A-Za-z0-9+/=_-]{{20,}}+)(?![\w(.\[{{:])))"
+)
+_HEADER = re.compile(
+    r"(?i)authorization[\"'\]]*\s{0,4}[:=,]\s{0,4}[bf]?[\"'`]?(?:bearer|basic|token)\s+([\w+/=.~-]{16,})"
+)
+_IN_URL = re.compile(r"[a-z][a-z0-9+.-]{1,20}://[^\s/:@'\"<>]{1,80}:([^\s/@:'\"<>{}$]{8,})@")
+_STAND_INS = re.compile(r"(?i)example|placeholder|change.?me|your|dummy|x{5}|\*{4}|\.{3}|1234567|abcdef")
+# Bits in a letter: random letters of base 64 have more than 4 from about 20 letters on, of hexadecimal about 3.6.
+_BITS = 3.0
+
+
+def secret_in(text: str) -> str | None:
+    """The kind of the first thing in ``text`` that looks like a secret."""
+    for kind, anchors, pattern in _KINDS:
+        if any(anchor in text for anchor in anchors) and pattern.search(text):
+            return kind
+    for found in _ASSIGNED.finditer(text):
+        if _is_random(found[1] or found[2]):
+            return "value of a secret's name"
+    if "uthorization" in text and any(_is_random(found[1]) for found in _HEADER.finditer(text)):
+        return "Authorization header"
+    if "://" in text and any(_is_random(found[1]) for found in _IN_URL.finditer(text)):
+        return "password in a URL"
+    return None
+
+
+def without_secrets(lines: Iterable[str]) -> Iterator[str]:
+    """The same lines of a diff, each one that holds a secret with its kind instead; its sign and its end stay."""
+    in_key = False
+    for line in lines:
+        kind = secret_in(line)
+        hidden = "private key" if in_key else kind
+        if kind == "private key":
+            in_key = "BEGIN " in line and "END " not in line
+        if hidden is None:
+            yield line
+        else:
+            body = line.rstrip("\r\n")
+            sign = body[:1] if body[:1] in "+- " else ""
+            yield f"{sign}<redacted: {hidden}>{line[len(body) :]}"
+
+
+def _is_random(value: str) -> bool:
+    """Letters and digits in no order: no word, no name of a variable, no stand-in."""
+    if _STAND_INS.search(value):
+        return False
+    digits = sum(letter.isdigit() for letter in value)
+    if digits < 2 or digits == len(value):
+        return False
+    if digits < 4 and value.islower() and len(re.split("[_-]", value)) > 2:  # sha256_of_a_file
+        return False
+    return _entropy(value) >= _BITS
+
+
+def _entropy(value: str) -> float:
+    """Bits of a letter, by how often each occurs."""
+    counts = Counter(value).values()
+    return -sum(count / len(value) * math.log2(count / len(value)) for count in counts)
