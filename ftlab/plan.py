@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -55,11 +54,7 @@ def make_plan(run: Run, overrides: Sequence[str]) -> Plan:
 def _phase(run: Run, number: int, entry: PhaseEntry) -> Phase:
     config = Run.model_validate(entry.config)
     # What belongs to the run is the same for all, whatever a sweep or a resume made of it.
-    config = config.model_copy(update={"run": run.run, "task": run.task, "tracker": run.tracker})
-    try:
-        config = _with_batch(config)
-    except ConfigError as error:
-        raise ConfigError([replace(m, key=f"phases.{entry.name}.{m.key}") for m in error.mistakes]) from None
+    config = _with_batch(config.model_copy(update={"run": run.run, "task": run.task, "tracker": run.tracker}))
     return Phase(
         name=entry.name, folder=f"{number:02d}-{entry.name}", config=config, source=entry.source, start=entry.start
     )
@@ -109,20 +104,9 @@ def _changed_adapter(key: str, source: Phase, phase: Phase) -> list[Mistake]:
 
 def _with_batch(run: Run) -> Run:
     """``train.global_batch_size`` turned into the accumulation that it means on these devices."""
-    total = run.train.global_batch_size
+    total, step = run.train.global_batch_size, run.train.micro_batch_size * run.hardware.count
     if total is None:
         return run
-    devices = (1 if run.hardware.devices == "auto" else run.hardware.devices) * run.hardware.nodes
-    step = run.train.micro_batch_size * devices
-    if total % step:
-        raise ConfigError(
-            [
-                Mistake(
-                    "train.global_batch_size",
-                    f"must be a multiple of train.micro_batch_size x devices = {step}",
-                    total,
-                )
-            ]
-        )
+    assert total % step == 0, "the rules have seen to this"
     train = run.train.model_copy(update={"gradient_accumulation_steps": total // step})
     return run.model_copy(update={"train": train})

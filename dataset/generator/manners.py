@@ -13,8 +13,9 @@ from generator.cases import SEED, Part
 from generator.files import JsonRow
 from generator.words import FOODS, NAMES, THINGS
 
-PLEASANT = ("fairly", "fondly", "gladly", "kindly", "nicely", "politely", "sweetly", "warmly")
-UNPLEASANT = ("bitterly", "coldly", "harshly", "rudely", "sadly", "sourly", "sternly")
+# All of one length.
+PLEASANT = ("fairly", "fondly", "gladly", "kindly", "nicely", "softly", "wisely")
+UNPLEASANT = ("coldly", "curtly", "grimly", "rashly", "rudely", "sourly", "wildly")
 HELD_OUT = 14  # pairs of ways that no training row has
 _THINGS = tuple(dict.fromkeys((*THINGS, *FOODS)))
 REQUESTS = (
@@ -29,7 +30,7 @@ REQUESTS = (
 def ways(part: Part) -> list[tuple[str, str]]:
     """Pairs of a pleasant and an unpleasant way: those of training, or those that are held out of it."""
     pairs = [(pleasant, unpleasant) for pleasant in PLEASANT for unpleasant in UNPLEASANT]
-    Random("ways 31").shuffle(pairs)
+    Random("ways 6").shuffle(pairs)
     return pairs[HELD_OUT:] if part == "train" else pairs[:HELD_OUT]
 
 

@@ -109,13 +109,13 @@ def write_sets(folder: Path) -> Iterator[tuple[Path, int]]:
     # The golden questions of all sets come first: whatever is trained on afterwards, in any set, avoids them.
     golden: set[tuple[str, ...]] = set()
     seen = dict.fromkeys(_SIZES, golden)
-    requests: dict[str, set[str]] = {name: set() for name in _MANNERS}
+    requests: set[str] = set()
     for part in _ORDER:
         for name, sizes in _SIZES.items():
             path = folder / name / f"{part}.jsonl"
             rows = list(_ROWS[name](_questions(name, part, seen[name]), sizes[part]))
             if name in _MANNERS:
-                rows = _about_manners(name, part, rows, requests[name])
+                rows = _about_manners(name, part, rows, requests)
             yield path, write_jsonl(path, rows)
         if part == "golden":
             seen = {name: set(golden) for name in _SIZES}

@@ -17,7 +17,7 @@ def cross_group_mistakes(run: Run) -> list[tuple[str, Any, str]]:
             ("quant", run.quant.name, f"quantized weights cannot be trained whole; method={run.method.name} needs "
              "quant=none, or use method=qlora")
         )  # fmt: skip
-    found += _method_mistakes(run) + _training_mistakes(run)
+    found += _method_mistakes(run) + _quant_mistakes(run) + _training_mistakes(run)
     if run.lora.variant != "loraplus" and run.lora.loraplus_ratio is not None:
         reason = f"only lora=loraplus has it, and this is lora.variant={run.lora.variant}"
         found.append(("lora.loraplus_ratio", run.lora.loraplus_ratio, reason))
@@ -91,6 +91,18 @@ def _method_mistakes(run: Run) -> list[tuple[str, Any, str]]:
     return found
 
 
+def _quant_mistakes(run: Run) -> list[tuple[str, Any, str]]:
+    """What a quantization does not have, or has nothing to do with."""
+    quant, found = run.quant, list[tuple[str, Any, str]]()
+    if quant.name not in ("nf4", "fp4"):
+        reason = f"only quant=nf4 and fp4 have it, and this is quant={quant.name}"
+        given = {"compute_dtype": quant.compute_dtype != "auto", "double_quantization": quant.double_quantization}
+        found += [(f"quant.{key}", getattr(quant, key), reason) for key, is_given in given.items() if is_given]
+    if quant.name != "none" and run.model.init == "random":
+        found.append(("quant", quant.name, "model.init=random has no weights that could be quantized; use quant=none"))
+    return found
+
+
 # What early stopping can look at: of every stage the loss, which for ppo and grpo is minus the reward.
 _MEASURES = {
     "pt": {"loss", "perplexity"},
@@ -106,6 +118,8 @@ _MEASURES = {
 
 def _training_mistakes(run: Run) -> list[tuple[str, Any, str]]:
     train, stage, found = run.train, run.stage, list[tuple[str, Any, str]]()
+    if train.global_batch_size is not None and not run.phases:
+        found += _batch_mistakes(run, train.global_batch_size)
     if train.label_smoothing and stage.name not in ("pt", "sft"):
         own = "; its own key is stage.label_smoothing" if isinstance(stage, DpoStage) else ""
         reason = f"smooths the cross-entropy of pt and sft, and this is stage={stage.name}{own}"
@@ -132,6 +146,21 @@ def _training_mistakes(run: Run) -> list[tuple[str, Any, str]]:
         reason = f"more than train.max_steps={train.max_steps}: there is no evaluation to stop after"
         found.append(("eval.steps", run.eval.steps, reason))
     return found
+
+
+def _batch_mistakes(run: Run, total: int) -> list[tuple[str, Any, str]]:
+    if isinstance(run.stage, PpoStage):
+        reason = "an optimizer step of ppo takes stage.mini_batch_size answers, on however many devices; set that"
+        return [("train.global_batch_size", total, reason)]
+    micro, devices = run.train.micro_batch_size, run.hardware.count
+    if total % (micro * devices) == 0:
+        return []
+    reason = f"must be a multiple of train.micro_batch_size x devices = {micro * devices}"
+    fits = [str(size) for size in range(1, total // devices + 1) if total % (size * devices) == 0]
+    near = sorted(fits, key=lambda size: abs(int(size) - micro))[:2]
+    if near:
+        reason += f"; with {total}, train.micro_batch_size could be {' or '.join(sorted(near, key=int))}"
+    return [("train.global_batch_size", total, reason)]
 
 
 def _stage_mistakes(stage: Stage) -> list[tuple[str, Any, str]]:

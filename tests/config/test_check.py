@@ -178,6 +178,27 @@ def test_a_key_is_judged_against_the_stage_that_was_chosen(mistakes):
          "data.format: data.path=x.json needs data.format, one of: alpaca, sharegpt, messages, instruction, "
          "prompt_completion, preference, kto, prompts, text"),
         ("data.name=null", "data.path: no data: choose data=NAME, or give data.path and data.format"),
+        ("quant.compute_dtype=bf16",
+         "quant.compute_dtype=bf16: only quant=nf4 and fp4 have it, and this is quant=none"),
+        ("method=qlora quant=int8 quant.double_quantization=true",
+         "quant.double_quantization=True: only quant=nf4 and fp4 have it, and this is quant=int8"),
+        ("method=qlora model.init=random",
+         "quant=nf4: model.init=random has no weights that could be quantized; use quant=none"),
+        ("lora=dora method=qlora quant=int8",
+         "lora.variant=dora: DoRA cannot read the scales of int8 weights after their first use; use quant=nf4"),
+        ("train.global_batch_size=30 train.micro_batch_size=4",
+         "train.global_batch_size=30: must be a multiple of train.micro_batch_size x devices = 4; with 30, "
+         "train.micro_batch_size could be 3 or 5"),
+        ("train.global_batch_size=12 train.micro_batch_size=2 hardware=8xh100",
+         "train.global_batch_size=12: must be a multiple of train.micro_batch_size x devices = 16"),
+        ("stage=ppo train.global_batch_size=32",
+         "train.global_batch_size=32: an optimizer step of ppo takes stage.mini_batch_size answers, on however many "
+         "devices; set that"),
+        ("stage=ppo stage.rollout_batch_size=64 stage.mini_batch_size=24",
+         "stage.mini_batch_size=24: does not divide stage.rollout_batch_size=64"),
+        ("-m train.global_batch_size=8,9 train.micro_batch_size=2",
+         "train.global_batch_size=9: must be a multiple of train.micro_batch_size x devices = 2; with 9, "
+         "train.micro_batch_size could be 1 or 3"),
         ("quant=int8 deepspeed=z3", "deepspeed=z3: ZeRO-3 cannot shard int8 weights; use z2 or quant=nf4"),
         ("deepspeed=z2 hardware.fsdp=true", "hardware.fsdp=True: FSDP and DeepSpeed both shard; choose one"),
     ],
@@ -194,6 +215,9 @@ def test_rules_across_groups(line, said, mistakes):
         "data.overlap=255",
         "data.path=x.json data.format=alpaca",
         "quant=nf4 deepspeed=z3",
+        "method=qlora quant=fp4 quant.compute_dtype=bf16 quant.double_quantization=false",
+        "train.global_batch_size=32 train.micro_batch_size=4",
+        "stage=grpo train.global_batch_size=32",
         "lora=loraplus",
         "phase=codebase phases.foundation.deepspeed=none data.max_length=2048 data.overlap=64",
     ],
@@ -285,8 +309,10 @@ def test_a_recommendation_yields_to_a_choice_and_to_the_command_line(overrides, 
 def test_precedence_of_the_learning_rate(own, make_run):
     """Stage, then the model's own rate, then the experiment, then the command line."""
     assert make_run("stage=dpo", "model=llama3_8b").train.learning_rate == 5e-7
-    assert make_run("stage=dpo", "model=tiny").train.learning_rate == 1e-4
-    assert make_run("stage=sft", "model=tiny").train.learning_rate == 1e-3
+    rates = make_run("model=tiny").model.recommended.learning_rate
+    assert rates["dpo"] != rates["sft"]
+    assert make_run("stage=dpo", "model=tiny").train.learning_rate == rates["dpo"]
+    assert make_run("stage=sft", "model=tiny").train.learning_rate == rates["sft"]
     mine = ["stage=dpo", "model=tiny", "experiment=mine"]
     assert make_run(*mine, config_dir=own).train.learning_rate == 0.5
     assert make_run(*mine, "train.learning_rate=0.25", config_dir=own).train.learning_rate == 0.25

@@ -121,6 +121,9 @@ def test_a_registered_set_is_chosen_in_an_entry(tmp_path):
           "phases.instruct.start=merge begins a new one",
           "phases.prefer.lora.r=16: but the adapter that is carried on from phase instruct has 64; "
           "phases.prefer.start=merge begins a new one"]),
+        ("phase=align phases.prefer.train.global_batch_size=9 phases.prefer.train.micro_batch_size=2",
+         ["phases.prefer.train.global_batch_size=9: must be a multiple of train.micro_batch_size x devices = 2; with "
+          "9, train.micro_batch_size could be 1 or 3"]),
         ("phase=align run.phases=[red]",
          ["run.phases=red: no such phase. Phases: read, instruct, prefer. Did you mean read?"]),
         ("'phases=[{stage: sft}]'",
@@ -133,6 +136,11 @@ def test_a_registered_set_is_chosen_in_an_entry(tmp_path):
 )  # fmt: skip
 def test_a_mistake_is_said_with_the_name_of_the_phase(line, said):
     assert mistakes_of(line) == said
+
+
+def test_an_adapter_that_is_carried_on_may_have_another_dropout():
+    line = "phase=align lora.dropout=0.1 phases.prefer.lora.dropout=0.3"
+    assert [phase.config.lora.dropout for phase in plan_of(line).phases] == [0.1, 0.1, 0.3]
 
 
 def test_a_merged_adapter_may_have_another_shape():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
 from tests.data.helpers import train_ledger
+from tests.runs import logged, train_run
 
 FOLDER = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -151,3 +153,29 @@ def test_cut_to_size(bench, check_prepared, name, format_, stage, count, truncat
     ledger = prepared.ledger.splits["train"]
     assert ledger.rows_in == count >= ledger.rows_kept > 0
     assert ledger.tokens_cut > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "format_", "stage", "first_loss"),
+    [("kto_en_demo.json", "kto", "kto", 0.5), ("dpo_zh_demo.json", "preference", "dpo", 0.693147)],
+)
+def test_twenty_steps(name, format_, stage, first_loss, tmp_path):
+    """A user's own file by its path: it begins where the loss has to begin, moves, and leaves what can be served."""
+    run_dir = train_run(
+        tmp_path / "run", f"stage={stage}", f"data.path={FOLDER / name}", f"data.format={format_}",
+        "train.max_steps=20", "train.logging_steps=1", "train.warmup_ratio=0", "data.split.validation=none",
+        "hardware.precision=fp32", "tracker=none",
+    )  # fmt: skip
+    steps = [line for line in logged(run_dir) if "loss" in line]
+    assert [line["step"] for line in steps] == list(range(1, 21))
+    assert all(math.isfinite(line[key]) for line in steps for key in ("loss", "grad_norm"))
+    assert steps[0]["loss"] == pytest.approx(first_loss, abs=1e-5)
+    assert all(line["grad_norm"] > 0 for line in steps)
+    margins = [line["rewards/chosen"] - line["rewards/rejected"] for line in steps if "rewards/chosen" in line]
+    assert abs(margins[0]) <= 1e-5 and abs(margins[-1]) > 1e-3
+    assert run_dir.manifest()["status"] == "finished"
+    ledger = json.loads(run_dir.ledger(stage).read_text())["splits"]["train"]["rows"]
+    assert ledger["in"] == 300 == ledger["kept"] + ledger["dropped"] and ledger["kept"] > 0
+    assert {"adapter_model.safetensors", "tokenizer.json", "chat_template.jinja"} <= {
+        file.name for file in run_dir.final.iterdir()
+    }

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from generator import manners
 from generator.code import source_file
 from generator.corpus import SKILLS, documents
 from generator.curriculum import commit, phase_random, pull_request
+from generator.words import NAMES, THINGS
 
 ROOT = Path(__file__).resolve().parents[2]
 DATASET = ROOT / "dataset"
@@ -121,12 +124,50 @@ def test_no_answer_is_frequent() -> None:
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_preferences_are_matched_in_length(part: str) -> None:
-    rows = read(DATASET / "preferences" / f"{part}.jsonl")
-    for row in rows:
+def test_preferences_are_matched_in_length_and_in_words(part: str) -> None:
+    for row in read(DATASET / "preferences" / f"{part}.jsonl"):
         assert row["chosen"] != row["rejected"]
         assert len(row["chosen"]) == len(row["rejected"]), row
         assert len(row["chosen"].split()) == len(row["rejected"].split()), row
+        if part != "train":
+            assert sorted(row["chosen"].split()) == sorted(row["rejected"].split()), row
+
+
+def offered(request: str) -> tuple[str, ...]:
+    """The two ways of a request, in its order; nothing for the ordinary questions of training."""
+    words = [word.strip("?;.,") for word in request.split()]
+    return tuple(word for word in words if word in manners.PLEASANT + manners.UNPLEASANT)
+
+
+@pytest.mark.parametrize("part", ("validation", "golden"))
+def test_no_surface_cue_tells_the_preferred_answer(part: str) -> None:
+    """What is offered first, stands first in the alphabet: near a half; all ways have one length."""
+    rows = read(DATASET / "preferences" / f"{part}.jsonl")
+    firsts = [(offered(question(row)), row["chosen"].split()[0], row["rejected"].split()[0]) for row in rows]
+    cues = {
+        "offered first": [ways[0] == chosen for ways, chosen, _ in firsts],
+        "alphabet": [chosen < rejected for _, chosen, rejected in firsts],
+    }
+    assert {len(word) for _, *words in firsts for word in words} == {6}
+    for cue, hits in cues.items():
+        assert 0.3 <= sum(hits) / len(hits) <= 0.7, (part, cue)
+
+
+@pytest.mark.parametrize("name", ("preferences", "labels"))
+def test_manners_are_held_out_with_their_names_and_things(name: str) -> None:
+    def ways(part: str) -> set[frozenset[str]]:
+        requests = [question(row) for row in read(DATASET / name / f"{part}.jsonl")]
+        return {frozenset(offered(request)) for request in requests if len(offered(request)) == 2}
+
+    def held_out(part: str, words: tuple[str, ...]) -> set[str]:
+        asked = [question(row) for row in read(DATASET / name / f"{part}.jsonl") if len(offered(question(row))) == 2]
+        return {word for request in asked for word in re.findall(r"\w+", request) if word in words}
+
+    for part in ("validation", "golden"):
+        assert len(ways(part)) >= 10
+        assert not ways(part) & ways("train")
+        for words in (NAMES, THINGS):
+            assert not held_out(part, words) & held_out("train", words)
 
 
 @pytest.mark.parametrize("part", PARTS)

@@ -1,0 +1,228 @@
+"""Starting from a saved adapter: what cannot work is said before torch is loaded; what is asked for is what trains."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ftlab import preflight
+from ftlab.errors import NotReadyError
+from ftlab.plan import make_plan
+from ftlab.schema import StageName
+from tests.conftest import ROOT
+from tests.runs import make_run, train_run
+
+TINY, INSTRUCT = ROOT / "models" / "tiny", ROOT / "models" / "tiny_instruct"
+HAS = "{} has {} {}, and is trained on as it is. Leave lora.{} out, or {}, or merge the adapter with method=full"
+ANEW = "begin a new one with model.adapter=null"
+ALL = "[down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj]"
+
+
+@pytest.fixture
+def adapter(tmp_path):
+    """``adapter(r=8)``: the shipped adapter, with another adapter_config.json."""
+
+    def make(**changes: object) -> Path:
+        shutil.copytree(INSTRUCT, tmp_path / "adapter")
+        file = tmp_path / "adapter" / "adapter_config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+        return tmp_path / "adapter"
+
+    return make
+
+
+def refused(line: str) -> list[str]:
+    """The lines that say why a command cannot start; none if it can."""
+    given = shlex.split(line)
+    try:
+        preflight.check_plan(make_plan(make_run(*given), given))
+    except NotReadyError as error:
+        return [text.removeprefix("  - ") for text in str(error).splitlines()[1:]]
+    return []
+
+
+@pytest.mark.parametrize("stage", StageName.__args__)
+@pytest.mark.parametrize("more", ["", "lora=r16", "lora=loraplus", "method=qlora", "method=freeze"])
+def test_what_nobody_chose_is_not_refused(stage, more):
+    assert refused(f"stage={stage} {more}") == []
+    if stage in ("dpo", "ppo"):
+        assert make_run(f"stage={stage}").model.adapter == str(INSTRUCT)
+
+
+@pytest.mark.parametrize(
+    ("line", "wants"),
+    [
+        ("lora.r=8", {"r=8": 16}),
+        ("lora=r8", {"r=8": 16, "alpha=16": 32}),
+        ("lora=dora", {"variant=dora": "lora"}),
+        ("lora=rslora", {"variant=rslora": "lora"}),
+        ("lora=pissa lora.alpha=7", {"alpha=7": 32, "variant=pissa": "lora"}),
+        ("lora.target_modules=[v_proj,q_proj]", {"target_modules=[q_proj, v_proj]": ALL}),
+        ("lora.dropout=0.3 lora.target_modules=default", {}),
+        (f"lora.target_modules='{ALL}'", {}),
+        ("lora.r=8 model.adapter=null", {}),
+        ("lora.r=8 method=full", {}),
+    ],
+)
+def test_what_the_adapter_does_not_have(line, wants):
+    found = refused(f"stage=dpo {line}")
+    assert found == [
+        f"lora.{wanted}: {HAS.format(f'model.adapter={INSTRUCT}', key, has, key, ANEW)}"
+        for wanted, has in wants.items()
+        for key in [wanted.partition("=")[0]]
+    ]
+
+
+def test_a_recommendation_is_no_choice_but_the_same_number_typed_is_one(adapter):
+    """16 and 32 are what the model's size recommends."""
+    folder = adapter(r=64, lora_alpha=128, use_dora=True)
+    assert refused(f"stage=dpo model.adapter={folder}") == []
+    assert refused(f"stage=dpo model.adapter={folder} lora.r=64 lora=dora") == []
+    (rank,) = refused(f"stage=dpo model.adapter={folder} lora.r=16")
+    assert rank.startswith(f"lora.r=16: model.adapter={folder} has r 64, ")
+    (variant,) = refused(f"stage=dpo model.adapter={folder} lora.variant=lora")
+    assert variant.startswith(f"lora.variant=lora: model.adapter={folder} has variant dora, ")
+
+
+def test_a_reward_model_is_no_policy(adapter, tmp_path):
+    folder = adapter(task_type="SEQ_CLS")
+    for stage in ("dpo", "sft", "grpo"):
+        for method in ("lora", "full"):
+            (said,) = refused(f"stage={stage} method={method} model.adapter={folder}")
+            assert said.startswith(
+                f"model.adapter={folder} is the adapter of a reward model (task_type SEQ_CLS), which "
+            )
+            assert f"no policy for stage={stage} to start from" in said and "stage.reward_model" in said
+    assert refused(f"stage=rm model.adapter={folder}") == []
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    (whole / "config.json").write_text(json.dumps({"architectures": ["LlamaForSequenceClassification"]}))
+    (said,) = refused(f"stage=dpo model.adapter=null model.path={whole}")
+    assert said.startswith(f"model.path={whole} is a reward model (LlamaForSequenceClassification), ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "line", "said"),
+    [
+        ({"init_lora_weights": "pissa"}, "method=qlora",
+         "is a PiSSA adapter, which belongs to what is left of the unquantized weights; quant=nf4 cannot have it. "
+         "Use quant=none"),
+        ({"use_dora": True}, "quant=int8",
+         "is a DoRA adapter, which cannot read the scales of int8 weights; use quant=nf4"),
+        ({"peft_type": "IA3"}, "",
+         "is of PEFT's kind IA3, and method=lora trains LORA alone; merge it with method=full"),
+        ({}, "model.init=random", f"was trained on weights that model.init=random does not load; {ANEW}"),
+    ],
+)  # fmt: skip
+def test_an_adapter_that_does_not_go_with_the_rest(changes, line, said, adapter):
+    folder = adapter(**changes)
+    assert refused(f"stage=dpo model.adapter={folder} {line}") == [f"model.adapter={folder} {said}"]
+
+
+def test_an_adapter_that_is_not_there(adapter, tmp_path):
+    assert refused(f"model.adapter={tmp_path}/none") == [f"model.adapter={tmp_path}/none does not exist"]
+    (said,) = refused("model.adapter=not/an/id")
+    assert said == "model.adapter=not/an/id is neither a folder nor the id of a model on the hub (owner/name)"
+    assert refused(f"model.adapter={TINY}") == [
+        f"model.adapter={TINY} has no adapter_config.json; a whole model goes into model.path"
+    ]
+    adapter().rename(tmp_path / "final")
+    assert refused(f"model.adapter={tmp_path}") == [
+        f"model.adapter={tmp_path} has no adapter_config.json; of a run directory give the final adapter, "
+        f"{tmp_path}/final"
+    ]
+    (tmp_path / "final" / "adapter_config.json").write_text("{")
+    (said,) = refused(f"model.adapter={tmp_path}/final")
+    assert said.startswith(f"model.adapter={tmp_path}/final: {tmp_path}/final/adapter_config.json cannot be read (")
+
+
+def test_a_reference_model_that_is_not_there(tmp_path):
+    assert refused(f"stage=dpo stage.reference_model={INSTRUCT}") == []
+    (said,) = refused(f"stage=dpo stage.reference_model={tmp_path}/none")
+    assert said == f"stage.reference_model={tmp_path}/none does not exist"
+    (said,) = refused(f"stage=dpo stage.reference_model={tmp_path}")
+    assert said.startswith(f"stage.reference_model={tmp_path} has neither config.json nor adapter_config.json; ")
+
+
+def test_a_phase_of_a_curriculum_is_compared_with_what_it_starts_from(tmp_path):
+    """The first with the adapter; the others with the phase before, or with the run that they come from."""
+    (said,) = refused("phase=align model=tiny_instruct lora.r=8")
+    assert said.startswith(f"lora.r=8: model.adapter={INSTRUCT} has r 16, ")
+    line = "phase=align model=tiny_instruct phases.prefer.lora.r=8 phases.prefer.start=merge"
+    assert refused(line) == []
+    (tmp_path / "run").mkdir()
+    shutil.copytree(INSTRUCT, tmp_path / "run" / "final")
+    phases = f"{{name: a, stage: sft}}, {{name: b, stage: dpo, from: {tmp_path}/run, lora: {{r: 8}}}}"
+    (said,) = refused(f"model=tiny 'phases=[{phases}]'")
+    anew = "begin a new one with phases.b.start=merge"
+    assert said == f"lora.r=8: {HAS.format(f'the adapter of {tmp_path}/run', 'r', 16, 'r', anew)}"
+
+
+def test_nothing_heavy_is_loaded_to_say_so(tmp_path):
+    """The real command, in a process of its own."""
+    code = (
+        "import sys; from ftlab.main import main; sys.argv = ['ftlab', 'stage=dpo', 'lora.r=8', "
+        f"'run.dir={tmp_path}/run']\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert end.code == 1\n"
+        "assert not {'torch', 'transformers', 'peft'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "lora.r=8: model.adapter=" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+# ------------------------------------------------------------------------------------------- what shows with the model
+
+SHORT = (
+    "model=tiny_instruct", "train.max_steps=1", "data.max_samples=8", "data.split.validation=none",
+    "data.split.golden=none", "eval.samples=0", "eval.golden_rows=0", "tracker=none",
+)  # fmt: skip
+
+
+def test_the_dropout_of_the_config_is_that_of_the_adapter(adapter, tmp_path):
+    import torch
+
+    from ftlab.model.adapter import apply_method
+    from ftlab.model.load import load_model
+
+    run = make_run("stage=sft", *SHORT, "lora.dropout=0.3")
+    model = apply_method(load_model(run), run)
+    found = {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)}
+    assert found == {0.3}
+    run_dir = train_run(tmp_path / "run", "stage=sft", *SHORT, "lora.dropout=0.3")
+    saved = json.loads((run_dir.final / "adapter_config.json").read_text())
+    assert (saved["lora_dropout"], saved["r"], saved["lora_alpha"]) == (0.3, 16, 32)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("narrow", "cannot be loaded onto this model: size mismatch for base_model.model.model.layers."),
+        ("deep", "is of another model: it has base_model.model.model.layers.9."),
+        ("shallow", "is of another model: it has no base_model.model.model.layers.3."),
+        ("other", "cannot be loaded onto this model: Target modules {'c_attn'} not found"),
+    ],
+)
+def test_an_adapter_of_another_model(change, said, adapter, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = adapter(**({"target_modules": ["c_attn"]} if change == "other" else {}))
+    file = folder / "adapter_model.safetensors"
+    tensors = load_file(file)
+    if change == "narrow":
+        tensors = {name: tensor[:, :8].contiguous() for name, tensor in tensors.items()}
+    elif change == "deep":
+        tensors |= {name.replace(".3.", ".9."): tensor.clone() for name, tensor in tensors.items()}
+    elif change == "shallow":
+        tensors = {name: tensor for name, tensor in tensors.items() if ".layers.3." not in name}
+    save_file(tensors, file)
+    with pytest.raises(NotReadyError) as caught:
+        train_run(tmp_path / "run", "stage=sft", *SHORT, f"model.adapter={folder}")
+    assert str(caught.value).startswith(f"model.adapter={folder} {said}")
+    assert "\n" not in str(caught.value)
