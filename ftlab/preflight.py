@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection
 from importlib.util import find_spec
@@ -15,7 +14,7 @@ from ftlab.errors import ConfigError, DataError, FtlabError, NotReadyError
 from ftlab.model import prequantized, saved_adapter
 from ftlab.plan import Phase, Plan
 from ftlab.schema import DpoStage, PpoStage, Run
-from ftlab.stages import TRAINERS, generations, optimizers, rewards
+from ftlab.stages import TRAINERS, generations, optimizers, reward_runs, rewards
 
 
 def check_plan(plan: Plan) -> None:
@@ -136,18 +135,16 @@ def _unreachable_model(run: Run) -> list[str]:
     path = run.model.path
     if unreachable := _unreachable("model.path", path, run.model.revision, "config.json"):
         return unreachable
-    file = Path(path) / "config.json"
     if not Path(path).is_dir():
         return []
-    if not file.is_file():
+    if not (Path(path) / "config.json").is_file():
         return [f"model.path={path} has no config.json; it must be a folder in Hugging Face format"]
-    try:
-        classes = json.loads(file.read_text(encoding="utf-8")).get("architectures") or []
-    except (OSError, ValueError) as error:
-        return [f"model.path={path}: its config.json cannot be read ({error})"]
-    if classes and all(str(name).endswith("ForSequenceClassification") for name in classes):
-        said = f"model.path={path} is a reward model ({classes[0]}), which is nothing for stage={run.stage.name} to"
-        return [f"{said} start from; a reward model goes into stage.reward_model of stage=ppo"]
+    if reward_runs.wrong(path) is None:
+        return [
+            f"model.path={path} is a reward model: it has a {reward_runs.HEAD}. stage={run.stage.name} starts from a "
+            "language model; a reward model goes into stage.reward_model of stage=ppo, or stage.rewards=[model:RUN] "
+            "of stage=grpo"
+        ]
     return []
 
 

@@ -171,8 +171,9 @@ def test_twenty_steps(name, format_, stage, first_loss, tmp_path):
     assert all(math.isfinite(line[key]) for line in steps for key in ("loss", "grad_norm"))
     assert steps[0]["loss"] == pytest.approx(first_loss, abs=1e-5)
     assert all(line["grad_norm"] > 0 for line in steps)
-    margins = [line["rewards/chosen"] - line["rewards/rejected"] for line in steps if "rewards/chosen" in line]
-    assert abs(margins[0]) <= 1e-5 and abs(margins[-1]) > 1e-3
+    # A batch of kto may have answers of one label alone.
+    rewards = [[line[key] for key in ("rewards/chosen", "rewards/rejected") if key in line] for line in steps]
+    assert all(abs(reward) <= 1e-5 for reward in rewards[0]) and all(abs(reward) > 1e-3 for reward in rewards[-1])
     assert run_dir.manifest()["status"] == "finished"
     ledger = json.loads(run_dir.ledger(stage).read_text())["splits"]["train"]["rows"]
     assert ledger["in"] == 300 == ledger["kept"] + ledger["dropped"] and ledger["kept"] > 0

@@ -19,6 +19,10 @@ from tests.conftest import ROOT
 from tests.runs import make_run, train_run
 
 TINY, INSTRUCT = ROOT / "models" / "tiny", ROOT / "models" / "tiny_instruct"
+SHORT = (
+    "model=tiny_instruct", "train.max_steps=1", "data.max_samples=8", "data.split.validation=none",
+    "data.split.golden=none", "eval.samples=0", "eval.golden_rows=0", "tracker=none",
+)  # fmt: skip
 HAS = "{} has {} {}, and is trained on as it is. Leave lora.{} out, or {}, or merge the adapter with method=full"
 ANEW = "begin a new one with model.adapter=null"
 ALL = "[down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj]"
@@ -90,7 +94,7 @@ def test_a_recommendation_is_no_choice_but_the_same_number_typed_is_one(adapter)
     assert variant.startswith(f"lora.variant=lora: model.adapter={folder} has variant dora, ")
 
 
-def test_a_reward_model_is_no_policy(adapter, tmp_path):
+def test_a_reward_model_is_no_policy(adapter):
     folder = adapter(task_type="SEQ_CLS")
     for stage in ("dpo", "sft", "grpo"):
         for method in ("lora", "full"):
@@ -100,11 +104,17 @@ def test_a_reward_model_is_no_policy(adapter, tmp_path):
             )
             assert f"no policy for stage={stage} to start from" in said and "stage.reward_model" in said
     assert refused(f"stage=rm model.adapter={folder}") == []
-    whole = tmp_path / "whole"
-    whole.mkdir()
-    (whole / "config.json").write_text(json.dumps({"architectures": ["LlamaForSequenceClassification"]}))
-    (said,) = refused(f"stage=dpo model.adapter=null model.path={whole}")
-    assert said.startswith(f"model.path={whole} is a reward model (LlamaForSequenceClassification), ")
+
+
+def test_a_reward_model_that_was_saved_whole_is_no_policy(tmp_path):
+    """Its config.json is that of a language model, and transformers would read it as one without a word."""
+    run_dir = train_run(tmp_path / "run", "stage=rm", "method=full", *SHORT)
+    whole = run_dir.final.resolve()
+    for stage in ("dpo", "sft", "rm"):
+        assert refused(f"stage={stage} model.adapter=null model.path={whole}") == [
+            f"model.path={whole} is a reward model: it has a score.weight. stage={stage} starts from a language model; "
+            "a reward model goes into stage.reward_model of stage=ppo, or stage.rewards=[model:RUN] of stage=grpo"
+        ]
 
 
 @pytest.mark.parametrize(
@@ -178,11 +188,6 @@ def test_nothing_heavy_is_loaded_to_say_so(tmp_path):
 
 
 # ------------------------------------------------------------------------------------------- what shows with the model
-
-SHORT = (
-    "model=tiny_instruct", "train.max_steps=1", "data.max_samples=8", "data.split.validation=none",
-    "data.split.golden=none", "eval.samples=0", "eval.golden_rows=0", "tracker=none",
-)  # fmt: skip
 
 
 def test_the_dropout_of_the_config_is_that_of_the_adapter(adapter, tmp_path):

@@ -14,7 +14,6 @@ from ftlab.engine import train as engine
 from ftlab.model import load
 from ftlab.model.score import score_of
 from ftlab.rundir import RunDir
-from tests.conftest import ROOT
 from tests.runs import metrics, train_run
 
 STAGES = ("pt", "sft", "rm", "ppo", "dpo", "kto", "orpo", "grpo")
@@ -47,7 +46,7 @@ OF_STAGE = {
 IDS = torch.arange(20, 52)[None]
 
 
-class Watched(engine._PhaseRun):
+class Watched(engine.PhaseRun):
     """The engine's own phase, and what its model was like before and after training."""
 
     last: Watched
@@ -82,7 +81,7 @@ def weights(model: Any) -> dict[str, torch.Tensor]:
 @pytest.fixture
 def trained(tmp_path, monkeypatch):
     """``trained("stage=dpo", ...)``: the phase as it was watched, and its run directory."""
-    monkeypatch.setattr(engine, "_PhaseRun", Watched)
+    monkeypatch.setattr(engine, "PhaseRun", Watched)
     (tmp_path / "text.jsonl").write_text("".join(f'{{"text": "{n} is more than {n - 1}. " }}\n' for n in range(40)))
     # Rewards that differ, so that there is something to learn of whatever the policy writes.
     (tmp_path / "rewards.py").write_text(
@@ -151,7 +150,8 @@ def check(stage: str, method: str, phase: Watched, run_dir: RunDir) -> None:
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=in_bf16):
         logits = model(input_ids=IDS).logits
         given = logits[:, 0] if stage == "rm" else logits
-        torch.testing.assert_close(given.float(), phase.given.float(), atol=1e-4, rtol=1e-4)
+        close = 1e-2 if in_bf16 and stage == "rm" else 1e-4  # autocast takes transformers' head along, ours never
+        torch.testing.assert_close(given.float(), phase.given.float(), atol=close, rtol=close)
         if stage == "rm":
             return
         prompt = "Once"

@@ -34,13 +34,13 @@ def struck(tmp_path, monkeypatch):
                     for parameter in (p for p in model.parameters() if p.requires_grad):
                         parameter.data.fill_(value)
 
-        class Struck(engine._PhaseRun):
+        class Struck(engine.PhaseRun):
             def _trainer(self, *given):
                 trainer = super()._trainer(*given)
                 trainer.add_callback(Strike())
                 return trainer
 
-        monkeypatch.setattr(engine, "_PhaseRun", Struck)
+        monkeypatch.setattr(engine, "PhaseRun", Struck)
         with pytest.raises(DivergedError) as caught:
             train_run(tmp_path / "run", f"stage={stage}", *SHORT, *OF_STAGE[stage])
         return str(caught.value)
