@@ -95,13 +95,13 @@ def test_what_pissa_saves_is_what_it_trained(tmp_path, monkeypatch):
 
     given: list[torch.Tensor] = []
 
-    class Watched(engine._PhaseRun):
+    class Watched(engine.PhaseRun):
         def _save_final(self):
             super()._save_final()
             with torch.no_grad():
                 given.append(self.model.eval()(input_ids=IDS).logits)
 
-    monkeypatch.setattr(engine, "_PhaseRun", Watched)
+    monkeypatch.setattr(engine, "PhaseRun", Watched)
     run_dir = train_run(
         tmp_path / "run", "stage=sft", *COMMON, "lora=pissa", "hardware.precision=fp32", "train.learning_rate=1e-3",
         "train.max_steps=6",

@@ -139,7 +139,7 @@ def test_packed_rows_and_steps_between_logs(stage, poisoned, tmp_path, monkeypat
 def test_what_diverged_is_never_written(stage, bad, what, tmp_path, monkeypatch):
     """A gradient or a weight that is no number at step 2, whatever the loss was."""
 
-    class Struck(engine._PhaseRun):
+    class Struck(engine.PhaseRun):
         def _trainer(self, *given):
             from transformers import TrainerCallback
 
@@ -160,7 +160,7 @@ def test_what_diverged_is_never_written(stage, bad, what, tmp_path, monkeypatch)
                 trainer._clip_grad_norm = struck
             return trainer
 
-    monkeypatch.setattr(engine, "_PhaseRun", Struck)
+    monkeypatch.setattr(engine, "PhaseRun", Struck)
     more = {
         "ppo": ("stage.rollout_batch_size=8", "stage.mini_batch_size=4", "stage.ppo_epochs=2"),
         "grpo": ("stage.num_generations=2",),

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from ftlab.config import arguments, check
-from ftlab.config.compose import compose, validate
+from ftlab.config.compose import read
 from ftlab.errors import ConfigError
 from ftlab.use.explain import explain
 
@@ -22,7 +22,7 @@ def explained(capsys):
 
     def run(*argv: str) -> list[str]:
         given = arguments.read(["explain", *argv])
-        explain(validate(compose(given.overrides, check.loader_of(given)[0])), ["explain", *argv])
+        explain(read(given.overrides, *check.loader_of(given)), ["explain", *argv])
         return capsys.readouterr().out.splitlines()
 
     return run

@@ -51,7 +51,7 @@ def file_of(folder: Path, stage: str) -> Path:
     return file
 
 
-class Recorded(engine._PhaseRun):
+class Recorded(engine.PhaseRun):
     """A phase whose trainer writes down what it takes."""
 
     taken: Taken = []  # noqa: RUF012 (of all of them)
@@ -98,7 +98,7 @@ def recorded(here, monkeypatch) -> Callable[..., tuple[RunDir, Taken]]:
 
     def run(stage: str, *overrides: str) -> tuple[RunDir, Taken]:
         monkeypatch.setattr(Recorded, "taken", [])
-        monkeypatch.setattr(engine, "_PhaseRun", Recorded)
+        monkeypatch.setattr(engine, "PhaseRun", Recorded)
         (here / "rewards.py").write_text(REWARD)
         rewards = (f"stage.rewards=[{here}/rewards.py:differs]",) if stage in MORE else ()
         data = (f"data.path={file_of(here, stage)}", f"data.format={FORMATS[stage]}")
