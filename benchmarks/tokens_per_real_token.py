@@ -16,7 +16,6 @@ not the answers' alone, so no conclusion about GPUs follows from them.
 from __future__ import annotations
 
 import argparse
-import importlib
 import multiprocessing
 import tempfile
 import time
@@ -132,16 +131,12 @@ def count_positions(trainer: Any) -> Counter[str]:
 
 def a_trainer(folder: str, *overrides: str) -> tuple[Any, Any]:
     """What the engine makes of a command line, without its run directory; and its rows."""
-    from transformers import set_seed
-
     from ftlab.config import arguments
     from ftlab.config.compose import read
     from ftlab.data import registry
     from ftlab.data.prepare import prepare, split_parts
-    from ftlab.model.adapter import apply_method
-    from ftlab.model.load import fit_embeddings, load_model
-    from ftlab.model.score import attach_score
-    from ftlab.stages import TRAINERS, TRL_TRAINERS
+    from ftlab.stages import trainer_class
+    from ftlab.stages.models import model_of
     from ftlab.stages.tokens import tokens_of
 
     run = read(arguments.read(overrides).overrides)
@@ -149,14 +144,8 @@ def a_trainer(folder: str, *overrides: str) -> tuple[Any, Any]:
     sources = registry.resolve(run.data, run.stage.name)
     parts = split_parts(sources, run.data, run.seed)
     rows = prepare(sources, parts, run.data, run.seed, tokens.template, tokens.tokenizer).train
-    set_seed(run.seed)
-    model = load_model(run)
-    fit_embeddings(model, tokens.tokenizer)
-    if run.stage.name == "rm":
-        attach_score(model)
-    model = apply_method(model, run, list(tokens.additions.tokens.values()))
-    module, name = (TRL_TRAINERS if run.train.engine == "trl" else TRAINERS)[run.stage.name].split(":")
-    return getattr(importlib.import_module(module), name)(run, model, tokens.tokenizer, rows, None, folder), rows
+    model, _ = model_of(run, tokens)
+    return trainer_class(run)(run, model, tokens.tokenizer, rows, None, folder), rows
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from ftlab.errors import ConfigError, DataError, FtlabError, NotReadyError
 from ftlab.model import prequantized, saved_adapter
 from ftlab.plan import Phase, Plan
 from ftlab.schema import DpoStage, PpoStage, Run
-from ftlab.stages import TRAINERS, generations, optimizers, reward_runs, rewards
+from ftlab.stages import generations, optimizers, reward_runs, rewards
 
 
 def check_plan(plan: Plan) -> None:
@@ -65,7 +65,6 @@ def check(run: Run, adapter: Collection[str] | None = None) -> None:
 def _not_built(run: Run) -> list[str]:
     """Valid choices whose machinery this build lacks."""
     lacking = {
-        f"stage={run.stage.name}": run.stage.name not in TRAINERS,
         f"deepspeed={run.deepspeed.name}": run.deepspeed.stage is not None,
         "hardware.fsdp": run.hardware.fsdp,
         "more than one device": run.hardware.nodes > 1 or run.hardware.devices not in ("auto", 1),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import shlex
 import shutil
@@ -27,7 +26,7 @@ from ftlab.engine.trackers.hub import Trackers
 from ftlab.errors import RunDirError
 from ftlab.plan import Phase, Plan
 from ftlab.rundir import RunDir, checkpoints, is_whole, sha256, write_atomic
-from ftlab.stages import TRAINERS, TRL_TRAINERS, policy
+from ftlab.stages import policy, trainer_class
 
 _NOT_MEASURES = (
     "eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "eval_model_preparation_time",
@@ -93,25 +92,17 @@ class PhaseRun:
     def _load_tokenizer(self) -> None:
         from ftlab.stages.tokens import tokens_of
 
-        found = tokens_of(self.config)
-        self.tokenizer, self.template = found.tokenizer, found.template
-        self.additions, self.stop = found.additions, found.stop
+        self.tokens = tokens_of(self.config)
+        self.tokenizer, self.template, self.stop = self.tokens.tokenizer, self.tokens.template, self.tokens.stop
 
     def _load_model(self) -> None:
-        from transformers import set_seed
+        from ftlab.model import adapter
+        from ftlab.stages.models import model_of
 
-        from ftlab.model import adapter, load
-        from ftlab.model.score import attach_score
-
-        set_seed(self.config.seed)
-        model = load.load_model(self.config)
-        rows = load.fit_embeddings(model, self.tokenizer)
-        if self.config.stage.name == "rm":
-            attach_score(model)
-        self.model = adapter.apply_method(model, self.config, list(self.additions.tokens.values()))
-        if str(self.additions):
-            said = f"tokenizer: {self.additions}" + (f"; {rows} embeddings added" if rows else "")
-            self.output.say(escape(said))
+        self.model, added = model_of(self.config, self.tokens)
+        additions = str(self.tokens.additions)
+        if additions:
+            self.output.say(escape(f"tokenizer: {additions}" + (f"; {added} embeddings added" if added else "")))
         self.parameters = adapter.count(self.model)
         self.output.say(f"{self.config.model.name}: {self.parameters}")
 
@@ -165,15 +156,12 @@ class PhaseRun:
         return Before(sum(phase["steps"] for phase in done), sum(phase["tokens"] for phase in done))
 
     def _trainer(self, prepared: Any, beside: list[Any]) -> Any:
-        trainers = TRL_TRAINERS if self.config.train.engine == "trl" else TRAINERS
-        module, name = trainers[self.config.stage.name].split(":")
-        cls = getattr(importlib.import_module(module), name)
         rows: tuple[Any, Any] = (prepared.train, prepared.validation)
         if self.config.stage.name in ("ppo", "grpo"):
             held = prepared.validation
             validation = None if held is None else asked(self.parts["validation"], held)
             rows = (asked(self.parts["train"], prepared.train), validation)
-        trainer = cls(self.config, self.model, self.tokenizer, *rows, str(self.folder), beside)
+        trainer = trainer_class(self.config)(self.config, self.model, self.tokenizer, *rows, str(self.folder), beside)
         trainer.watch(self.config.train.loss_spike, self._names(trainer, rows[0]), self.output.note, self._look_at)
         for chatter in ("PrinterCallback", "ProgressCallback"):
             for callback in [c for c in trainer.callback_handler.callbacks if type(c).__name__ == chatter]:

@@ -1,5 +1,12 @@
 """Stage-specific trainers. A stage module holds only what differs between stages."""
 
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from ftlab.schema import Run
+
 # stage -> the trainer that this build has for it, imported when it is chosen
 TRAINERS = {
     "pt": "ftlab.stages.sft:CausalTrainer",
@@ -19,3 +26,9 @@ TRL_TRAINERS = {
     "dpo": "ftlab.stages.trl:TrlDpoTrainer",
     "kto": "ftlab.stages.trl:TrlKtoTrainer",
 }
+
+
+def trainer_class(run: Run) -> Any:
+    """What trains the run's stage with its engine."""
+    module, name = (TRL_TRAINERS if run.train.engine == "trl" else TRAINERS)[run.stage.name].split(":")
+    return getattr(importlib.import_module(module), name)

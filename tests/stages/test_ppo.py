@@ -9,17 +9,16 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import set_seed
 
 from ftlab.data import registry
 from ftlab.data.asked import asked
 from ftlab.data.prepare import prepare, split_parts
 from ftlab.errors import ConfigError, DivergedError, NotReadyError
-from ftlab.model.adapter import apply_method
-from ftlab.model.load import fit_embeddings, load_model
+from ftlab.model.load import load_model
 from ftlab.model.roles import CRITIC, POLICY, REFERENCE
 from ftlab.rundir import sha256
 from ftlab.stages.losses import gae, kl_penalised_rewards, policy_loss, whiten
+from ftlab.stages.models import model_of
 from ftlab.stages.ppo import PpoTrainer
 from ftlab.stages.rollout import Answers, logprobs_and_entropy, parts, sample
 from ftlab.stages.tokens import tokens_of
@@ -41,10 +40,7 @@ def a_trainer(folder: Path, *overrides: str) -> PpoTrainer:
     sources = registry.resolve(run.data, "ppo")
     split = split_parts(sources, run.data, run.seed)
     prepared = prepare(sources, split, run.data, run.seed, tokens.template, tokens.tokenizer)
-    set_seed(run.seed)
-    model = load_model(run)
-    fit_embeddings(model, tokens.tokenizer)
-    model = apply_method(model, run, list(tokens.additions.tokens.values()))
+    model, _ = model_of(run, tokens)
     held = None if prepared.validation is None else asked(split["validation"], prepared.validation)
     return PpoTrainer(run, model, tokens.tokenizer, asked(split["train"], prepared.train), held, str(folder))
 
@@ -120,18 +116,6 @@ def test_a_reward_model_of_its_own_under_full(reward_run, tmp_path):
     torch.testing.assert_close(found[0].scores_B, found[1].scores_B, atol=1e-4, rtol=1e-4)
     trainer.train()
     assert reward.guest is None and not moved(before, reward.model.state_dict())
-
-
-def test_a_reward_run_of_another_tokenizer_is_refused(reward_run, tmp_path):
-    other = tmp_path / "other"
-    shutil.copytree(reward_run / "final", other / "final")
-    file = other / "final" / "tokenizer.json"
-    tokenizer = json.loads(file.read_text())
-    tokenizer["added_tokens"].append({**tokenizer["added_tokens"][-1], "id": 5000, "content": "<|theirs|>"})
-    file.write_text(json.dumps(tokenizer))
-    with pytest.raises(NotReadyError, match="another tokenizer") as raised:
-        a_trainer(tmp_path / "run", f"stage.reward_model={other}")
-    assert "<|theirs|>" in str(raised.value)
 
 
 @pytest.mark.parametrize(

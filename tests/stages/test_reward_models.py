@@ -180,8 +180,11 @@ def test_refusing_imports_no_torch(env):
     assert done.stdout.strip() == "False False", done.stderr
 
 
-@pytest.mark.parametrize("stage", [GRPO, PPO], ids=["grpo", "ppo"])
-def test_another_tokenizer_is_refused(stage, reward_run, tmp_path):
+@pytest.mark.parametrize(
+    ("stage", "given"),
+    [(GRPO, "stage.rewards=['model:{}']"), (PPO, "stage.rewards=['model:{}']"), (PPO, "stage.reward_model={}")],
+)
+def test_another_tokenizer_is_refused(stage, given, reward_run, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(reward_run / "final", other / "final")
     file = other / "final" / "tokenizer.json"
@@ -189,8 +192,9 @@ def test_another_tokenizer_is_refused(stage, reward_run, tmp_path):
     tokenizer["added_tokens"].append({**tokenizer["added_tokens"][-1], "id": 5000, "content": "<|theirs|>"})
     file.write_text(json.dumps(tokenizer))
     with pytest.raises(NotReadyError, match="another tokenizer") as raised:
-        train_run(tmp_path / "r", *stage, *QUICK, f"stage.rewards=['model:{other}']")
-    assert "<|theirs|>" in str(raised.value) and f"stage.rewards=model:{other}" in str(raised.value)
+        train_run(tmp_path / "r", *stage, *QUICK, given.format(other))
+    assert "<|theirs|>" in str(raised.value)
+    assert given.format(other).translate(str.maketrans("", "", "[]'")) in str(raised.value)
     assert not (tmp_path / "r").exists(), "nothing was measured or trained"
 
 

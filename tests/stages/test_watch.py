@@ -16,7 +16,7 @@ from ftlab.rundir import RunDir, checkpoints, is_whole
 from ftlab.stages.order import rows_of_step
 from ftlab.stages.watch import Spikes
 from tests.conftest import ROOT
-from tests.runs import make_run, metrics, train_run
+from tests.runs import metrics, train_run
 
 TINY = ROOT / "models" / "tiny"
 POISON = "\u00a4"  # a sign that nobody needs: the byte of it that makes a token of its own
@@ -236,5 +236,6 @@ def test_a_steps_rows_are_those_that_the_trainer_takes(rows, batch, accumulation
 
 
 def test_a_sweeps_keys_have_the_factor(mistakes):
-    assert mistakes("train.loss_spike=0.5") and not mistakes("train.loss_spike=null")
-    assert make_run().train.loss_spike is not None
+    (said,) = mistakes("train.loss_spike=0.5")
+    assert said == "train.loss_spike=0.5: must be greater than 1"
+    assert mistakes("train.loss_spike=null") == []

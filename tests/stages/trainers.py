@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,16 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import set_seed
 
 from ftlab.data import registry
 from ftlab.data.prepare import prepare, split_parts
 from ftlab.data.store import PackedRows, Sample
-from ftlab.model.adapter import apply_method
-from ftlab.model.load import fit_embeddings, load_model
-from ftlab.model.score import attach_score
-from ftlab.stages import TRAINERS, TRL_TRAINERS
+from ftlab.stages import trainer_class
 from ftlab.stages.common import StageTrainer
+from ftlab.stages.models import model_of
 from ftlab.stages.tokens import tokens_of
 from tests.runs import make_run
 
@@ -31,14 +27,8 @@ def a_trainer(folder: Path, *overrides: str) -> tuple[Any, PackedRows]:
     sources = registry.resolve(run.data, run.stage.name)
     parts = split_parts(sources, run.data, run.seed)
     rows = prepare(sources, parts, run.data, run.seed, tokens.template, tokens.tokenizer).train
-    set_seed(run.seed)
-    model = load_model(run)
-    fit_embeddings(model, tokens.tokenizer)
-    if run.stage.name == "rm":
-        attach_score(model)
-    model = apply_method(model, run, list(tokens.additions.tokens.values()))
-    module, name = (TRL_TRAINERS if run.train.engine == "trl" else TRAINERS)[run.stage.name].split(":")
-    return getattr(importlib.import_module(module), name)(run, model, tokens.tokenizer, rows, None, str(folder)), rows
+    model, _ = model_of(run, tokens)
+    return trainer_class(run)(run, model, tokens.tokenizer, rows, None, str(folder)), rows
 
 
 def samples_of(rows: PackedRows) -> list[Sample]:

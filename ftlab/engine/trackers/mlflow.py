@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ftlab.engine.trackers.base import About, flat
+from ftlab.compare import flat
+from ftlab.engine.trackers.base import About
 from ftlab.engine.trackers.redact import redact
 
 _KEY = "ftlab_key"  # the tag that a run is found by
