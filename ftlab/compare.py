@@ -24,8 +24,14 @@ _COUNTED = ("rows", "dropped", "tokens", "packing")
 # In a line of metrics.jsonl, what places it and what only the clock decides, and what adds up earlier phases.
 PLACE = ("phase", "step", *TIMES)
 OF_EARLIER_PHASES = ("global_step", "total_tokens")
+_LOWER_IS_BETTER = ("loss", "perplexity", "nll", "kl")
 _LONGEST = 300  # characters of a value that is shown
 _HASH = 12  # characters of one
+
+
+def lower_is_better(measure: str) -> bool:
+    """:param measure: as in a manifest, ``validation loss``, or as it is logged, ``loss`` or ``rewards/margins``."""
+    return measure.split()[-1] in _LOWER_IS_BETTER
 
 
 @dataclass(frozen=True)

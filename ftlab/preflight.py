@@ -69,7 +69,6 @@ def _not_built(run: Run) -> list[str]:
         "hardware.fsdp": run.hardware.fsdp,
         "more than one device": run.hardware.nodes > 1 or run.hardware.devices not in ("auto", 1),
         "train.on_oom=halve": run.train.on_oom == "halve",
-        "eval.generate_every": run.eval.generate_every is not None,
     }
     return [key for key, is_lacking in lacking.items() if is_lacking]
 

@@ -26,6 +26,7 @@ CHECKPOINT_MANIFEST = "checkpoint.json"
 LATEST = "latest"  # below outputs/: a link to the run that was started last
 # Keys of a line of metrics.jsonl in which even equal runs differ.
 TIMES = ("time", "seconds", "tokens_per_second", "mfu", "gpu_utilization", "gpu_memory_gb")
+EXACT_MATCH = "golden_exact_match"  # in a line of metrics.jsonl: share of the golden prompts
 _TAIL = 1 << 16  # bytes that hold the last line of the metrics
 # Access tokens of the hubs and services that people use here.
 _SECRET = re.compile(
@@ -116,6 +117,15 @@ class RunDir:
         except ValueError:
             start = last[:60].decode(errors="replace")
             raise RunDirError(f"{self.metrics}: its last line is no JSON: {start}") from None
+
+    def samples_file(self, phase: str, when: str | int) -> Path:
+        """What was measured and answered. :param when: ``before`` or ``after`` training, or after a step."""
+        return self.samples / f"{phase}-{when if isinstance(when, str) else f'step-{when}'}.json"
+
+    def answered(self, phase: str) -> list[int]:
+        """Steps after which a phase answered prompts."""
+        files = self.samples.glob(f"{phase}-step-*.json")
+        return sorted(int(path.stem.rpartition("-")[2]) for path in files if path.stem.rpartition("-")[2].isdecimal())
 
     def ledger(self, phase: str) -> Path:
         return self.path / "data" / f"{phase}.json"
@@ -280,7 +290,10 @@ def is_whole(checkpoint: Path) -> bool:
     manifest = checkpoint / CHECKPOINT_MANIFEST
     if not manifest.is_file():
         return False
-    hashes = json.loads(manifest.read_text())["sha256"]
+    try:
+        hashes = json.loads(manifest.read_text(encoding="utf-8"))["sha256"]
+    except (ValueError, KeyError):  # the manifest itself was damaged: no JSON, no text, another key
+        return False
     return all((checkpoint / name).is_file() and sha256(checkpoint / name) == value for name, value in hashes.items())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
+from ftlab.rundir import EXACT_MATCH
 from ftlab.schema import DpoStage, Format, PpoStage, Run, SftStage, Stage
 
 TRL_STAGES = ("sft", "rm", "dpo", "kto")  # that train.engine=trl has a trainer for
@@ -103,16 +104,18 @@ def _quant_mistakes(run: Run) -> list[tuple[str, Any, str]]:
     return found
 
 
-# What early stopping can look at: of every stage the loss, which for ppo and grpo is minus the reward.
+# What evaluations log of the validation split, so that they can be compared by it; of grpo also each reward function.
+_REWARDS = ("rewards/chosen", "rewards/rejected", "rewards/accuracies")
+_OF_PAIRS = ("loss", "preference_accuracy", *_REWARDS, "rewards/margins", "logps/chosen", "logps/rejected")
 _MEASURES = {
-    "pt": {"loss", "perplexity"},
-    "sft": {"loss", "perplexity"},
-    "rm": {"loss", "accuracy"},
-    "dpo": {"loss", "preference_accuracy", "rewards/accuracies", "rewards/margins"},
-    "kto": {"loss", "rewards/accuracies"},
-    "orpo": {"loss", "preference_accuracy", "rewards/accuracies", "rewards/margins"},
-    "ppo": {"loss", "reward"},
-    "grpo": {"loss", "reward"},
+    "pt": ("loss", "perplexity"),
+    "sft": ("loss", "perplexity"),
+    "rm": ("loss", "accuracy", "score/chosen", "score/rejected", "score/margin"),
+    "dpo": _OF_PAIRS,
+    "kto": ("loss", "kl", *_REWARDS),
+    "orpo": (*_OF_PAIRS, "nll", "log_odds"),
+    "ppo": ("loss", "reward", "kl", "answer_length"),
+    "grpo": ("loss", "reward", "kl", "completion_length", "ended"),
 }
 
 
@@ -132,19 +135,36 @@ def _training_mistakes(run: Run) -> list[tuple[str, Any, str]]:
     if train.optimizer.startswith(("galore", "apollo")) and run.method.name == "lora":
         reason = f"projects whole weight matrices; method={run.method.name} has none that train, so use method=full"
         found.append(("train.optimizer", train.optimizer, reason))
+    if train.keeps_best:
+        found += _choosing_mistakes(run)
+    return found
+
+
+def _choosing_mistakes(run: Run) -> list[tuple[str, Any, str]]:
+    """Where evaluations cannot be compared as ``train.early_stopping`` or ``train.keep_best`` want it."""
+    train, stage, found = run.train, run.stage.name, list[tuple[str, Any, str]]()
+    wanted: tuple[str, Any] = ("train.early_stopping", train.early_stopping)
     if train.early_stopping is None:
-        return found
-    if train.early_stopping_metric not in _MEASURES[stage.name]:
-        reason = f"stage={stage.name} measures {', '.join(sorted(_MEASURES[stage.name]))}"
-        found.append(("train.early_stopping_metric", train.early_stopping_metric, reason))
-    if train.engine == "trl" and train.early_stopping_metric != "loss":
-        found.append(("train.early_stopping_metric", train.early_stopping_metric, "train.engine=trl has loss alone"))
-    if run.data.split.validation == "none":
-        reason = "compares evaluations, and data.split.validation=none leaves nothing to evaluate on"
-        found.append(("train.early_stopping", train.early_stopping, reason))
-    if train.max_steps is not None and run.eval.steps > train.max_steps:
-        reason = f"more than train.max_steps={train.max_steps}: there is no evaluation to stop after"
-        found.append(("eval.steps", run.eval.steps, reason))
+        wanted = ("train.keep_best", "true")
+    known = [*(("loss",) if train.engine == "trl" else _MEASURES[stage])]
+    if stage == "grpo":
+        known.append("rewards/FUNCTION")
+    if stage not in ("pt", "rm"):
+        known.append(EXACT_MATCH)
+    metric, split, key, steps = train.best_metric, "validation", "eval.steps", run.eval.steps
+    if metric not in known and not (stage == "grpo" and metric.startswith("rewards/")):
+        of = "train.engine=trl" if train.engine == "trl" else f"stage={stage}"
+        found.append(("train.best_metric", metric, f"{of} measures {', '.join(known)}"))
+    elif metric == EXACT_MATCH:
+        if run.eval.generate_every is None:
+            reason = f"{wanted[0]} compares the answers to the golden prompts; say how many steps lie between them"
+            return [*found, ("eval.generate_every", "null", reason)]
+        split, key, steps = "golden", "eval.generate_every", run.eval.generate_every
+    if getattr(run.data.split, split) == "none":
+        reason = f"compares evaluations, and data.split.{split}=none leaves nothing to evaluate on"
+        found.append((*wanted, reason))
+    if train.max_steps is not None and steps > train.max_steps:
+        found.append((key, steps, f"more than train.max_steps={train.max_steps}: there is no evaluation to compare"))
     return found
 
 

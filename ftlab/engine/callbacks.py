@@ -13,7 +13,9 @@ from transformers import TrainerCallback
 from ftlab.engine.output import Bar, Output
 from ftlab.engine.trackers.hub import Trackers
 from ftlab.engine.trackers.rates import Rates
-from ftlab.rundir import write_atomic
+from ftlab.rundir import EXACT_MATCH, write_atomic
+
+_KINDS = ("loss", "eval_loss", EXACT_MATCH)  # each line has one of them
 
 
 class Before(NamedTuple):
@@ -62,17 +64,17 @@ def cut_back(path: Path, phase: str, checkpoint: Path | None, is_measured: bool)
     """
     if not path.is_file():
         return
-    step, evaluated = 0, False
+    step, logged = 0, set[str]()
     if checkpoint is not None:
         state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
         step = state["global_step"]
-        evaluated = any(entry["step"] == step and "eval_loss" in entry for entry in state["log_history"])
+        logged = {key for entry in state["log_history"] if entry["step"] == step for key in entry}
 
     def stands(entry: dict[str, Any]) -> bool:
         if entry["step"] == 0:
             return is_measured
-        # Evaluations that belong to a step come before its checkpoint; those after training come behind the last one.
-        at_checkpoint = "loss" in entry or (evaluated and "eval_loss" in entry)
+        # What belongs to a step is logged before its checkpoint; what is measured after training, behind the last one.
+        at_checkpoint = any(key in entry and key in logged for key in _KINDS)
         return entry["step"] < step or (entry["step"] == step and at_checkpoint)
 
     kept = []
@@ -87,25 +89,17 @@ def cut_back(path: Path, phase: str, checkpoint: Path | None, is_measured: bool)
 
 
 class Advance(TrainerCallback):
-    """Moves the bar, with the last loss and the rate since the last log."""
+    """Moves the bar, with the last loss and how fast it went since the last log."""
 
-    def __init__(self, output: Output, bar: Bar):
-        self._output, self._bar = output, bar
-        self._since: tuple[float, int] | None = None
-        self._loss = self._rate = ""
+    def __init__(self, output: Output, bar: Bar, rates: Rates):
+        self._output, self._bar, self._rates = output, bar, rates
+        self._status = ""
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._bar.update(state.global_step, f"{self._loss} {self._rate}".strip())
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._since = (time.monotonic(), state.num_input_tokens_seen)
+        self._bar.update(state.global_step, self._status)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if "loss" in logs:
-            now = (time.monotonic(), state.num_input_tokens_seen)
-            if self._since is not None and now[1] > self._since[1]:
-                rate = (now[1] - self._since[1]) / max(now[0] - self._since[0], 1e-9)
-                self._rate = f"{rate:,.0f} tokens/s"
-            self._since = now
-            self._loss = f"loss {logs['loss']:.4f}"
+            rate = self._rates.latest.get("tokens_per_second")
+            self._status = f"loss {logs['loss']:.4f}" + (f" {rate:,.0f} tokens/s" if rate is not None else "")
         self._output.note(json.dumps({"step": state.global_step, **logs}))

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +13,16 @@ from rich.markup import escape
 
 from ftlab.data import registry
 from ftlab.data.asked import asked
-from ftlab.data.formats import Labelled, Text
 from ftlab.data.places import places
-from ftlab.data.prepare import examples, prepare, split_parts
+from ftlab.data.prepare import prepare, split_parts
 from ftlab.engine import report
 from ftlab.engine.interruption import Interruption
 from ftlab.engine.output import Output
 from ftlab.engine.trackers.hub import Trackers
 from ftlab.errors import RunDirError
 from ftlab.plan import Phase, Plan
-from ftlab.rundir import RunDir, checkpoints, is_whole, sha256, write_atomic
+from ftlab.rundir import RunDir, checkpoints, is_whole, sha256
 from ftlab.stages import policy, trainer_class
-
-_NOT_MEASURES = (
-    "eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "eval_model_preparation_time",
-    "eval_num_tokens",
-)  # fmt: skip
-
-
-@dataclass
-class Measures:
-    """What is measured before and after: names to values, and some generations."""
-
-    values: dict[str, float] = field(default_factory=dict)
-    samples: list[dict[str, str]] = field(default_factory=list)
 
 
 class Clock:
@@ -110,21 +93,28 @@ class PhaseRun:
         from transformers import set_seed
 
         from ftlab.engine import callbacks, stopping
+        from ftlab.engine.measuring import Measuring
         from ftlab.engine.trackers.rates import rates_of
         from ftlab.stages.common import StageTrainer
 
         checkpoint = self._newest_whole_checkpoint()
         step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
-        is_measured = self._samples("before").is_file()
+        is_measured = self.run_dir.samples_file(self.phase.name, "before").is_file()
         callbacks.cut_back(self.run_dir.metrics, self.phase.name, checkpoint, is_measured)
         rates = rates_of(self.config, self.model, self.parameters, prepared.train)
+        done, train = self._before(), self.config.train
         metrics = callbacks.Metrics(
-            self.run_dir.metrics, self.phase.name, self._before(), self._clock.seconds, self._trackers, rates
+            self.run_dir.metrics, self.phase.name, done, self._clock.seconds, self._trackers, rates
         )
-        beside = [rates, metrics, self._interruption]
-        train, can_evaluate = self.config.train, prepared.validation is not None
-        beside += stopping.callbacks(train, self.folder, can_evaluate, self.output.say)
-        trainer = self._trainer(prepared, beside)
+        trainer = self._trainer(prepared, [rates, metrics, self._interruption])
+        measuring = Measuring(
+            self.run_dir, self.phase.name, self.config, self.tokens, self.parts, self.output, self._trackers, metrics,
+            done.steps,
+        )  # fmt: skip
+        splits = {"golden": bool(self.parts.get("golden")), "validation": prepared.validation is not None}
+        chooses = stopping.callbacks(train, self.folder, splits, self.output.say)
+        for callback in (*measuring.between(trainer, rates), *chooses):  # answers are given before they are compared
+            trainer.add_callback(callback)
         self._probe(prepared)
         self.output.say(
             f"[dim]continue any time with: ftlab resume {escape(shlex.quote(str(self.run_dir.path)))}[/dim]"
@@ -132,10 +122,11 @@ class PhaseRun:
         if isinstance(trainer, StageTrainer):
             trainer.begin(self.output.progress)
         self._trackers.open()
-        self._trackers.ledger(self.phase.name, self._before().steps)
-        before = self._measured(trainer, "before", metrics, step=0, weights_of=0)
+        self._trackers.ledger(self.phase.name, done.steps)
+        before = measuring.before(trainer)
+        stopping.check_measured(train, trainer.state.log_history)
         with self.output.progress("training", _total_steps(trainer), "steps") as bar:
-            trainer.add_callback(callbacks.Advance(self.output, bar))
+            trainer.add_callback(callbacks.Advance(self.output, bar, rates))
             if checkpoint is not None and (step >= _total_steps(trainer) or stopping.is_over(checkpoint, train)):
                 _restore(trainer, checkpoint)
             else:
@@ -146,8 +137,8 @@ class PhaseRun:
             raise KeyboardInterrupt
         kept = stopping.load_best(trainer, train, self.folder)
         self._save_final()
-        after = self._measured(trainer, "after", metrics, step=trainer.state.global_step, weights_of=kept)
-        self._finish(trainer, kept, before, after)
+        after = measuring.after(trainer, kept)
+        self._finish(trainer, kept, before.values, after.values)
 
     def _before(self) -> Any:
         from ftlab.engine.callbacks import Before
@@ -210,64 +201,6 @@ class PhaseRun:
             )
         return None
 
-    def _samples(self, when: str) -> Path:
-        return self.run_dir.samples / f"{self.phase.name}-{when}.json"
-
-    def _measured(self, trainer: Any, when: str, metrics: Any, step: int, weights_of: int) -> Measures:
-        """Measure once; a continued run reads what was measured before it was stopped.
-
-        :param weights_of: the step that the weights are of.
-        """
-        path = self._samples(when)
-        if when == "before" and path.is_file():
-            return Measures(**json.loads(path.read_text(encoding="utf-8")))
-        measures = Measures()
-        if trainer.eval_dataset is not None:
-            logged = next((e for e in trainer.state.log_history if e["step"] == weights_of and "eval_loss" in e), None)
-            found = logged or trainer.evaluate()
-            measures.values = {
-                f"validation {name.removeprefix('eval_')}": value
-                for name, value in found.items()
-                if name.startswith("eval_") and name not in _NOT_MEASURES
-            }
-        self._generate(measures, when)
-        if "golden exact match" in measures.values:
-            metrics.write(step, {"golden_exact_match": measures.values["golden exact match"]})
-        write_atomic(path, json.dumps(vars(measures), indent=2, ensure_ascii=False) + "\n")
-        self._trackers.samples(path, self._before().steps + step)
-        return measures
-
-    def _generate(self, measures: Measures, when: str) -> None:
-        """Answer the golden prompts, or, without any, a few of the validation split."""
-        from ftlab.data.templates import prompt_and_answer
-        from ftlab.measure.generate import generate
-        from ftlab.measure.metrics import exact_match
-
-        split = "golden" if self.parts.get("golden") else "validation"
-        limit = self.config.eval.golden_rows if split == "golden" else self.config.eval.samples
-        found = (example.record for example in examples(self.parts.get(split, [])))
-        wanted = (one for one in found if not isinstance(one, Text) and (not isinstance(one, Labelled) or one.label))
-        chosen = list(islice(wanted, limit))
-        if not chosen or self.template is None or self.config.stage.name == "rm":
-            return
-        questions = [prompt_and_answer(record) for record in chosen]
-        tools = [record.tools for record in chosen]
-        prompts = [self.template.prompt(messages, t) for (messages, _), t in zip(questions, tools)]
-        with self.output.progress(f"answering {split} prompts {when} training", len(prompts)) as bar:
-            answers = generate(
-                self.model, self.tokenizer, prompts,
-                max_new_tokens=self.config.eval.max_new_tokens, batch_size=self.config.eval.batch_size,
-                stop=self.stop, advance=bar.advance,
-            )  # fmt: skip
-        expected = [answer for _, answer in questions]
-        if split == "golden":
-            measures.values["golden exact match"] = exact_match(answers, expected)
-            measures.values["golden prompts"] = len(prompts)
-        measures.samples = [
-            {"prompt": messages[-1]["content"], "expected": answer, "answer": text}
-            for (messages, answer), text in list(zip(questions, answers))[: self.config.eval.samples]
-        ]
-
     def _save_final(self) -> None:
         """The adapter or model with tokenizer, chat template and stop tokens; ``final`` points at the last phase's."""
         from ftlab.model.roles import has_adapter
@@ -289,15 +222,15 @@ class PhaseRun:
         link.symlink_to(final.relative_to(self.run_dir.path))
         link.replace(self.run_dir.final)
 
-    def _finish(self, trainer: Any, kept: int, before: Measures, after: Measures) -> None:
+    def _finish(self, trainer: Any, kept: int, before: dict[str, float], after: dict[str, float]) -> None:
         final = self.folder / "final"
         result = {
             "steps": trainer.state.global_step,
             "weights_of_step": kept,
             "tokens": trainer.state.num_input_tokens_seen,
             "parameters": vars(self.parameters),
-            "before": before.values,
-            "after": after.values,
+            "before": before,
+            "after": after,
             "sha256": {p.name: sha256(p) for p in sorted(final.iterdir()) if p.suffix == ".safetensors"},
         }
         self.run_dir.update_manifest(phases={**self.run_dir.manifest().get("phases", {}), self.phase.name: result})

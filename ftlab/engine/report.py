@@ -76,7 +76,7 @@ def summary(output: Output, run_dir: RunDir) -> None:
 
 def _samples(output: Output, run_dir: RunDir, phase: str) -> None:
     before, after = (
-        json.loads((run_dir.samples / f"{phase}-{when}.json").read_text(encoding="utf-8"))["samples"]
+        json.loads(run_dir.samples_file(phase, when).read_text(encoding="utf-8"))["samples"]
         for when in ("before", "after")
     )
     if not after:

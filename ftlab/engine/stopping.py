@@ -1,29 +1,29 @@
-"""``train.early_stopping``: no more steps once evaluations stop getting better, and the best one's weights at the end.
+"""``train.keep_best``: the weights of the best evaluation at the end; ``train.early_stopping``: that, and no more steps
+once evaluations stop getting better.
 
-Everything follows from the evaluations in the trainer's own log, which is in every checkpoint: a run that goes on from
-one stops where the whole run would have.
+Everything follows from the measures in the trainer's own log, which is in every checkpoint: a run that goes on from one
+chooses and stops as the whole run would have.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
+from ftlab.compare import lower_is_better
 from ftlab.errors import ConfigError, Mistake, RunDirError
-from ftlab.rundir import is_whole
+from ftlab.rundir import EXACT_MATCH, is_whole
 from ftlab.schema import Train
-
-_BETTER_LOWER = ("loss", "perplexity")
 
 
 @dataclass(frozen=True)
 class Best:
-    """:param step: of the first evaluation that no other is better than. :param since: evaluations after it."""
+    """:param step: of the first measurement that no other is better than. :param since: measurements after it."""
 
     step: int
     value: float
@@ -31,9 +31,9 @@ class Best:
 
 
 def best(log: Sequence[dict[str, Any]], metric: str) -> Best | None:
-    """The best evaluation of a trainer's log, by one measure; NaN is never better. None where there is none."""
-    sign = -1 if metric in _BETTER_LOWER else 1
-    key = f"eval_{metric}"
+    """The best value in a trainer's log of one measure; NaN is never better. None where there is none."""
+    sign = -1 if lower_is_better(metric) else 1
+    key = _key(metric)
     found: Best | None = None
     for entry in log:
         if key not in entry or entry["step"] == 0:
@@ -50,30 +50,47 @@ def is_over(checkpoint: Path, train: Train) -> bool:
     if train.early_stopping is None:
         return False
     log = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
-    found = best(log, train.early_stopping_metric)
+    found = best(log, train.best_metric)
     return found is not None and found.since >= train.early_stopping
 
 
-def callbacks(train: Train, folder: Path, can_evaluate: bool, say: Callable[[str], None]) -> list[TrainerCallback]:
-    """What watches over the evaluations, if anything shall.
+def callbacks(
+    train: Train, folder: Path, splits: Mapping[str, bool], say: Callable[[str], None]
+) -> list[TrainerCallback]:
+    """What watches over the measures, if anything shall.
 
-    :param folder: of the checkpoints. :raises ConfigError: there is nothing to evaluate on.
+    :param folder: of the checkpoints. :param splits: whether the data has rows for each.
+    :raises ConfigError: there is nothing to measure on.
     """
-    if train.early_stopping is None:
+    if not train.keeps_best:
         return []
-    if not can_evaluate:
-        reason = "compares evaluations, and this data has no validation split; set data.split.validation or .fraction"
-        raise ConfigError([Mistake("train.early_stopping", reason, train.early_stopping)])
-    return [EarlyStopping(train.early_stopping, train.early_stopping_metric, folder, say)]
+    split = "golden" if train.best_metric == EXACT_MATCH else "validation"
+    if not splits[split]:
+        key, value = ("early_stopping", train.early_stopping) if train.early_stopping else ("keep_best", "true")
+        reason = f"compares evaluations by {train.best_metric}, and this data has no {split} split; "
+        reason += f"set data.split.{split}" + (" or .fraction" if split == "validation" else "")
+        raise ConfigError([Mistake(f"train.{key}", reason, value)])
+    return [BestKept(train.early_stopping, train.best_metric, folder, say)]
+
+
+def check_measured(train: Train, log: Sequence[dict[str, Any]]) -> None:
+    """What is measured before training is what will be compared.
+
+    :raises ConfigError: ``train.best_metric`` is not among it.
+    """
+    measured = sorted({key.removeprefix("eval_") for entry in log for key in entry if key.startswith("eval_")})
+    if train.keeps_best and measured and train.best_metric not in (*measured, EXACT_MATCH):
+        mistake = f"is not measured; this run's evaluations have: {', '.join(measured)}"
+        raise ConfigError([Mistake("train.best_metric", mistake, train.best_metric)])
 
 
 def load_best(trainer: Any, train: Train, folder: Path) -> int:
-    """Put the best evaluation's weights back, under early stopping; which step the trainer's weights are of then.
+    """Put the best evaluation's weights back, where they are wanted; which step the trainer's weights are of then.
 
     :raises RunDirError: its checkpoint is gone or torn.
     """
     last: int = trainer.state.global_step
-    found = None if train.early_stopping is None else best(trainer.state.log_history, train.early_stopping_metric)
+    found = best(trainer.state.log_history, train.best_metric) if train.keeps_best else None
     if found is None or found.step == last:
         return last
     checkpoint = _checkpoint(folder, found.step)
@@ -86,11 +103,14 @@ def load_best(trainer: Any, train: Train, folder: Path) -> int:
     return found.step
 
 
-class EarlyStopping(TrainerCallback):
+class BestKept(TrainerCallback):
     """Has every evaluation that is better than all before it saved, keeps that checkpoint, and stops after
-    ``patience`` evaluations that are not."""
+    ``patience`` evaluations that are not.
 
-    def __init__(self, patience: int, metric: str, folder: Path, say: Callable[[str], None]):
+    :param patience: None never stops.
+    """
+
+    def __init__(self, patience: int | None, metric: str, folder: Path, say: Callable[[str], None]):
         self._patience, self._metric, self._folder, self._say = patience, metric, folder, say
         self._training = False
 
@@ -98,17 +118,26 @@ class EarlyStopping(TrainerCallback):
         self._training = True
         self._protect(state)
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        found = best(state.log_history, self._metric)
-        if not self._training or found is None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._judge(state, control)  # the golden prompts have been answered by then
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._judge(state, control)  # an evaluation ends with its log
+
+    def _judge(self, state: Any, control: Any) -> None:
+        """Of what was measured last, if that was now."""
+        last = state.log_history[-1] if state.log_history else {}
+        if not self._training or _key(self._metric) not in last or last["step"] != state.global_step:
             return
+        found = best(state.log_history, self._metric)
+        assert found is not None, "it has at least this one"
         self._protect(state)
         if found.step == state.global_step:
             control.should_save = True
-        elif found.since >= self._patience:
+        elif self._patience is not None and found.since >= self._patience:
             control.should_training_stop = True
             self._say(
-                f"stopped early at step {state.global_step} of {state.max_steps}: no better validation {self._metric} "
+                f"stopped early at step {state.global_step} of {state.max_steps}: no better {_named(self._metric)} "
                 f"in {found.since} evaluations; the best was {found.value:.4f} at step {found.step}, whose weights are "
                 "kept"
             )
@@ -119,6 +148,15 @@ class EarlyStopping(TrainerCallback):
     def _protect(self, state: Any) -> None:
         found = best(state.log_history, self._metric)
         state.best_model_checkpoint = None if found is None else str(_checkpoint(self._folder, found.step))
+
+
+def _key(metric: str) -> str:
+    """In a trainer's log."""
+    return metric if metric == EXACT_MATCH else f"eval_{metric}"
+
+
+def _named(metric: str) -> str:
+    return metric.replace("_", " ") if metric == EXACT_MATCH else f"validation {metric}"
 
 
 def _checkpoint(folder: Path, step: int) -> Path:

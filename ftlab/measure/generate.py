@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ def generate(
     *,
     max_new_tokens: int,
     batch_size: int,
+    max_tokens: int,
     stop: Sequence[int],
     advance: Callable[[int], None] = lambda count: None,
 ) -> list[str]:
@@ -23,6 +24,8 @@ def generate(
 
     Prompts run in batches of similar length; leaves the model's training mode and the random state as they were.
 
+    :param batch_size: prompts at most of a batch. :param max_tokens: of a batch at most, what is generated included; a
+        prompt that has more by itself runs alone.
     :param stop: token ids that end an answer.
     :param advance: called with the number of prompts done after each batch.
     """
@@ -31,9 +34,8 @@ def generate(
     tokenized = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
     order = sorted(range(len(prompts)), key=lambda i: (len(tokenized[i]), i))
     answers = [""] * len(prompts)
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
-        width = max(len(tokenized[i]) for i in batch)
+    for batch in _batches(order, [len(ids) + max_new_tokens for ids in tokenized], batch_size, max_tokens):
+        width = len(tokenized[batch[-1]])
         ids = torch.full((len(batch), width), tokenizer.pad_token_id)
         mask = torch.zeros_like(ids)
         for row, i in enumerate(batch):
@@ -52,3 +54,15 @@ def generate(
         advance(len(batch))
     model.train(was_training)
     return answers
+
+
+def _batches(order: Sequence[int], lengths: Sequence[int], batch_size: int, max_tokens: int) -> Iterator[list[int]]:
+    """:param order: indices, the shortest first. :param lengths: of each index."""
+    batch: list[int] = []
+    for i in order:
+        if batch and (len(batch) == batch_size or (len(batch) + 1) * lengths[i] > max_tokens):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch

@@ -49,11 +49,15 @@ class Train(Group):
     save_total_limit: Annotated[Positive | None, operational]
     loss_spike: Annotated[Annotated[float, Field(gt=1)] | None, operational]
     early_stopping: Positive | None
-    early_stopping_metric: Literal[
-        "loss", "perplexity", "accuracy", "preference_accuracy", "rewards/accuracies", "rewards/margins", "reward"
-    ]
+    keep_best: bool
+    best_metric: Annotated[str, Field(min_length=1)]
     on_oom: Annotated[Literal["stop", "halve"], operational]
     engine: Literal["ftlab", "trl"]
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the final weights are the best evaluation's."""
+        return self.keep_best or self.early_stopping is not None
 
 
 class Eval(Group):

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ftlab.compare import lower_is_better
 from ftlab.errors import ConfigError, Mistake, nearest
 from ftlab.schema import LsTask, Run
 from ftlab.use import runs
@@ -80,7 +81,7 @@ def _sorted(chosen: list[Summary], by: str) -> list[Summary]:
         return sorted(chosen, key=lambda one: [_natural(part) for part in one.path.parts])
     if by in _COUNTS:
         return sorted(chosen, key=lambda one: -(getattr(one, by) or 0))
-    sign = 1 if runs.lower_is_better(by) else -1
+    sign = 1 if lower_is_better(by) else -1
 
     def place(one: Summary) -> tuple[int, float]:
         if by not in one.after:

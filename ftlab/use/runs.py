@@ -23,7 +23,6 @@ GOLDEN = "golden exact match"
 VALIDATION = "validation "  # begins the name of every measure on that split
 # What a stage is about: the first of these that it measures.
 _MAIN = ("accuracy", "preference_accuracy", "reward", "loss")
-_LOWER_IS_BETTER = ("loss", "perplexity", "kl")
 
 
 class _Named(BaseModel):
@@ -108,10 +107,6 @@ class Summary:
     def main(self) -> str | None:
         """The measure on the validation split that says most about the stage."""
         return next((VALIDATION + name for name in _MAIN if VALIDATION + name in self.after), None)
-
-
-def lower_is_better(measure: str) -> bool:
-    return measure.rpartition(" ")[2] in _LOWER_IS_BETTER
 
 
 def find(folder: Path) -> Iterator[Path]:

@@ -255,7 +255,7 @@ def test_final_weights_answer_as_the_samples_say_with_what_was_saved_beside_them
     stop = generation["eos_token_id"]
     assert tokenizer.convert_tokens_to_ids("<|im_end|>") in stop
     assert generation["pad_token_id"] not in stop
-    answers = generate(model, tokenizer, prompts, max_new_tokens=8, batch_size=4, stop=stop)
+    answers = generate(model, tokenizer, prompts, max_new_tokens=8, batch_size=4, max_tokens=4096, stop=stop)
     assert answers == [s["answer"] for s in after["samples"]]
 
 

@@ -127,7 +127,7 @@ def test_a_best_checkpoint_that_was_removed_is_named(tmp_path, all_kept):
 def test_a_measure_that_is_better_higher(tmp_path):
     run = train_run(
         tmp_path / "r", "stage=dpo", *(g for g in GIVEN if not g.startswith("model")), "train.max_steps=8",
-        "train.early_stopping_metric=rewards/margins", "train.learning_rate=1e-4", "data.max_samples=48",
+        "train.best_metric=rewards/margins", "train.learning_rate=1e-4", "data.max_samples=48",
     )  # fmt: skip
     lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     margins = {line["step"]: line["eval_rewards/margins"] for line in lines if "eval_loss" in line and line["step"]}
@@ -140,11 +140,19 @@ def test_a_measure_that_is_better_higher(tmp_path):
     [
         ("train.early_stopping=2 data.split.validation=none",
          "train.early_stopping=2: compares evaluations, and data.split.validation=none leaves nothing to evaluate on"),
-        ("train.early_stopping=2 train.early_stopping_metric=accuracy",
-         "train.early_stopping_metric=accuracy: stage=sft measures loss, perplexity"),
-        ("train.early_stopping=2 train.early_stopping_metric=accuracy stage=rm", None),
+        ("train.early_stopping=2 train.best_metric=accuracy",
+         "train.best_metric=accuracy: stage=sft measures loss, perplexity, golden_exact_match"),
+        ("train.early_stopping=2 train.best_metric=accuracy stage=rm", None),
+        ("train.keep_best=true train.best_metric=golden_exact_match stage=rm",
+         "train.best_metric=golden_exact_match: stage=rm measures loss, accuracy, score/chosen, score/rejected, "
+         "score/margin"),
+        ("train.keep_best=true train.best_metric=golden_exact_match",
+         "eval.generate_every=null: train.keep_best compares the answers to the golden prompts; say how many steps lie "
+         "between them"),
+        ("train.keep_best=true train.best_metric=golden_exact_match eval.generate_every=5 data.split.golden=none",
+         "train.keep_best=true: compares evaluations, and data.split.golden=none leaves nothing to evaluate on"),
         ("train.early_stopping=2 train.max_steps=5",
-         "eval.steps=50: more than train.max_steps=5: there is no evaluation to stop after"),
+         "eval.steps=50: more than train.max_steps=5: there is no evaluation to compare"),
         ("train.early_stopping=0", "train.early_stopping=0: must be greater than 0"),
     ],
 )  # fmt: skip
@@ -156,5 +164,7 @@ def test_data_without_a_validation_split_is_refused(tmp_path):
     data = tmp_path / "rows.jsonl"
     data.write_text("\n".join(json.dumps({"instruction": f"Say {i}.", "output": str(i)}) for i in range(20)))
     given = (f"data.path={data}", "data.format=alpaca", "data.split.fraction=0", "data.split.golden=none")
-    with pytest.raises(ConfigError, match=r"train\.early_stopping=3: compares evaluations, and this data has no"):
+    with pytest.raises(
+        ConfigError, match=r"train\.early_stopping=3: compares evaluations by loss, and this data has no"
+    ):
         train_run(tmp_path / "r", "train.early_stopping=3", *given)

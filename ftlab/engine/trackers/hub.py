@@ -123,12 +123,15 @@ class Trackers:
         for phase in phases:
             if self._run_dir.ledger(phase.name).is_file():
                 self.ledger(phase.name, steps)
-            before, after = (self._run_dir.samples / f"{phase.name}-{when}.json" for when in ("before", "after"))
+            before, after = (self._run_dir.samples_file(phase.name, when) for when in ("before", "after"))
             if before.is_file():
                 self.samples(before, steps)
-            for line in lines:
-                if line["phase"] == phase.name:
-                    self.log(line)
+            answered = self._run_dir.answered(phase.name)
+            for line in (line for line in lines if line["phase"] == phase.name):
+                while answered and answered[0] <= line["step"]:
+                    step = answered.pop(0)
+                    self.samples(self._run_dir.samples_file(phase.name, step), steps + step)
+                self.log(line)
             if phase.name in done:
                 steps += done[phase.name]["steps"]
                 self.samples(after, steps)

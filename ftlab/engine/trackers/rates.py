@@ -121,7 +121,7 @@ class Rates(TrainerCallback):
         if "loss" not in logs:
             return
         self._until = time.monotonic()
-        self._pause()
+        self.pause()
         tokens, self._tokens = state.num_input_tokens_seen - self._tokens, state.num_input_tokens_seen
         if tokens > 0 and self._spent > 0:
             self.latest["tokens_per_second"] = round(tokens / self._spent, 1)
@@ -132,12 +132,12 @@ class Rates(TrainerCallback):
         self._spent, self._since = 0.0, time.monotonic()
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._pause()
+        self.pause()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._pause()
+        self.pause()
 
-    def _pause(self) -> None:
+    def pause(self) -> None:
         """What came after the last step, or its log, was no training."""
         if self._since is not None:
             self._spent += max(self._until - self._since, 0.0)

@@ -1,0 +1,176 @@
+"""What a phase measures of its model: before, between and after its steps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from ftlab.data.formats import Labelled, Text
+from ftlab.data.prepare import Parts, examples
+from ftlab.data.templates import prompt_and_answer
+from ftlab.engine.callbacks import Metrics
+from ftlab.engine.output import Output
+from ftlab.engine.trackers.hub import Trackers
+from ftlab.engine.trackers.rates import Rates
+from ftlab.measure.generate import generate
+from ftlab.measure.metrics import exact_match
+from ftlab.rundir import EXACT_MATCH, RunDir, write_atomic
+from ftlab.schema import Run
+from ftlab.stages.tokens import Tokens
+
+_NOT_MEASURES = (
+    "eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "eval_model_preparation_time",
+    "eval_num_tokens",
+)  # fmt: skip
+_ANSWERED = "answered"  # in a trainer's log, of a step after which the prompts were answered
+
+
+@dataclass
+class Measures:
+    """Names to values, and some generations."""
+
+    values: dict[str, float] = field(default_factory=dict)
+    samples: list[dict[str, str]] = field(default_factory=list)
+
+
+class Measuring:
+    """Measures a phase's model, and writes what it finds to ``samples/``, ``metrics.jsonl`` and the trackers.
+
+    :param parts: the phase's records, by split. :param before: optimizer steps of the phases before this one.
+    """
+
+    def __init__(
+        self, run_dir: RunDir, phase: str, run: Run, tokens: Tokens, parts: Parts, output: Output, trackers: Trackers,
+        metrics: Metrics, before: int,
+    ):  # fmt: skip
+        self._run_dir, self._phase, self._run, self._tokens, self._parts = run_dir, phase, run, tokens, parts
+        self._output, self._trackers, self._metrics, self._before = output, trackers, metrics, before
+        self._split = "golden" if parts.get("golden") else "validation"
+
+    def before(self, trainer: Any) -> Measures:
+        """Once; a continued run reads what was measured before it was stopped."""
+        path = self._run_dir.samples_file(self._phase, "before")
+        if path.is_file():
+            return _read(path)
+        measures = Measures(self._validation(trainer, 0))
+        self._answer(measures, trainer.model, "before training")
+        self._log(measures, 0)
+        self._write(measures, "before", 0)
+        return measures
+
+    def between(self, trainer: Any, rates: Rates) -> list[TrainerCallback]:
+        """What answers the prompts every ``eval.generate_every`` steps, which is no training."""
+        every = self._run.eval.generate_every
+        if every is None:
+            return []
+        if not self._questions():
+            self._output.say(f"[yellow]eval.generate_every={every}: {self._phase} has no prompts to answer[/yellow]")
+            return []
+        return [Answering(every, rates, lambda: self._between(trainer))]
+
+    def after(self, trainer: Any, weights_of: int) -> Measures:
+        """What was measured at that step is not measured again. :param weights_of: the step of the weights."""
+        measures, step = Measures(self._validation(trainer, weights_of)), trainer.state.global_step
+        if any(entry["step"] == weights_of and _ANSWERED in entry for entry in trainer.state.log_history):
+            answered = _read(self._run_dir.samples_file(self._phase, weights_of))
+            measures.values |= answered.values
+            measures.samples = answered.samples
+        else:
+            self._answer(measures, trainer.model, "after training")
+            self._log(measures, step)
+        self._write(measures, "after", step)
+        return measures
+
+    def _between(self, trainer: Any) -> None:
+        step, measures = trainer.state.global_step, Measures()
+        self._answer(measures, trainer.model, f"after step {step}")
+        self._write(measures, step, step)
+        # In every checkpoint from here on, so that a continued run knows of it.
+        trainer.state.log_history.append({_ANSWERED: True, **self._log(measures, step), "step": step})
+
+    def _validation(self, trainer: Any, step: int) -> dict[str, float]:
+        """What an evaluation finds, or found at this step."""
+        if trainer.eval_dataset is None:
+            return {}
+        log = trainer.state.log_history
+        found = next((e for e in log if e["step"] == step and "eval_loss" in e), None) or trainer.evaluate()
+        return {
+            f"validation {name.removeprefix('eval_')}": value
+            for name, value in found.items()
+            if name.startswith("eval_") and name not in _NOT_MEASURES
+        }
+
+    def _log(self, measures: Measures, step: int) -> dict[str, float]:
+        """What metrics.jsonl is told, if there is something."""
+        if "golden exact match" not in measures.values:
+            return {}
+        found = {EXACT_MATCH: measures.values["golden exact match"]}
+        self._metrics.write(step, dict(found))
+        return found
+
+    def _write(self, measures: Measures, when: str | int, step: int) -> None:
+        path = self._run_dir.samples_file(self._phase, when)
+        write_atomic(path, json.dumps(vars(measures), indent=2, ensure_ascii=False) + "\n")
+        self._trackers.samples(path, self._before + step)
+
+    def _questions(self) -> list[Any]:
+        """The records whose answers are wanted: golden ones, or, without any, a few of the validation split."""
+        if self._tokens.template is None or self._run.stage.name == "rm":
+            return []
+        limit = self._run.eval.golden_rows if self._split == "golden" else self._run.eval.samples
+        found = (example.record for example in examples(self._parts.get(self._split, [])))
+        wanted = (one for one in found if not isinstance(one, Text) and (not isinstance(one, Labelled) or one.label))
+        return list(islice(wanted, limit))
+
+    def _answer(self, measures: Measures, model: Any, when: str) -> None:
+        chosen, template = self._questions(), self._tokens.template
+        if not chosen or template is None:
+            return
+        questions = [prompt_and_answer(record) for record in chosen]
+        prompts = [template.prompt(messages, record.tools) for (messages, _), record in zip(questions, chosen)]
+        with self._output.progress(f"answering {self._split} prompts {when}", len(prompts)) as bar:
+            answers = generate(
+                model, self._tokens.tokenizer, prompts,
+                max_new_tokens=self._run.eval.max_new_tokens, batch_size=self._run.eval.batch_size,
+                max_tokens=_tokens_at_once(self._run), stop=self._tokens.stop, advance=bar.advance,
+            )  # fmt: skip
+        if self._split == "golden":
+            measures.values["golden exact match"] = exact_match(answers, [answer for _, answer in questions])
+            measures.values["golden prompts"] = len(prompts)
+        measures.samples = [
+            {"prompt": messages[-1]["content"], "expected": answer, "answer": text}
+            for (messages, answer), text in list(zip(questions, answers))[: self._run.eval.samples]
+        ]
+
+
+class Answering(TrainerCallback):
+    """Has the prompts answered after every so many steps, before anything is logged or saved of the step."""
+
+    def __init__(self, every: int, rates: Rates, answer: Callable[[], None]):
+        self._every, self._rates, self._answer = every, rates, answer
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step % self._every == 0:
+            self._rates.pause()
+            self._answer()
+
+
+def _tokens_at_once(run: Run) -> int:
+    """How many tokens' keys and values take no more memory than training does.
+
+    Of h numbers in a hidden state, a cached token takes at most 2 h in a layer, and one that trains some 34 h
+    (https://arxiv.org/abs/2205.05198, equation 2, in 16 bits, attention scores aside); h, and one layer's 34 h, where
+    activations are computed again.
+    """
+    trained = run.train.micro_batch_size * run.data.max_length
+    return trained if run.train.gradient_checkpointing else 8 * trained
+
+
+def _read(path: Path) -> Measures:
+    return Measures(**json.loads(path.read_text(encoding="utf-8")))

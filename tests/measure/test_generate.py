@@ -1,0 +1,67 @@
+"""Greedy answers: the same however they are batched, and never more tokens at once than allowed."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+from ftlab.measure.generate import generate
+from ftlab.stages.models import model_of
+from ftlab.stages.tokens import tokens_of
+from tests.runs import make_run
+
+PROMPTS = ["Where does it live?", "Name it.", "What does the word that you see here at the end mean? " * 3, "Why?"] * 3
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    run = make_run("model=tiny_instruct")
+    tokens = tokens_of(run)
+    return model_of(run, tokens)[0], tokens
+
+
+def answers(loaded, batch_size: int, max_tokens: int) -> tuple[list[str], list[tuple[int, ...]]]:
+    """And the shapes of the first forward of every batch."""
+    model, tokens = loaded
+    shapes: list[tuple[int, ...]] = []
+
+    def look(module: object, args: object, given: dict) -> None:
+        if given["input_ids"].shape[1] > 1:
+            shapes.append(tuple(given["input_ids"].shape))
+
+    hook = model.get_base_model().register_forward_pre_hook(look, with_kwargs=True)
+    prompts = [tokens.template.prompt([{"role": "user", "content": text}], None) for text in PROMPTS]
+    found = generate(
+        model, tokens.tokenizer, prompts, max_new_tokens=6, batch_size=batch_size, max_tokens=max_tokens,
+        stop=tokens.stop,
+    )  # fmt: skip
+    hook.remove()
+    return found, shapes
+
+
+def test_however_they_are_batched_each_prompt_has_its_answer(loaded):
+    together, shapes = answers(loaded, 16, 10**6)
+    assert [shape[0] for shape in shapes] == [12]
+    alone, shapes = answers(loaded, 1, 10**6)
+    assert [shape[0] for shape in shapes] == [1] * 12
+    assert together == alone and len(set(together)) > 1 and together[:4] == together[4:8]
+
+
+@pytest.mark.parametrize("max_tokens", [60, 120, 200])
+def test_a_batch_has_no_more_tokens_than_allowed_unless_it_is_one_prompt(loaded, max_tokens):
+    found, shapes = answers(loaded, 16, max_tokens)
+    assert found == answers(loaded, 16, 10**6)[0]
+    assert all(rows * (width + 6) <= max_tokens or rows == 1 for rows, width in shapes)
+    assert sum(rows for rows, _ in shapes) == 12 and len(shapes) > 1
+    # And no fewer: the next batch's first prompt would not have fitted.
+    assert all((rows + 1) * (width + 6) > max_tokens for (rows, _), (_, width) in pairwise(shapes))
+
+
+def test_the_training_mode_and_the_random_state_stay(loaded):
+    model, _ = loaded
+    model.train()
+    before = torch.get_rng_state()
+    answers(loaded, 4, 10**6)
+    assert model.training and torch.equal(torch.get_rng_state(), before)
