@@ -1,14 +1,25 @@
-"""Kill a run anywhere, start it again until it is done, and compare it with one that was left alone.
+"""Stop a run anywhere, start it again until it is done, and compare it with one that was left alone.
 
-    python benchmarks/kill.py                         # every configuration: kills by event, then 20 at random moments
-    python benchmarks/kill.py --configs sft dpo --random 5
+    python benchmarks/kill.py                         # every configuration, stopped in every way
+    python benchmarks/kill.py --configs sft dpo --how kill term --random 5
 
-``kill -9`` is placed by event: as soon as a function is at work (a training step, an evaluation, the sealing of a
-checkpoint, the removal of an old one, the preparation of data) or a file appears (each file of a checkpoint, of the
-cache, of the final weights). The killed process does nothing more, not even flush. What must hold in the end:
+What happens to a run is placed by event, as soon as a function is at work (a training step, an evaluation, the sealing
+of a checkpoint, the removal of an old one, the preparation of data) or a file appears (each file of a checkpoint, of
+the cache, of the final weights), or at a random moment after its start:
+
+- ``kill``: SIGKILL; the process does nothing more, not even flush. By event, then at random moments.
+- ``term``: SIGTERM and SIGUSR1 in turns, at random moments. The run must save at the next step and end with 75.
+- ``flip``: SIGKILL late in the run, then one bit of the newest whole checkpoint is turned over, in each of its files in
+  turn. The next start must say so and go on from the checkpoint before.
+- ``disk``: the disk is full from one moment to the next. The run must say so and end, and its checkpoints be whole;
+  then the disk is made larger. A small tmpfs, which takes an administrator.
+- ``phases``: a curriculum, one phase after the other with ``run.phases``.
+
+What must hold in the end:
 
 - final weights (sha256) and every line of metrics.jsonl, times aside, are those of the uninterrupted run;
-- no more steps were taken than its own plus one checkpoint's distance for each kill, so that starting over fails.
+- no more steps were taken than its own plus, for each stop, those since the last checkpoint: one checkpoint's distance,
+  two where the newest checkpoint was damaged, one step where the run was told to stop. So starting over fails.
 
 The exit code is 1 where it does not hold.
 """
@@ -16,23 +27,25 @@ The exit code is 1 where it does not hold.
 from __future__ import annotations
 
 import argparse
-import os
+import itertools
 import random
 import shutil
-import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from ftlab.rundir import CHECKPOINT_MANIFEST, TIMES, RunDir, checkpoints, is_whole, size
 
 SAVE_STEPS = 4  # no multiple of logging_steps
 SHARED = (
     "train.max_steps=14", f"train.save_steps={SAVE_STEPS}", "train.logging_steps=3", "eval.steps=5",
     "train.save_total_limit=2", "train.micro_batch_size=2", "train.gradient_accumulation_steps=2", "lora.dropout=0.1",
-    "eval.golden_rows=2", "eval.samples=1", "eval.max_new_tokens=4", "data.max_samples=48", "tracker=tensorboard",
+    "eval.golden_rows=2", "eval.samples=1", "eval.max_new_tokens=4", "eval.generate_every=6", "data.max_samples=48",
+    "tracker=tensorboard",
 )  # fmt: skip
 CONFIGS: dict[str, tuple[str, ...]] = {
     "sft": (),
@@ -51,109 +64,115 @@ CONFIGS: dict[str, tuple[str, ...]] = {
         "train.max_steps=7",
     ),
 }  # fmt: skip
+HOWS = ("kill", "term", "flip", "disk", "phases")
+# What a start may end with. A signal that comes before ftlab listens to it ends the process where nothing is lost yet.
+CODES = {"SIGKILL": (-9,), "SIGTERM": (75, -15), "SIGUSR1": (75, -10), "fill": (1,)}
+LAST_WORDS = {"SIGTERM": "Interrupted", "SIGUSR1": "Interrupted", "fill": "is full"}  # of a start that could speak
+STEPS_LOST = {"SIGKILL": SAVE_STEPS, "SIGTERM": 1, "SIGUSR1": 1, "fill": SAVE_STEPS}
+_SPARE = 32 << 20  # bytes of a small disk beside what the run takes; a checkpoint leaves 16 MiB free
+
+
+class Different(Exception):
+    """A run that was stopped is not what the uninterrupted one is; says in what."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """:param kind: ``function``, ``file`` or ``seconds``.
-    :param name: of the function, a pattern for the file, or how many seconds after the start.
+    """Something that happens to a start of a run.
+
+    :param when: ``function``, ``file``, ``gone`` or ``seconds``.
+    :param name: of the function, a pattern for the file that appears or goes, or how many seconds after the start.
     :param nth: time that it is seen, counted from 1, with something else between.
+    :param what: the signal that is sent, or ``fill``: the disk is.
+    :param flip: the file of the newest whole checkpoint of which one bit is turned over afterwards.
     """
 
-    kind: str
+    when: str
     name: str
     nth: int = 1
+    what: str = "SIGKILL"
+    flip: str | None = None
+
+    @property
+    def steps_lost(self) -> int:
+        return STEPS_LOST[self.what] + (SAVE_STEPS if self.flip else 0)
 
     def __str__(self) -> str:
-        return f"{self.kind}:{self.name}:{self.nth}"
+        return f"{self.when}:{self.name}:{self.nth}:{self.what}"
 
 
-# ----------------------------------------------------------------------------------------------- in the killed process
+# ----------------------------------------------------------------------------------------------------------- one run
 
 
-def child(event: str, run_dir: Path, overrides: list[str]) -> None:
-    """Run ftlab in this process, which a thread kills at the event."""
-    kind, name, nth = event.split(":")
-    seen: dict[str, Callable[[], bool]] = {
-        "function": lambda: _is_at_work(name),
-        "file": lambda: any(_is_new(path, started) for path in run_dir.parent.glob(name)),
-        "seconds": lambda: time.monotonic() - begun > float(name),
-        "none": lambda: False,
-    }
-    begun, started = time.monotonic(), time.time()
-
-    def watch() -> None:
-        times, before = 0, False
-        while True:
-            now = seen[kind]()
-            times += now and not before
-            if times >= int(nth):
-                os.kill(os.getpid(), signal.SIGKILL)
-            before = now
-            time.sleep(0.0005 if kind != "seconds" else 0.005)
-
-    sys.setswitchinterval(1e-4)
-    threading.Thread(target=watch, daemon=True).start()
-    _count_steps(run_dir.parent / "steps")
-    sys.argv = ["ftlab", *overrides, f"run.dir={run_dir}"]
-    from ftlab.main import main
-
-    main()
-
-
-def _is_new(path: Path, since: float) -> bool:
-    """Written by this start of the run."""
-    try:
-        return path.stat().st_mtime > since
-    except FileNotFoundError:
-        return False
-
-
-def _is_at_work(function: str) -> bool:
-    frame = sys._current_frames().get(threading.main_thread().ident or 0)
-    while frame is not None:
-        if frame.f_code.co_name == function:
-            return True
-        frame = frame.f_back
-    return False
-
-
-def _count_steps(file: Path) -> None:
-    """A byte for each optimizer step that any start of the run took."""
-    from transformers.trainer_callback import CallbackHandler
-
-    ended = CallbackHandler.on_step_end
-
-    def on_step_end(self: CallbackHandler, *args: object) -> object:
-        with file.open("ab") as counter:
-            counter.write(b".")
-        return ended(self, *args)  # type: ignore[arg-type]
-
-    CallbackHandler.on_step_end = on_step_end  # type: ignore[method-assign, assignment]
-
-
-# ------------------------------------------------------------------------------------------------------------ outside
-
-
-def start(folder: Path, overrides: tuple[str, ...], event: Event | None) -> int:
-    """One start of the run in ``folder``; its exit code."""
-    folder.mkdir(parents=True, exist_ok=True)
-    given = [*SHARED, *overrides, f"data.cache={folder / 'cache'}"]
-    command = [sys.executable, __file__, "--child", str(event or "none::1"), str(folder / "run"), *given]
+def start(folder: Path, overrides: Sequence[str], event: Event | None) -> tuple[int, str]:
+    """One start of the run in ``folder``; its exit code, and what it said."""
+    disk = folder / "disk"
+    disk.mkdir(parents=True, exist_ok=True)
+    child = Path(__file__).with_name("kill_start.py")
+    given = [*SHARED, *overrides, f"data.cache={disk / 'cache'}"]
+    command = [sys.executable, str(child), str(event or "none"), str(folder), *given]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     with (folder / "output.txt").open("a") as output:
-        return subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False).returncode
+        output.write(f"{done.stdout}--- {event or 'left alone'}: ended with {done.returncode}\n")
+    return done.returncode, done.stdout
+
+
+def stopped(folder: Path, overrides: Sequence[str], events: Sequence[Event], draw: random.Random) -> Iterator[Event]:
+    """Start the run once for each event and once more, or until it ends by itself: each event that came.
+
+    :raises Different: a start did not end as it must.
+    """
+    torn: Path | None = None
+    for event in [*events, None]:
+        code, said = start(folder, overrides, event)
+        if torn is not None and f"{torn} is torn" not in said:
+            raise Different(f"{torn} was damaged, and nothing was said of it")
+        if code == 0:
+            return
+        if event is None or code not in CODES[event.what]:
+            raise Different(f"ended with {code} at {event}\n{said[-3000:]}")
+        # Not anywhere: a library's thread may have died of it before, with a traceback.
+        if code > 0 and LAST_WORDS[event.what] not in said.splitlines()[-1]:
+            raise Different(f"did not say {LAST_WORDS[event.what]!r} at {event}\n{said[-3000:]}")
+        if event.what == "fill":
+            _check_full(folder / "disk")
+        torn = _flipped(folder / "disk", event.flip, draw) if event.flip else None
+        yield event
+
+
+def _phase_folders(disk: Path) -> list[Path]:
+    return sorted(disk.glob("run/phases/*"))
+
+
+def _flipped(disk: Path, name: str, draw: random.Random) -> Path:
+    """The newest whole checkpoint, with one bit of a file turned over."""
+    found = [one for folder in reversed(_phase_folders(disk)) for one in checkpoints(folder) if is_whole(one)]
+    content = bytearray((found[0] / name).read_bytes())
+    content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+    (found[0] / name).write_bytes(content)
+    return found[0]
+
+
+def _check_full(disk: Path) -> None:
+    """Give it as much room as there was before.
+
+    :raises Different: a checkpoint is not whole.
+    """
+    torn = [one for folder in _phase_folders(disk) for one in checkpoints(folder) if not is_whole(one)]
+    if torn:
+        raise Different(f"a full disk left {torn[0]} behind")
+    larger = shutil.disk_usage(disk).total + max(file.stat().st_size for file in disk.glob("filled-*"))
+    subprocess.run(["mount", "-o", f"remount,size={larger}", str(disk)], check=True)
 
 
 def ended(folder: Path) -> dict[str, object]:
     """What must be the same: hashes, and lines without their times."""
-    from ftlab.rundir import TIMES, RunDir
-
-    run_dir = RunDir.open(folder / "run")
+    run_dir = RunDir.open(folder / "disk" / "run")
     manifest = run_dir.manifest()
     lines = [{key: value for key, value in line.items() if key not in TIMES} for line in run_dir.logged()]
     return {
         "status": manifest["status"],
-        "sha256": {name: phase["sha256"] for name, phase in manifest["phases"].items()},
+        "weights": {name: phase["sha256"] for name, phase in manifest["phases"].items()},
         "metrics": lines,
     }
 
@@ -163,103 +182,218 @@ def steps_taken(folder: Path) -> int:
     return file.stat().st_size if file.is_file() else 0
 
 
-def events_of(folder: Path) -> list[Event]:
+def compare(whole: Path, folder: Path, came: Sequence[Event]) -> None:
+    """:raises Different: the run that was stopped by the events that came is not what the whole one is."""
+    expected, found = ended(whole), ended(folder)
+    for key in ("status", "weights"):
+        if expected[key] != found[key]:
+            raise Different(f"other {key}: {found[key]}, not {expected[key]}")
+    if expected["metrics"] != found["metrics"]:
+        pairs = itertools.zip_longest(expected["metrics"], found["metrics"])  # type: ignore[call-overload]
+        raise Different(f"other metrics: {next((a, b) for a, b in pairs if a != b)}")
+    limit = steps_taken(whole) + sum(event.steps_lost for event in came)
+    if steps_taken(folder) > limit:
+        raise Different(f"{steps_taken(folder)} steps, more than {limit}")
+
+
+# ------------------------------------------------------------------------------------------------------- small disks
+
+
+@contextmanager
+def small_disk(folder: Path, room: int) -> Iterator[None]:
+    """A tmpfs for a run, of which nothing is left afterwards.
+
+    :raises PermissionError: mounting takes an administrator.
+    """
+    folder.mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={room}", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        folder.rmdir()
+        raise PermissionError("mounting a small disk takes an administrator")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+# ------------------------------------------------------------------------------------------------------- what happens
+
+
+def kills(whole: Path) -> list[Event]:
     """Every function, and every file that the uninterrupted run wrote, in the order in which they come: a run that is
     killed at one of them goes on to the next."""
-    run = folder / "run"
-    first = next(path for path in sorted(run.glob("phases/*/checkpoint-*")))
-    written = [path for path in first.iterdir() if path.is_file()]
-    files = [path.name for path in sorted(written, key=lambda path: path.stat().st_mtime_ns)]
-    cached = {path.suffix for path in (folder / "cache").rglob("*") if path.is_file()}
-    of_final = sorted(path.name for path in (run / "final").resolve().iterdir())
+    disk = whole / "disk"
+    first, last = _phase_folders(disk)[0], _phase_folders(disk)[-1]
+    late = checkpoints(last)[-1]
+    step = int(late.name.rpartition("-")[2])
+    of_checkpoint = [path.name for path in _written(late.iterdir())]
+    suffixes = dict.fromkeys(path.suffix for path in _written((disk / "cache").rglob("*")))
+    phase = first.name.partition("-")[2]
+    between = [*_at_end_of(first), Event("function", "_load_model")] if first != last else []
     return [
-        *(Event("function", name) for name in ("update_manifest", "split_parts", "prepare")),
-        *(Event("file", f"cache/**/*{suffix}") for suffix in sorted(cached)),
-        *(Event("function", name) for name in ("begin", "evaluate", "generate", "_measured")),
+        *(Event("function", name) for name in ("update_manifest", "prepare")),
+        *(Event("file", f"cache/**/*{suffix}") for suffix in suffixes),
+        *(Event("function", name) for name in ("begin", "evaluate", "generate")),
+        Event("file", "run/samples/*-before.json"),
         *(Event("function", "training_step", nth) for nth in (1, 5)),
-        *(Event("file", f"run/phases/*/checkpoint-{SAVE_STEPS}/{name}") for name in files),
-        *(Event("function", name, nth) for name, nth in (("training_step", 2), ("evaluate", 1), ("seal", 1))),
-        *(Event("file", f"run/phases/*/checkpoint-{3 * SAVE_STEPS}/{name}") for name in files[:2]),
-        *(Event("function", name) for name in ("rotate_checkpoints", "_save_final")),
-        *(Event("file", f"run/phases/*/.final.tmp/{name}") for name in of_final),
-        *(Event("file", name) for name in ("run/phases/*/final", "run/samples/*-after.json")),
+        *(Event("file", f"run/phases/*/checkpoint-{SAVE_STEPS}/{name}") for name in of_checkpoint),
+        *(Event("function", name, nth) for name, nth in (("training_step", 2), ("evaluate", 1))),
+        *([Event("function", "generate")] if any((disk / "run" / "samples").glob(f"{phase}-step-*")) else []),
+        Event("function", "seal"),
+        *between,
+        *(Event("file", f"run/phases/{last.name}/{late.name}/{name}") for name in of_checkpoint[:2]),
+        Event("function", "rotate_checkpoints"),
+        # The one before is in the way of the one behind.
+        *([Event("gone", f"run/phases/*/checkpoint-{step - SAVE_STEPS}/[!.]*")] if step > SAVE_STEPS else []),
+        Event("function", "_save_final"),
+        *_at_end_of(last),
     ]
 
 
-def killed(folder: Path, overrides: tuple[str, ...], events: list[Event]) -> tuple[int, list[Event]]:
-    """Start, kill and start again until the run ends by itself: how often it was started, and what killed it."""
-    came = []
-    for number, event in enumerate([*events, None], 1):
-        code = start(folder, overrides, event)
-        if code == -signal.SIGKILL and event is not None:
-            came.append(event)
-        elif code == 0:
-            return number, came
-        else:
-            raise SystemExit(f"{folder}: ended with {code}\n{(folder / 'output.txt').read_text()[-3000:]}")
-    raise AssertionError("the last start is not killed")
+def _written(paths: Iterator[Path]) -> list[Path]:
+    """Files in the order in which they were written."""
+    return sorted((path for path in paths if path.is_file()), key=lambda path: path.stat().st_mtime_ns)
 
 
-def compare(whole: Path, folder: Path, kills: int) -> str | None:
-    """What is wrong, or None."""
-    expected, found = ended(whole), ended(folder)
-    limit = steps_taken(whole) + kills * SAVE_STEPS
-    if expected["sha256"] != found["sha256"]:
-        return "other weights"
-    if expected["metrics"] != found["metrics"]:
-        pairs = zip(expected["metrics"], found["metrics"])  # type: ignore[call-overload]
-        first = next(((a, b) for a, b in pairs if a != b), "one has more lines")
-        return f"other metrics: {first}"
-    if steps_taken(folder) > limit:
-        return f"{steps_taken(folder)} steps, more than {limit}"
-    return None
+def _at_end_of(phase: Path) -> list[Event]:
+    weights = [path.name for path in _written((phase / "final").iterdir())]
+    name = phase.name.partition("-")[2]
+    return [
+        # Also when the last of them is seen only after the folder got its name.
+        *(Event("file", f"run/phases/{phase.name}/*final*/{file}") for file in weights),
+        Event("file", f"run/phases/{phase.name}/final"),
+        Event("file", f"run/samples/{name}-after.json"),
+    ]
 
 
-def try_config(name: str, out: Path, randoms: int, seed: int, apart: bool) -> bool:
-    overrides = CONFIGS[name]
-    whole = out / name / "whole"
-    shutil.rmtree(out / name, ignore_errors=True)
-    begun = time.monotonic()
-    if start(whole, overrides, None) != 0:
-        raise SystemExit((whole / "output.txt").read_text()[-3000:])
-    took = time.monotonic() - begun
-    draw = random.Random(f"{name} {seed}")
-    events = events_of(whole)
-    if apart:
-        trials = {f"{number:02d} {event}": [event] for number, event in enumerate(events)}
-    else:
-        # An event that does not come lets the run end: what is left of them goes to another one.
-        trials = {"by event": events}
-    trials["at random"] = [Event("seconds", f"{draw.uniform(0, took):.2f}") for _ in range(randoms)]
-    good, total = True, 0
-    for title, left in trials.items():
-        while left:
-            folder = out / name / f"{total:03d}"
-            starts, came = killed(folder, overrides, left)
-            wrong = compare(whole, folder, len(came))
-            good, total = good and wrong is None, total + len(came)
-            missed = f", {left[starts - 1]} did not come" if starts <= len(left) else ""
-            result = wrong or "equal"
-            print(f"{name:10} {title}: {len(came)} kills, {steps_taken(folder)} steps{missed}: {result}", flush=True)
-            left = left[starts:]
-            if wrong is None:
-                shutil.rmtree(folder, ignore_errors=True)
-    print(f"{name:10} {total} kills in all; {'every run equal' if good else 'NOT EQUAL'}", flush=True)
-    return good
+def flips(whole: Path) -> list[Event]:
+    """One for each file of the checkpoint before the last, its manifest among them: the run is killed as soon as that
+    is whole, again and again."""
+    late = checkpoints(_phase_folders(whole / "disk")[-1])[-1]
+    sealed = Event("file", str((late / CHECKPOINT_MANIFEST).relative_to(whole / "disk")))
+    return [replace(sealed, flip=path.name) for path in _written(late.iterdir()) if path.stat().st_size]
+
+
+def fills(whole: Path) -> list[Event]:
+    """The disk is full: as data is cached, measured and trained on, as the parts of a checkpoint and final weights are
+    written, and behind them. In a function the run waits while it is filled, so that what comes next has no room."""
+    *_, final, after = _at_end_of(_phase_folders(whole / "disk")[-1])
+    in_checkpoint = ("_save_checkpoint", "save_pretrained", "_save_optimizer_and_scheduler", "_save_rng_state", "seal")
+    events = [
+        Event("function", "prepare"),
+        Event("file", "cache/**/*"),
+        Event("file", "run/samples/*-before.json"),
+        *(Event("function", name) for name in ("evaluate", "training_step", *in_checkpoint, "_save_final")),
+        final,
+        after,
+    ]
+    return [replace(event, what="fill") for event in events]
+
+
+# -------------------------------------------------------------------------------------------------- one configuration
+
+
+class Configuration:
+    """A configuration, run once from its start to its end, and then stopped in several ways."""
+
+    def __init__(self, name: str, out: Path, seed: int):
+        self.name, self.out = name, out / name
+        self._overrides, self._draw = CONFIGS[name], random.Random(f"{name} {seed}")
+        self._trials = itertools.count()
+        self.stops, self.good = 0, True
+        shutil.rmtree(self.out, ignore_errors=True)
+        self.whole = self.out / "whole"
+        begun = time.monotonic()
+        code, said = start(self.whole, self._overrides, None)
+        if code:
+            raise SystemExit(said[-3000:])
+        self._say("left alone", f"{steps_taken(self.whole)} steps in {time.monotonic() - begun:.0f} s")
+
+    def kill(self, randoms: int, apart: bool) -> None:
+        self._by_event("kill by event", kills(self.whole), apart)
+        self._at_random("kill at random", ("SIGKILL",), randoms)
+
+    def term(self, randoms: int, apart: bool) -> None:
+        self._at_random("term at random", ("SIGTERM", "SIGUSR1"), randoms)
+
+    def flip(self, randoms: int, apart: bool) -> None:
+        self._by_event("flip", flips(self.whole), apart)
+
+    def disk(self, randoms: int, apart: bool) -> None:
+        try:
+            self._by_event("disk", fills(self.whole), apart, room=size(self.whole / "disk") + _SPARE)
+        except PermissionError as error:
+            self._say("disk", f"left out: {error}")
+
+    def phases(self, randoms: int, apart: bool) -> None:
+        *before, _ = _phase_folders(self.whole / "disk")
+        folder = self._folder()
+        for phase in before:
+            code, said = start(folder, (*self._overrides, f"run.phases=[{phase.name.partition('-')[2]}]"), None)
+            if code or ended(folder)["status"] != "stopped":
+                raise SystemExit(said[-3000:])
+        if before:
+            self._trial("phases one by one", folder, [])
+
+    def _by_event(self, title: str, events: list[Event], apart: bool, room: int | None = None) -> None:
+        """An event that does not come lets the run end: those behind it go to another one."""
+        while events:
+            folder = self._folder()
+            with small_disk(folder / "disk", room) if room else nullcontext():
+                came = self._trial(title, folder, events[:1] if apart else events)
+            events = events[1 if apart else came + 1 :]
+
+    def _at_random(self, title: str, whats: Sequence[str], wanted: int) -> None:
+        """A moment that comes after the end of a run stops nothing: another one is drawn."""
+        took, turns = float((self.whole / "seconds").read_text()), itertools.cycle(whats)
+        while wanted > 0 and self.good:
+            moments = [f"{self._draw.uniform(0, took):.2f}" for _ in range(wanted)]
+            came = self._trial(title, self._folder(), [Event("seconds", at, what=next(turns)) for at in moments])
+            wanted -= came
+            if not came:
+                took = min(took, float(moments[0]))  # the machine has become quicker since
+
+    def _folder(self) -> Path:
+        return self.out / f"{next(self._trials):03d}"
+
+    def _trial(self, title: str, folder: Path, events: Sequence[Event]) -> int:
+        """Stop a run by the events, compare it and print how that went: how many of the events came."""
+        came: list[Event] = []
+        try:
+            for event in stopped(folder, self._overrides, events, self._draw):
+                came.append(event)
+            compare(self.whole, folder, came)
+            result = "equal"
+        except Different as error:
+            self.good, result = False, f"NOT EQUAL: {error}\n(see {folder})"
+        self.stops += len(came)
+        at_end = f" (it ended without {events[len(came)]})" if len(came) < len(events) else ""
+        self._say(title, f"{len(came)} stops, {steps_taken(folder)} steps{at_end}: {result}")
+        if result == "equal":
+            shutil.rmtree(folder, ignore_errors=True)  # of a small disk its place stays, until it is unmounted
+        return len(came)
+
+    def _say(self, title: str, line: str) -> None:
+        print(f"{self.name:10} {title}: {line}", flush=True)
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["--child"]:
-        return child(sys.argv[2], Path(sys.argv[3]), sys.argv[4:])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--configs", nargs="+", choices=CONFIGS, default=list(CONFIGS))
-    parser.add_argument("--random", type=int, default=20, help="kills at random moments, of one run")
-    parser.add_argument("--seed", type=int, default=0, help="of the random moments")
+    parser.add_argument("--how", nargs="+", choices=HOWS, default=list(HOWS))
+    parser.add_argument("--random", type=int, default=20, help="stops at random moments, of each kind")
+    parser.add_argument("--seed", type=int, default=0, help="of the random moments and bits")
     parser.add_argument("--out", type=Path, default=Path("outputs/kill"))
     parser.add_argument("--apart", action="store_true", help="a run for each event, to find the one that does harm")
     given = parser.parse_args()
-    good = [try_config(name, given.out.resolve(), given.random, given.seed, given.apart) for name in given.configs]
-    return None if all(good) else sys.exit(1)
+    good = True
+    for name in given.configs:
+        one = Configuration(name, given.out.resolve(), given.seed)
+        for how in given.how:
+            getattr(one, how)(given.random, given.apart)
+        print(f"{name:10} {one.stops} stops in all; {'every run equal' if one.good else 'NOT EQUAL'}", flush=True)
+        good = good and one.good
+    sys.exit(0 if good else 1)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 
 import hydra
@@ -13,6 +12,7 @@ from omegaconf import DictConfig
 
 from ftlab.config import arguments, check, compose, paths, phases
 from ftlab.errors import FtlabError, Interrupted
+from ftlab.terminal import no_reader
 
 # task -> the function that runs it; imported only when it is chosen
 TASKS = {
@@ -45,7 +45,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(report(Interrupted("Interrupted before anything was begun.")))
     except BrokenPipeError:  # ftlab --help | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        no_reader()
 
 
 @hydra.main(version_base="1.3", config_path=str(paths.config_dir()), config_name="config")
@@ -63,6 +63,8 @@ def _hydra_main(cfg: DictConfig) -> None:
         if in_sweep and not isinstance(error, Interrupted):
             raise  # the other jobs go on; Hydra ends the sweep with the first failure
         sys.exit(code)
+    except BrokenPipeError:  # which Hydra would show with a traceback
+        no_reader()
 
 
 def call(target: str, *values: object) -> None:

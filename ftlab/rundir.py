@@ -9,34 +9,30 @@ import fcntl
 import hashlib
 import json
 import os
-import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import yaml
+from pydantic import ValidationError
 
+from ftlab import __version__
 from ftlab.errors import RunDirError
 from ftlab.plan import Phase, Plan
-from ftlab.schema import OPERATIONAL, Run
+from ftlab.schema import CHOOSING, OPERATIONAL, Run
+from ftlab.secrets import masked
 
 CHECKPOINT_MANIFEST = "checkpoint.json"
 LATEST = "latest"  # below outputs/: a link to the run that was started last
 # Keys of a line of metrics.jsonl in which even equal runs differ.
 TIMES = ("time", "seconds", "tokens_per_second", "mfu", "gpu_utilization", "gpu_memory_gb")
 EXACT_MATCH = "golden_exact_match"  # in a line of metrics.jsonl: share of the golden prompts
+_START_AGAIN = "Another run.name, or run.if_exists=new, starts again."
+_WITHOUT_MANIFEST = "Put a copy back; without it, a run goes on from the checkpoints that its phases have."
+_SHOWN = 5  # mistakes of a run.yaml
 _TAIL = 1 << 16  # bytes that hold the last line of the metrics
-# Access tokens of the hubs and services that people use here.
-_SECRET = re.compile(
-    r"(?<![A-Za-z0-9])(?:(?:hf_|ghp_)[A-Za-z0-9]{20,}|(?:glpat-|wandb_)[\w-]{16,}|sk-(?=[\w-]*\d)[\w-]{20,})"
-)
-
-
-def redacted(text: str) -> str:
-    """The same without what looks like an access token."""
-    return _SECRET.sub("<redacted>", text)
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -97,7 +93,7 @@ class RunDir:
         """The lines of ``metrics.jsonl``; what a crash left of a last one is passed over."""
         if not self.metrics.is_file():
             return
-        with self.metrics.open(encoding="utf-8") as file:
+        with self.metrics.open(encoding="utf-8", errors="replace") as file:
             for number, line in enumerate(file, 1):
                 try:
                     yield json.loads(line)
@@ -154,7 +150,8 @@ class RunDir:
             path = Path("outputs") / keys.name
         else:
             path = _unused(Path("outputs") / f"{plan.title}-{time.strftime('%Y%m%d-%H%M%S')}")
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        run_dir = cls(path)
+        if run_dir._is_taken():
             if keys.if_exists == "refuse":
                 raise RunDirError(f"{path} exists. run.if_exists=resume continues it, run.if_exists=new makes another.")
             if keys.if_exists == "resume":
@@ -162,18 +159,35 @@ class RunDir:
                 if run_dir.has_begun:
                     run_dir._check_identity(plan)
                 if run_dir.manifest().get("status") != "finished":
-                    write_atomic(run_dir.run_yaml, _yaml(plan))  # what may differ is taken from the newer command
+                    run_dir._write(plan)  # what may differ is taken from the newer command
                 return run_dir
-            path = _unused(path)
-        run_dir = cls(path)
+            run_dir = cls(_unused(path))
+        run_dir._write(plan)
+        return run_dir
+
+    def _is_taken(self) -> bool:
+        """Whether something is here. A first start that was killed while it wrote run.yaml has left nothing."""
+        if not self.path.is_dir():
+            return self.path.exists()
+        return bool(set(self.path.iterdir()) - set(self.path.glob(f".{self.run_yaml.name}.*.tmp")))
+
+    def _write(self, plan: Plan) -> None:
+        """:raises RunDirError: it cannot be written, or not without a secret that the run would need."""
+        text = _yaml(plan)
+        for ours, written in zip(plan.phases, Plan.model_validate(yaml.safe_load(text)).phases):
+            kept = _identity_of(written)
+            for key, value in _identity_of(ours).items():
+                if kept[key] != value:
+                    raise RunDirError(
+                        f"{key} holds what looks like a secret: run.yaml would have {kept[key]!r}, and a run reads its "
+                        "config from there. Secrets come from the environment."
+                    )
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            write_atomic(run_dir.run_yaml, _yaml(plan))
+            write_atomic(self.run_yaml, text)
         except OSError as error:
             raise RunDirError(
-                f"run.dir={path} cannot be written: {error.strerror}. Give another with run.dir=FOLDER."
+                f"run.dir={self.path} cannot be written: {error.strerror}. Give another with run.dir=FOLDER."
             ) from None
-        return run_dir
 
     @classmethod
     def open(cls, path: Path) -> RunDir:
@@ -209,29 +223,93 @@ class RunDir:
         shutil.rmtree(self.path)
 
     def plan(self) -> Plan:
-        return Plan.model_validate(yaml.safe_load(self.run_yaml.read_text(encoding="utf-8")))
+        """:raises RunDirError: run.yaml is damaged, or another version's."""
+        try:
+            return Plan.model_validate(yaml.safe_load(self.run_yaml.read_text(encoding="utf-8")))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise RunDirError(f"{self.run_yaml} is no YAML: {str(error).splitlines()[0]}. {_START_AGAIN}") from None
+        except ValidationError as error:
+            wrong = [f"  - {'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:_SHOWN]]
+            more = [f"  - and {left} more"] if (left := error.error_count() - _SHOWN) > 0 else []
+            wrote, own = self.manifest().get("ftlab", "an unknown version"), __version__
+            raise RunDirError(
+                "\n".join(
+                    [f"{self.run_yaml} is no config of this ftlab, {own} (it was written by {wrote}):", *wrong, *more]
+                )
+                + f"\nContinue it with the ftlab that wrote it. {_START_AGAIN}"
+            ) from None
 
     def manifest(self) -> dict[str, Any]:
-        return json.loads(self.manifest_json.read_text()) if self.manifest_json.is_file() else {}
+        """Empty where there is none yet.
+
+        :raises RunDirError: it is damaged.
+        """
+        if not self.manifest_json.is_file():
+            return {}
+        try:
+            found = json.loads(self.manifest_json.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise RunDirError(f"{self.manifest_json} is no JSON: {error}. {_WITHOUT_MANIFEST}") from None
+        if not isinstance(found, dict):
+            raise RunDirError(f"{self.manifest_json} is no JSON object. {_WITHOUT_MANIFEST}")
+        return found
+
+    def started_elsewhere(self) -> str:
+        """A line for a message about a path that is not there: where relative ones started from."""
+        folder = self.manifest().get("folder")
+        return f"\nThe run was started in {folder}." if folder not in (None, str(Path.cwd())) else ""
+
+    def choose_the_rest(self) -> None:
+        """Where the phases that ``run.phases`` chose are done and others are left, those are chosen."""
+        plan, done = self.plan(), self.manifest().get("phases", {})
+        chosen = plan.phases[0].config.run.phases
+        if chosen is None or not {*chosen} <= {*done} or all(phase.name in done for phase in plan.phases):
+            return
+        phases = []
+        for phase in plan.phases:
+            keys = phase.config.run.model_copy(update={"phases": None})
+            phases.append(phase.model_copy(update={"config": phase.config.model_copy(update={"run": keys})}))
+        self._write(plan.model_copy(update={"phases": tuple(phases)}))
 
     def update_manifest(self, **values: Any) -> None:
         text = json.dumps({**self.manifest(), **values}, indent=2, ensure_ascii=False)
-        write_atomic(self.manifest_json, redacted(text) + "\n")
+        write_atomic(self.manifest_json, masked(text) + "\n")
 
     def _check_identity(self, plan: Plan) -> None:
         plan = Plan.model_validate(yaml.safe_load(_yaml(plan)))  # as it would be written: without secrets
-        ours, theirs = ({phase.name: _identity_of(phase) for phase in p.phases} for p in (self.plan(), plan))
+        here = self.plan()
+        ours, theirs = ({phase.name: _identity_of(phase) for phase in p.phases} for p in (here, plan))
+        # Nothing is lost of a phase of a curriculum that has no checkpoint: it may be mended, and then begins anew.
+        fresh = [phase for phase in here.phases if len(here.phases) > 1 and not self._has_checkpoint(phase)]
         different = [
             f"  - {f'phases.{name}.' if len(theirs) > 1 else ''}{key}: {ours[name].get(key)} there, {value} here"
-            for name in ours.keys() & theirs.keys()
+            for name in ours.keys() & theirs.keys() - {phase.name for phase in fresh}
             for key, value in theirs[name].items()
             if ours[name].get(key) != value
         ]
-        if ours.keys() != theirs.keys() or different:
+        if [*ours] != [*theirs] or different:
             raise RunDirError(
                 "\n".join([f"{self.path} holds another run:", *(different or [f"  - phases: {', '.join(ours)} there"])])
                 + "\nrun.if_exists=new starts beside it; another run.name or run.dir starts elsewhere."
             )
+        for phase in fresh:
+            if ours[phase.name] != theirs[phase.name]:
+                self._forget(phase)
+
+    def _has_checkpoint(self, phase: Phase) -> bool:
+        return phase.name in self.manifest().get("phases", {}) or bool(checkpoints(self.phase(phase.folder)))
+
+    def _forget(self, phase: Phase) -> None:
+        """What a phase left that is to begin anew with other values: data, a merged base, the measures before it.
+
+        :raises RunDirError: another process is at work on it.
+        """
+        if self.is_held:
+            raise RunDirError(f"Another process is at work in {self.path}. Wait for it to change phases.{phase.name}.")
+        shutil.rmtree(self.phase(phase.folder), ignore_errors=True)
+        self.ledger(phase.name).unlink(missing_ok=True)
+        for file in self.samples.glob(f"{phase.name}-*.json"):
+            file.unlink()
 
 
 def _identity_of(phase: Phase) -> dict[str, Any]:
@@ -246,17 +324,22 @@ def identity(run: Run) -> Iterator[tuple[str, Any]]:
 def identity_as_written(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """The same of a config in a run.yaml, which may be of another version and have keys that this one does not know."""
     schema = Run.model_json_schema()
-    yield from _identity(config, schema, schema["$defs"], "")
+    train = config["train"]
+    chooses = bool(train.get("keep_best")) or train.get("early_stopping") is not None
+    yield from _identity(config, schema, schema["$defs"], "", (True, CHOOSING) if not chooses else (True,))
 
 
-def _identity(values: Any, schema: dict[str, Any], defs: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+def _identity(
+    values: Any, schema: dict[str, Any], defs: dict[str, Any], prefix: str, operational: Collection[Any]
+) -> Iterator[tuple[str, Any]]:
+    """:param operational: marks of keys that are no part of it."""
     for key, value in values.items():
         field = schema.get("properties", {}).get(key, {})
-        if field.get(OPERATIONAL):
+        if field.get(OPERATIONAL) in operational:
             continue
         target = defs.get(field.get("$ref", "").rsplit("/", 1)[-1])
         if target is not None and isinstance(value, dict):
-            yield from _identity(value, target, defs, f"{prefix}{key}.")
+            yield from _identity(value, target, defs, f"{prefix}{key}.", operational)
         elif isinstance(value, dict):
             yield from ((f"{prefix}{key}.{inner}", inner_value) for inner, inner_value in value.items())
         else:
@@ -299,7 +382,7 @@ def is_whole(checkpoint: Path) -> bool:
 
 def _yaml(plan: Plan) -> str:
     text = yaml.safe_dump(plan.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    return redacted(text)
+    return masked(text)
 
 
 def _unused(path: Path) -> Path:

@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+REDACTED = "<redacted>"
 _LEFT, _RIGHT = r"(?<![A-Za-z0-9_])", r"(?![A-Za-z0-9_])"
 # A kind, what every one of it contains (looked for first, which is fast), and its pattern.
 _KINDS = [
@@ -24,7 +25,8 @@ _KINDS = [
         ("Slack webhook", ("hooks.slack.com",), r"hooks\.slack\.com/(?:services|workflows)/[\w/]{20,}"),
         ("Google API key", ("AIza",), r"AIza[\w-]{35}"),
         ("Hugging Face token", ("hf_",), _LEFT + r"hf_[A-Za-z0-9]{30,}"),
-        ("API key", ("sk-",), r"(?<![A-Za-z0-9])sk-(?=[\w-]*\d)[\w-]{20,}"),
+        ("API key", ("sk-",), r"(?<![A-Za-z0-9])sk-(?:[A-Za-z0-9]+-){0,3}(?=\w*\d)\w{16,}[\w-]*"),
+        ("Weights & Biases key", ("wandb_v",), _LEFT + r"wandb_v\d+_[\w-]{16,}"),
         ("Stripe key", ("k_live_", "k_test_"), r"(?<![A-Za-z0-9])[rs]k_(?:live|test)_[A-Za-z0-9]{16,}"),
         ("SendGrid key", ("SG.",), r"(?<![\w.])SG\.[\w-]{16,}\.[\w-]{16,}"),
         ("npm token", ("npm_",), _LEFT + r"npm_[A-Za-z0-9]{36}" + _RIGHT),
@@ -43,6 +45,7 @@ _HEADER = re.compile(
     r"(?i)authorization[\"'\]]*\s{0,4}[:=,]\s{0,4}[bf]?[\"'`]?(?:bearer|basic|token)\s+([\w+/=.~-]{16,})"
 )
 _IN_URL = re.compile(r"[a-z][a-z0-9+.-]{1,20}://[^\s/:@'\"<>]{1,80}:([^\s/@:'\"<>{}$]{8,})@")
+_USER = re.compile(r"(://)[^\s/@'\"]+@")
 _STAND_INS = re.compile(r"(?i)example|placeholder|change.?me|your|dummy|x{5}|\*{4}|\.{3}|1234567|abcdef")
 # Bits in a letter: random letters of base 64 have more than 4 from about 20 letters on, of hexadecimal about 3.6.
 _BITS = 3.0
@@ -61,6 +64,14 @@ def secret_in(text: str) -> str | None:
     if "://" in text and any(_is_random(found[1]) for found in _IN_URL.finditer(text)):
         return "password in a URL"
     return None
+
+
+def masked(text: str) -> str:
+    """The same with ``<redacted>`` for every key that is known by its form, and for names and passwords in URLs."""
+    for _, anchors, pattern in _KINDS:
+        if any(anchor in text for anchor in anchors):
+            text = pattern.sub(REDACTED, text)
+    return _USER.sub(rf"\1{REDACTED}@", text)
 
 
 def without_secrets(lines: Iterable[str]) -> Iterator[str]:

@@ -33,7 +33,7 @@ SOURCES = sorted(path for package in PACKAGES for path in package.rglob("*.py"))
 
 FLOORS = {
     "errors": 0,
-    "schema": 1, "secrets": 1,
+    "schema": 1, "secrets": 1, "terminal": 1,
     "plan": 2, "rundir": 2, "compare": 2, "config": 2,
     "model": 3, "data": 3,
     "measure": 4,

@@ -177,6 +177,18 @@ def test_another_run_is_refused_naming_what_differs(change, said, plan):
     assert RunDir.open(RunDir.create(plan("run.name=mine")).path).run_yaml.read_text() == before
 
 
+@pytest.mark.parametrize("chooses", [["train.keep_best=true"], ["train.early_stopping=3"]])
+def test_what_decides_which_weights_are_kept_may_not_change(chooses, plan, make_run):
+    """How often is evaluated concerns nobody else, unless the best evaluation's weights are the final ones."""
+    keys = {"eval.steps", "eval.generate_every", "eval.max_new_tokens", "eval.golden_rows"}
+    assert keys <= dict(identity(make_run(*chooses))).keys()
+    assert not keys & dict(identity(make_run())).keys()
+    RunDir.create(plan("run.name=mine", *chooses)).metrics.write_text("{}")
+    with pytest.raises(RunDirError, match=r"  - eval\.steps: 50 there, 3 here"):
+        RunDir.create(plan("run.name=mine", *chooses, "eval.steps=3"))
+    RunDir.create(plan("run.name=mine", *chooses, "eval.batch_size=3", "eval.samples=0"))
+
+
 def test_the_identity_of_a_run(make_run):
     """Every key that changes what comes out, and none that does not."""
     keys = dict(identity(make_run("stage=dpo", "model=llama3_8b")))
@@ -245,6 +257,8 @@ def test_a_batch_that_does_not_divide(plan):
         "ghp_abcdefghijklmnopqrstuvwxyz0123456789",
         "glpat-abcdefghij0123456789",
         "sk-proj-abcdefghijklmnopqrstuvwxyz0123456789",
+        "AKIA" + "IOSFODNN7QWERTYU",
+        "xoxb-" + "123456789012-abcdefghijkl",
     ],
 )
 def test_a_secret_is_not_written(secret, plan):
@@ -255,7 +269,17 @@ def test_a_secret_is_not_written(secret, plan):
     assert run_dir.plan().overrides == ("tracker.project=team-<redacted>",)
 
 
+def test_a_secret_that_the_run_would_need_is_refused(plan, here):
+    with pytest.raises(RunDirError, match=r"data\.path holds what looks like a secret: .*<redacted>@.*environment"):
+        RunDir.create(
+            plan("data.format=alpaca", "data.path=https://me:hunter2hunter2@example.org/rows.jsonl", "run.dir=r")
+        )
+    assert not (here / "r").exists()
+
+
 def test_ordinary_words_are_no_secrets(plan):
+    told = "sk-SK-news-corpus-2023-clean.jsonl"
+    assert RunDir.create(plan("data.format=alpaca", f"data.path={told}")).plan().phases[0].config.data.path == told
     run_dir = RunDir.create(plan("run.name=sk-small", "tracker.project=hf_space"))
     assert run_dir.plan().title == "sk-small"
     assert run_dir.plan().phases[0].config.tracker.project == "hf_space"
@@ -371,3 +395,43 @@ def test_checkpoints_come_newest_step_first(here):
         (here / name).mkdir()
     assert [path.name for path in checkpoints(here)] == ["checkpoint-100", "checkpoint-20", "checkpoint-9"]
     assert checkpoints(here / "nowhere") == []
+
+
+# ------------------------------------------------------------------------------------------------------ damaged files
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("run.yaml", b"phases: [{", r"run\.yaml is no YAML: .*run\.if_exists=new"),
+        ("run.yaml", b"\xff\xfe\x00", r"run\.yaml is no YAML: .*run\.if_exists=new"),
+        ("run.yaml", b"", r"run\.yaml is no config of this ftlab, .*(?s:.*)Continue it with the ftlab that wrote it"),
+        ("manifest.json", b'{"status": "runn', r"manifest\.json is no JSON: .*goes on from the checkpoints"),
+        ("manifest.json", b"\xff", r"manifest\.json is no JSON: .*goes on from the checkpoints"),
+        ("manifest.json", b"[]", r"manifest\.json is no JSON object"),
+    ],
+)
+def test_a_damaged_file_is_named_with_what_to_do(file, content, said, plan):
+    run_dir = RunDir.create(plan("run.name=r"))
+    (run_dir.path / file).write_bytes(content)
+    with pytest.raises(RunDirError, match=said):
+        run_dir.manifest()
+        run_dir.plan()
+
+
+def test_a_config_of_another_version_is_told_with_what_it_has_otherwise(plan):
+    run_dir = RunDir.create(plan("run.name=r"))
+    run_dir.update_manifest(ftlab="0.0.9")
+    text = run_dir.run_yaml.read_text()
+    run_dir.run_yaml.write_text(text.replace("learning_rate:", "rate_of_learning:"))
+    with pytest.raises(RunDirError) as caught:
+        run_dir.plan()
+    said = str(caught.value)
+    assert "(it was written by 0.0.9)" in said
+    assert "phases.0.config.train.learning_rate: Field required" in said and "rate_of_learning" in said
+
+
+def test_a_last_line_of_metrics_that_no_one_can_read_is_passed_over(plan):
+    run_dir = RunDir.create(plan("run.name=r"))
+    run_dir.metrics.write_bytes(b'{"step": 1}\n\xff\xfe{"st')
+    assert list(run_dir.logged()) == [{"step": 1}]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -38,7 +40,11 @@ class Arguments:
 
     @property
     def for_hydra(self) -> list[str]:
-        return [*self.flags, *self.overrides]
+        if self.flag("--cfg", "-c") is None or self.is_multirun:
+            return [*self.flags, *self.overrides]
+        from ftlab.config.check import folded  # which reads arguments itself
+
+        return [*self.flags, *folded(self)]
 
     @property
     def wants_help(self) -> bool:
@@ -154,8 +160,19 @@ def _switched(flag: str, declared: Mapping[str, object]) -> str:
     )
 
 
+def literal(value: Any) -> str:
+    """A value as Hydra reads it on a command line."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {literal(inner)}' for key, inner in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(literal, value))}]"
+    return _in_quotes(value) if isinstance(value, str) else json.dumps(value)
+
+
 def _quoted(word: str) -> str:
-    if _PLAIN_VALUE.match(word):
-        return word
+    return word if _PLAIN_VALUE.match(word) else _in_quotes(word)
+
+
+def _in_quotes(word: str) -> str:
     # In Hydra's grammar a backslash escapes only in a row of them that ends at a quote, or at the end.
     return "'" + re.sub(r"(\\*)('|$)", lambda end: end[1] * 2 + (end[2] and "\\'"), word) + "'"

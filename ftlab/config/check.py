@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -13,8 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
 from ftlab.config import phases
-from ftlab.config.arguments import Arguments
+from ftlab.config.arguments import Arguments, literal
 from ftlab.config.compose import compose, config_loader, group_choices, read
+from ftlab.config.keys import no_such_key
+from ftlab.config.paths import group_names
 from ftlab.errors import ConfigError, Mistake, nearest
 
 
@@ -32,13 +36,13 @@ def check(arguments: Arguments) -> None:
     if not arguments.is_multirun:
         for override in [o for o in overrides if o.is_sweep_override()]:
             overrides.remove(override)
-            mistakes.append(Mistake(str(override.input_line), "several values are a sweep: add -m, or quote the value"))
+            typed = phases.as_typed(str(override.input_line))
+            mistakes.append(Mistake(typed, "several values are a sweep: add -m, or quote the value"))
     if not any(override.key_or_group == "hydra/sweeper" for override in overrides):
         for override in [o for o in overrides if o.is_sweep_override() and not o.is_discrete_sweep()]:
             overrides.remove(override)
-            mistakes.append(
-                Mistake(str(override.input_line), "an interval needs a sweeper that samples: hydra/sweeper=...")
-            )
+            typed = phases.as_typed(str(override.input_line))
+            mistakes.append(Mistake(typed, "an interval needs a sweeper that samples: hydra/sweeper=..."))
     if arguments.is_multirun:
         for override in [
             o for o in overrides if o.key_or_group in ("run.name", "run.dir") and not o.is_sweep_override()
@@ -46,6 +50,7 @@ def check(arguments: Arguments) -> None:
             reason = "every run of a sweep needs a folder of its own; leave it out, or sweep it with hydra.sweep.dir"
             mistakes.append(Mistake(str(override.input_line), reason))
     _given_once(overrides, mistakes)
+    _phases_are_a_list(overrides, mistakes)
     if not mistakes and all(_is_good(lines, loader, config_name) for lines in _variants(overrides)):
         return
     groups = group_choices(loader)
@@ -71,6 +76,22 @@ def loader_of(arguments: Arguments) -> tuple[ConfigLoaderImpl, str]:
     return loader, arguments.flag("--config-name", "-cn") or "config"
 
 
+def folded(arguments: Arguments) -> list[str]:
+    """The overrides of a good command line, with what they say of phases put into the list of phases: to be shown."""
+    groups = group_names()
+    told = [line for line in arguments.overrides if phases.is_carried(line)]
+    if not told:
+        return [*arguments.overrides]
+    cfg: Any = OmegaConf.to_container(compose(arguments.overrides, *loader_of(arguments)), resolve=False)
+    entries = [phases.flat_of(entry, groups) for entry in cfg["phases"]]
+    for named, key, value in phases.said(cfg[phases.CARRIER], told):
+        for index, entry in enumerate(entries):
+            if named in (entry["name"], str(index)):
+                entry.update(phases.flat_of({key: value} if key else value, groups))
+    left = [line for line in arguments.overrides if line not in told and not line.startswith("phases=")]
+    return [*left, f"phases={literal(entries)}"]
+
+
 def _is_good(lines: list[str], loader: ConfigLoaderImpl, config_name: str) -> bool:
     try:
         read(lines, loader, config_name)
@@ -87,6 +108,7 @@ def _parse(lines: Sequence[str], mistakes: list[Mistake]) -> list[Override]:
             parsed.append(parser.parse_override(line))
         except HydraException as error:
             reason = str(error).splitlines()[0].rstrip(":")
+            line = phases.as_typed(line)
             mistakes.append(Mistake(line, f"not understood ({reason}); quote special characters: key='...'"))
     return parsed
 
@@ -107,32 +129,21 @@ def _group_is_right(override: Override, groups: Mapping[str, Sequence[str]], mis
 
 
 def _key_is_known(override: Override, cfg: DictConfig, groups: Sequence[str], mistakes: list[Mistake]) -> bool:
-    parts = override.key_or_group.split(".")
-    if "/" in override.key_or_group or parts[0] == phases.CARRIER:
+    if "/" in override.key_or_group or override.key_or_group.partition(".")[0] == phases.CARRIER:
         return True  # a phase's keys are judged when it is composed
-    node = cfg
-    for i, part in enumerate(parts):
-        is_open = ".".join(parts[:i]) in ("data.columns", "data.tags", "model.recommended.learning_rate")
-        if not is_open and (not isinstance(node, DictConfig) or part not in node):
-            here = ".".join(parts[:i])
-            keys = [str(key) for key in node if key != "hydra"] if isinstance(node, DictConfig) else []
-            known = sorted({*keys, *groups} - {"experiment", "phase"}) if i == 0 else keys
-            where = f"{here} has" if here else "Groups and keys"
-            near = [f"{here}.{name}" if here else name for name in nearest(part, known)] or _elsewhere(parts[-1], cfg)
-            reason = f"no such key. {where}: {', '.join(known)}." if known else f"{here} is a value and has no keys."
-            value = override.get_value_string() if override.value_type is not None else None
-            mistakes.append(Mistake(override.get_key_element(), reason, value, near))
-            return False
-        node = OmegaConf.select(cfg, ".".join(parts[: i + 1]), throw_on_missing=False)
-    return True
+    unknown = no_such_key(override.key_or_group, cfg, groups)
+    if unknown is not None:
+        value = override.get_value_string() if override.value_type is not None else None
+        mistakes.append(replace(unknown, key=override.get_key_element(), value=value))
+    return unknown is None
 
 
-def _elsewhere(name: str, cfg: DictConfig) -> list[str]:
-    """Keys in other groups whose last part is ``name`` or looks like it."""
-    groups = {str(group): node for group, node in cfg.items() if isinstance(node, DictConfig) and group != "hydra"}
-    known = {f"{group}.{key!s}" for group, node in groups.items() for key in node}
-    by_last = {key.split(".")[-1]: key for key in sorted(known)}
-    return [by_last[near] for near in nearest(name, by_last)]
+def _phases_are_a_list(overrides: list[Override], mistakes: list[Mistake]) -> None:
+    """Hydra would not merge anything else with what is there, and say no more than that."""
+    for override in [o for o in overrides if o.key_or_group == "phases" and not o.is_sweep_override()]:
+        if isinstance(override.value(), dict):
+            overrides.remove(override)
+            mistakes.append(phases.no_list(override.get_value_string()))
 
 
 def _given_once(overrides: Sequence[Override], mistakes: list[Mistake]) -> None:

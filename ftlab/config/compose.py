@@ -10,6 +10,7 @@ from typing import Any, get_args, get_origin
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.default_element import ConfigDefault
 from hydra.core.object_type import ObjectType
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -17,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
 from ftlab.config import phases
+from ftlab.config.keys import flat
 from ftlab.config.paths import config_dir, shipped
 from ftlab.config.rules import cross_group_mistakes
 from ftlab.errors import ConfigError, Mistake, nearest
@@ -24,6 +26,8 @@ from ftlab.schema import PhaseEntry, Run
 
 # What pydantic puts into a location for the members of a plain union: ``literal['auto']``, ``constrained-int``.
 _UNION_TAG = re.compile(r"^(?:[a-z]+\[.*\]|constrained-\w+)$")
+
+_ELSEWHERE = re.compile(r"\$\{(?!shipped:)")  # begins a value that is another key's
 
 OmegaConf.register_new_resolver("shipped", shipped, replace=True)
 
@@ -72,6 +76,26 @@ def group_choices(loader: ConfigLoaderImpl) -> dict[str, list[str]]:
     }
 
 
+def composer(lines: Sequence[str], loader: ConfigLoaderImpl, config_name: str) -> phases.Composer:
+    """How the phases of a command line are composed."""
+    one = partial(compose, loader=loader, config_name=config_name)
+    return phases.Composer(lines, group_choices(loader), one, validate, partial(_keys_of, loader))
+
+
+def _keys_of(loader: ConfigLoaderImpl, group: str, choice: str) -> set[str]:
+    """The keys of a group that a choice itself gives values: not null, and not what it takes from elsewhere."""
+    loaded = loader.repository.load_config(f"{group}/{choice}")
+    assert loaded is not None, "choices are judged before"
+    values: Any = OmegaConf.to_container(loaded.config, resolve=False)
+    of_group = values.get(group, {}) if loaded.header["package"] == "_global_" else values
+    found = {key for key, value in flat(of_group) if value is not None and not _ELSEWHERE.match(str(value))}
+    for default in loaded.defaults_list or ():
+        path = default.path if isinstance(default, ConfigDefault) else None
+        if path is not None and path.isidentifier() and path != "default" and not path.startswith("_"):
+            found |= _keys_of(loader, group, path)  # another choice of the group, that this one begins with
+    return found
+
+
 def validate(
     cfg: DictConfig,
     lines: Sequence[str] | None = None,
@@ -95,10 +119,9 @@ def validate(
     curriculum: tuple[PhaseEntry, ...] = ()
     if entries or of_phases:
         assert lines is not None, "phases are composed of the same overrides"
-        loader = loader or config_loader()
-        composer = partial(compose, loader=loader, config_name=config_name)
         try:
-            curriculum = phases.expand(entries, of_phases, lines, group_choices(loader), composer, validate)
+            composed = phases.expand(entries, of_phases, composer(lines, loader or config_loader(), config_name))
+            curriculum = tuple(phase.entry for phase in composed)
         except ConfigError as error:
             wrong_phases = error.mistakes
     mistakes = []
@@ -131,6 +154,10 @@ def _mistake(detail: Any) -> Mistake:
         return Mistake(key, f"must be one of: {', '.join(allowed)}.", value, nearest(str(value), allowed))
     if detail["type"] == "tuple_type":
         return Mistake(key, f"must be a list: {key}=[{value}]")
+    if detail["type"] == "model_type":
+        return Mistake(key, f"has keys of its own: {key}.KEY=VALUE", value)
+    if detail["type"] == "value_error":
+        return Mistake(key, str(detail["ctx"]["error"]), value if value != () else "[]")
     message = detail["msg"].replace("Input should be", "must be").split(", unable to parse")[0]
     return Mistake(key, message, value)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from ftlab.config.compose import compose
+from ftlab.config import phases
+from ftlab.config.compose import compose, composer
 from ftlab.errors import ConfigError, Mistake, nearest
 
 _ABSENT = object()
@@ -49,7 +50,9 @@ def trace(key: str, overrides: Sequence[str], loader: ConfigLoaderImpl, config_n
     cfg = compose(overrides, loader, config_name)
     OmegaConf.set_struct(cfg, False)
     cfg.pop("hydra", None)
-    _check_exists(key, cfg)
+    if key.startswith("phases."):
+        return _trace_of_phase(key, cfg, overrides, loader, config_name)
+    _check_exists(key, cfg, "")
     defaults = loader.compute_defaults_list(config_name, list(overrides), RunMode.RUN)
     return _trace(key, cfg, defaults.defaults, overrides, loader)
 
@@ -69,6 +72,71 @@ def _trace(key: str, cfg: Any, defaults: Any, overrides: Sequence[str], loader: 
     return Provenance(key, plain, tuple(settings), references)
 
 
+def _trace_of_phase(
+    key: str, cfg: Any, overrides: Sequence[str], loader: ConfigLoaderImpl, config_name: str
+) -> Provenance:
+    """Of ``phases.NAME.KEY``: the groups, the command line, the policy before, the entry, and what names the phase."""
+    _, named, *rest = key.split(".", 2)
+    raw: Any = OmegaConf.to_container(cfg, resolve=False)
+    values: Any = OmegaConf.to_container(cfg, resolve=True)
+    composed = phases.expand(values["phases"], values.get(phases.CARRIER, {}), composer(overrides, loader, config_name))
+    names = [phase.entry.name for phase in composed]
+    if named not in (*names, *map(str, range(len(names)))):
+        raise ConfigError([phases.no_such_phase(named, names)])
+    phase = composed[names.index(named) if named in names else int(named)]
+    if not rest:
+        raise ConfigError([Mistake(key, f"which of its keys? For example: {key}.train.learning_rate")])
+    inner = rest[0]
+    if inner in phases.OWN:
+        value = {"name": phase.entry.name, "from": phase.entry.source, "start": phase.entry.start}[inner]
+        found = Provenance(inner, value, (), ())
+    else:
+        OmegaConf.set_struct(phase.cfg, False)
+        phase.cfg.pop("hydra")
+        _check_exists(inner, phase.cfg, f"phases.{named}.")
+        defaults = loader.compute_defaults_list(config_name, list(phase.lines), RunMode.RUN).defaults
+        found = _trace(inner, phase.cfg, defaults, [line for line in phase.lines if line in overrides], loader)
+    given = {inner: phase.inherited[inner]} if inner in phase.inherited else {}
+    own = [Setting(value, f"{phase.entry.source}, which it starts from") for value in given.values()]
+    place = names.index(phase.entry.name)
+    of_entry = phases.flat_of(raw["phases"][place], loader.list_groups(""))
+    if inner in of_entry:
+        own.append(Setting(of_entry[inner], _place_of_entry(place, inner, overrides, loader, config_name)))
+    for typed, of_phase, value in phases.said(raw.get(phases.CARRIER, {}), overrides):
+        of_line = phases.flat_of({of_phase: value} if of_phase else value, loader.list_groups(""))
+        if typed in (phase.entry.name, str(place)) and inner in of_line:
+            own.append(Setting(of_line[inner], "command line"))
+    settings = (*found.settings, *own)
+    return replace(found, key=key, settings=settings, references=() if own else found.references)
+
+
+def _place_of_entry(place: int, key: str, overrides: Sequence[str], loader: ConfigLoaderImpl, config_name: str) -> str:
+    """Where the entry of a phase has a key: file and line, or the command line."""
+    if any(override.key_or_group == "phases" for override in OverridesParser.create().parse_overrides(list(overrides))):
+        return "command line"
+    defaults = loader.compute_defaults_list(config_name, list(overrides), RunMode.RUN).defaults
+    *_, (setting, file) = [
+        (setting, _file_of(default, loader)[1])
+        for default in defaults
+        for setting in [_in_file("phases", default, loader)]
+        if setting is not None
+    ]
+    root: Any = yaml.compose(file.read_text(encoding="utf-8"))
+    node = next(value for name, value in root.value if name.value == "phases").value[place]
+    return f"{setting.source.rpartition(':')[0]}:{_line_in(node, key) + 1}"
+
+
+def _line_in(node: yaml.MappingNode, key: str) -> int:
+    """The line, from 0, of a dotted key of which any part may be dotted itself, or come from another mapping."""
+    for name, value in node.value:
+        if key == name.value:
+            return name.start_mark.line
+        if key.startswith(f"{name.value}.") and isinstance(value, yaml.MappingNode):
+            return _line_in(value, key.removeprefix(f"{name.value}."))
+    merged = [value for name, value in node.value if name.value == "<<" and isinstance(value, yaml.MappingNode)]
+    return _line_in(merged[0], key) if merged else node.start_mark.line
+
+
 def _in_file(key: str, default: Any, loader: ConfigLoaderImpl) -> Setting | None:
     """What one file of the defaults list sets ``key`` to."""
     if default.config_path is None or default.config_path.startswith("hydra"):
@@ -84,12 +152,19 @@ def _in_file(key: str, default: Any, loader: ConfigLoaderImpl) -> Setting | None
     value = _dig(raw, inside.split("."))
     if value is _ABSENT:
         return None
-    folder = next(Path(source.path) for source in loader.repository.get_sources() if source.provider == loaded.provider)
-    file = folder / f"{default.config_path}.yaml"
+    folder, file = _file_of(default, loader)
     line, comment = _line(file, inside.split("."))
     group, _, choice = default.config_path.rpartition("/")
     chosen = f"{group}={choice}" if group and not choice.startswith("_") else None
     return Setting(value, f"{Path(folder.name) / file.relative_to(folder)}:{line}", chosen, comment)
+
+
+def _file_of(default: Any, loader: ConfigLoaderImpl) -> tuple[Path, Path]:
+    """The folder of configs that a file of the defaults list is from, and the file."""
+    loaded = loader.repository.load_config(default.config_path)
+    assert loaded is not None
+    folder = next(Path(source.path) for source in loader.repository.get_sources() if source.provider == loaded.provider)
+    return folder, folder / f"{default.config_path}.yaml"
 
 
 def _dig(values: Any, parts: Sequence[str]) -> Any:
@@ -120,12 +195,14 @@ def _references(value: Any, cfg: Any) -> list[str]:
     return [*_REFERENCE.findall(value), *(k for k in _SELECTED.findall(value) if OmegaConf.select(cfg, k) is not None)]
 
 
-def _check_exists(key: str, cfg: Any) -> None:
+def _check_exists(key: str, cfg: Any, prefix: str) -> None:
+    """:param prefix: before the key as it was typed."""
     if _dig(OmegaConf.to_container(cfg, resolve=True), key.split(".")) is _ABSENT:
         known = _dotted(OmegaConf.to_container(cfg, resolve=False), "")
         last = {name.split(".")[-1]: name for name in known}
         near = nearest(key, known) or [last[name] for name in nearest(key.split(".")[-1], last)]
-        raise ConfigError([Mistake("key", "no such key. --cfg job shows them all.", key, near)])
+        near = [f"{prefix}{name}" for name in near]
+        raise ConfigError([Mistake("key", "no such key. --cfg job shows them all.", f"{prefix}{key}", near)])
 
 
 def _dotted(values: Any, prefix: str) -> list[str]:

@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 from ftlab.engine.output import Bar, Output
 from ftlab.engine.trackers.hub import Trackers
 from ftlab.engine.trackers.rates import Rates
-from ftlab.rundir import EXACT_MATCH, write_atomic
+from ftlab.rundir import EXACT_MATCH, RunDir, write_atomic
 
 _KINDS = ("loss", "eval_loss", EXACT_MATCH)  # each line has one of them
 
@@ -57,12 +57,12 @@ class Metrics(TrainerCallback):
         self._trackers.log(line)
 
 
-def cut_back(path: Path, phase: str, checkpoint: Path | None, is_measured: bool) -> None:
+def cut_back(run_dir: RunDir, phase: str, checkpoint: Path | None, is_measured: bool) -> None:
     """Take out of ``metrics.jsonl`` what ``phase`` logged after ``checkpoint``, and a torn last line.
 
     :param is_measured: whether the measures before training were finished; if not, they will be logged again.
     """
-    if not path.is_file():
+    if not run_dir.metrics.is_file():
         return
     step, logged = 0, set[str]()
     if checkpoint is not None:
@@ -77,15 +77,8 @@ def cut_back(path: Path, phase: str, checkpoint: Path | None, is_measured: bool)
         at_checkpoint = any(key in entry and key in logged for key in _KINDS)
         return entry["step"] < step or (entry["step"] == step and at_checkpoint)
 
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if entry["phase"] != phase or stands(entry):
-            kept.append(line)
-    write_atomic(path, "".join(line + "\n" for line in kept))
+    kept = [json.dumps(entry) + "\n" for entry in run_dir.logged() if entry["phase"] != phase or stands(entry)]
+    write_atomic(run_dir.metrics, "".join(kept))
 
 
 class Advance(TrainerCallback):

@@ -14,10 +14,14 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 class Interruption(TrainerCallback):
     """In training the first signal lets the step end, saves and stops; a second Ctrl-C stops at once. Elsewhere, where
-    nothing is lost that a continued run would not make again, the first one raises KeyboardInterrupt too.
+    nothing is lost that a continued run would not make again, the first one raises KeyboardInterrupt too. What leaves
+    the context is the error that fits the signal.
+
+    :param message: of that error.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, message: str) -> None:
+        self._message = message
         self._signal: signal.Signals | None = None
         self._training = False
         self._before: dict[signal.Signals, Any] = {}
@@ -26,17 +30,16 @@ class Interruption(TrainerCallback):
     def requested(self) -> bool:
         return self._signal is not None
 
-    def error(self, message: str) -> Interrupted:
-        """What fits the signal."""
-        return Preempted(message) if self._signal in SIGNALS[1:] else Interrupted(message)
-
     def __enter__(self) -> Interruption:
         self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """:raises Interrupted: in place of KeyboardInterrupt."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if kind is KeyboardInterrupt:
+            raise (Preempted if self._signal in SIGNALS[1:] else Interrupted)(self._message) from None
 
     def _handle(self, number: int, frame: Any) -> None:
         at_once = not self._training or (self.requested and number == signal.SIGINT)

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+from ftlab.terminal import Terminal
+
 
 def quiet_libraries() -> None:
     """No telemetry, no banners. Called before the libraries are imported; a user's own environment wins."""
@@ -31,7 +33,7 @@ class Output:
 
     def __init__(self, log: Path):
         self._file = log.open("a", encoding="utf-8", buffering=1)
-        self.console = Console(highlight=False)
+        self.console = Terminal(highlight=False)
         self._log = Console(file=self._file, width=160, highlight=False, color_system=None)
         logging.captureWarnings(True)
         warnings.simplefilter("default")

@@ -45,6 +45,7 @@ class PhaseRun:
         trackers: Trackers,
     ):  # fmt: skip
         self.run_dir, self.phase, self.output, self._clock = run_dir, phase, output, clock
+        self._plan = plan
         self._interruption, self._trackers = interruption, trackers
         self.folder = run_dir.phase(phase.folder)
         self.config = policy.starting(run_dir, plan, phase)
@@ -100,7 +101,7 @@ class PhaseRun:
         checkpoint = self._newest_whole_checkpoint()
         step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
         is_measured = self.run_dir.samples_file(self.phase.name, "before").is_file()
-        callbacks.cut_back(self.run_dir.metrics, self.phase.name, checkpoint, is_measured)
+        callbacks.cut_back(self.run_dir, self.phase.name, checkpoint, is_measured)
         rates = rates_of(self.config, self.model, self.parameters, prepared.train)
         done, train = self._before(), self.config.train
         metrics = callbacks.Metrics(
@@ -217,6 +218,9 @@ class PhaseRun:
         if final.exists():  # of an earlier attempt that was stopped before it was measured
             shutil.rmtree(final)
         writing.replace(final)
+        later = self._plan.phases[self._plan.phases.index(self.phase) + 1 :]
+        if any((self.run_dir.phase(phase.folder) / "final").exists() for phase in later):
+            return  # it was trained first, by itself
         link = self.run_dir.path / ".final.tmp"
         link.unlink(missing_ok=True)
         link.symlink_to(final.relative_to(self.run_dir.path))

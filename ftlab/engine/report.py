@@ -54,7 +54,7 @@ def summary(output: Output, run_dir: RunDir) -> None:
         output.say(table)
     path = run_dir.path
     seconds = f" after {manifest['seconds']:.0f} s" if "seconds" in manifest else ""
-    output.say(f"Finished{seconds}. Everything is in {path}:")
+    output.say(f"{manifest['status'].capitalize()}{seconds}. Everything is in {path}:")
     where = Table(box=None, show_header=False, pad_edge=False)
     for row in (
         ("  final/", "weights, tokenizer, chat template, stop tokens"),
@@ -66,10 +66,11 @@ def summary(output: Output, run_dir: RunDir) -> None:
         where.add_row(*row)
     output.say(where)
     output.say("Next:")
+    trackers = run_dir.plan().phases[0].config.tracker.names
     for command in (
         "ftlab data.path=YOUR.json data.format=alpaca     # the same on your own file",
         "ftlab explain train.learning_rate                # where a value comes from",
-        f"tensorboard --logdir {path}",
+        *([f"tensorboard --logdir {path}"] if "tensorboard" in trackers else []),
     ):
         output.say(f"  {command}")
 

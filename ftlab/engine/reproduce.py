@@ -80,9 +80,7 @@ def _check_data(original: RunDir, plan: Plan, force: bool) -> None:
         try:
             sources = registry.resolve(phase.config.data, phase.config.stage.name)
         except DataError as error:
-            folder = original.manifest().get("folder")
-            hint = f"\nThe run was started in {folder}." if folder not in (None, str(Path.cwd())) else ""
-            raise DataError(f"{error}{hint}") from None
+            raise DataError(f"{error}{original.started_elsewhere()}") from None
         changed |= dict.fromkeys(registry.changed_files(sources, original.data_files(phase.name)))
     if changed and not force:
         files, have = ", ".join(changed), "has" if len(changed) == 1 else "have"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ftlab import preflight
 from ftlab.engine.output import quiet_libraries
-from ftlab.errors import ConfigError, Mistake
+from ftlab.errors import ConfigError, DataError, Mistake, NotReadyError
 from ftlab.plan import make_plan
 from ftlab.rundir import RunDir
 from ftlab.schema import Run
@@ -34,7 +34,11 @@ def resume(run: Run, overrides: Sequence[str]) -> None:
             "command again (rerun in its manifest.json) with this added and the same run.name or run.dir"
         )
         raise ConfigError([Mistake(override, reason) for override in ignored])
-    preflight.check_plan(run_dir.plan())
+    run_dir.choose_the_rest()
+    try:
+        preflight.check_plan(run_dir.plan())
+    except (DataError, NotReadyError) as error:
+        raise type(error)(f"{error}{run_dir.started_elsewhere()}") from None
     _execute(run_dir)
 
 

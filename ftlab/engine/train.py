@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
 import shlex
 import traceback
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ def execute(run_dir: RunDir) -> None:
 
     :raises Interrupted: on Ctrl-C, SIGTERM or SIGUSR1, with a checkpoint if training had begun.
     """
-    interruption = Interruption()
+    interruption = Interruption(f"Interrupted. Continue with: {_resume(run_dir)}")
     with (
         _lock(run_dir),
         _room(run_dir),
@@ -53,18 +54,26 @@ def _room(run_dir: RunDir) -> Iterator[None]:
     """Say it in words where nothing more can be written, not even what went wrong."""
     try:
         yield
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+    except Exception as error:
+        # safetensors and tokenizers have errors of their own for a full disk, with the system's words.
+        is_full = getattr(error, "errno", None) == errno.ENOSPC or os.strerror(errno.ENOSPC) in str(error)
+        if isinstance(error, FtlabError) or not is_full:
             raise
-        again = f"ftlab resume {shlex.quote(str(run_dir.path))}"
-        raise RunDirError(f"The disk of {run_dir.path} is full. Free some space, and continue with: {again}") from None
+        raise RunDirError(
+            f"The disk of {run_dir.path} is full. Free some space, and continue with: {_resume(run_dir)}"
+        ) from None
+
+
+def _resume(run_dir: RunDir) -> str:
+    return f"ftlab resume {shlex.quote(str(run_dir.path))}"
 
 
 def _execute(run_dir: RunDir, output: Output, interruption: Interruption, trackers: Trackers) -> None:
     clock = Clock(run_dir)
     plan = run_dir.plan()
-    done = run_dir.manifest().get("phases", {})
-    if all(phase.name in done for phase in plan.phases):
+    manifest = run_dir.manifest()
+    done = manifest.get("phases", {})
+    if manifest.get("status") == "finished" and all(phase.name in done for phase in plan.phases):
         output.say(f"{run_dir.path} is finished already. run.if_exists=new starts another run beside it.")
         report.summary(output, run_dir)
         return
@@ -79,8 +88,7 @@ def _execute(run_dir: RunDir, output: Output, interruption: Interruption, tracke
                 PhaseRun(run_dir, plan, phase, output, clock, interruption, trackers).run()
     except KeyboardInterrupt:
         run_dir.update_manifest(status="interrupted", seconds=clock.seconds())
-        again = f"ftlab resume {shlex.quote(str(run_dir.path))}"
-        raise interruption.error(f"Interrupted. Continue with: {again}") from None
+        raise
     except FtlabError as error:
         output.note(str(error))
         if run_dir.has_begun or isinstance(error, DivergedError):
@@ -97,5 +105,4 @@ def _execute(run_dir: RunDir, output: Output, interruption: Interruption, tracke
     run_dir.update_manifest(status=status, seconds=clock.seconds())
     report.summary(output, run_dir)
     if left:
-        again = f"the same command with run.dir={shlex.quote(str(run_dir.path))} and without run.phases"
-        output.say(f"Phases left: {escape(', '.join(left))}. Continue with {escape(again)}.")
+        output.say(f"Phases left: {escape(', '.join(left))}. Continue with: {escape(_resume(run_dir))}")

@@ -1,15 +1,18 @@
 """Types and bounds of every config key. Values live in ``conf/``; no field here has a default.
 
-Keys marked ``Operational`` may differ between the start of a run and its continuation; all others are its identity.
+Keys marked ``operational`` may differ between the start of a run and its continuation, those marked ``choosing`` where
+no evaluation decides which weights are kept; all others are its identity.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from ftlab.schema.base import (
+    CHOOSING,
     OPERATIONAL,
     Format,
     Fraction,
@@ -43,6 +46,7 @@ from ftlab.schema.tasks import (
 from ftlab.schema.train import Deepspeed, Eval, Hardware, Tracker, Train
 
 __all__ = [
+    "CHOOSING",
     "OPERATIONAL",
     "Architecture",
     "Data",
@@ -97,11 +101,24 @@ __all__ = [
 ]
 
 
+def _is_a_folder_name(name: str | None) -> str | None:
+    if name is not None and (not re.fullmatch(r"[A-Za-z0-9_.-]+", name) or set(name) == {"."}):
+        raise ValueError("names a folder of outputs/: letters, digits, _ . and -, and not dots alone. For a folder "
+                         "anywhere give run.dir")  # fmt: skip
+    return name
+
+
+def _chooses_something(phases: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    if phases == ():
+        raise ValueError("chooses no phase, so nothing would run; name some, or leave it out to run all")
+    return phases
+
+
 class RunKeys(Group):
-    name: Annotated[str | None, operational, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    name: Annotated[str | None, operational, AfterValidator(_is_a_folder_name)]
     dir: Annotated[str | None, operational]
     if_exists: Annotated[Literal["resume", "new", "refuse"], operational]
-    phases: Annotated[tuple[str, ...] | None, operational]
+    phases: Annotated[tuple[str, ...] | None, operational, AfterValidator(_chooses_something)]
     checkpoint: Annotated[Positive | None, operational]
 
 

@@ -7,7 +7,10 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 OPERATIONAL = "operational"
+CHOOSING = "unless evaluations choose the weights"
 operational = Field(json_schema_extra={OPERATIONAL: True})
+# Of evaluations: under train.keep_best and train.early_stopping they decide which weights a run ends with.
+choosing = Field(json_schema_extra={OPERATIONAL: CHOOSING})
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(gt=0)]

@@ -13,6 +13,7 @@ from ftlab.schema.base import (
     NonNegativeFloat,
     Positive,
     PositiveFloat,
+    choosing,
     operational,
 )
 
@@ -61,12 +62,12 @@ class Train(Group):
 
 
 class Eval(Group):
-    steps: Annotated[Positive, operational]
+    steps: Annotated[Positive, choosing]
     batch_size: Annotated[Positive, operational]
-    generate_every: Annotated[Positive | None, operational]
-    max_new_tokens: Annotated[Positive, operational]
+    generate_every: Annotated[Positive | None, choosing]
+    max_new_tokens: Annotated[Positive, choosing]
     samples: Annotated[NonNegative, operational]
-    golden_rows: Annotated[NonNegative, operational]
+    golden_rows: Annotated[NonNegative, choosing]
 
 
 class Deepspeed(Group):

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ftlab.errors import RunDirError
-from ftlab.plan import Phase, Plan
+from ftlab.plan import WEIGHTS, Phase, Plan, policy_of_run
 from ftlab.rundir import RunDir
-from ftlab.schema import Model, Run
+from ftlab.schema import Run
 
 
 def starting(run_dir: RunDir, plan: Plan, phase: Phase) -> Run:
@@ -22,20 +22,22 @@ def starting(run_dir: RunDir, plan: Plan, phase: Phase) -> Run:
     """
     if phase.source is None:
         return phase.config
-    model = _policy(run_dir, plan, phase.source, phase.config.model)
-    if phase.start == "merge" and model.adapter is not None:
+    ended = _ended(run_dir, plan, phase.source)
+    weights = {name: getattr(ended.model, name) for name in WEIGHTS}
+    if phase.start == "merge" and ended.model.adapter is not None:
         base = run_dir.phase(phase.folder) / "base"
         if not base.is_dir():
-            _merge(phase.config.model_copy(update={"model": model}), base)
-        model = model.model_copy(update={"path": str(base), "revision": "main", "adapter": None})
-    return phase.config.model_copy(update={"model": model})
+            _merge(ended.model_copy(update={"hardware": phase.config.hardware}), base)
+        weights |= {"path": str(base), "revision": "main", "adapter": None, "init": "pretrained"}
+    return phase.config.model_copy(update={"model": phase.config.model.model_copy(update=weights)})
 
 
-def _policy(run_dir: RunDir, plan: Plan, source: str, wanted: Model) -> Model:
-    """What ``source`` ended with. :param wanted: the model group of the phase that asks."""
+def _ended(run_dir: RunDir, plan: Plan, source: str) -> Run:
+    """The config of what ``source`` names, a phase or the last one of a run, with the model that it ended with."""
     phase = next((phase for phase in plan.phases if phase.name == source), None)
     if phase is None:
-        return _policy_of_run(Path(source), wanted)
+        other = RunDir.open(Path(source))
+        return _ended(other, other.plan(), _policy_of_run(source).name)
     final = run_dir.phase(phase.folder) / "final"
     if not final.is_dir():
         raise RunDirError(
@@ -43,29 +45,30 @@ def _policy(run_dir: RunDir, plan: Plan, source: str, wanted: Model) -> Model:
             f"run.phases out, or add {source} to it."
         )
     if (final / "adapter_config.json").is_file():
-        base = starting(run_dir, plan, phase).model  # whose adapter, if it had one, is what was trained on
-        return base.model_copy(update={"adapter": str(final)})
-    return wanted.model_copy(update={"path": str(final), "revision": "main", "adapter": None, "init": "pretrained"})
+        began = starting(run_dir, plan, phase)  # whose adapter, if it had one, is what was trained on
+        return began.model_copy(update={"model": began.model.model_copy(update={"adapter": str(final)})})
+    weights = {"path": str(final), "revision": "main", "adapter": None, "init": "pretrained"}
+    return phase.config.model_copy(update={"model": phase.config.model.model_copy(update=weights)})
 
 
-def _policy_of_run(folder: Path, wanted: Model) -> Model:
-    other = RunDir.open(folder)
-    plan = other.plan()
-    trained = [phase for phase in plan.phases if phase.config.stage.name != "rm"]
-    if not trained:
-        raise RunDirError(f"{folder} trained a reward model, which is no policy to start from.")
-    return _policy(other, plan, trained[-1].name, wanted)
+def _policy_of_run(source: str) -> Phase:
+    try:
+        return policy_of_run(Path(source))
+    except RunDirError as error:
+        raise RunDirError(f"{source} {error}.") from None
 
 
 def _merge(config: Run, base: Path) -> None:
     """Write the model of ``config`` with its adapter merged, as a model of its own, whole or not at all."""
     from peft import PeftModel
+    from transformers import set_seed
 
     from ftlab.model import load
     from ftlab.stages.tokens import tokens_of
 
     unquantized = config.quant.model_copy(update={"name": "none"})
     tokenizer = tokens_of(config).tokenizer
+    set_seed(config.seed)  # from which model.init=random draws
     model: Any = load.load_model(config.model_copy(update={"quant": unquantized}))
     load.fit_embeddings(model, tokenizer)
     merged: Any = PeftModel.from_pretrained(model, str(config.model.adapter)).merge_and_unload()

@@ -19,6 +19,7 @@ from ftlab.compare import MISSING, Difference, Metrics, Pair
 from ftlab.errors import ConfigError, Mistake
 from ftlab.rundir import RunDir
 from ftlab.schema import DiffTask, Run
+from ftlab.terminal import Terminal
 from ftlab.use import runs
 
 _PARTS = ("identity", "operational", "data", "environment", "results")
@@ -49,7 +50,7 @@ class Side:
         for line in run_dir.logged():
             logged.setdefault(line["phase"], []).append(line)
         phases = {phase["name"]: phase for phase in runs.plan_as_written(run_dir)["phases"]}
-        return cls(run_dir, runs.manifest_as_written(run_dir), phases, logged)
+        return cls(run_dir, run_dir.manifest(), phases, logged)
 
     def result(self, phase: str) -> dict[str, Any] | None:
         return self.manifest.get("phases", {}).get(phase)
@@ -120,7 +121,7 @@ def compare(a: Side, b: Side, tolerance: float) -> Found:
 
 
 def _print(a: Side, b: Side, found: Found) -> None:
-    to = Console(highlight=False, emoji=False)
+    to = Terminal(highlight=False, emoji=False)
     for letter, side in (("A", a), ("B", b)):
         status = runs.summary(side.run_dir.path).status
         to.print(Text(f"{letter}  {side.run_dir.path}  {status}  {side.manifest.get('rerun', '')}"), soft_wrap=True)
@@ -204,7 +205,7 @@ def _table(to: Console, header: Sequence[str], rows: Sequence[Sequence[str]]) ->
         table.add_row("", *map(Text, row))
     if not to.is_terminal:
         wide = sum(max(map(cell_len, column)) + 2 for column in zip(header, *rows)) + 2
-        to = Console(highlight=False, emoji=False, width=wide)
+        to = Terminal(highlight=False, emoji=False, width=wide)
     to.print(table)
 
 

@@ -22,6 +22,7 @@ from ftlab.errors import ConfigError, DataError, Mistake, NotReadyError
 from ftlab.rundir import write_atomic
 from ftlab.schema import InspectTask, Run
 from ftlab.stages.tokens import Tokens, tokens_of
+from ftlab.terminal import Terminal
 from ftlab.use import inspect_page
 from ftlab.use.inspect_check import read_back
 from ftlab.use.inspect_rows import first_rows
@@ -42,7 +43,10 @@ def inspect(run: Run, overrides: Sequence[str]) -> None:
     assert isinstance(task, InspectTask)
     of_run = begun(run, overrides)
     run = of_run.config if of_run is not None else run
-    sources = registry.resolve(run.data, run.stage.name)
+    try:
+        sources = registry.resolve(run.data, run.stage.name)
+    except DataError as error:
+        raise DataError(f"{error}{of_run.run_dir.started_elsewhere() if of_run is not None else ''}") from None
     if of_run is not None:
         of_run.check_data(sources)
     parts = split_parts(sources, run.data, run.seed)
@@ -120,8 +124,8 @@ def print_samples(to: Console, of_run: Sequence[tuple[str, str]], samples: Seque
 
 
 def console() -> Console:
-    found = Console(highlight=False, emoji=False)
-    return found if found.is_terminal else Console(highlight=False, emoji=False, width=_PIPE_WIDTH)
+    found = Terminal(highlight=False, emoji=False)
+    return found if found.is_terminal else Terminal(highlight=False, emoji=False, width=_PIPE_WIDTH)
 
 
 def facts(run: Run, parts: Sequence[Part], split: str, tokens: Tokens) -> list[tuple[str, str]]:

@@ -21,6 +21,7 @@ from rich.text import Text
 from ftlab.compare import lower_is_better
 from ftlab.errors import ConfigError, Mistake, nearest
 from ftlab.schema import LsTask, Run
+from ftlab.terminal import Terminal
 from ftlab.use import runs
 from ftlab.use.runs import Summary
 
@@ -60,7 +61,7 @@ def ls(run: Run, overrides: Sequence[str]) -> None:
         counts = ", ".join(f"{count} {status}" for status, count in Counter(one.status for one in every).items())
         print(f"No run in {folder} has status={task.status}. There are: {counts}.")
     else:
-        _print(Console(highlight=False, emoji=False), folder, shown, len(chosen), measure)
+        _print(Terminal(highlight=False, emoji=False), folder, shown, len(chosen), measure)
 
 
 def _measure(every: list[Summary], word: str) -> str:
@@ -119,7 +120,7 @@ def _print(to: Console, folder: Path, shown: Sequence[Summary], of: int, measure
         )
     for cells in zip(*columns.values()):
         table.add_row(cells[0], Text(cells[1], style=_COLOURS.get(cells[1], "")), *cells[2:])
-    wide = to if to.is_terminal else Console(highlight=False, emoji=False, width=_width(columns))
+    wide = to if to.is_terminal else Terminal(highlight=False, emoji=False, width=_width(columns))
     wide.print(Text(str(folder), style="bold"), soft_wrap=True)
     wide.print(table)
     for line in _notes(shown, spared, of):

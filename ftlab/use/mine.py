@@ -16,9 +16,12 @@ from rich.table import Table
 
 from ftlab.errors import ConfigError, Mistake, NotReadyError
 from ftlab.schema import MineTask, Run
+from ftlab.terminal import Terminal
 from ftlab.use.mine_git import Repository
 from ftlab.use.mine_sets import PHASES, Miner
 from ftlab.use.mine_write import REGISTRY, REPORT, Rows, files_of
+
+_OF_TINY = "phases.foundation.deepspeed=none data.max_length=1024 data.overlap=64"
 
 
 def mine(run: Run, overrides: Sequence[str]) -> None:
@@ -85,9 +88,9 @@ def _move(folder: Path, out: Path) -> None:
 
 
 def _print(sets: Sequence[Rows], miner: Miner, out: Path, repository: Repository) -> None:
-    to = Console(highlight=False, emoji=False)
+    to = Terminal(highlight=False, emoji=False)
     if not to.is_terminal:
-        to = Console(highlight=False, emoji=False, width=160)
+        to = Terminal(highlight=False, emoji=False, width=160)
     if repository.is_shallow:
         to.print("[yellow]A shallow clone: its history ends early. git fetch --unshallow gets the rest.[/yellow]")
     table = Table(box=None, pad_edge=False)
@@ -109,7 +112,11 @@ def _print(sets: Sequence[Rows], miner: Miner, out: Path, repository: Repository
         to.print("No row is left to train on.")
         return
     chosen = "" if len(trained) == len(PHASES) else f" 'run.phases=[{','.join(trained)}]'"
-    to.print(f"It trains with\n  ftlab phase=codebase {_registry(out)}{chosen}", soft_wrap=True, markup=False)
+    to.print(
+        f"It trains the embedded model with\n  ftlab phase=codebase {_registry(out)}{chosen} {_OF_TINY}\n"
+        "and others at their own length with model=NAME instead of data.max_length and data.overlap,",
+        soft_wrap=True, markup=False,
+    )  # fmt: skip
     first = next(rows.name for rows in sets if rows.train)
     to.print(
         f"and shows its rows with\n  ftlab inspect stage=pt {_registry(out)} data={first}", soft_wrap=True, markup=False

@@ -132,7 +132,7 @@ def summary(path: Path) -> Summary:
 
 def _summary(run_dir: RunDir) -> Summary:
     phases = _checked(_Plan, plan_as_written(run_dir), run_dir.run_yaml).phases
-    manifest = _checked(_Manifest, manifest_as_written(run_dir), run_dir.manifest_json)
+    manifest = _checked(_Manifest, run_dir.manifest(), run_dir.manifest_json)
     status = manifest.status
     if status == "running" and not run_dir.is_held:
         status = "killed"
@@ -180,14 +180,6 @@ def plan_as_written(run_dir: RunDir) -> dict[str, Any]:
         raise RunDirError(f"{run_dir.run_yaml} is no YAML: {error}") from None
 
 
-def manifest_as_written(run_dir: RunDir) -> dict[str, Any]:
-    """:raises RunDirError: it is no JSON."""
-    try:
-        return run_dir.manifest()
-    except ValueError as error:
-        raise RunDirError(f"{run_dir.manifest_json} is no JSON: {error}") from None
-
-
 def ledger_as_written(run_dir: RunDir, phase: str) -> dict[str, Any] | None:
     """None where the phase has not come to its data.
 
@@ -203,7 +195,7 @@ def ledger_as_written(run_dir: RunDir, phase: str) -> dict[str, Any] | None:
 def check_readable(run_dir: RunDir) -> None:
     """:raises RunDirError: what every run has is not in ``run.yaml``, or not in the manifest."""
     _checked(_Plan, plan_as_written(run_dir), run_dir.run_yaml)
-    _checked(_Manifest, manifest_as_written(run_dir), run_dir.manifest_json)
+    _checked(_Manifest, run_dir.manifest(), run_dir.manifest_json)
 
 
 def _checked(kind: type[_Part], values: Any, file: Path) -> _Part:

@@ -7,6 +7,10 @@ import pytest
 from ftlab.config import arguments, check
 from ftlab.errors import ConfigError
 
+FOLDER_NAME = (
+    "names a folder of outputs/: letters, digits, _ . and -, and not dots alone. For a folder anywhere give run.dir"
+)
+
 
 def test_a_good_command_line_has_no_mistakes(mistakes):
     assert mistakes("stage=dpo model=llama3_8b method=qlora lora=r64 train.epochs=1 run.name=x") == []
@@ -49,6 +53,9 @@ def test_a_key_of_another_group_is_suggested(line, mistakes):
          "instruction, prompt_completion, preference, kto, prompts, text. Did you mean alpaca?"),
         ("train.adam_betas=[0.9,1.5]", "train.adam_betas.1=1.5: must be less than 1"),
         ("data.max_length=4", "data.max_length=4: must be greater than or equal to 8"),
+        ("run.name=a/b", f"run.name=a/b: {FOLDER_NAME}"),
+        ("run.name=..", f"run.name=..: {FOLDER_NAME}"),
+        ("train=3", "train=3: has keys of its own: train.KEY=VALUE"),
         ("seed=-1", "seed=-1: must be greater than or equal to 0"),
         ("train.gradient_checkpointing=perhaps", "train.gradient_checkpointing=perhaps: must be a valid boolean"),
         ("~train.epochs", "train.epochs: is missing; it has no default"),

@@ -8,8 +8,10 @@ import pytest
 
 from ftlab.config import arguments, phases
 from ftlab.config.compose import compose, config_loader, read
+from ftlab.config.paths import shipped
 from ftlab.errors import ConfigError
 from ftlab.plan import Plan, make_plan
+from ftlab.rundir import RunDir
 
 FITS = "data.max_length=512 data.overlap=32 phases.foundation.deepspeed=none"
 
@@ -90,13 +92,13 @@ def test_a_registered_set_is_chosen_in_an_entry(tmp_path):
     ("line", "said"),
     [
         ("phase=align phases.prefr.stage.beta=1",
-         ["phases.prefr: no such phase. Phases: read, instruct, prefer. Did you mean prefer?"]),
-        ("phase=align phases.3.stage.beta=1", ["phases.3: no such phase. Phases: read, instruct, prefer."]),
+         ["phases.prefr: no such phase. Phases: 0 read, 1 instruct, 2 prefer. Did you mean prefer?"]),
+        ("phase=align phases.3.stage.beta=1", ["phases.3: no such phase. Phases: 0 read, 1 instruct, 2 prefer."]),
         ("phases.prefer.stage.beta=1",
          ["phases.prefer: no such phase. Phases: none; choose phase=NAME, or give phases=[...]."]),
         ("phase=align phases.prefer.stage.beat=1",
-         ["phases.prefer.stage.beat=1: no such key. Known: name, beta, loss_type, label_smoothing, sft_weight, "
-          "simpo_gamma, reference_model. Did you mean beta?"]),
+         ["phases.prefer.stage.beat=1: no such key. stage has: name, beta, loss_type, label_smoothing, sft_weight, "
+          "simpo_gamma, reference_model. Did you mean phases.prefer.stage.beta?"]),
         ("phase=align phases.prefer.stage=dpp",
          ["phases.prefer.stage=dpp: no such choice. Choices: dpo, grpo, kto, orpo, ppo, pt, rm, sft. "
           "Did you mean ppo or dpo?"]),
@@ -115,7 +117,8 @@ def test_a_registered_set_is_chosen_in_an_entry(tmp_path):
         ("phase=rlhf phases.reinforce.from=judge",
          ["phases.reinforce.from=judge: a reward model is no policy to start from"]),
         ("phase=rlhf phases.reinforce.stage.reward_model=instruct",
-         ["phases.reinforce.stage.reward_model=instruct: is no phase with stage=rm that comes before"]),
+         ["phases.reinforce.stage.reward_model=instruct: is no phase with stage=rm that comes before. Did you "
+          "mean judge?"]),
         ("phase=align phases.instruct.lora.r=64",
          ["phases.instruct.lora.r=64: but the adapter that is carried on from phase read has 16; "
           "phases.instruct.start=merge begins a new one",
@@ -131,7 +134,56 @@ def test_a_registered_set_is_chosen_in_an_entry(tmp_path):
           "{name: prefer, stage: dpo}"]),
         ("'phases=[{name: a}, {name: b}, {name: a}]'", ["phases=a: two phases have this name"]),
         ("phases=align", ["phases=align: must be a list: phases=[{name: prefer, stage: dpo}]"]),
-        ("phase=align phases.read=pt", ["phases.read=pt: has keys of its own: phases.NAME.KEY=VALUE"]),
+        ("phase=align phases.-1.train.epochs=2", ["phases.-1: no such phase. Phases: 0 read, 1 instruct, 2 prefer."]),
+        ("phase=align phases.01.train.epochs=2", ["phases.01: no such phase. Phases: 0 read, 1 instruct, 2 prefer."]),
+        ("phase=align phases.1.name=other",
+         ["phases.1.name=other: a phase is named in its entry, where the list of phases stands; here it would change "
+          "nothing"]),
+        ("phase=align phases.prefer.trian.epochs=2",
+         ["phases.prefer.trian.epochs=2: no such key. Groups and keys: data, deepspeed, eval, hardware, lora, method, "
+          "model, quant, seed, stage, train. Did you mean phases.prefer.train?"]),
+        ("phase=align phases.prefer.train=3",
+         ["phases.prefer.train=3: has keys of its own: phases.prefer.train.KEY=VALUE"]),
+        ("phase=align run.phases=[]",
+         ["run.phases=[]: chooses no phase, so nothing would run; name some, or leave it out to run all"]),
+        ("phase=align phases.prefer.train.learning_rate=abc phases.read.data=nope phases.instruct.lora.r=-1 "
+         "lora.alpha=x",
+         ["lora.alpha=x: must be a valid integer",
+          "phases.read.data=nope: no such choice. Choices: code, corpus, instructions, labels, phase1_foundation, "
+          "phase2_evolution, phase3_pr_mastery, preferences, prompts, registered.",
+          "phases.instruct.lora.r=-1: must be greater than 0",
+          "phases.prefer.train.learning_rate=abc: must be a valid number"]),
+        ("phase=align phases.prefer.stage.bta=1 phases.prefer.train.epochs=0 phases.prefer.train.micro_batch_size=3 "
+         "phases.prefer.train.global_batch_size=4",
+         ["phases.prefer.stage.bta=1: no such key. stage has: name, beta, loss_type, label_smoothing, sft_weight, "
+          "simpo_gamma, reference_model. Did you mean phases.prefer.stage.beta?",
+          "phases.prefer.train.epochs=0: must be greater than 0",
+          "phases.prefer.train.global_batch_size=4: must be a multiple of train.micro_batch_size x devices = 3; with "
+          "4, train.micro_batch_size could be 2 or 4"]),
+        ("'phases=[{name: a, stage: sft, lora: r8}]' lora.r=16",
+         ["lora.r=16: every phase sets its own, so this one would do nothing. Name the phase: phases.a.lora.r=..."]),
+        ("'phases=[{name: a, stage: sft, model: tiny_instruct}]' model.path=x",
+         ["model.path=x: every phase sets its own, so this one would do nothing. Name the phase: "
+          "phases.a.model.path=..."]),
+        ("'phases=[{name: a, data: labels, stage: kto}]' data.name=mine",
+         ["data.name=mine: every phase sets its own, so this one would do nothing. Name the phase: "
+          "phases.a.data.name=..."]),
+        ("phase=rlhf phases.reinforce.stage.reward_model=jduge",
+         ["phases.reinforce.stage.reward_model=jduge: is neither a phase with stage=rm that comes before nor a run "
+          "directory. Such phases: judge. Did you mean judge?"]),
+        ("'phases=[{name: a, stage: rm}, {name: b, stage: grpo, stage.rewards: [\"model:aa\", \"model:a\"]}]'",
+         ["phases.b.stage.rewards=model:aa: is neither a phase with stage=rm that comes before nor a run directory. "
+          "Such phases: a. Did you mean a?"]),
+        ("stage=ppo stage.reward_model=judge",
+         ["stage.reward_model=judge: is neither a phase with stage=rm that comes before nor a run directory. Such "
+          "phases: none."]),
+        ("phase=align run.phases=[prefer,read]",
+         ["run.phases=[prefer,read]: phase prefer starts from instruct, which is neither chosen nor finished here. "
+          "Choose run.phases=[read,instruct,prefer]"]),
+        ("phase=rlhf run.phases=[reinforce]",
+         ["run.phases=[reinforce]: phase reinforce starts from instruct, and phase reinforce is rewarded by judge, "
+          "which is neither chosen nor finished here. Choose run.phases=[instruct,judge,reinforce]"]),
+        ("phase=align phases.read=pt", ["phases.read=pt: has keys of its own: phases.read.KEY=VALUE"]),
     ],
 )  # fmt: skip
 def test_a_mistake_is_said_with_the_name_of_the_phase(line, said):
@@ -155,10 +207,164 @@ def test_what_hydra_carries_is_shown_as_it_was_typed(override):
     assert phases.as_typed(carried) == override
 
 
+def test_what_hydra_would_not_take_is_said_as_it_was_typed(mistakes):
+    assert mistakes("phase=align phases.2.stage.beta=0.1,0.2") == [
+        "phases.2.stage.beta=0.1,0.2: several values are a sweep: add -m, or quote the value"
+    ]
+    assert mistakes("'phases={a: {stage: sft}}' lora.r=0") == [
+        "phases={a: {stage: sft}}: must be a list: phases=[{name: prefer, stage: dpo}]",
+        "lora.r=0: must be greater than 0",
+    ]
+    (said,) = mistakes("phase=align phases.prefer.a!b=2")
+    assert said.startswith("phases.prefer.a!b=2: not understood (")
+
+
+def test_the_last_one_on_the_command_line_wins_however_the_phase_is_named():
+    given = "phases.prefer.train.max_steps=1 phases.2.train.max_steps=2"
+    assert plan_of(f"phase=align {given}").phases[2].config.train.max_steps == 2
+    assert plan_of(f"phase=align {given} phases.prefer.train.max_steps=3").phases[2].config.train.max_steps == 3
+    assert (
+        plan_of("phase=align phases.2.data=labels phases.2.stage=orpo phases.prefer.stage=kto")
+        .phases[2]
+        .config.stage.name
+        == "kto"
+    )
+
+
+def test_a_choice_shadows_the_command_lines_keys_that_it_sets_in_its_phase_alone():
+    line = "'phases=[{name: a, stage: sft, lora: r8}, {name: b, stage: sft, from: none}]' lora.r=24 lora.dropout=0.2"
+    one, two = plan_of(line).phases
+    assert (one.config.lora.r, one.config.lora.dropout) == (8, 0.2)
+    assert (two.config.lora.r, two.config.lora.dropout) == (24, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("entry", "key", "here", "there"),
+    [
+        ("model.path: other", "path", "other", "TINY"),
+        ("model: smollm2_135m", "path", "HuggingFaceTB/SmolLM2-135M", "TINY"),
+        ("model.revision: v2", "revision", "v2", "main"),
+        ("model.init: random", "init", "random", "pretrained"),
+        ("model: tiny_instruct", "adapter", "TINY_instruct", "null"),
+    ],
+)
+def test_weights_that_are_carried_on_are_not_asked_for_otherwise(entry, key, here, there):
+    said = mistakes_of(f"'phases=[{{name: a, stage: sft}}, {{name: b, stage: sft, {entry}}}]'")
+    here, there = (text.replace("TINY", shipped("models/tiny")) for text in (here, there))
+    assert said == [
+        f"phases.b.model.{key}={here}: but phase b goes on with the weights of phase a, which began with model.{key}="
+        f"{there}. Leave it at that, or begin anew with phases.b.from=none"
+    ]
+    _, b = plan_of(f"'phases=[{{name: a, stage: sft}}, {{name: b, stage: sft, from: none, {entry}}}]'").phases
+    assert str(getattr(b.config.model, key)) == here
+
+
+def test_a_phase_goes_on_with_the_model_of_the_one_before_and_with_what_it_says_of_it_itself():
+    """run.yaml says what runs: a model that the first phase gave itself is that of the next too."""
+    entries = "{name: a, stage: sft, model.path: mine, model.template: chatml}, {name: b, stage: dpo}"
+    last = "{name: c, stage: kto, model.template: alpaca, model.attention: eager}"
+    a, b, c = (phase.config.model for phase in plan_of(f"'phases=[{entries}, {last}]' model=tiny").phases)
+    assert (a.path, b.path, c.path) == ("mine", "mine", "mine")
+    assert [(one.template, one.attention) for one in (a, b, c)] == [
+        ("chatml", "auto"), ("chatml", "auto"), ("alpaca", "eager"),
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def other(tmp_path, monkeypatch):
+    """``other(line)``: a run directory; ``other.finish(path)`` lets it look finished."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(line: str, *finished: str) -> str:
+        run_dir = RunDir.create(plan_of(f"{line} run.dir=other"))
+        for folder in finished:
+            (run_dir.phase(folder) / "final").mkdir(parents=True)
+        return "other"
+
+    return make
+
+
+FROM = "'phases=[{{name: one, stage: sft}}, {{name: two, stage: sft, from: {}}}]' {}"
+
+
+@pytest.mark.parametrize(
+    ("line", "finished", "source", "said"),
+    [
+        ("stage=sft", [], "other",
+         "phases.two.from=other: has not finished training; finish it first: ftlab resume other"),
+        ("phase=align", ["01-read"], "other",
+         "phases.two.from=other: has not finished training; finish it first: ftlab resume other"),
+        ("stage=sft", ["01-sft"], "other/phases",
+         "phases.two.from=other/phases: is only a part of a run; name the run directory itself, {here}/other"),
+        ("stage=sft", ["01-sft"], "other/phases/01-sft/final",
+         "phases.two.from=other/phases/01-sft/final: is only a part of a run; name the run directory itself, "
+         "{here}/other"),
+        ("stage=sft", [], ".",
+         "phases.two.from=.: is no run directory: it has no run.yaml. A model or adapter of another origin goes into "
+         "model.path or model.adapter"),
+        ("stage=rm", ["01-rm"], "other",
+         "phases.two.from=other: trained a reward model, which is no policy to start from"),
+    ],
+)  # fmt: skip
+def test_a_run_that_a_phase_cannot_start_from_is_told_before_anything_runs(
+    line, finished, source, said, other, tmp_path
+):
+    other(line, *finished)
+    assert mistakes_of(FROM.format(source, "")) == [said.format(here=tmp_path)]
+    assert plan_of(FROM.format(source, "run.phases=[one]"))  # it may be there in time
+
+
+def test_a_phase_from_another_run_is_of_its_model_and_adapter(other):
+    other("model=tiny_instruct model.template=chatml lora.r=4", "01-sft")
+    config = plan_of("'phases=[{name: two, stage: sft, from: other}]'").phases[0].config
+    assert (config.model.name, config.model.template, config.lora.r) == ("tiny_instruct", "chatml", 4)
+    assert config.model.adapter == shipped("models/tiny_instruct")
+    asked = plan_of("'phases=[{name: two, stage: sft, from: other, model.template: plain}]'").phases[0].config
+    assert (asked.model.template, asked.model.name) == ("plain", "tiny_instruct")
+    (said,) = mistakes_of("'phases=[{name: two, stage: sft, from: other}]' model=tiny")
+    assert said.startswith("phases.two.model.adapter=null: but phase two goes on with the weights of other, which ")
+    (said,) = mistakes_of("'phases=[{name: two, stage: sft, from: other}]' model.path=elsewhere")
+    assert said.startswith("phases.two.model.path=elsewhere: but phase two goes on with the weights of other, which ")
+    assert mistakes_of("'phases=[{name: two, stage: sft, from: other, lora.r: 8}]'") == [
+        "phases.two.lora.r=8: but the adapter that is carried on from other has 4; phases.two.start=merge begins a new "
+        "one"
+    ]
+
+
+def test_what_is_finished_in_the_run_directory_need_not_be_chosen(tmp_path):
+    line = f"phase=align run.dir={tmp_path}/run run.phases=[prefer]"
+    RunDir.create(plan_of(f"phase=align run.dir={tmp_path}/run run.phases=[read]"))
+    assert len(mistakes_of(line)) == 1
+    for folder in ("01-read", "02-instruct"):
+        (tmp_path / "run" / "phases" / folder / "final").mkdir(parents=True)
+    assert plan_of(line)
+    assert len(mistakes_of(f"{line} run.if_exists=new")) == 1
+
+
+def test_random_weights_below_an_adapter_come_from_one_seed():
+    line = "model.init=random 'phases=[{name: a, stage: sft}, {name: b, stage: sft, seed: 7}]'"
+    assert mistakes_of(line) == [
+        "phases.b.seed=7: but model.init=random drew the weights below the adapter of phase a from seed 42"
+    ]
+
+
 def test_phases_can_be_swept(mistakes):
     assert mistakes("-m phase=align phases.prefer.stage.beta=0.1,0.2 phases.2.train.learning_rate=1e-6,1e-7") == []
     (wrong,) = mistakes("-m phase=align phases.prefer.stage.beta=0.1,-1")
     assert wrong == "phases.prefer.stage.beta=-1: must be greater than 0"
+
+
+def test_cfg_job_shows_the_list_of_phases_with_what_the_command_line_says_of_them():
+    """And nothing of how that travels through Hydra."""
+    given = "phase=codebase phases.1.train.epochs=7 phases.evolution.data=labels 'phases.0.data.path=a b''s' seed=1"
+    folded = arguments.read([*shlex.split(given), "--cfg", "job"]).for_hydra
+    flags, lines = folded[:2], folded[2:]
+    assert flags == ["--cfg", "job"] and not any(phases.CARRIER in line for line in lines)
+    cfg = compose(lines)
+    assert phases.CARRIER not in cfg and cfg.seed == 1
+    first, second, third = cfg.phases
+    assert (second["train.epochs"], second.data, second["lora.r"]) == (7, "labels", 128)
+    assert first["data.path"] == "a bs" and third["train.weight_decay"] == 0.1
 
 
 def test_every_shipped_curriculum_composes():

@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ftlab.errors import NotReadyError, RunDirError
-from tests.runs import final_hash, metrics, train_run
+from ftlab.errors import ConfigError, NotReadyError, RunDirError
+from ftlab.stages import policy
+from tests.runs import final_hash, logged, metrics, resume_run, train_run
 
 SMALL = (
     "train.max_steps=3", "train.logging_steps=1", "data.max_samples=40", "eval.golden_rows=2", "eval.samples=1",
@@ -80,8 +81,33 @@ def test_a_reward_model_of_the_same_run_rewards(tmp_path):
 
 
 def test_a_phase_whose_start_is_not_there_yet(tmp_path):
-    with pytest.raises(RunDirError, match=r"Phase read of .* is not finished, and another one starts from it\. Run it"):
+    with pytest.raises(ConfigError, match=r"phase instruct starts from read, which is neither chosen nor finished"):
         train_run(tmp_path / "run", *THREE, "run.phases=[instruct]")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("start", ["continue", "merge"])
+def test_a_phase_runs_with_the_template_and_attention_that_run_yaml_says(start, tmp_path):
+    """Only the weights are those of the phase before, however it wrote its text."""
+    entries = "{name: a, stage: sft, model.template: chatml}, {name: b, stage: sft, model.template: alpaca, "
+    entries += f"model.attention: eager, start: {start}}}"
+    run = train_run(tmp_path / "run", f"phases=[{entries}]", *SMALL)
+    plan = run.plan()
+    assert [phase.config.model.template for phase in plan.phases] == ["chatml", "alpaca"]
+    served = [(run.phase(folder) / "final" / "chat_template.jinja").read_text() for folder in ("01-a", "02-b")]
+    assert "<|im_start|>" in served[0] and "### Response:" in served[1] and "<|im_start|>" not in served[1]
+    config = policy.starting(run, plan, plan.phases[1])
+    assert (config.model.template, config.model.attention) == ("alpaca", "eager")
+    assert policy.starting(run, plan, plan.phases[0]).model == plan.phases[0].config.model
+
+
+def test_random_weights_are_merged_as_they_were_trained_on(tmp_path):
+    entries = "{name: a, stage: sft}, {name: b, stage: sft, start: merge}"
+    run = train_run(tmp_path / "run", "model.init=random", f"phases=[{entries}]", *SMALL)
+    ended, began = (
+        json.loads((run.samples / f"{name}.json").read_text())["values"] for name in ("a-after", "b-before")
+    )
+    assert began["validation loss"] == pytest.approx(ended["validation loss"], abs=1e-5)
 
 
 def test_what_a_phase_lacks_is_said_with_its_name_before_anything_runs(tmp_path):
@@ -93,7 +119,32 @@ def test_what_a_phase_lacks_is_said_with_its_name_before_anything_runs(tmp_path)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_with_another_curriculum_is_refused(tmp_path):
-    train_run(tmp_path / "run", *THREE, "run.phases=[read]")
-    with pytest.raises(RunDirError, match=r"phases\.prefer\.stage\.beta: 0\.1 there, 0\.5 here"):
-        train_run(tmp_path / "run", *THREE, "phases.prefer.stage.beta=0.5")
+def test_what_was_trained_may_not_change_and_what_was_not_may(tmp_path):
+    given = ("phases=[{name: a, stage: sft}, {name: b, stage: sft, start: merge}]", *SMALL)
+    run = train_run(tmp_path / "run", *given, "run.phases=[a]")
+    with pytest.raises(RunDirError, match=r"phases\.a\.train\.weight_decay: 0\.0 there, 0\.5 here"):
+        train_run(tmp_path / "run", *given, "phases.a.train.weight_decay=0.5")
+    with pytest.raises(RunDirError, match=r"  - phases: a, b there"):
+        train_run(tmp_path / "run", "phases=[{name: b, stage: sft}, {name: a, stage: sft, from: none}]", *SMALL)
+    wide = ("phases.b.lora.target_modules=[no_such]",)
+    with pytest.raises(ConfigError, match="no_such"):
+        train_run(tmp_path / "run", *given, *wide)
+    assert (run.phase("02-b") / "base").is_dir() and run.manifest()["status"] == "failed"
+    mended = train_run(tmp_path / "run", *given, "phases.b.start=continue", "phases.b.data.max_samples=30")
+    assert mended.manifest()["status"] == "finished"
+    assert not (mended.phase("02-b") / "base").exists()
+    alone = train_run(tmp_path / "alone", *given, "phases.b.start=continue", "phases.b.data.max_samples=30")
+    assert final_hash(mended) == final_hash(alone)
+    assert logged(mended) == logged(alone)
+
+
+def test_resume_goes_on_with_the_phases_that_were_not_chosen(tmp_path):
+    """Also where a later one was trained first, by itself: final is the last phase's."""
+    given = (*SMALL, "phases=[{name: a, stage: sft}, {name: b, stage: sft, from: none}]")
+    run = train_run(tmp_path / "r", *given, "run.phases=[b]")
+    said = " ".join(run.log.read_text().split())
+    assert f"Phases left: a. Continue with: ftlab resume {run.path}" in said and "Stopped after" in said
+    assert run.final.resolve() == (run.phase("02-b") / "final").resolve()
+    again = resume_run(run.path)
+    assert [*again.manifest()["phases"]] == ["b", "a"] and again.manifest()["status"] == "finished"
+    assert again.final.resolve() == (run.phase("02-b") / "final").resolve()

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from datetime import datetime
@@ -24,6 +25,7 @@ from ftlab.errors import RunDirError
 from ftlab.measure.generate import generate
 from ftlab.plan import make_plan
 from ftlab.rundir import RunDir, is_whole, sha256
+from tests.conftest import ROOT
 from tests.runs import FAST, final_hash, make_run, metrics, resume_run, train_run
 
 
@@ -289,3 +291,16 @@ def test_a_sweep_makes_a_run_directory_for_each_config(tmp_path):
     assert second.manifest()["rerun"].startswith("ftlab seed=2 ")
     assert metrics(first, "eval_loss")[0] == metrics(second, "eval_loss")[0]
     assert final_hash(first) != final_hash(second)
+
+
+def test_a_reader_who_goes_away_does_not_stop_training(tmp_path):
+    given = ("tracker=none", *FAST, "train.max_steps=2", f"run.dir={tmp_path / 'r'}", "data.max_samples=24")
+    command = shlex.join([sys.executable, "-m", "ftlab", *given])
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command} | head -1"], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    assert len(done.stdout.splitlines()) == 1
+    run = RunDir.open(tmp_path / "r")
+    assert run.manifest()["status"] == "finished"
+    assert "Finished" in run.log.read_text() and "tensorboard" not in run.log.read_text()

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from ftlab import preflight
-from ftlab.errors import NotReadyError
+from ftlab.errors import ConfigError, NotReadyError
 from ftlab.plan import make_plan
+from ftlab.rundir import RunDir
 from ftlab.schema import StageName
 from tests.conftest import ROOT
 from tests.runs import make_run, train_run
@@ -166,12 +167,13 @@ def test_a_phase_of_a_curriculum_is_compared_with_what_it_starts_from(tmp_path):
     assert said.startswith(f"lora.r=8: model.adapter={INSTRUCT} has r 16, ")
     line = "phase=align model=tiny_instruct phases.prefer.lora.r=8 phases.prefer.start=merge"
     assert refused(line) == []
-    (tmp_path / "run").mkdir()
-    shutil.copytree(INSTRUCT, tmp_path / "run" / "final")
+    run_dir = RunDir.create(make_plan(make_run("model=tiny", f"run.dir={tmp_path}/run"), ()))
+    shutil.copytree(INSTRUCT, run_dir.phase("01-sft") / "final")
     phases = f"{{name: a, stage: sft}}, {{name: b, stage: dpo, from: {tmp_path}/run, lora: {{r: 8}}}}"
-    (said,) = refused(f"model=tiny 'phases=[{phases}]'")
-    anew = "begin a new one with phases.b.start=merge"
-    assert said == f"lora.r=8: {HAS.format(f'the adapter of {tmp_path}/run', 'r', 16, 'r', anew)}"
+    with pytest.raises(
+        ConfigError, match=r"phases\.b\.lora\.r=8: but the adapter that is carried on from .*/run has 16"
+    ):
+        refused(f"model=tiny 'phases=[{phases}]'")
 
 
 def test_nothing_heavy_is_loaded_to_say_so(tmp_path):

@@ -199,7 +199,7 @@ def test_another_tokenizer_is_refused(stage, given, reward_run, tmp_path):
 
 
 def test_a_phase_that_never_came_is_said(tmp_path):
-    with pytest.raises((ConfigError, NotReadyError), match="nor an earlier phase"):
+    with pytest.raises(ConfigError, match="is neither a phase with stage=rm that comes before nor a run directory"):
         train_run(tmp_path / "r", *GRPO, *QUICK, "stage.rewards=['model:judge']")
 
 

@@ -131,9 +131,60 @@ def test_what_is_printed_is_what_the_run_gets(explained, make_run):
         assert (name, yaml.safe_load(shown)) == (key, value)
 
 
+ALIGN = "phase=align"
+
+
+def test_a_phases_key_that_groups_set(explained):
+    lines = explained("phases.prefer.train.learning_rate", ALIGN)
+    assert [re.sub(r":\d+", ":N", line) for line in lines] == [
+        "phases.prefer.train.learning_rate = 5e-05",
+        "  a model may have its own",
+        "  set by    conf/stage/dpo.yaml:N  (stage=dpo): ${oc.select:model.recommended.learning_rate.dpo,5.0e-7}",
+        "    model.recommended.learning_rate.dpo = 5e-05",
+        "      set by    conf/model/tiny.yaml:N  (model=tiny): 5e-05",
+    ]
+    assert explained("phases.2.stage.beta", ALIGN)[0] == "phases.2.stage.beta = 0.1"
+
+
+def test_a_phases_key_on_the_command_line_over_its_groups(explained):
+    lines = explained("phases.prefer.stage.beta", ALIGN, "phases.prefer.stage.beta=0.3", "phases.2.stage.beta=0.2")
+    assert [re.sub(r":\d+", ":N", line) for line in lines] == [
+        "phases.prefer.stage.beta = 0.2",
+        "  set by    command line: 0.2",
+        "  overrode  command line: 0.3",
+        "  overrode  conf/stage/dpo.yaml:N  (stage=dpo): 0.1",
+    ]
+
+
+def test_a_phases_entry_is_named_by_its_line(explained):
+    text = (CONF / "phase" / "codebase.yaml").read_text().splitlines()
+    given = ("phase=codebase", "data.max_length=512", "data.overlap=32", "phases.foundation.deepspeed=none")
+    for key, said in (("train.epochs", "epochs: 2"), ("train.weight_decay", "weight_decay: 0.1"), ("lora.r", "r: 128")):
+        first, set_by, *_ = explained(f"phases.evolution.{key}", *given)
+        assert first == f"phases.evolution.{key} = {said.split()[1]}"
+        line = int(re.match(r"  set by    conf/phase/codebase\.yaml:(\d+): ", set_by)[1])
+        assert said in text[line - 1]
+    assert explained("phases.0.data.max_length", *given)[:3] == [
+        "phases.0.data.max_length = 512", "  tokens of one sample, and of a packed row",
+        "  set by    command line: 512",
+    ]  # fmt: skip
+
+
+def test_what_a_phase_takes_from_the_one_before(explained):
+    entries = "phases=[{name: a, stage: sft, model.template: chatml}, {name: b, stage: sft}]"
+    first, _, set_by, _ = explained("phases.b.model.template", entries)
+    assert (first, set_by) == ("phases.b.model.template = chatml", "  set by    a, which it starts from: chatml")
+    assert explained("phases.b.from", entries) == ["phases.b.from = a"]
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
+        (["phases.prefr.stage.beta", ALIGN],
+         "phases.prefr: no such phase. Phases: 0 read, 1 instruct, 2 prefer. Did you mean prefer?"),
+        (["phases.prefer.stage.bta", ALIGN], "phases.prefer.stage.bta: no such key. --cfg job shows them all. Did you "
+         "mean phases.prefer.stage.beta"),
+        (["phases.prefer", ALIGN], "phases.prefer: which of its keys? For example: phases.prefer.train.learning_rate"),
         (["train.lerning_rate"], "train.lerning_rate: no such key. --cfg job shows them all. Did you mean "
          "train.learning_rate"),
         (["stage.bta", "stage=dpo"], "stage.bta: no such key. --cfg job shows them all. Did you mean stage.beta"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -615,16 +616,16 @@ def test_a_damaged_repository_leaves_nothing(repo, mined):
 # --------------------------------------------------------------------------------------------------------- what follows
 
 
-def test_it_trains(repo, mined, tmp_path):
-    """By the names of the curriculum, from the registry that the mining wrote; and says the command."""
+def test_what_it_says_to_type_trains(repo, mined, tmp_path):
+    """By the names of the curriculum, from the registry that the mining wrote."""
     history(repo)
     found = mined(f"repo={repo.path}", "out=out")
-    assert "  ftlab phase=codebase data.registry=out/dataset_info.yaml\n" in found.said
-    short = ("data.max_length=512", "data.overlap=32", "train.max_steps=2", "train.logging_steps=1", "tracker=none")
-    registry = "data.registry=out/dataset_info.yaml"
-    run = train_run(tmp_path / "run", "stage=pt", "data=phase2_evolution", registry, *short)
-    assert len(metrics(run, "loss")) == 2
-    ledger = json.loads(run.ledger(run.plan().phases[0].name).read_text())
+    command = found.said.partition("It trains the embedded model with\n")[2].splitlines()[0]
+    program, *typed = shlex.split(command)
+    assert program == "ftlab" and "data.registry=out/dataset_info.yaml" in typed
+    run = train_run(tmp_path / "run", *typed, "train.max_steps=1", "train.logging_steps=1", "tracker=none")
+    assert len(metrics(run, "loss")) == 3 and run.manifest()["status"] == "finished"
+    ledger = json.loads(run.ledger("evolution").read_text())
     kept = [found.set(2)["rows"][split] for split in ("train", "validation")]
     assert [ledger["splits"][split]["rows"]["kept"] for split in ("train", "validation")] == kept
 
@@ -632,7 +633,5 @@ def test_it_trains(repo, mined, tmp_path):
 def test_a_set_without_rows_is_left_out_of_the_command(repo, mined):
     repo.commit("One", {"a.py": "a = 1\n"})
     found = mined(f"repo={repo.path}", "out=out")
-    assert (
-        "ftlab phase=codebase data.registry=out/dataset_info.yaml 'run.phases=[foundation,evolution]'\n" in found.said
-    )
+    assert "ftlab phase=codebase data.registry=out/dataset_info.yaml 'run.phases=[foundation,evolution]' " in found.said
     assert "phase3_pr_mastery" not in (found.folder / "dataset_info.yaml").read_text()

@@ -6,20 +6,18 @@ import os
 import re
 from typing import Any
 
-from ftlab.secrets import secret_in
+from ftlab.secrets import REDACTED, masked, secret_in
 
-REDACTED = "<redacted>"
 _NAMES = re.compile(r"(?i)(?:token|secret|password|passwd|api_?key|access_?key|credentials?)$")
 _SHORTEST = 8  # characters of a value of the environment that is worth hiding
-_IN_URL = re.compile(r"(://)[^\s/@]+@")
 
 
 def redact(text: str) -> str:
-    """``text`` without the values of the environment's secrets and without names and passwords in URLs."""
+    """``text`` without the values of the environment's secrets, keys, and names and passwords in URLs."""
     for name, value in os.environ.items():
         if len(value) >= _SHORTEST and _NAMES.search(name):
             text = text.replace(value, REDACTED)
-    return _IN_URL.sub(rf"\1{REDACTED}@", text)
+    return masked(text)
 
 
 def redacted(value: Any) -> Any:

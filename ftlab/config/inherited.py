@@ -1,0 +1,69 @@
+"""What a phase takes from the policy that it goes on from, where neither it nor the command line says otherwise.
+
+A policy is of one model. Its config is the next phase's too, so that ``run.yaml`` says what really runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from ftlab.config.keys import flat, is_open
+from ftlab.errors import RunDirError
+from ftlab.plan import policy_of_run
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Groups and dotted keys that are said. :param own: by the phase. :param shared: by the command line."""
+
+    own: Collection[str]
+    shared: Collection[str]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """:param choice: of the model group. :param model: that group's values.
+    :param lora: of another run's adapter, its shape. Of a phase's of this run the plan asks that it be given again.
+    """
+
+    choice: str
+    model: Mapping[str, Any]
+    lora: Mapping[str, Any]
+    is_of_another_run: bool = False
+
+    def gives(self, group: str, said: Keys) -> bool:
+        """Whether the choice of a group is left to it. An earlier phase has had the command line's already."""
+        return group not in said.own and not (self.is_of_another_run and group in said.shared)
+
+
+def of_run(source: str | None) -> Policy | None:
+    """What the run directory ``source`` ended with; None where there is none: the plan says what is wrong with it."""
+    if source is None or not Path(source).is_dir():
+        return None
+    try:
+        phase = policy_of_run(Path(source))
+    except RunDirError:
+        return None
+    lora = phase.config.lora.model_dump(mode="json", exclude={"dropout"}) if phase.config.method.name == "lora" else {}
+    return Policy(phase.config.model.name, phase.config.model.model_dump(mode="json"), lora, is_of_another_run=True)
+
+
+def apply(cfg: DictConfig, policy: Policy | None, said: Keys) -> dict[str, Any]:
+    """Give ``cfg`` what ``policy`` has of which nothing is said; what that changed."""
+    changed: dict[str, Any] = {}
+    if policy is None:
+        return changed
+    for group, values in (("model", policy.model), ("lora", policy.lora)):
+        if not policy.gives(group, said):
+            continue
+        for key, value in flat(values, f"{group}."):
+            if key in said.own or key in said.shared or OmegaConf.select(cfg, key) == value:
+                continue
+            OmegaConf.update(cfg, key, value, merge=False, force_add=is_open(key))
+            changed[key] = value
+    return changed

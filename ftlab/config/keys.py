@@ -1,0 +1,60 @@
+"""Dotted keys of a composed config: which there are, and what is near one that there is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from ftlab.errors import Mistake, nearest
+
+# Mappings that take names of the user's own.
+_OPEN = ("data.columns", "data.tags", "model.recommended.learning_rate")
+
+
+def is_open(key: str) -> bool:
+    """Whether a mapping takes names of the user's own there."""
+    return key.startswith(tuple(f"{name}." for name in _OPEN))
+
+
+def flat(
+    given: Mapping[str, Any], prefix: str = "", keep_empty: Callable[[str], bool] = lambda _: True
+) -> Iterator[tuple[str, Any]]:
+    """Dotted keys and their values. :param keep_empty: whether a key is told of that holds an empty mapping."""
+    for key, value in given.items():
+        dotted = f"{prefix}{key}"
+        if isinstance(value, Mapping) and (value or not keep_empty(dotted)):
+            yield from flat(value, f"{dotted}.", keep_empty)
+        else:
+            yield dotted, value
+
+
+def no_such_key(
+    key: str, cfg: DictConfig, groups: Sequence[str] = (), hidden: Sequence[str] = ("experiment", "phase")
+) -> Mistake | None:
+    """Why there is no ``key``, with near ones; None where there is one.
+
+    :param groups: that may stand at the top too. :param hidden: what is not told of there.
+    """
+    parts = key.split(".")
+    node: Any = cfg
+    for i, part in enumerate(parts):
+        here = ".".join(parts[:i])
+        if here not in _OPEN and (not isinstance(node, DictConfig) or part not in node):
+            keys = [str(name) for name in node if name != "hydra"] if isinstance(node, DictConfig) else []
+            known = sorted({*keys, *groups} - {*hidden}) if i == 0 else keys
+            where = f"{here} has" if here else "Groups and keys"
+            near = [f"{here}.{name}" if here else name for name in nearest(part, known)] or _elsewhere(parts[-1], cfg)
+            reason = f"no such key. {where}: {', '.join(known)}." if known else f"{here} is a value and has no keys."
+            return Mistake(key, reason, None, near)
+        node = OmegaConf.select(cfg, ".".join(parts[: i + 1]), throw_on_missing=False)
+    return None
+
+
+def _elsewhere(name: str, cfg: DictConfig) -> list[str]:
+    """Keys in other groups whose last part is ``name`` or looks like it."""
+    groups = {str(group): node for group, node in cfg.items() if isinstance(node, DictConfig) and group != "hydra"}
+    known = {f"{group}.{key!s}" for group, node in groups.items() for key in node}
+    by_last = {key.split(".")[-1]: key for key in sorted(known)}
+    return [by_last[near] for near in nearest(name, by_last)]

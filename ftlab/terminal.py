@@ -1,0 +1,21 @@
+"""The terminal, or what stands in for it."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from rich.console import Console
+
+
+class Terminal(Console):
+    """Writes on to nowhere once nobody reads any more, as behind ``| head``; rich would end the process."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        no_reader()
+
+
+def no_reader() -> None:
+    """Nor does the interpreter complain at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
