@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import TrainerCallback, TrainingArguments
@@ -245,15 +246,28 @@ def packed_logprobs(model: Any, unwrapped: Any, batch: dict[str, Tensor], smooth
 
 
 def packed_hidden(model: Any, batch: dict[str, Tensor]) -> Tensor:
-    """The last layer's hidden states, shape (B, L, D)."""
-    output = model(
-        input_ids=batch["input_ids"],
-        position_ids=batch["position_ids"],
-        use_cache=False,  # a cache switches the isolation of packed samples off
-        output_hidden_states=True,
-        logits_to_keep=1,
-    )
-    return output.hidden_states[-1]
+    """The last layer's hidden states of packed rows, shape (B, L, D)."""
+    # No mask, and no cache, which switches the isolation of packed samples off.
+    return last_hidden(model, input_ids=batch["input_ids"], position_ids=batch["position_ids"])
+
+
+def last_hidden(model: Any, **inputs: Tensor) -> Tensor:
+    """The last layer's hidden states, after its final norm, shape (B, L, D); those of the other layers are not kept.
+
+    The whole model is called, not its decoder, because wrappers for several devices do their work in that call.
+
+    :param model: a causal language model as it is called in training: bare, with adapters, or wrapped.
+    :param inputs: what its forward takes.
+    """
+    decoder: Any = extract_model_from_parallel(model).get_decoder()
+    states: list[Tensor] = []
+    handle = decoder.register_forward_hook(lambda module, args, output: states.append(output.last_hidden_state))
+    try:
+        model(**inputs, use_cache=False, logits_to_keep=1)
+    finally:
+        handle.remove()
+    (hidden_BLD,) = states
+    return hidden_BLD
 
 
 def logprobs_of(
@@ -296,8 +310,7 @@ def probe_isolation(model: Any, row: PackedRow, collator: PackedCollator) -> flo
     other = ids.clone()
     other[:, :first] = other[:, :first].flip(1).roll(1, 1) // 2
     positions = batch["position_ids"].to(model.device)
-    options = {"position_ids": positions, "use_cache": False, "output_hidden_states": True, "logits_to_keep": 1}
-    before, after = (model(input_ids=i, **options).hidden_states[-1][:, first:] for i in (ids, other))
+    before, after = (last_hidden(model, input_ids=i, position_ids=positions)[:, first:] for i in (ids, other))
     model.train(was_training)
     change = (before - after).abs().max().item()
     if change > 1e-6:

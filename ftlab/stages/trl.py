@@ -29,7 +29,7 @@ from ftlab.model.roles import has_adapter
 from ftlab.model.score import score_of
 from ftlab.schema import DpoStage, KtoStage, RmStage, Run
 from ftlab.stages.checkpoints import WholeCheckpoints
-from ftlab.stages.common import training_arguments
+from ftlab.stages.common import last_hidden, training_arguments
 from ftlab.stages.kto import WithMismatched
 
 REFERENCE = "ref"  # what TRL calls its copy of the adapter that it starts from
@@ -165,13 +165,7 @@ class TrlRewardTrainer(TrlEngine, RewardTrainer):
         def scored(input_ids: Tensor, attention_mask: Tensor, **_: Any) -> SequenceClassifierOutput:
             """Scores at each sample's last token, shape (S, 1). A classifier of transformers would look for the last
             token that is not the padding's, and where that is the end token stop one before it."""
-            hidden_SLD = model(
-                input_ids=input_ids,
-                attention_mask=attention_mask,
-                use_cache=False,
-                output_hidden_states=True,
-                logits_to_keep=1,
-            ).hidden_states[-1]
+            hidden_SLD = last_hidden(model, input_ids=input_ids, attention_mask=attention_mask)
             places_S = torch.arange(len(input_ids), device=input_ids.device)
             hidden_SD = hidden_SLD[places_S, attention_mask.sum(1) - 1]
             logits: Any = score_of(self.accelerator.unwrap_model(model))(hidden_SD.float())

@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 import json
 import math
+import weakref
 
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     CohereConfig,
     CohereForCausalLM,
@@ -28,7 +31,7 @@ from ftlab.data.store import IGNORE, PackedRow, Sample
 from ftlab.errors import NotReadyError
 from ftlab.model.head import logits_function
 from ftlab.stages import common
-from ftlab.stages.common import packed_logprobs, probe_isolation
+from ftlab.stages.common import packed_hidden, packed_logprobs, probe_isolation
 from ftlab.stages.losses import cross_entropy
 
 SMALL = {
@@ -196,3 +199,46 @@ def test_what_is_computed_are_tokens_and_not_padding(stage, tmp_path):
     if stage == "dpo":  # two rows at a time, the default: the shorter one is padded, most of all beside the last one
         two = measure(stage, "ftlab", 8, data)
         assert two.real < two.positions <= 1.15 * two.real and two.reference <= 1.15 * two.real
+
+
+FAMILIES = {
+    "llama": {"intermediate_size": 64}, "gemma2": {"intermediate_size": 64, "head_dim": 16}, "qwen3": {"head_dim": 16},
+    "gpt_neox": {"intermediate_size": 64}, "gpt2": {}, "phi": {"intermediate_size": 64}, "cohere": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_the_last_hidden_states_are_those_that_the_head_reads(adapted):
+    """In every family, with an adapter or without: equal to the bit to the last of ``output_hidden_states``."""
+    different = []
+    for name, more in FAMILIES.items():
+        config = AutoConfig.for_model(
+            name, vocab_size=97, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, pad_token_id=0, **more
+        )
+        torch.manual_seed(1)
+        model = AutoModelForCausalLM.from_config(config).eval()
+        if adapted:
+            model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
+        ids = torch.arange(1, 20)[None]
+        with torch.no_grad():
+            whole = model(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states[-1]
+            if not torch.equal(packed_hidden(model, {"input_ids": ids, "position_ids": ids - 1}), whole):
+                different.append(name)
+    assert different == []
+
+
+def test_hidden_states_of_the_layers_before_are_not_kept():
+    """Where nothing is trained, one layer's output is gone when the next one has been computed: of 24 layers, the
+    forward holds the last alone."""
+    model = LlamaForCausalLM(LlamaConfig(**{**SMALL, "num_hidden_layers": 24})).eval()
+    outputs: list[weakref.ref] = []
+    for layer in model.model.layers:
+        layer.register_forward_hook(lambda module, args, output: outputs.append(weakref.ref(output)))
+    alive = []
+    model.get_output_embeddings().register_forward_hook(
+        lambda *_: alive.append(sum(output() is not None for output in outputs))
+    )
+    ids = torch.arange(1, 20)[None]
+    with torch.no_grad():
+        packed_hidden(model, {"input_ids": ids, "position_ids": ids - 1})
+    assert len(outputs) == 24 and alive == [0]

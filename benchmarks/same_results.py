@@ -1,0 +1,128 @@
+"""Whether a change of the code has changed what runs compute: final hashes and every logged line of small runs.
+
+    python benchmarks/same_results.py record FOLDER              # before the change
+    python benchmarks/same_results.py compare FOLDER             # after it
+    python benchmarks/same_results.py record FOLDER --code PATH  # with another checkout of ftlab
+
+Every stage, every method, the engine of TRL and curricula, a few steps each, with the embedded model and data. What is
+compared: the sha256 of each file of weights below ``phases/``, every line of ``metrics.jsonl`` but its times, and the
+samples. The exit code of ``compare`` is 1 where one run differs, which is named with the first line that does.
+
+Equal hashes are to be expected on one machine only: other processors sum in another order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+# Keys of a line of metrics.jsonl in which equal runs differ. Spelled here, because the code compared may be any.
+TIMES = {"time", "seconds", "tokens_per_second", "mfu", "gpu_utilization", "gpu_memory_gb"}
+SHARED = (
+    "train.max_steps=8", "train.save_steps=4", "train.logging_steps=2", "eval.steps=4", "train.micro_batch_size=2",
+    "train.gradient_accumulation_steps=2", "lora.dropout=0.1", "eval.golden_rows=4", "eval.samples=2",
+    "eval.max_new_tokens=6", "eval.generate_every=4", "data.max_samples=64", "tracker=none",
+)  # fmt: skip
+PPO = ("stage=ppo", "stage.rollout_batch_size=8", "stage.mini_batch_size=4", "stage.max_new_tokens=6")
+RUNS: dict[str, tuple[str, ...]] = {
+    "pt": ("stage=pt",),
+    "sft": (),
+    "sft-full": ("method=full",),
+    "sft-freeze": ("method=freeze",),
+    "sft-qlora": ("method=qlora",),
+    "sft-neftune-loraplus": ("train.neftune_alpha=5", "lora.loraplus_ratio=8"),
+    "sft-trl": ("train.engine=trl", "eval.generate_every=null"),
+    "rm": ("stage=rm",),
+    "dpo": ("stage=dpo",),
+    "dpo-qlora": ("stage=dpo", "method=qlora", "model.adapter=null"),
+    "dpo-trl": ("stage=dpo", "train.engine=trl", "eval.generate_every=null"),
+    "kto": ("stage=kto",),
+    "orpo": ("stage=orpo",),
+    "ppo": PPO,
+    "grpo": (
+        "stage=grpo", "stage.num_iterations=2", "stage.steps_per_generation=4", "stage.num_generations=2",
+        "stage.max_new_tokens=6",
+    ),
+    "curriculum": (
+        "phases=[{name: read, stage: pt}, {name: instruct, stage: sft}, {name: prefer, stage: dpo, start: merge}]",
+    ),
+    "judged": (
+        "phases=[{name: judge, stage: rm},{name: act, stage: {name: ppo, reward_model: judge, rollout_batch_size: 8, "
+        "mini_batch_size: 4, max_new_tokens: 6}}]",
+    ),
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=("record", "compare"))
+    parser.add_argument("folder", type=Path, help="of the records, a JSON file for each run")
+    parser.add_argument("--code", type=Path, default=Path(__file__).resolve().parents[1], help="a checkout of ftlab")
+    parser.add_argument("--runs", nargs="+", choices=RUNS, default=[*RUNS], metavar="RUN", help=", ".join(RUNS))
+    given = parser.parse_args()
+    given.folder.mkdir(parents=True, exist_ok=True)
+    is_equal = True
+    for name in given.runs:
+        record, seconds = run(given.code.resolve(), RUNS[name])
+        file = given.folder / f"{name}.json"
+        if given.action == "record":
+            file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            told = f"{len(record['metrics'])} lines, {len(record['weights'])} files of weights"
+        else:
+            told = difference(json.loads(file.read_text(encoding="utf-8")), record)
+            is_equal &= told is None
+            told = told or f"equal: {len(record['metrics'])} lines, {len(record['weights'])} files of weights"
+        print(f"{name:<22}{seconds:>6.1f} s  {told}", flush=True)
+    sys.exit(0 if is_equal else 1)
+
+
+def run(code: Path, overrides: tuple[str, ...]) -> tuple[dict[str, Any], float]:
+    """What one run left, and how long it took. :raises SystemExit: it failed."""
+    folder = Path(tempfile.mkdtemp(prefix="ftlab-same-"))
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(code), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "FTLAB_CACHE": str(folder / "cache"),
+    }  # fmt: skip
+    command = [sys.executable, "-m", "ftlab", *SHARED, *overrides, f"run.dir={folder / 'run'}"]
+    begun = time.monotonic()
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}\nleft in {folder}")
+    record = recorded(folder / "run")
+    shutil.rmtree(folder)
+    return record, time.monotonic() - begun
+
+
+def recorded(run_dir: Path) -> dict[str, Any]:
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    weights = sorted(path for path in (run_dir / "phases").rglob("*.safetensors") if "final" in path.parts)
+    return {
+        "weights": {str(path.relative_to(run_dir)): hashlib.sha256(path.read_bytes()).hexdigest() for path in weights},
+        "metrics": [{key: value for key, value in line.items() if key not in TIMES} for line in lines],
+        "samples": {path.name: json.loads(path.read_text("utf-8")) for path in sorted((run_dir / "samples").iterdir())},
+    }
+
+
+def difference(before: dict[str, Any], after: dict[str, Any]) -> str | None:
+    """The first thing in which two records differ; None where they are equal."""
+    after = json.loads(json.dumps(after))  # NaN apart, what was read back is what was written
+    for number, (old, new) in enumerate(zip(before["metrics"], after["metrics"]), 1):
+        if json.dumps(old) != json.dumps(new):
+            return f"DIFFERENT: line {number} of metrics.jsonl\n  before {old}\n  after  {new}"
+    for kind in ("metrics", "weights", "samples"):
+        if json.dumps(before[kind], sort_keys=True) != json.dumps(after[kind], sort_keys=True):
+            return f"DIFFERENT: {kind}"
+    return None
+
+
+if __name__ == "__main__":
+    main()
