@@ -114,7 +114,9 @@ def ready_ftlab(what: str, folder: Path, workers: int, packing: bool) -> Callabl
     from transformers.utils import chat_template_utils  # noqa: F401  # imports are not timed
 
     from ftlab.config.compose import compose, validate
-    from ftlab.data import prepare, registry, templates
+    from ftlab.data import prepare
+    from ftlab.data.sources import resolve
+    from ftlab.data.tokens import templates
 
     kind = {"chats": ["data.format=messages"], "texts": ["stage=pt", "data.format=text"]}[what]
     length = LENGTHS[what]
@@ -129,7 +131,7 @@ def ready_ftlab(what: str, folder: Path, workers: int, packing: bool) -> Callabl
     template = templates.Template.of(tokenizer) if what == "chats" else None
 
     def go() -> tuple[int, int, Any]:
-        sources = registry.resolve(run.data, run.stage.name)
+        sources = resolve.resolve(run.data, run.stage.name)
         parts = prepare.split_parts(sources, run.data, run.seed)
         found = prepare.prepare(sources, parts, run.data, run.seed, template, tokenizer)
         split = found.ledger.splits["train"]
@@ -188,7 +190,7 @@ def make_tokenizer(folder: Path) -> None:
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    from ftlab.data.templates import named
+    from ftlab.data.tokens.templates import named
 
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.Sequence(

@@ -113,25 +113,25 @@ class Policies:
 
 def _loaded(stage: str, final: Path | None) -> tuple[Any, Any, Any, Any, Any]:
     """The stage's config with the adapter of ``final``; its model, tokens and sources; which rows each split has."""
-    from ftlab.config import arguments
+    from ftlab.config import command_line
     from ftlab.config.compose import compose, validate
-    from ftlab.data import registry
     from ftlab.data.prepare import split_parts
+    from ftlab.data.sources import resolve
     from ftlab.engine.output import quiet_libraries
     from ftlab.model import adapter, load
-    from ftlab.stages.tokens import tokens_of
+    from ftlab.policy.tokens import tokens_of
 
     quiet_libraries()
     given = [f"stage={stage}", "model=tiny_instruct", *([] if final is None else [f"model.adapter={final}"])]
-    run = validate(compose(arguments.read(given).overrides))
+    run = validate(compose(command_line.read(given).overrides))
     model = adapter.apply_method(load.load_model(run), run).eval()
-    sources = registry.resolve(run.data, stage)
+    sources = resolve.resolve(run.data, stage)
     return run, model, tokens_of(run), sources, split_parts(sources, run.data, run.seed)
 
 
 def _exact_match(final: Path | None) -> float:
     from ftlab.data.prepare import examples
-    from ftlab.data.templates import prompt_and_answer
+    from ftlab.data.tokens.templates import prompt_and_answer
     from ftlab.measure.generate import generate
     from ftlab.measure.metrics import exact_match
 
@@ -147,10 +147,10 @@ def _exact_match(final: Path | None) -> float:
 def _preferred(final: Path | None) -> float:
     import torch
 
-    from ftlab.data.collate import PackedCollator
+    from ftlab.data.packing.collate import PackedCollator
     from ftlab.data.prepare import prepare
-    from ftlab.stages.common import packed_logprobs
     from ftlab.stages.losses import sums_by_segment
+    from ftlab.stages.trainer.forward import packed_logprobs
 
     run, model, tokens, sources, parts = _loaded("dpo", final)
     rows = prepare(sources, parts, run.data, run.seed, tokens.template, tokens.tokenizer).rows["golden"]

@@ -38,7 +38,10 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ftlab.rundir import CHECKPOINT_MANIFEST, TIMES, RunDir, checkpoints, is_whole, size
+from ftlab.rundir.checkpoints import checkpoints, is_whole
+from ftlab.rundir.directory import RunDir
+from ftlab.rundir.files import size
+from ftlab.rundir.names import CHECKPOINT_MANIFEST, TIMES
 
 SAVE_STEPS = 4  # no multiple of logging_steps
 SHARED = (

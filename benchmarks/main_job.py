@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from ftlab.rundir import RunDir
+from ftlab.rundir.directory import RunDir
 
 
 def main() -> None:

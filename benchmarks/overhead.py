@@ -37,7 +37,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ftlab.rundir import CHECKPOINT_MANIFEST, checkpoints, seal, sha256, size
+from ftlab.rundir.checkpoints import checkpoints, seal
+from ftlab.rundir.files import sha256, size
+from ftlab.rundir.names import CHECKPOINT_MANIFEST
 
 LONG_ENOUGH, CHECKPOINTS = 120, 10  # seconds of the plain run, and checkpoints, from which on the ratio says something
 LIMIT = 1.05
@@ -110,16 +112,16 @@ def compare(folder: Path, overrides: list[str], pairs: int) -> tuple[Side, Side]
 
 def prepared(overrides: Sequence[str]) -> tuple[Any, list[Any]]:
     """The checked config and the packed rows of a command line."""
-    from ftlab.config import arguments
+    from ftlab.config import command_line as arguments
     from ftlab.config.compose import read
-    from ftlab.data import registry
     from ftlab.data.prepare import prepare, split_parts
-    from ftlab.stages.tokens import tokens_of
+    from ftlab.data.sources import resolve
+    from ftlab.policy.tokens import tokens_of
 
     run = read(arguments.read(overrides).overrides)
     assert run.stage.name in ("pt", "sft") and run.train.engine == "ftlab", "the plain side has their loss and no other"
     tokens = tokens_of(run)
-    sources = registry.resolve(run.data, run.stage.name)
+    sources = resolve.resolve(run.data, run.stage.name)
     parts = split_parts(sources, run.data, run.seed)
     return run, list(prepare(sources, parts, run.data, run.seed, tokens.template, tokens.tokenizer).train)
 
@@ -161,10 +163,11 @@ def train_plainly(given: Path, folder: Path) -> None:
     """What somebody writes who has the rows and the model: a Trainer, its loss, and nothing beside it."""
     from transformers import Trainer, set_seed
 
-    from ftlab.data.collate import PackedCollator
-    from ftlab.stages.common import packed_logprobs, training_arguments
-    from ftlab.stages.models import model_of
-    from ftlab.stages.tokens import tokens_of
+    from ftlab.data.packing.collate import PackedCollator
+    from ftlab.policy.build import model_of
+    from ftlab.policy.tokens import tokens_of
+    from ftlab.stages.trainer.arguments import training_arguments
+    from ftlab.stages.trainer.forward import packed_logprobs
 
     class PlainTrainer(Trainer):
         """The mean of -log p over the scored tokens of a global batch, as ``StageTrainer`` has it."""

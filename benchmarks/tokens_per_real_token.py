@@ -88,8 +88,8 @@ def measure(stage: str, engine: str, batch: int, overrides: Sequence[str]) -> Fo
     quiet_libraries()
     from transformers import PrinterCallback
 
-    from ftlab.stages.common import StageTrainer
     from ftlab.stages.kto import WithMismatched
+    from ftlab.stages.trainer.stage_trainer import StageTrainer
 
     with tempfile.TemporaryDirectory() as folder:
         as_trl_would = [f"train.micro_batch_size={batch}", "data.packing=false"]
@@ -131,17 +131,17 @@ def count_positions(trainer: Any) -> Counter[str]:
 
 def a_trainer(folder: str, *overrides: str) -> tuple[Any, Any]:
     """What the engine makes of a command line, without its run directory; and its rows."""
-    from ftlab.config import arguments
+    from ftlab.config import command_line
     from ftlab.config.compose import read
-    from ftlab.data import registry
     from ftlab.data.prepare import prepare, split_parts
+    from ftlab.data.sources import resolve
+    from ftlab.policy.build import model_of
+    from ftlab.policy.tokens import tokens_of
     from ftlab.stages import trainer_class
-    from ftlab.stages.models import model_of
-    from ftlab.stages.tokens import tokens_of
 
-    run = read(arguments.read(overrides).overrides)
+    run = read(command_line.read(overrides).overrides)
     tokens = tokens_of(run)
-    sources = registry.resolve(run.data, run.stage.name)
+    sources = resolve.resolve(run.data, run.stage.name)
     parts = split_parts(sources, run.data, run.seed)
     rows = prepare(sources, parts, run.data, run.seed, tokens.template, tokens.tokenizer).train
     model, _ = model_of(run, tokens)

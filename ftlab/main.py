@@ -10,18 +10,18 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from ftlab.config import arguments, check, compose, paths, phases
+from ftlab.base.terminal import no_reader
+from ftlab.config import check, command_line, compose, paths, phases
 from ftlab.errors import FtlabError, Interrupted
-from ftlab.terminal import no_reader
 
 # task -> the function that runs it; imported only when it is chosen
 TASKS = {
-    "train": "ftlab.engine.start:train",
-    "resume": "ftlab.engine.start:resume",
+    "train": "ftlab.engine.tasks:train",
+    "resume": "ftlab.engine.tasks:resume",
     "reproduce": "ftlab.engine.reproduce:reproduce",
-    "inspect": "ftlab.use.inspect:inspect",
-    "init": "ftlab.use.init:init",
-    "mine": "ftlab.use.mine:mine",
+    "inspect": "ftlab.use.inspect.command:inspect",
+    "init": "ftlab.use.init.command:init",
+    "mine": "ftlab.use.mine.command:mine",
     "ls": "ftlab.use.ls:ls",
     "diff": "ftlab.use.diff:diff",
     "explain": "ftlab.use.explain:explain",
@@ -32,9 +32,9 @@ TASKS = {
 
 def main() -> None:
     try:
-        if arguments.completes(sys.argv[1:]):
+        if command_line.completes(sys.argv[1:]):
             return _hydra_main()
-        given = arguments.read(sys.argv[1:])
+        given = command_line.read(sys.argv[1:])
         if given.wants_help:
             return call("ftlab.use.help:show", given.task, sys.argv[1:])
         check.check(given)
@@ -55,7 +55,7 @@ def _hydra_main(cfg: DictConfig) -> None:
     if in_sweep and cfg.run.name is None and cfg.run.dir is None:
         cfg.run.dir = job.runtime.output_dir
     try:
-        given = arguments.read(sys.argv[1:])
+        given = command_line.read(sys.argv[1:])
         run = compose.validate(cfg, job.overrides.task, *check.loader_of(given))
         call(TASKS[run.task.name], run, [*given.single_flags, *map(phases.as_typed, job.overrides.task)])
     except FtlabError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
-from ftlab.config import arguments, check, compose
+from ftlab.config import check, command_line, compose
 from ftlab.errors import ConfigError
 from ftlab.schema import Run
 
@@ -49,7 +49,7 @@ def mistakes() -> Callable[[str], list[str]]:
 
     def find(line: str) -> list[str]:
         try:
-            check.check(arguments.read(shlex.split(line)))
+            check.check(command_line.read(shlex.split(line)))
         except ConfigError as error:
             return [str(mistake) for mistake in error.mistakes]
         return []

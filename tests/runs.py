@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ftlab.config import arguments
+from ftlab.config import command_line
 from ftlab.config.compose import read
-from ftlab.engine.start import resume, train
-from ftlab.rundir import TIMES, RunDir, sha256
+from ftlab.engine.tasks import resume, train
+from ftlab.rundir.directory import RunDir
+from ftlab.rundir.files import sha256
+from ftlab.rundir.names import TIMES
 from ftlab.schema import Run
 
 FAST = ("eval.golden_rows=4", "eval.samples=2", "eval.max_new_tokens=8", "train.logging_steps=1", "train.max_steps=6")
 
 
 def make_run(*overrides: str) -> Run:
-    return read(arguments.read(overrides).overrides)
+    return read(command_line.read(overrides).overrides)
 
 
 def train_run(folder: Path, *overrides: str) -> RunDir:

@@ -55,7 +55,7 @@ def module_name(path: Path) -> str:
 
 
 def part_of(module: str) -> str | None:
-    """``ftlab.data.read`` -> ``data``; None for the bare package and for anything that is not ours."""
+    """``ftlab.data.sources.blocks`` -> ``data``; None for the bare package and for anything that is not ours."""
     top, _, rest = module.partition(".")
     if top in ("launchers", "hydra_plugins"):
         return "launchers"
@@ -104,18 +104,22 @@ def test_imports_only_go_down(path):
 @pytest.mark.parametrize(
     ("module", "source", "complaint"),
     [
-        ("ftlab.data.read", "from ftlab.engine.train import execute", "data may not import engine"),
-        ("ftlab.data.read", "def f():\n    import ftlab.model.load", "data may not import model"),
+        ("ftlab.data.sources.blocks", "from ftlab.engine.run import execute", "data may not import engine"),
+        ("ftlab.data.sources.blocks", "def f():\n    import ftlab.model.load", "data may not import model"),
         ("ftlab.model.load", "from ftlab.data import read", "model may not import data"),
-        ("ftlab.model.load", "if TYPE_CHECKING:\n    from ftlab.stages.common import X", "model may not import stages"),
+        (
+            "ftlab.model.load",
+            "if TYPE_CHECKING:\n    from ftlab.stages.trainer.stage_trainer import X",
+            "model may not import stages",
+        ),
         ("ftlab.use.chat", "from ftlab import engine", "use may not import engine"),
         ("ftlab.use.chat", "from ftlab import main", "use may not import main"),
         ("ftlab.use.chat", "from ..engine import train", "use may not import engine"),
         ("ftlab.data", "from .. import stages", "data may not import stages"),
-        ("ftlab.preflight", "from ftlab.engine import start", "preflight may not import engine"),
-        ("ftlab.schema", "from ftlab.plan import Plan", "schema may not import plan"),
-        ("ftlab.stages", 'TRAINERS = {"sft": "ftlab.engine.train:execute"}', "stages may not import engine"),
-        ("ftlab.plan", "from hydra.utils import instantiate", "imports hydra"),
+        ("ftlab.preflight.check", "from ftlab.engine import start", "preflight may not import engine"),
+        ("ftlab.schema", "from ftlab.rundir.plan import Plan", "schema may not import plan"),
+        ("ftlab.stages", 'TRAINERS = {"sft": "ftlab.engine.run:execute"}', "stages may not import engine"),
+        ("ftlab.rundir.plan", "from hydra.utils import instantiate", "imports hydra"),
         ("ftlab", "from ftlab.schema import Run", "the package itself"),
         ("ftlab.use.chat", "from ftlab.attic import x", "has no floor"),
     ],
@@ -128,10 +132,13 @@ def test_a_wrong_import_is_caught(module, source, complaint):
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("ftlab.data.read", "from ftlab import __version__\nfrom ftlab.data.ledger import Ledger"),
-        ("ftlab.rundir", "from ftlab.plan import Plan\nfrom ftlab.errors import RunDirError"),
-        ("ftlab.main", 'import hydra\nTASKS = {"train": "ftlab.engine.start:train"}'),
-        ("ftlab.stages.common", "from ftlab.data.pack import pack\nfrom ftlab.model import load\nimport torch"),
+        ("ftlab.data.sources.blocks", "from ftlab import __version__\nfrom ftlab.data.ledger.ledger import Ledger"),
+        ("ftlab.rundir.directory", "from ftlab.rundir.plan import Plan\nfrom ftlab.errors import RunDirError"),
+        ("ftlab.main", 'import hydra\nTASKS = {"train": "ftlab.engine.tasks:train"}'),
+        (
+            "ftlab.stages.trainer.stage_trainer",
+            "from ftlab.data.packing.best_fit import pack\nfrom ftlab.model import load\nimport torch",
+        ),
         ("launchers.hydra_plugins.ftlab_launchers.shards", "import hydra\nfrom ftlab.engine import turns"),
     ],
 )

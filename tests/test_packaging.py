@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ftlab.rundir import RunDir
+from ftlab.rundir.directory import RunDir
 
 ROOT = Path(__file__).resolve().parents[1]
 SHORT = ("train.max_steps=2", "eval.golden_rows=4", "eval.samples=2", "run.name=first")

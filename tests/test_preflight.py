@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ftlab import preflight
-from ftlab.data import registry
-from ftlab.data.files import Files
+from ftlab.data.sources import resolve
+from ftlab.data.sources.files import Files
 from ftlab.errors import ConfigError, DataError, NotReadyError
+from ftlab.preflight import check
 from ftlab.schema import StageName
 
 DATASET = Path(__file__).resolve().parents[1] / "dataset"
@@ -22,7 +22,7 @@ def refused(make_run):
 
     def run(*overrides: str) -> list[str]:
         with pytest.raises(NotReadyError) as caught:
-            preflight.check(make_run(*overrides))
+            check.check(make_run(*overrides))
         head, *lines = str(caught.value).splitlines()
         assert head == "This run cannot start here:"
         return [line.removeprefix("  - ") for line in lines]
@@ -31,7 +31,7 @@ def refused(make_run):
 
 
 def test_a_run_on_what_is_shipped_can_start(make_run):
-    assert preflight.check(make_run()) is None
+    assert check.check(make_run()) is None
 
 
 def test_everything_that_is_missing_is_listed_at_once(refused):
@@ -70,7 +70,7 @@ def test_a_path_that_is_neither_folder_nor_id(refused):
 
 def test_an_unknown_name_is_answered_with_the_nearest(make_run):
     with pytest.raises(ConfigError) as caught:
-        preflight.check(make_run("data.name=instruction"))
+        check.check(make_run("data.name=instruction"))
     (mistake,) = caught.value.mistakes
     assert str(mistake).startswith(
         f"data.name=instruction: not in the registry {DATASET / 'dataset_info.yaml'}. Known: "
@@ -100,12 +100,12 @@ def test_shipped_data_that_does_not_fit_the_stage(stage, make_run):
     for data, stages in SHIPPED.items():
         run = make_run(f"stage={stage}", f"data={data}")
         if data in fits:
-            assert preflight.check(run) is None
+            assert check.check(run) is None
             continue
         with pytest.raises(ConfigError) as caught:
-            preflight.check(run)
+            check.check(run)
         (mistake,) = map(str, caught.value.mistakes)
-        kind = registry.read_registry(DATASET / "dataset_info.yaml")[data].format
+        kind = resolve.read_registry(DATASET / "dataset_info.yaml")[data].format
         said = f"data.name={data}: has {kind} rows, and stage={stage} trains on {NEEDS[stage]}; {kind} rows are for "
         assert mistake.startswith(f"{said}stage={stages}. Sets for this stage, to be chosen with data=NAME: ")
         recommended = mistake.rpartition(": ")[2].removesuffix(".").split(", ")
@@ -115,7 +115,7 @@ def test_shipped_data_that_does_not_fit_the_stage(stage, make_run):
 def test_a_format_that_does_not_fit_the_stage(make_run, tmp_path):
     (tmp_path / "x.json").write_text("[]")
     with pytest.raises(ConfigError) as caught:
-        preflight.check(make_run("stage=dpo", f"data.path={tmp_path}/x.json", "data.format=alpaca"))
+        check.check(make_run("stage=dpo", f"data.path={tmp_path}/x.json", "data.format=alpaca"))
     (mistake,) = caught.value.mistakes
     assert str(mistake) == (
         "data.format=alpaca: stage=dpo trains on pairs, a prompt with a chosen and a rejected answer "
@@ -150,9 +150,9 @@ def test_rows_of_another_format_than_was_said(stage, format_, row, other, refuse
 
 
 def test_every_stage_has_formats_and_a_shipped_set_that_fits(make_run):
-    assert set(registry.STAGE_FORMATS) == set(StageName.__args__)
-    shipped = registry.read_registry(DATASET / "dataset_info.yaml")
-    for stage, formats in registry.STAGE_FORMATS.items():
+    assert set(resolve.STAGE_FORMATS) == set(StageName.__args__)
+    shipped = resolve.read_registry(DATASET / "dataset_info.yaml")
+    for stage, formats in resolve.STAGE_FORMATS.items():
         assert shipped[make_run(f"stage={stage}").data.name].format in formats
 
 
@@ -161,7 +161,7 @@ def test_a_set_that_has_to_be_made_says_how(make_run, tmp_path):
     own = tmp_path / "dataset_info.yaml"
     own.write_text((DATASET / "dataset_info.yaml").read_text())
     with pytest.raises(DataError) as caught:
-        registry.resolve(make_run("stage=pt", "data=corpus", f"data.registry={own}").data, "pt")
+        resolve.resolve(make_run("stage=pt", "data=corpus", f"data.registry={own}").data, "pt")
     assert str(caught.value) == (
         f"data tiny_corpus, train: {tmp_path}/tiny_corpus.jsonl does not exist. "
         "Make it with: python dataset/generate.py corpus"
@@ -183,7 +183,7 @@ def test_a_registry_of_the_users_own_that_is_wrong(text, said, make_run, tmp_pat
     if text is not None:
         own.write_text(text)
     with pytest.raises(DataError) as caught:
-        registry.resolve(make_run(f"data.registry={own}").data, "sft")
+        resolve.resolve(make_run(f"data.registry={own}").data, "sft")
     assert str(caught.value).startswith(f"data.registry={own}: ") and said in str(caught.value)
 
 
@@ -193,18 +193,18 @@ def test_a_registry_of_the_users_own(make_run, tmp_path):
     own.write_text("mine: {format: alpaca, files: {train: t.json}, columns: {instruction: q, output: a}}")
     (tmp_path / "t.json").write_text("[]")
     run = make_run(f"data.registry={own}", "data.name=mine", "+data.columns.output=answer")
-    (source,) = registry.resolve(run.data, "sft")
+    (source,) = resolve.resolve(run.data, "sft")
     assert (source.name, source.format) == ("mine", "alpaca")
     assert source.splits == {"train": Files((tmp_path / "t.json",))}
     assert source.columns == {"instruction": "q", "output": "answer"}
     other = make_run(f"data.registry={own}", f"data.path={tmp_path}/t.json", "data.format=messages")
-    assert [one.name for one in registry.resolve(other.data, "sft")] == ["t"]
+    assert [one.name for one in resolve.resolve(other.data, "sft")] == ["t"]
 
 
 def test_splits_can_be_left_out_or_replaced(make_run, tmp_path):
     (tmp_path / "v.jsonl").write_text("{}")
     run = make_run("data.split.golden=none", f"data.split.validation={tmp_path}/v.jsonl")
-    (source,) = registry.resolve(run.data, "sft")
+    (source,) = resolve.resolve(run.data, "sft")
     assert source.splits == {
         "train": Files((DATASET / "instructions" / "train.jsonl",)), "validation": Files((tmp_path / "v.jsonl",)),
     }  # fmt: skip

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ftlab.config import arguments, check
+from ftlab.config import check, command_line
 from ftlab.use.help import TRY
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,4 +30,4 @@ def test_a_command_is_accepted(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_conf" / "experiment").mkdir(parents=True)
     (tmp_path / "my_conf" / "experiment" / "mine.yaml").write_text("# @package _global_\nseed: 3\n")
-    check.check(arguments.read(shlex.split(command)))
+    check.check(command_line.read(shlex.split(command)))

@@ -8,10 +8,14 @@ import re
 import pytest
 import yaml
 
-from ftlab import rundir
 from ftlab.errors import ConfigError, RunDirError
-from ftlab.plan import Plan, make_plan
-from ftlab.rundir import RunDir, checkpoints, identity, is_whole, seal, write_atomic
+from ftlab.planning import make_plan
+from ftlab.rundir import directory, files
+from ftlab.rundir.checkpoints import checkpoints, is_whole, seal
+from ftlab.rundir.directory import RunDir
+from ftlab.rundir.files import write_atomic
+from ftlab.rundir.identity import identity
+from ftlab.rundir.plan import Plan
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +46,7 @@ def test_without_a_name_it_is_model_stage_method_and_time(plan):
 
 
 def test_two_runs_of_one_second_have_two_folders(plan, monkeypatch):
-    monkeypatch.setattr(rundir.time, "strftime", lambda _: "20260101-000000")
+    monkeypatch.setattr(directory.time, "strftime", lambda _: "20260101-000000")
     paths = [str(RunDir.create(plan()).path) for _ in range(3)]
     first = "outputs/tiny-sft-lora-20260101-000000"
     assert paths == [first, f"{first}-2", f"{first}-3"]
@@ -318,7 +322,7 @@ def test_a_crash_before_the_rename_leaves_the_old_file(here, monkeypatch):
     def crash(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(rundir.os, "fsync", crash)
+    monkeypatch.setattr(files.os, "fsync", crash)
     with pytest.raises(KeyboardInterrupt):
         write_atomic(path, "two")
     assert path.read_text() == "one"

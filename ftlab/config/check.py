@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
 from ftlab.config import phases
-from ftlab.config.arguments import Arguments, literal
+from ftlab.config.command_line import Arguments, literal
 from ftlab.config.compose import compose, config_loader, group_choices, read
 from ftlab.config.keys import no_such_key
 from ftlab.config.paths import group_names

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ftlab.config.keys import flat, is_open
 from ftlab.errors import RunDirError
-from ftlab.plan import policy_of_run
+from ftlab.rundir.sources import policy_of_run
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from ftlab.config import inherited, registered
+from ftlab.config import dataset_names, inherited
 from ftlab.config.keys import flat, is_open, no_such_key
 from ftlab.errors import ConfigError, Mistake, nearest
 from ftlab.schema import PhaseEntry, Run
@@ -222,8 +222,8 @@ def _with_registered(asked: Asked, composer: Composer, mistakes: list[Mistake]) 
         if choice in known:
             continue
         own = [f"data.registry={values['data.registry']}"] if "data.registry" in values else []
-        if group == "data" and choice in registered.names([*composer.lines, *own]):
-            choices["data"] = registered.CHOICE
+        if group == "data" and choice in dataset_names.names([*composer.lines, *own]):
+            choices["data"] = dataset_names.CHOICE
             values = {"data.name": choice, **values}
             continue
         reason = f"no such choice. Choices: {', '.join(known)}."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
-from ftlab.rundir import EXACT_MATCH
+from ftlab.rundir.names import EXACT_MATCH
 from ftlab.schema import DpoStage, Format, PpoStage, Run, SftStage, Stage
 
 TRL_STAGES = ("sft", "rm", "dpo", "kto")  # that train.engine=trl has a trainer for

@@ -15,16 +15,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ftlab.data import arrange
-from ftlab.data.build import Means, Part, SplitBuilder
-from ftlab.data.encode import Encoder, Unlike
 from ftlab.data.formats import COLUMNS, CONVERTERS, Columns, Record, RowError
-from ftlab.data.ledger import Ledger
-from ftlab.data.registry import STAGE_FORMATS, Source
-from ftlab.data.rows import Row
-from ftlab.data.samples import MEND, Recipe
-from ftlab.data.store import PackedRows, read_split
-from ftlab.data.templates import Template
+from ftlab.data.ledger.ledger import Ledger
+from ftlab.data.packing import selection
+from ftlab.data.packing.split_builder import Means, Part, SplitBuilder
+from ftlab.data.packing.store import PackedRows, read_split
+from ftlab.data.sources.resolve import STAGE_FORMATS, Source
+from ftlab.data.sources.rows import Row
+from ftlab.data.tokens.block_encoder import MEND, Recipe
+from ftlab.data.tokens.encoder import Encoder, Unlike
+from ftlab.data.tokens.templates import Template
 from ftlab.errors import DataError
 from ftlab.schema import Data
 
@@ -64,7 +64,7 @@ def split_parts(sources: Sequence[Source], data: Data, seed: int) -> Parts:
                 continue
             limit = data.num_samples if data.num_samples is not None else source.num_samples
             drawn = data.model_copy(update={"num_samples": limit})
-            found = arrange.chosen(count, drawn, seed, set(source.splits))
+            found = selection.chosen(count, drawn, seed, set(source.splits))
             sizes = {name: count if ordinals is None else len(ordinals) for name, ordinals in found.items()}
             for name, ordinals in found.items():
                 left_out = count - sum(sizes.values()) if name == "train" else 0

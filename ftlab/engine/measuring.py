@@ -13,16 +13,18 @@ from transformers import TrainerCallback
 
 from ftlab.data.formats import Labelled, Text
 from ftlab.data.prepare import Parts, examples
-from ftlab.data.templates import prompt_and_answer
-from ftlab.engine.callbacks import Metrics
+from ftlab.data.tokens.templates import prompt_and_answer
+from ftlab.engine.metrics_log import Metrics
 from ftlab.engine.output import Output
 from ftlab.engine.trackers.hub import Trackers
 from ftlab.engine.trackers.rates import Rates
 from ftlab.measure.generate import generate
 from ftlab.measure.metrics import exact_match
-from ftlab.rundir import EXACT_MATCH, RunDir, write_atomic
+from ftlab.policy.tokens import Tokens
+from ftlab.rundir.directory import RunDir
+from ftlab.rundir.files import write_atomic
+from ftlab.rundir.names import EXACT_MATCH
 from ftlab.schema import Run
-from ftlab.stages.tokens import Tokens
 
 _NOT_MEASURES = (
     "eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "eval_model_preparation_time",

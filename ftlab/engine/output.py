@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from ftlab.terminal import Terminal
+from ftlab.base.terminal import Terminal
 
 
 def quiet_libraries() -> None:

@@ -11,18 +11,21 @@ from typing import Any
 
 from rich.markup import escape
 
-from ftlab.data import registry
-from ftlab.data.asked import asked
-from ftlab.data.places import places
 from ftlab.data.prepare import prepare, split_parts
-from ftlab.engine import report
+from ftlab.data.prompts import asked
+from ftlab.data.row_origins import places
+from ftlab.data.sources import resolve
+from ftlab.engine import summary
 from ftlab.engine.interruption import Interruption
 from ftlab.engine.output import Output
 from ftlab.engine.trackers.hub import Trackers
 from ftlab.errors import RunDirError
-from ftlab.plan import Phase, Plan
-from ftlab.rundir import RunDir, checkpoints, is_whole, sha256
-from ftlab.stages import policy, trainer_class
+from ftlab.policy import lineage
+from ftlab.rundir.checkpoints import checkpoints, is_whole
+from ftlab.rundir.directory import RunDir
+from ftlab.rundir.files import sha256
+from ftlab.rundir.plan import Phase, Plan
+from ftlab.stages import trainer_class
 
 
 class Clock:
@@ -48,40 +51,40 @@ class PhaseRun:
         self._plan = plan
         self._interruption, self._trackers = interruption, trackers
         self.folder = run_dir.phase(phase.folder)
-        self.config = policy.starting(run_dir, plan, phase)
-        self._look_at = report.look_at(run_dir, plan, phase)
+        self.config = lineage.starting(run_dir, plan, phase)
+        self._look_at = summary.look_at(run_dir, plan, phase)
 
     def run(self) -> None:
         data = self.config.data
-        sources = registry.resolve(data, self.config.stage.name)
+        sources = resolve.resolve(data, self.config.stage.name)
         self._check_same_data(sources)
         self._load_tokenizer()
         self.parts = split_parts(sources, data, self.config.seed)
         prepared = prepare(
             sources, self.parts, data, self.config.seed, self.template, self.tokenizer, self.output.progress
         )
-        report.ledger(self.output, self.run_dir, self.phase.name, prepared)
+        summary.ledger(self.output, self.run_dir, self.phase.name, prepared)
         with self.output.console.status("loading the model"):
             self._load_model()
         self._train(prepared)
 
-    def _check_same_data(self, sources: list[registry.Source]) -> None:
+    def _check_same_data(self, sources: list[resolve.Source]) -> None:
         """A run that goes on must read what it began with, or its weights belong to no data set at all."""
-        for file in registry.changed_files(sources, self.run_dir.data_files(self.phase.name)):
+        for file in resolve.changed_files(sources, self.run_dir.data_files(self.phase.name)):
             raise RunDirError(
                 f"{file} has changed since {self.run_dir.path} began. Put the file back to continue, or start "
                 "another run: run.if_exists=new, or another run.name."
             )
 
     def _load_tokenizer(self) -> None:
-        from ftlab.stages.tokens import tokens_of
+        from ftlab.policy.tokens import tokens_of
 
         self.tokens = tokens_of(self.config)
         self.tokenizer, self.template, self.stop = self.tokens.tokenizer, self.tokens.template, self.tokens.stop
 
     def _load_model(self) -> None:
         from ftlab.model import adapter
-        from ftlab.stages.models import model_of
+        from ftlab.policy.build import model_of
 
         self.model, added = model_of(self.config, self.tokens)
         additions = str(self.tokens.additions)
@@ -93,18 +96,18 @@ class PhaseRun:
     def _train(self, prepared: Any) -> None:
         from transformers import set_seed
 
-        from ftlab.engine import callbacks, stopping
+        from ftlab.engine import metrics_log, stopping
         from ftlab.engine.measuring import Measuring
         from ftlab.engine.trackers.rates import rates_of
-        from ftlab.stages.common import StageTrainer
+        from ftlab.stages.trainer.stage_trainer import StageTrainer
 
         checkpoint = self._newest_whole_checkpoint()
         step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
         is_measured = self.run_dir.samples_file(self.phase.name, "before").is_file()
-        callbacks.cut_back(self.run_dir, self.phase.name, checkpoint, is_measured)
+        metrics_log.cut_back(self.run_dir, self.phase.name, checkpoint, is_measured)
         rates = rates_of(self.config, self.model, self.parameters, prepared.train)
         done, train = self._before(), self.config.train
-        metrics = callbacks.Metrics(
+        metrics = metrics_log.Metrics(
             self.run_dir.metrics, self.phase.name, done, self._clock.seconds, self._trackers, rates
         )
         trainer = self._trainer(prepared, [rates, metrics, self._interruption])
@@ -127,7 +130,7 @@ class PhaseRun:
         before = measuring.before(trainer)
         stopping.check_measured(train, trainer.state.log_history)
         with self.output.progress("training", _total_steps(trainer), "steps") as bar:
-            trainer.add_callback(callbacks.Advance(self.output, bar, rates))
+            trainer.add_callback(metrics_log.Advance(self.output, bar, rates))
             if checkpoint is not None and (step >= _total_steps(trainer) or stopping.is_over(checkpoint, train)):
                 _restore(trainer, checkpoint)
             else:
@@ -142,7 +145,7 @@ class PhaseRun:
         self._finish(trainer, kept, before.values, after.values)
 
     def _before(self) -> Any:
-        from ftlab.engine.callbacks import Before
+        from ftlab.engine.metrics_log import Before
 
         done = self.run_dir.manifest().get("phases", {}).values()
         return Before(sum(phase["steps"] for phase in done), sum(phase["tokens"] for phase in done))
@@ -162,7 +165,7 @@ class PhaseRun:
 
     def _names(self, trainer: Any, rows: Any) -> Callable[[Sequence[int]], list[str]]:
         """What a user calls some of the rows that train."""
-        from ftlab.data.store import Rows
+        from ftlab.data.packing.store import Rows
 
         if not isinstance(rows, Rows):
             return lambda indices: [rows[index].where for index in indices]
@@ -170,8 +173,8 @@ class PhaseRun:
         return lambda indices: places(self.parts["train"], of_stage, indices)
 
     def _probe(self, prepared: Any) -> None:
-        from ftlab.data.collate import PackedCollator
-        from ftlab.stages.common import probe_isolation
+        from ftlab.data.packing.collate import PackedCollator
+        from ftlab.stages.trainer.forward import probe_isolation
 
         rows = (prepared.train[i] for i in range(len(prepared.train)))
         packed = next((row for row in rows if len(row.samples) > 1), None)

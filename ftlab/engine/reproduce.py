@@ -7,13 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ftlab import compare, preflight
-from ftlab.data import registry
+from ftlab.data.sources import resolve
 from ftlab.engine.output import quiet_libraries
-from ftlab.engine.provenance import differing_starts
+from ftlab.engine.starts import differing_starts
 from ftlab.errors import ConfigError, DataError, Mistake, NotReproducedError, RunDirError
-from ftlab.plan import Plan
-from ftlab.rundir import RunDir, sha256
+from ftlab.preflight import check
+from ftlab.rundir import compare
+from ftlab.rundir.directory import RunDir
+from ftlab.rundir.files import sha256
+from ftlab.rundir.plan import Plan
 from ftlab.schema import ReproduceTask, Run
 
 _SUFFIX = "-reproduced"
@@ -35,7 +37,7 @@ def reproduce(run: Run, overrides: Sequence[str]) -> None:
     plan = original.plan()
     _check_data(original, plan, task.force)
     again = _again(plan, _folder(original, plan, task.out))
-    preflight.check_plan(again)
+    check.check_plan(again)
     run_dir = RunDir.create(again)
     run_dir.update_manifest(reproduces={"run": str(original.path)})
     for line in _changed_weights(original):
@@ -52,7 +54,7 @@ def reproduce(run: Run, overrides: Sequence[str]) -> None:
 
 
 def _execute(run_dir: RunDir) -> None:
-    from ftlab.engine.train import execute
+    from ftlab.engine.run import execute
 
     execute(run_dir)
 
@@ -78,10 +80,10 @@ def _check_data(original: RunDir, plan: Plan, force: bool) -> None:
     changed: dict[str, None] = {}
     for phase in plan.phases:
         try:
-            sources = registry.resolve(phase.config.data, phase.config.stage.name)
+            sources = resolve.resolve(phase.config.data, phase.config.stage.name)
         except DataError as error:
             raise DataError(f"{error}{original.started_elsewhere()}") from None
-        changed |= dict.fromkeys(registry.changed_files(sources, original.data_files(phase.name)))
+        changed |= dict.fromkeys(resolve.changed_files(sources, original.data_files(phase.name)))
     if changed and not force:
         files, have = ", ".join(changed), "has" if len(changed) == 1 else "have"
         raise RunDirError(

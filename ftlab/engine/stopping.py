@@ -15,9 +15,10 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from ftlab.compare import lower_is_better
 from ftlab.errors import ConfigError, Mistake, RunDirError
-from ftlab.rundir import EXACT_MATCH, is_whole
+from ftlab.rundir.checkpoints import is_whole
+from ftlab.rundir.compare import lower_is_better
+from ftlab.rundir.names import EXACT_MATCH
 from ftlab.schema import Train
 
 

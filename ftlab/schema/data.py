@@ -6,15 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ftlab.schema.base import (
-    Format,
-    Fraction,
-    Group,
-    NonNegative,
-    Positive,
-    PositiveFloat,
-    operational,
-)
+from ftlab.schema.base import Format, Fraction, Group, NonNegative, Positive, PositiveFloat, operational
 
 
 class Split(Group):

@@ -6,15 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ftlab.schema.base import (
-    Fraction,
-    Group,
-    NonNegative,
-    Positive,
-    PositiveFloat,
-    StageName,
-    Template,
-)
+from ftlab.schema.base import Fraction, Group, NonNegative, Positive, PositiveFloat, StageName, Template
 
 
 class Architecture(Group):

@@ -6,12 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ftlab.schema.base import (
-    Group,
-    NonNegativeFloat,
-    Positive,
-    PositiveFloat,
-)
+from ftlab.schema.base import Group, NonNegativeFloat, Positive, PositiveFloat
 
 
 class PtStage(Group):

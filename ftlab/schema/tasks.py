@@ -6,14 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ftlab.schema.base import (
-    Fraction,
-    Group,
-    NonNegative,
-    NonNegativeFloat,
-    Positive,
-    PositiveFloat,
-)
+from ftlab.schema.base import Fraction, Group, NonNegative, NonNegativeFloat, Positive, PositiveFloat
 
 
 class TaskGroup(Group):

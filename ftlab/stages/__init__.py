@@ -15,8 +15,8 @@ TRAINERS = {
     "dpo": "ftlab.stages.preference:DpoTrainer",
     "orpo": "ftlab.stages.preference:OrpoTrainer",
     "kto": "ftlab.stages.kto:KtoTrainer",
-    "ppo": "ftlab.stages.ppo:PpoTrainer",
-    "grpo": "ftlab.stages.grpo:GrpoTrainer",
+    "ppo": "ftlab.stages.ppo.trainer:PpoTrainer",
+    "grpo": "ftlab.stages.grpo.trainer:GrpoTrainer",
 }
 
 # the same with train.engine=trl: TRL's own trainers, for the stages that it has one for

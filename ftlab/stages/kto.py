@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ftlab.data.encode import Counts
-from ftlab.data.store import PackedRows, Rows, Sample
+from ftlab.data.packing.store import PackedRows, Rows, Sample
+from ftlab.data.tokens.encoder import Counts
 from ftlab.schema import KtoStage, Run
 from ftlab.stages.losses import kto, kto_kl, sums_by_segment
-from ftlab.stages.reference import ReferenceTrainer
+from ftlab.stages.trainer.reference import ReferenceTrainer
 
 
 class WithMismatched(Rows):

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from ftlab.schema import DpoStage, OrpoStage
-from ftlab.stages.common import StageTrainer
 from ftlab.stages.losses import REFERENCE_FREE, Preference, dpo, orpo
 from ftlab.stages.losses import lengths_of_segments as lengths
 from ftlab.stages.losses import sums_by_segment as sums
-from ftlab.stages.reference import ReferenceTrainer
+from ftlab.stages.trainer.reference import ReferenceTrainer
+from ftlab.stages.trainer.stage_trainer import StageTrainer
 
 
 class PairTrainer(StageTrainer):

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ftlab.model.score import score_of
 from ftlab.schema import RmStage
-from ftlab.stages.common import StageTrainer, packed_hidden
 from ftlab.stages.losses import bradley_terry
+from ftlab.stages.trainer.forward import packed_hidden
+from ftlab.stages.trainer.stage_trainer import StageTrainer
 
 
 class RewardTrainer(StageTrainer):

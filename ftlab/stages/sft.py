@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ftlab.measure.metrics import perplexity
 from ftlab.schema import SftStage
-from ftlab.stages.common import StageTrainer, packed_logprobs
-from ftlab.stages.noise import noisy_embeddings
+from ftlab.stages.trainer.forward import packed_logprobs
+from ftlab.stages.trainer.neftune import noisy_embeddings
+from ftlab.stages.trainer.stage_trainer import StageTrainer
 
 
 class CausalTrainer(StageTrainer):

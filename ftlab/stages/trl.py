@@ -22,22 +22,23 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.modeling_outputs import SequenceClassifierOutput
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 
-from ftlab.data.store import PackedRows, Rows, Sample
+from ftlab.data.packing.store import PackedRows, Rows, Sample
 from ftlab.errors import NotReadyError
 from ftlab.model.load import load_reference
 from ftlab.model.roles import has_adapter
 from ftlab.model.score import score_of
 from ftlab.schema import DpoStage, KtoStage, RmStage, Run
-from ftlab.stages.checkpoints import WholeCheckpoints
-from ftlab.stages.common import last_hidden, training_arguments
 from ftlab.stages.kto import WithMismatched
+from ftlab.stages.trainer.arguments import training_arguments
+from ftlab.stages.trainer.checkpoints import WholeCheckpoints
+from ftlab.stages.trainer.forward import last_hidden
 
 REFERENCE = "ref"  # what TRL calls its copy of the adapter that it starts from
 _LOSS_NAMES = {"exo": "exo_pair", "nca": "nca_pair"}
 
 
 class TrlEngine(WholeCheckpoints):
-    """A trainer of TRL with the constructor of a :class:`ftlab.stages.common.StageTrainer`.
+    """A trainer of TRL with the constructor of a :class:`ftlab.stages.trainer.stage_trainer.StageTrainer`.
 
     :cvar arguments: TRL's class of them.
     """

@@ -14,13 +14,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ftlab import compare as parts
-from ftlab.compare import MISSING, Difference, Metrics, Pair
+from ftlab.base.terminal import Terminal
 from ftlab.errors import ConfigError, Mistake
-from ftlab.rundir import RunDir
+from ftlab.rundir import compare as parts
+from ftlab.rundir import summary
+from ftlab.rundir.compare import MISSING, Difference, Metrics, Pair
+from ftlab.rundir.directory import RunDir
 from ftlab.schema import DiffTask, Run
-from ftlab.terminal import Terminal
-from ftlab.use import runs
 
 _PARTS = ("identity", "operational", "data", "environment", "results")
 _TITLES = {
@@ -45,11 +45,11 @@ class Side:
     def read(cls, folder: str) -> Side:
         """:raises RunDirError: it is no run directory, or one of its files cannot be read."""
         run_dir = RunDir.open(Path(folder).expanduser())
-        runs.check_readable(run_dir)
+        summary.check_readable(run_dir)
         logged: dict[str, list[dict[str, Any]]] = {}
         for line in run_dir.logged():
             logged.setdefault(line["phase"], []).append(line)
-        phases = {phase["name"]: phase for phase in runs.plan_as_written(run_dir)["phases"]}
+        phases = {phase["name"]: phase for phase in summary.plan_as_written(run_dir)["phases"]}
         return cls(run_dir, run_dir.manifest(), phases, logged)
 
     def result(self, phase: str) -> dict[str, Any] | None:
@@ -99,7 +99,7 @@ def diff(run: Run, overrides: Sequence[str]) -> None:
 def compare(a: Side, b: Side, tolerance: float) -> Found:
     pairs, only_a, only_b = parts.pairs([*a.phases], [*b.phases])
     configs = [(pair.name, one) for pair in pairs for one in parts.config(a.phases[pair.a], b.phases[pair.b])]
-    ledgers = [(pair, runs.ledger_as_written(a.run_dir, pair.a), runs.ledger_as_written(b.run_dir, pair.b))
+    ledgers = [(pair, summary.ledger_as_written(a.run_dir, pair.a), summary.ledger_as_written(b.run_dir, pair.b))
                for pair in pairs]  # fmt: skip
     found = {
         "identity": parts.by_phase((name, one) for name, (is_identity, one) in configs if is_identity),
@@ -123,7 +123,7 @@ def compare(a: Side, b: Side, tolerance: float) -> Found:
 def _print(a: Side, b: Side, found: Found) -> None:
     to = Terminal(highlight=False, emoji=False)
     for letter, side in (("A", a), ("B", b)):
-        status = runs.summary(side.run_dir.path).status
+        status = summary.summary(side.run_dir.path).status
         to.print(Text(f"{letter}  {side.run_dir.path}  {status}  {side.manifest.get('rerun', '')}"), soft_wrap=True)
     for letter, names in (("A", found.only_a), ("B", found.only_b)):
         if names:

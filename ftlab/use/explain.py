@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ftlab.config import arguments, check
-from ftlab.config.provenance import Provenance, trace
+from ftlab.config import check, command_line
+from ftlab.config.history import Provenance, trace
 from ftlab.errors import ConfigError, Mistake
 from ftlab.schema import ExplainTask, Run
 
@@ -18,7 +18,7 @@ def explain(run: Run, argv: Sequence[str]) -> None:
     assert isinstance(run.task, ExplainTask)
     if run.task.key is None:
         raise ConfigError([Mistake("task.key", "which key? For example: ftlab explain train.learning_rate")])
-    given = arguments.read(argv)
+    given = command_line.read(argv)
     loader, config_name = check.loader_of(given)
     print("\n".join(_lines(trace(run.task.key, given.overrides, loader, config_name), "")))
 

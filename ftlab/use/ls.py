@@ -18,12 +18,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ftlab.compare import lower_is_better
+from ftlab.base.terminal import Terminal
 from ftlab.errors import ConfigError, Mistake, nearest
+from ftlab.rundir import summary
+from ftlab.rundir.compare import lower_is_better
+from ftlab.rundir.summary import Summary
 from ftlab.schema import LsTask, Run
-from ftlab.terminal import Terminal
-from ftlab.use import runs
-from ftlab.use.runs import Summary
 
 _COLOURS = {
     "finished": "green", "running": "cyan", "stopped": "yellow", "interrupted": "yellow", "new": "yellow",
@@ -49,7 +49,7 @@ def ls(run: Run, overrides: Sequence[str]) -> None:
         reason = "is no folder" if folder.exists() else "does not exist"
         where = "Runs are in outputs/ of the folder that they were started in: ftlab ls FOLDER"
         raise ConfigError([Mistake("task.folder", f"{reason}. {where}", task.folder)])
-    every = [runs.summary(path) for path in runs.find(folder)]
+    every = [summary.summary(path) for path in summary.find(folder)]
     measure = None if task.sort in ("time", "name", *_COUNTS) else _measure(every, task.sort)
     chosen = _sorted([one for one in every if task.status in (None, one.status)], measure or task.sort)
     shown = chosen[: task.limit]
@@ -67,7 +67,7 @@ def ls(run: Run, overrides: Sequence[str]) -> None:
 def _measure(every: list[Summary], word: str) -> str:
     """The measure that is meant by ``golden_exact_match``, ``validation_loss`` or ``loss``."""
     known = {_as_word(name): name for one in every for name in one.after}
-    found = next((known[name] for name in (_as_word(word), _as_word(runs.VALIDATION + word)) if name in known), None)
+    found = next((known[name] for name in (_as_word(word), _as_word(summary.VALIDATION + word)) if name in known), None)
     if found is None and every:
         words = ["time", "name", *_COUNTS, *known]
         raise ConfigError([Mistake("task.sort", f"must be one of: {', '.join(words)}.", word, nearest(word, words))])
@@ -109,7 +109,7 @@ def _print(to: Console, folder: Path, shown: Sequence[Summary], of: int, measure
     """:param of: how many there were before ``limit``. :param measure: what they are sorted by, if by a measure."""
     columns = {"run": [_name(one.path, folder) for one in shown], "status": [one.status for one in shown]}
     columns |= {name: [_cell(one, name) for one in shown] for name in ("phases", "stage", "model", "method", *_COUNTS)}
-    columns["golden exact match"] = [_change(one, runs.GOLDEN) for one in shown]
+    columns["golden exact match"] = [_change(one, summary.GOLDEN) for one in shown]
     columns["validation"] = [_named_change(one, measure) for one in shown]
     columns["began"] = [time.strftime("%Y-%m-%d %H:%M", time.localtime(one.began)) for one in shown]
     spared = _spare(columns, to.width if to.is_terminal else None)
@@ -167,14 +167,14 @@ def _cell(one: Summary, column: str) -> str:
 
 def _named_change(one: Summary, measure: str | None) -> str:
     """What the runs are sorted by, or what the run's stage is about."""
-    name = measure if measure in one.after and measure != runs.GOLDEN else one.main
-    return f"{name.removeprefix(runs.VALIDATION)} {_change(one, name)}" if name is not None else ""
+    name = measure if measure in one.after and measure != summary.GOLDEN else one.main
+    return f"{name.removeprefix(summary.VALIDATION)} {_change(one, name)}" if name is not None else ""
 
 
 def _change(one: Summary, measure: str) -> str:
     if measure not in one.after:
         return ""
-    digits = 3 if measure == runs.GOLDEN else 4
+    digits = 3 if measure == summary.GOLDEN else 4
     before = f"{one.before[measure]:.{digits}f} → " if measure in one.before else ""
     return f"{before}{one.after[measure]:.{digits}f}"
 

@@ -8,12 +8,12 @@ import shlex
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from ftlab.config import arguments
+from ftlab.config import command_line
 from ftlab.errors import ConfigError
 
 
-def read(line: str) -> arguments.Arguments:
-    return arguments.read(shlex.split(line))
+def read(line: str) -> command_line.Arguments:
+    return command_line.read(shlex.split(line))
 
 
 @pytest.mark.parametrize(
@@ -129,13 +129,13 @@ def test_the_value_of_a_flag():
 )
 def test_what_the_flags_ask_for(line, multirun, wants_help, completes):
     given = read(line)
-    asked = (given.is_multirun, given.wants_help, arguments.completes(line.split()))
+    asked = (given.is_multirun, given.wants_help, command_line.completes(line.split()))
     assert asked == (multirun, wants_help, completes)
 
 
 def test_completion_is_asked_about_a_line_without_its_bare_words(monkeypatch):
     monkeypatch.setenv("COMP_LINE", "ftlab explain train.learning_rate model=tiny lora.al")
-    assert arguments.completes(["-sc", "query=bash"])
+    assert command_line.completes(["-sc", "query=bash"])
     assert os.environ["COMP_LINE"] == "ftlab model=tiny lora.al"
 
 
@@ -144,7 +144,7 @@ def test_completion_is_asked_about_a_line_without_its_bare_words(monkeypatch):
 )
 def test_a_word_arrives_as_it_was_typed(folder):
     """Spaces, quotes and commas in a folder's name are neither a sweep nor an error."""
-    override = arguments.read(["resume", folder]).overrides[-1]
+    override = command_line.read(["resume", folder]).overrides[-1]
     parsed = OverridesParser.create().parse_override(override)
     assert not parsed.is_sweep_override()
     assert (parsed.key_or_group, parsed.value()) == ("run.dir", folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ftlab.config import arguments, check
+from ftlab.config import check, command_line
 from ftlab.errors import ConfigError
 
 FOLDER_NAME = (
@@ -90,7 +90,7 @@ def test_the_parts_that_choices_share_are_no_choices(mistakes):
 
 def test_all_mistakes_are_listed_at_once_each_with_its_suggestion():
     with pytest.raises(ConfigError) as caught:
-        check.check(arguments.read(["model=llama3_8", "lora.rr=3", "train.lr_scheduler=cosin"]))
+        check.check(command_line.read(["model=llama3_8", "lora.rr=3", "train.lr_scheduler=cosin"]))
     head, *listed, foot = str(caught.value).splitlines()
     assert head == "3 mistakes in the config:"
     assert [line.split(":")[0] for line in listed] == [
@@ -106,7 +106,7 @@ def test_all_mistakes_are_listed_at_once_each_with_its_suggestion():
 
 def test_one_mistake_is_not_called_several():
     with pytest.raises(ConfigError, match=r"^A mistake in the config:\n  - lora\.r=0: must be greater than 0\n"):
-        check.check(arguments.read(["lora.r=0"]))
+        check.check(command_line.read(["lora.r=0"]))
 
 
 def test_what_plus_lets_into_hydra_the_schema_still_refuses(mistakes):

@@ -6,18 +6,19 @@ import shlex
 
 import pytest
 
-from ftlab.config import arguments, phases
+from ftlab.config import command_line, phases
 from ftlab.config.compose import compose, config_loader, read
 from ftlab.config.paths import shipped
 from ftlab.errors import ConfigError
-from ftlab.plan import Plan, make_plan
-from ftlab.rundir import RunDir
+from ftlab.planning import make_plan
+from ftlab.rundir.directory import RunDir
+from ftlab.rundir.plan import Plan
 
 FITS = "data.max_length=512 data.overlap=32 phases.foundation.deepspeed=none"
 
 
 def plan_of(line: str) -> Plan:
-    given = arguments.read(shlex.split(line))
+    given = command_line.read(shlex.split(line))
     return make_plan(read(given.overrides), given.overrides)
 
 
@@ -357,7 +358,7 @@ def test_phases_can_be_swept(mistakes):
 def test_cfg_job_shows_the_list_of_phases_with_what_the_command_line_says_of_them():
     """And nothing of how that travels through Hydra."""
     given = "phase=codebase phases.1.train.epochs=7 phases.evolution.data=labels 'phases.0.data.path=a b''s' seed=1"
-    folded = arguments.read([*shlex.split(given), "--cfg", "job"]).for_hydra
+    folded = command_line.read([*shlex.split(given), "--cfg", "job"]).for_hydra
     flags, lines = folded[:2], folded[2:]
     assert flags == ["--cfg", "job"] and not any(phases.CARRIER in line for line in lines)
     cfg = compose(lines)

@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ftlab.config import arguments
+from ftlab.config import command_line
 from ftlab.config.compose import read
-from ftlab.data import registry
-from ftlab.data.encode import Encoder
 from ftlab.data.formats import Conversation
-from ftlab.data.ledger import SplitLedger
+from ftlab.data.ledger.ledger import SplitLedger
+from ftlab.data.packing.store import IGNORE, PackedRows, Sample
 from ftlab.data.prepare import Parts, Prepared, prepare, split_parts
-from ftlab.data.read import Block
-from ftlab.data.samples import BlockEncoder, Recipe
-from ftlab.data.store import IGNORE, PackedRows, Sample
-from ftlab.data.templates import Template
+from ftlab.data.sources import resolve
+from ftlab.data.sources.blocks import Block
+from ftlab.data.tokens.block_encoder import BlockEncoder, Recipe
+from ftlab.data.tokens.encoder import Encoder
+from ftlab.data.tokens.templates import Template
 from ftlab.schema import Run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @functools.cache
 def _composed(overrides: tuple[str, ...]) -> Run:
-    return read(arguments.read(("data.cache=null", *overrides)).overrides)
+    return read(command_line.read(("data.cache=null", *overrides)).overrides)
 
 
 def _run(overrides: tuple[str, ...]) -> Run:
@@ -61,14 +61,14 @@ class Workbench:
     def parts(self, *overrides: str) -> Parts:
         """Which rows go to which split; none is read."""
         run = _run(overrides)
-        return split_parts(registry.resolve(run.data, run.stage.name), run.data, run.seed)
+        return split_parts(resolve.resolve(run.data, run.stage.name), run.data, run.seed)
 
     def prepare(
         self, *overrides: str, tokenizer: Any = None, template: Template | None = None, progress: Any = None
     ) -> Prepared:
         """Nothing is cached unless ``data.cache`` is among the overrides."""
         run = _run(overrides)
-        sources = registry.resolve(run.data, run.stage.name)
+        sources = resolve.resolve(run.data, run.stage.name)
         template = None if run.stage.name == "pt" else template or self.template
         parts = split_parts(sources, run.data, run.seed)
         return prepare(sources, parts, run.data, run.seed, template, tokenizer or self.tokenizer, progress)

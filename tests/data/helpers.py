@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ftlab.data.samples import MEND as ADVICE
-from ftlab.data.store import Sample
+from ftlab.data.packing.store import Sample
+from ftlab.data.tokens.block_encoder import MEND as ADVICE
 
 MEND = f"\n{ADVICE}"
 

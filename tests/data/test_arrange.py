@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ftlab.data.arrange import arranged, chosen, chunk_spans, mixed, repeated
+from ftlab.data.packing.layout import arranged, chunk_spans
+from ftlab.data.packing.selection import chosen, mixed, repeated
 
 lengths_sizes_overlaps = st.integers(1, 40).flatmap(
     lambda size: st.tuples(st.integers(1, 200), st.just(size), st.integers(0, size - 1))

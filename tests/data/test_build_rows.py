@@ -323,7 +323,7 @@ def test_labels_are_kept_beside_the_rows(bench, write, tmp_path):
 
 @pytest.mark.parametrize("reset", [True, False])
 def test_wrapped_texts_fill_their_rows(bench, write, check_prepared, reset):
-    from ftlab.data.collate import PackedCollator
+    from ftlab.data.packing.collate import PackedCollator
 
     path = write("texts.jsonl", [{"text": "0123"}, {"text": "9" * 14}, {"text": "5"}])
     overrides = texts(path, "data.packing=wrapped", "data.max_length=8", f"data.reset_positions={reset}")

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from ftlab.data import encode, fast, prepare
-from ftlab.data.show import ledger_lines
-from ftlab.data.templates import Template
+from ftlab.data import prepare
+from ftlab.data.ledger.table import ledger_lines
+from ftlab.data.tokens import encoder, tiktoken_core
+from ftlab.data.tokens.templates import Template
 from ftlab.errors import DataError
 from tests.data.byte_tokenizers import byte_level, in_transformers
 from tests.data.helpers import alpaca, numbered, options, row, texts, train_ledger
@@ -32,13 +33,13 @@ def path(write):
 def encoded_texts(monkeypatch):
     """How many texts were encoded."""
     counts = []
-    of_class = encode.Encoder.encode
+    of_class = encoder.Encoder.encode
 
     def counted(self, texts, spans):
         counts.append(len(texts))
         return of_class(self, texts, spans)
 
-    monkeypatch.setattr(encode.Encoder, "encode", counted)
+    monkeypatch.setattr(encoder.Encoder, "encode", counted)
     return counts
 
 
@@ -233,9 +234,9 @@ def test_a_cache_that_cannot_be_written(bench, path, write, below):
 
 
 def _prepare_in_a_process(overrides, started, answers):
-    from ftlab.data import registry
-    from ftlab.data.encode import Encoder
-    from ftlab.data.templates import Template
+    from ftlab.data.sources import resolve
+    from ftlab.data.tokens.encoder import Encoder
+    from ftlab.data.tokens.templates import Template
     from ftlab.model.tokenizer import load_tokenizer
     from tests.runs import make_run
 
@@ -248,7 +249,7 @@ def _prepare_in_a_process(overrides, started, answers):
         return slow(self, texts, spans)
 
     Encoder.encode = encode_slowly  # type: ignore[method-assign]
-    sources = registry.resolve(run.data, run.stage.name)
+    sources = resolve.resolve(run.data, run.stage.name)
     parts = prepare.split_parts(sources, run.data, run.seed)
     started.wait(timeout=60)
     found = prepare.prepare(sources, parts, run.data, run.seed, Template.of(tokenizer), tokenizer)
@@ -282,9 +283,11 @@ def test_where_the_fast_path_finds_other_ids_everything_is_encoded_without_it(
 ):
     tokenizer = in_transformers(byte_level([("a", "b")], pattern=RUBY))
     path = write("texts.jsonl", [{"text": "a"}, {"text": "ba"}] * 500 + [{"text": "ab\nab"}] * 500)
-    assert fast.fast_core(tokenizer) == "its pre-tokenizer is none of those that tiktoken is known to reproduce"
+    assert (
+        tiktoken_core.fast_core(tokenizer) == "its pre-tokenizer is none of those that tiktoken is known to reproduce"
+    )
     expected = bench.prepare(*texts(path), tokenizer=tokenizer)
-    monkeypatch.setattr(fast, "PATTERNS", fast.PATTERNS | {RUBY})
+    monkeypatch.setattr(tiktoken_core, "PATTERNS", tiktoken_core.PATTERNS | {RUBY})
     found = bench.prepare(*texts(path), tokenizer=tokenizer)
     assert found.ledger.engine == "tokenizers: another result was found on this data"
     assert train_ledger(found) == train_ledger(expected)
@@ -297,7 +300,7 @@ def test_a_tokenizer_that_changed_after_its_core_was_built_is_encoded_without_it
     from tokenizers import normalizers
 
     tokenizer = in_transformers(byte_level([("a", "b")]))
-    built = encode.fast_core
+    built = encoder.fast_core
 
     def then_changed(given):
         core = built(given)
@@ -306,7 +309,7 @@ def test_a_tokenizer_that_changed_after_its_core_was_built_is_encoded_without_it
 
     path = write("texts.jsonl", [{"text": "AB ab"}])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encode, "fast_core", then_changed)
+        patch.setattr(encoder, "fast_core", then_changed)
         prepared = bench.prepare(*texts(path), tokenizer=tokenizer)
     assert prepared.ledger.as_dict()["tokenized_by"] == "tokenizers: another result was found on this data"
     assert tokenizer.convert_ids_to_tokens(prepared.train[0].samples[0].input_ids) == ["ab", "Ġ", "ab", "<|end|>"]
@@ -322,7 +325,7 @@ def test_the_ledger_says_which_way_it_was_and_why(bench, write):
 
 def test_the_same_from_both_ways_for_conversations(bench, path, same_rows, monkeypatch):
     fast_one = bench.prepare(*options("alpaca", path, "data.on_invalid=drop"))
-    monkeypatch.setattr(encode, "fast_core", lambda _: "it is not wanted")
+    monkeypatch.setattr(encoder, "fast_core", lambda _: "it is not wanted")
     slow_one = bench.prepare(*options("alpaca", path, "data.on_invalid=drop"))
     assert slow_one.ledger.engine == "tokenizers: it is not wanted"
     same_rows(fast_one.train, slow_one.train)

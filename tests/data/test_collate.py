@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ftlab.data.arrange import Views
-from ftlab.data.collate import PackedCollator
-from ftlab.data.store import IGNORE, PackedRow, PackedRows, Sample
+from ftlab.data.packing.collate import PackedCollator
+from ftlab.data.packing.layout import Views
+from ftlab.data.packing.store import IGNORE, PackedRow, PackedRows, Sample
 
 PAD = 99
 

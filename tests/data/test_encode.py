@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ftlab.data.encode import Encoder
 from ftlab.data.formats import Conversation
+from ftlab.data.tokens.encoder import Encoder
 from tests.data.byte_tokenizers import MULTI_BYTE, byte_level, in_transformers
 
 COUNT = 300

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from ftlab.data import fast
-from ftlab.data.encode import PROBE_EVERY, Encoder, Unlike
-from ftlab.data.fast import PATTERNS, FastCore, FastPath, fast_core
+from ftlab.data.tokens import tiktoken_core
+from ftlab.data.tokens.encoder import PROBE_EVERY, Encoder, Unlike
+from ftlab.data.tokens.tiktoken_core import PATTERNS, FastCore, FastPath, fast_core
 from tests.data.byte_tokenizers import MULTI_BYTE, QWEN2, byte_level, ids, in_transformers, nfc
 from tests.data.test_real_data import FOLDER
 
@@ -311,7 +311,7 @@ def test_tiktoken_would_really_find_other_ids(which, text, theirs, tiktokens):
 
     tokenizer = in_transformers(REFUSED[which][0])
     vocab = {token: id_ for token, id_ in tokenizer.get_vocab().items() if token != "<|end|>"}
-    bytes_of = fast._byte_letters()
+    bytes_of = tiktoken_core._byte_letters()
     core = _tiktoken.CoreBPE({bytes(bytes_of[c] for c in token): id_ for token, id_ in vocab.items()}, {}, QWEN2)
     assert tokenizer.tokenize(text) == theirs
     assert tokenizer.convert_ids_to_tokens(core.encode_ordinary(text)) == tiktokens

@@ -9,18 +9,7 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from ftlab.data.formats import (
-    COLUMNS,
-    CONVERTERS,
-    TAGS,
-    Columns,
-    Conversation,
-    Labelled,
-    Pair,
-    Prompt,
-    RowError,
-    Text,
-)
+from ftlab.data.formats import COLUMNS, CONVERTERS, TAGS, Columns, Conversation, Labelled, Pair, Prompt, RowError, Text
 
 ROLES = ["user", "assistant", "system", "tool", "developer", "function", "human", "gpt", "observation", "function_call"]
 KEYS = ["role", "content", "from", "value", "tool_calls", "function_call", "weight", "train", "name", "type", "text"]

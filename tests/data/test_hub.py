@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ftlab.data import hub
-from ftlab.data.hub import Hub
-from ftlab.data.read import Row
+from ftlab.data.sources import hub
+from ftlab.data.sources.blocks import Row
+from ftlab.data.sources.hub import Hub
 from ftlab.errors import DataError
 
 ROWS = [{"question": "2 + 2?", "answer": "4"}, {"question": "a", "answer": None}, {"question": "é", "answer": "😀"}]

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from ftlab.data.rows import NUL
+from ftlab.data.sources.rows import NUL
 from ftlab.errors import DataError
 from tests.data.helpers import MEND, ask, options, rows_in, train_ledger, turns
 

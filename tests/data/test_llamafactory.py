@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from ftlab.data import registry
-from ftlab.data.files import Files
 from ftlab.data.formats import COLUMNS, CONVERTERS, Columns
-from ftlab.data.hub import Hub
+from ftlab.data.sources import resolve
+from ftlab.data.sources.files import Files
+from ftlab.data.sources.hub import Hub
 from ftlab.errors import ConfigError, DataError
 
 MESSAGES = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
@@ -55,7 +55,7 @@ def theirs(make_run, tmp_path):
 
     def resolve_run(name, stage="sft", *overrides):
         run = make_run(f"stage={stage}", f"data.registry={tmp_path}/dataset_info.json", f"data.name={name}", *overrides)
-        (source,) = registry.resolve(run.data, stage)
+        (source,) = resolve.resolve(run.data, stage)
         return source
 
     return resolve_run

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ftlab.data.store import IGNORE
+from ftlab.data.packing.store import IGNORE
 from ftlab.errors import ConfigError, DataError
 from tests.data.helpers import alpaca, ask, numbered, row, rows_in, train_ledger
 

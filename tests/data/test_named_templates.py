@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from ftlab import schema
 from ftlab.data.formats import Conversation, RowError
-from ftlab.data.templates import FrontMatter, Template, front_matter, named, names
+from ftlab.data.tokens.templates import FrontMatter, Template, front_matter, named, names
 from ftlab.errors import NotReadyError
 
 ROOT = Path(__file__).resolve().parents[2]

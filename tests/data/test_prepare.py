@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ftlab.data.templates import Template
+from ftlab.data.tokens.templates import Template
 from ftlab.errors import DataError
 from tests.data.helpers import MEND, alpaca, ask, encoded, numbered, options, row, rows_in, texts, train_ledger, turns
 

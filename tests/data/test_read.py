@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftlab.data.files import Files
-from ftlab.data.read import BLOCK_BYTES, Block, Row, cut
+from ftlab.data.sources.blocks import BLOCK_BYTES, Block, Row, cut
+from ftlab.data.sources.files import Files
 from ftlab.errors import DataError
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from ftlab.config import arguments
-from ftlab.data import registry
-from ftlab.data.files import Files
+from ftlab.config import command_line
 from ftlab.data.formats import COLUMNS, TAGS
-from ftlab.data.hub import Hub
+from ftlab.data.sources import resolve as registry
+from ftlab.data.sources.files import Files
+from ftlab.data.sources.hub import Hub
 from ftlab.errors import ConfigError, DataError
 
 SHIPPED = Path(__file__).resolve().parents[2] / "dataset" / "dataset_info.yaml"
@@ -45,7 +45,7 @@ def resolve(make_run, folder):
 
     def resolve_run(*overrides):
         line = (f"data.registry={folder}/sets.yaml", *overrides)
-        run = make_run(*arguments.read(line).overrides)
+        run = make_run(*command_line.read(line).overrides)
         return registry.resolve(run.data, run.stage.name)
 
     return resolve_run

@@ -12,9 +12,9 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 
-from ftlab.data.files import Files
-from ftlab.data.find import find
-from ftlab.data.read import Row
+from ftlab.data.sources.blocks import Row
+from ftlab.data.sources.files import Files
+from ftlab.data.sources.paths import find
 from ftlab.errors import DataError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ftlab.data.formats import Conversation, RowError
-from ftlab.data.templates import Rendered, Template, names, prompt_and_answer
+from ftlab.data.tokens.templates import Rendered, Template, names, prompt_and_answer
 from ftlab.errors import NotReadyError
 
 START, END = "<|im_start|>", "<|im_end|>"

@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ftlab.data import read, workers
-from ftlab.data.encode import Encoder
 from ftlab.data.prepare import Part
+from ftlab.data.sources import blocks as read
+from ftlab.data.tokens import workers
+from ftlab.data.tokens.encoder import Encoder
 from ftlab.errors import DataError
 from tests.data.helpers import MEND, alpaca, numbered, options, python_sources, row, rows_in, train_ledger
 
@@ -126,7 +127,7 @@ def test_the_blocks_of_a_stream_are_those_of_a_file(
 ):
     import datasets
 
-    from ftlab.data import hub
+    from ftlab.data.sources import hub
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     hub._load.cache_clear()

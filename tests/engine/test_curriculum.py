@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from ftlab.errors import ConfigError, NotReadyError, RunDirError
-from ftlab.stages import policy
+from ftlab.policy import lineage as policy
 from tests.runs import final_hash, logged, metrics, resume_run, train_run
 
 SMALL = (

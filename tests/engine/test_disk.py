@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from ftlab.errors import RunDirError
-from ftlab.rundir import RunDir, checkpoints, is_whole
+from ftlab.rundir.checkpoints import checkpoints, is_whole
+from ftlab.rundir.directory import RunDir
 from tests.runs import final_hash, logged, resume_run, train_run
 
 LONG = (

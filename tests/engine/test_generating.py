@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from ftlab.engine import measuring
-from ftlab.rundir import RunDir, is_whole
+from ftlab.rundir.checkpoints import is_whole
+from ftlab.rundir.directory import RunDir
 from tests.runs import final_hash, logged, resume_run, train_run
 
 GIVEN = (

@@ -18,8 +18,10 @@ from benchmarks import kill
 from benchmarks.kill import Different, Event
 from ftlab.engine.interruption import Interruption
 from ftlab.errors import Interrupted, RunDirError
-from ftlab.plan import make_plan
-from ftlab.rundir import CHECKPOINT_MANIFEST, RunDir, is_whole, seal
+from ftlab.planning import make_plan
+from ftlab.rundir.checkpoints import is_whole, seal
+from ftlab.rundir.directory import RunDir
+from ftlab.rundir.names import CHECKPOINT_MANIFEST
 from tests.runs import make_run, resume_run
 
 CHECKPOINT = "run/phases/*/checkpoint"

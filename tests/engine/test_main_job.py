@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ftlab.rundir import RunDir
+from ftlab.rundir.directory import RunDir
 
 
 def main_job(folder: Path, *overrides: str) -> dict[str, dict[str, float]]:

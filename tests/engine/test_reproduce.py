@@ -17,7 +17,8 @@ import torch
 from ftlab.engine import reproduce as module
 from ftlab.engine.reproduce import reproduce, verdict
 from ftlab.errors import ConfigError, NotReproducedError, RunDirError
-from ftlab.rundir import RunDir, sha256
+from ftlab.rundir.directory import RunDir
+from ftlab.rundir.files import sha256
 from tests.runs import logged, make_run, train_run
 
 SMALL = (

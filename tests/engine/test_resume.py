@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from ftlab.engine.start import resume
+from ftlab.engine.tasks import resume
 from ftlab.errors import ConfigError, DivergedError, RunDirError
-from ftlab.rundir import RunDir
+from ftlab.rundir.directory import RunDir
 from tests.runs import final_hash, logged, make_run, metrics, resume_run, train_run
 
 LONG = (

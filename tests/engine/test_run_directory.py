@@ -20,11 +20,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ftlab.config.paths import shipped
-from ftlab.engine import provenance
+from ftlab.engine import starts
 from ftlab.errors import RunDirError
 from ftlab.measure.generate import generate
-from ftlab.plan import make_plan
-from ftlab.rundir import RunDir, is_whole, sha256
+from ftlab.planning import make_plan
+from ftlab.rundir.checkpoints import is_whole
+from ftlab.rundir.directory import RunDir
+from ftlab.rundir.files import sha256
 from tests.conftest import ROOT
 from tests.runs import FAST, final_hash, make_run, metrics, resume_run, train_run
 
@@ -100,7 +102,7 @@ def plan():
 
 def started(plan):
     run_dir = RunDir.create(plan)
-    provenance.begin(run_dir, plan)
+    starts.begin(run_dir, plan)
     return run_dir
 
 
@@ -134,7 +136,7 @@ def test_changes_are_kept_without_secrets_and_can_be_applied(repository, plan):
 
 
 def test_long_changes_are_cut_and_that_is_said(repository, plan, monkeypatch):
-    monkeypatch.setattr(provenance, "DIFF_BYTES", 2000)
+    monkeypatch.setattr(starts, "DIFF_BYTES", 2000)
     Path("rewards.py").write_text("".join(f"line {n}\n" for n in range(1000)))
     diff = (started(plan).path / "git.diff").read_text()
     assert 1500 < len(diff.encode()) < 2200
@@ -145,7 +147,7 @@ def test_each_start_has_its_time_and_what_differs_from_the_first(repository, pla
     first = started(plan).manifest()
     assert started(plan).manifest()["starts"][1].keys() == {"time"}
     Path("rewards.py").write_text("one = 2\n")
-    monkeypatch.setattr(provenance, "__version__", "9.9")
+    monkeypatch.setattr(starts, "__version__", "9.9")
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 1)
     try:
@@ -185,7 +187,7 @@ def test_latest_is_the_run_that_was_started_last(tmp_path, plan, monkeypatch):
     assert RunDir.open(Path("outputs/latest")).path == Path("outputs/other"), "by the name that stays"
     other.remove()
     assert not latest.is_symlink() and not other.path.exists()
-    provenance.begin(mine, plan)
+    starts.begin(mine, plan)
     assert latest.readlink() == Path("mine")
     assert sorted(path.name for path in latest.parent.iterdir()) == ["latest", "mine", "own"]
     with pytest.raises(RunDirError, match="outputs/latest is a link to the run that was started last"):

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 from ftlab.engine.stopping import Best, best
 from ftlab.errors import ConfigError, RunDirError
-from ftlab.rundir import RunDir, is_whole
+from ftlab.rundir.checkpoints import is_whole
+from ftlab.rundir.directory import RunDir
 from tests.runs import final_hash, metrics, resume_run, train_run
 
 # A rate at which the training loss falls and the validation loss of a handful of rows soon rises.

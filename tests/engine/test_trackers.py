@@ -15,10 +15,10 @@ from mlflow.tracking import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto.wandb_internal_pb2 import Record
 
-from ftlab import preflight
 from ftlab.engine.trackers import hub, rates
 from ftlab.errors import NotReadyError
-from ftlab.rundir import RunDir
+from ftlab.preflight import packages
+from ftlab.rundir.directory import RunDir
 from tests.engine.test_resume import interrupt_after
 from tests.runs import FAST, final_hash, resume_run, train_run
 
@@ -296,9 +296,9 @@ def test_a_server_that_is_not_there_stops_nothing(followed, tmp_path, monkeypatc
 
 
 def test_a_missing_package_is_told_before_training(tmp_path, monkeypatch):
-    there = preflight.find_spec
+    there = packages.find_spec
     gone = ("wandb", "sqlalchemy")
-    monkeypatch.setattr(preflight, "find_spec", lambda name: None if name in gone else there(name))
+    monkeypatch.setattr(packages, "find_spec", lambda name: None if name in gone else there(name))
     with pytest.raises(NotReadyError) as caught:
         train_run(tmp_path / "r", *RUN, *ALL)
     assert "  - tracker=wandb needs wandb: pip install 'ftlab[wandb]'" in str(caught.value)
@@ -309,8 +309,8 @@ def test_a_missing_package_is_told_before_training(tmp_path, monkeypatch):
 def test_a_folder_named_wandb_is_no_package(tmp_path, monkeypatch):
     (tmp_path / "wandb_of_mine").mkdir()
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert not preflight._is_installed("wandb_of_mine")
-    assert preflight._is_installed("wandb")
+    assert not packages._is_installed("wandb_of_mine")
+    assert packages._is_installed("wandb")
 
 
 def test_only_the_first_process_follows(tmp_path, followed, monkeypatch):
@@ -353,7 +353,7 @@ def test_a_peak_is_known_or_it_is_not(device, precision, flops):
 def test_what_a_token_of_a_run_takes(followed):
     """The tiny model's own numbers; packed samples attend to themselves alone."""
     run = followed.plan().phases[0].config
-    from ftlab.data.store import PackedRow, Sample
+    from ftlab.data.packing.store import PackedRow, Sample
     from ftlab.model.adapter import apply_method, count
     from ftlab.model.load import load_model
 

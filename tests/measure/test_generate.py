@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from ftlab.measure.generate import generate
-from ftlab.stages.models import model_of
-from ftlab.stages.tokens import tokens_of
+from ftlab.policy.build import model_of
+from ftlab.policy.tokens import tokens_of
 from tests.runs import make_run
 
 PROMPTS = ["Where does it live?", "Name it.", "What does the word that you see here at the end mean? " * 3, "Why?"] * 3

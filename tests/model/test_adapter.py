@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ftlab.data.collate import PackedCollator
+from ftlab.data.packing.collate import PackedCollator
 from ftlab.errors import ConfigError
 from ftlab.model.adapter import apply_method, count
 from ftlab.model.load import load_model
-from ftlab.stages.common import packed_logprobs
 from ftlab.stages.losses import cross_entropy
+from ftlab.stages.trainer.forward import packed_logprobs
 from tests.runs import make_run
 from tests.stages.test_packed_forward import rows_of
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from ftlab import preflight
 from ftlab.errors import NotReadyError
 from ftlab.model import prequantized
 from ftlab.model.adapter import apply_method, count
 from ftlab.model.load import load_model
+from ftlab.preflight import check
 from tests.conftest import ROOT
 from tests.runs import FAST, make_run, train_run
 
@@ -32,7 +32,7 @@ def checkpoint(folder: Path, quantization: dict[str, object]) -> Path:
 
 def refusal(path: Path, *overrides: str) -> str:
     with pytest.raises(NotReadyError) as caught:
-        preflight.check(make_run("model=tiny", f"model.path={path}", *overrides))
+        check.check(make_run("model=tiny", f"model.path={path}", *overrides))
     return str(caught.value)
 
 

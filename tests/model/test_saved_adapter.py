@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from ftlab import preflight
 from ftlab.errors import ConfigError, NotReadyError
-from ftlab.plan import make_plan
-from ftlab.rundir import RunDir
+from ftlab.planning import make_plan
+from ftlab.preflight import check
+from ftlab.rundir.directory import RunDir
 from ftlab.schema import StageName
 from tests.conftest import ROOT
 from tests.runs import make_run, train_run
@@ -46,7 +46,7 @@ def refused(line: str) -> list[str]:
     """The lines that say why a command cannot start; none if it can."""
     given = shlex.split(line)
     try:
-        preflight.check_plan(make_plan(make_run(*given), given))
+        check.check_plan(make_plan(make_run(*given), given))
     except NotReadyError as error:
         return [text.removeprefix("  - ") for text in str(error).splitlines()[1:]]
     return []

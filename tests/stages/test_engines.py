@@ -9,7 +9,7 @@ import torch
 
 from ftlab.config import rules
 from ftlab.errors import NotReadyError
-from ftlab.rundir import RunDir
+from ftlab.rundir.directory import RunDir
 from ftlab.stages import TRL_TRAINERS
 from tests.runs import FAST, final_hash, metrics, resume_run, train_run
 from tests.stages.trainers import a_trainer, trained

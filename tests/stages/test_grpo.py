@@ -11,13 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ftlab.data.asked import Asked
+from ftlab.data.prompts import Asked
 from ftlab.errors import ConfigError, NotReadyError
-from ftlab.rundir import RunDir, checkpoints
+from ftlab.rundir.checkpoints import checkpoints
+from ftlab.rundir.directory import RunDir
 from ftlab.schema import Run
-from ftlab.stages.generations import check, generations, lacks_vllm
+from ftlab.stages.grpo.generations import check, generations, lacks_vllm
 from ftlab.stages.losses import group_advantages, grpo
-from ftlab.stages.scoring import RewardError
+from ftlab.stages.rewards.scoring import RewardError
 from tests.conftest import ROOT
 from tests.runs import final_hash, make_run, metrics, resume_run, train_run
 
@@ -49,16 +50,16 @@ def trainer_of(run: Run, folder: Path, rows: list[Asked] | None = None) -> Any:
     """A trainer outside an engine. :param rows: its prompts; the shipped ones otherwise."""
     from transformers import set_seed
 
-    from ftlab.data import registry
-    from ftlab.data.asked import asked
     from ftlab.data.prepare import prepare, split_parts
+    from ftlab.data.prompts import asked
+    from ftlab.data.sources import resolve
     from ftlab.model import adapter, load
-    from ftlab.stages.grpo import GrpoTrainer
-    from ftlab.stages.tokens import tokens_of
+    from ftlab.policy.tokens import tokens_of
+    from ftlab.stages.grpo.trainer import GrpoTrainer
 
     tokens = tokens_of(run)
     if rows is None:
-        sources = registry.resolve(run.data, run.stage.name)
+        sources = resolve.resolve(run.data, run.stage.name)
         parts = split_parts(sources, run.data, run.seed)
         prepared = prepare(sources, parts, run.data, run.seed, tokens.template, tokens.tokenizer)
         rows = asked(parts["train"], prepared.train)
@@ -287,7 +288,7 @@ def test_generations_hold_whole_groups():
 
 
 def test_every_prompt_comes_in_every_epoch_in_an_order_of_its_own():
-    from ftlab.stages.grpo_prompts import Prompts
+    from ftlab.stages.grpo.prompts import Prompts
 
     sampler = Prompts(data_source=range(10), mini_repeat_count=2, batch_size=4, repeat_count=3, seed=7)
     epochs = []
@@ -324,7 +325,7 @@ def test_vllm_is_asked_for_and_missing(tmp_path, monkeypatch):
     run = make_run(*SMALL, "stage.vllm=true")
     said = lacks_vllm(run)
     assert said is not None and said.startswith("stage.vllm=true needs the package vllm")
-    from ftlab.stages.grpo import GrpoTrainer
+    from ftlab.stages.grpo.trainer import GrpoTrainer
 
     with pytest.raises(NotReadyError, match="needs the package vllm"):
         GrpoTrainer(run, None, None, [], None, str(tmp_path))

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from ftlab.data.templates import Template
-from ftlab.engine import train as engine
+from ftlab.data.tokens.templates import Template
+from ftlab.engine import run as engine
 from ftlab.model import load
 from ftlab.model.score import score_of
-from ftlab.rundir import RunDir
+from ftlab.rundir.directory import RunDir
 from tests.runs import metrics, train_run
 
 STAGES = ("pt", "sft", "rm", "ppo", "dpo", "kto", "orpo", "grpo")

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from ftlab.stages.common import Meter
+from ftlab.stages.trainer.meter import Meter
 
 nan = math.nan
 

@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 
-from ftlab.data.collate import PackedCollator
+from ftlab.data.packing.collate import PackedCollator
 from ftlab.model.adapter import apply_method
 from ftlab.model.load import load_model
-from ftlab.stages.common import packed_logprobs
-from ftlab.stages.noise import lengths_of_samples, noise_scales, noisy_embeddings
+from ftlab.stages.trainer.forward import packed_logprobs
+from ftlab.stages.trainer.neftune import lengths_of_samples, noise_scales, noisy_embeddings
 from tests.runs import make_run
 from tests.stages.test_packed_forward import rows_of
 from tests.stages.trainers import a_trainer

@@ -10,10 +10,10 @@ import torch
 from peft.optimizers import create_loraplus_optimizer
 from transformers.training_args import OptimizerNames
 
-from ftlab import preflight
 from ftlab.errors import NotReadyError
+from ftlab.preflight import check
 from ftlab.schema.train import Optimizer
-from ftlab.stages import optimizers
+from ftlab.stages.trainer import optimizers
 from tests.runs import FAST, final_hash, make_run, metrics, resume_run, train_run
 from tests.stages.trainers import a_trainer
 
@@ -74,7 +74,7 @@ def test_each_one_lowers_the_loss_here_with_states_in_their_precision(name, mode
 def test_a_package_that_is_not_here_is_named_before_anything_is_loaded(name, monkeypatch):
     monkeypatch.setattr(optimizers, "find_spec", lambda module: None)
     with pytest.raises(NotReadyError, match=rf"train\.optimizer={name} needs ([a-z-]+): pip install \1"):
-        preflight.check(make_run(f"train.optimizer={name}", "method=full"))
+        check.check(make_run(f"train.optimizer={name}", "method=full"))
 
 
 def test_an_unknown_name_and_one_without_effect_are_refused_at_once(mistakes):

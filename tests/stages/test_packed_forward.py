@@ -26,13 +26,13 @@ from transformers import (
 
 from benchmarks.tokens_per_real_token import measure
 from ftlab.config.paths import shipped
-from ftlab.data.collate import PackedCollator
-from ftlab.data.store import IGNORE, PackedRow, Sample
+from ftlab.data.packing.collate import PackedCollator
+from ftlab.data.packing.store import IGNORE, PackedRow, Sample
 from ftlab.errors import NotReadyError
 from ftlab.model.head import logits_function
-from ftlab.stages import common
-from ftlab.stages.common import packed_hidden, packed_logprobs, probe_isolation
 from ftlab.stages.losses import cross_entropy
+from ftlab.stages.trainer import forward
+from ftlab.stages.trainer.forward import packed_hidden, packed_logprobs, probe_isolation
 
 SMALL = {
     "vocab_size": 97, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -85,7 +85,7 @@ def test_logits_of_each_packed_sample_equal_its_logits_alone(tiny, attention, fl
 @pytest.mark.parametrize("chunk_elements", [2048 * 7, 1 << 25])
 def test_loss_equals_cross_entropy_written_out_by_hand(tiny, monkeypatch, chunk_elements):
     """-log(exp(z_target) / sum exp(z)) over every label of the same rows, one sample at a time, in float64."""
-    monkeypatch.setattr(common, "LOGIT_ELEMENTS", chunk_elements)
+    monkeypatch.setattr(forward, "LOGIT_ELEMENTS", chunk_elements)
     rows = rows_of((17, 40, 9), (5, 61))
     total, count = 0.0, 0
     for row in rows:
@@ -107,7 +107,7 @@ def test_gradients_do_not_depend_on_the_chunks_of_the_head(tiny, monkeypatch):
     batch = PackedCollator(pad_id=0)(rows_of((17, 40, 9), (5, 61)))
 
     def gradients(elements: int) -> list[torch.Tensor]:
-        monkeypatch.setattr(common, "LOGIT_ELEMENTS", elements)
+        monkeypatch.setattr(forward, "LOGIT_ELEMENTS", elements)
         tiny.zero_grad()
         cross_entropy(packed_logprobs(tiny, tiny, batch), len(batch["targets"])).backward()
         return [parameter.grad.clone() for parameter in tiny.parameters()]

@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 import torch
 
-from ftlab.data import registry
-from ftlab.data.asked import asked
 from ftlab.data.prepare import prepare, split_parts
+from ftlab.data.prompts import asked
+from ftlab.data.sources import resolve
 from ftlab.errors import ConfigError, DivergedError, NotReadyError
 from ftlab.model.load import load_model
 from ftlab.model.roles import CRITIC, POLICY, REFERENCE
-from ftlab.rundir import sha256
+from ftlab.policy.build import model_of
+from ftlab.policy.tokens import tokens_of
+from ftlab.rundir.files import sha256
 from ftlab.stages.losses import gae, kl_penalised_rewards, policy_loss, whiten
-from ftlab.stages.models import model_of
-from ftlab.stages.ppo import PpoTrainer
-from ftlab.stages.rollout import Answers, logprobs_and_entropy, parts, sample
-from ftlab.stages.tokens import tokens_of
+from ftlab.stages.ppo.rollout import Answers, logprobs_and_entropy, parts, sample
+from ftlab.stages.ppo.trainer import PpoTrainer
 from tests.conftest import ROOT
 from tests.runs import make_run, metrics, resume_run, train_run
 
@@ -37,7 +37,7 @@ def a_trainer(folder: Path, *overrides: str) -> PpoTrainer:
     """What the engine makes of a command line, without its run directory."""
     run = make_run(*SMALL, *overrides)
     tokens = tokens_of(run)
-    sources = registry.resolve(run.data, "ppo")
+    sources = resolve.resolve(run.data, "ppo")
     split = split_parts(sources, run.data, run.seed)
     prepared = prepare(sources, split, run.data, run.seed, tokens.template, tokens.tokenizer)
     model, _ = model_of(run, tokens)

@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 
-from ftlab.rundir import RunDir
+from ftlab.rundir.directory import RunDir
 from tests.runs import final_hash, metrics, resume_run, train_run
 
 SHORT = (

@@ -13,11 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ftlab import preflight
 from ftlab.errors import ConfigError, NotReadyError
-from ftlab.rundir import RunDir
-from ftlab.stages.rewards import check
-from ftlab.stages.scoring import RewardError
+from ftlab.preflight import check as preflight
+from ftlab.rundir.directory import RunDir
+from ftlab.stages.rewards.resolve import check
+from ftlab.stages.rewards.scoring import RewardError
 from tests.conftest import ROOT
 from tests.runs import make_run, metrics, train_run
 
@@ -68,7 +68,7 @@ def scores_of(run: Path, texts: list[list[int]]) -> list[float]:
 
 @pytest.mark.parametrize("method", ["lora", "qlora", "full"])
 def test_grpo_mixes_a_reward_model_and_a_function(method, reward_run, longer, tmp_path, monkeypatch):
-    from ftlab.stages.judging import Judge
+    from ftlab.stages.rewards.judge import Judge
 
     seen: list[Any] = []
     asked = Judge.__call__
@@ -173,7 +173,7 @@ def test_names():
 
 def test_refusing_imports_no_torch(env):
     code = (
-        "import sys; from ftlab.stages.rewards import check; check(['model:/nowhere/at/all']);"
+        "import sys; from ftlab.stages.rewards.resolve import check; check(['model:/nowhere/at/all']);"
         f"check(['model:{ROOT}/models/tiny_instruct']); print('torch' in sys.modules, 'transformers' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)

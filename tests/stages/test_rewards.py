@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftlab.errors import ConfigError, FtlabError
-from ftlab.stages.reward_functions import last_number
-from ftlab.stages.rewards import check, resolve
-from ftlab.stages.scoring import Reward, RewardError, Scores, score
+from ftlab.stages.rewards.functions import last_number
+from ftlab.stages.rewards.resolve import check, resolve
+from ftlab.stages.rewards.scoring import Reward, RewardError, Scores, score
 
 
 def values(name: str, completion: str, answer: str | None = None) -> float | None:
@@ -320,7 +320,7 @@ def test_a_failure_survives_the_way_between_processes():
 
 def test_resolving_imports_no_torch(env):
     code = (
-        "import sys; from ftlab.stages.rewards import resolve; from ftlab.stages.scoring import score;"
+        "import sys; from ftlab.stages.rewards.resolve import resolve; from ftlab.stages.rewards.scoring import score;"
         "r = resolve(['exact_match', 'numeric_answer', 'length:3', 'format:a+']);"
         "score(r, None, ['p'], ['7'], ['7'], {}); print('torch' in sys.modules, 'transformers' in sys.modules)"
     )

@@ -6,9 +6,10 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from ftlab.engine import train as engine
+from ftlab.engine import run as engine
 from ftlab.errors import DivergedError
-from ftlab.rundir import RunDir, checkpoints, is_whole
+from ftlab.rundir.checkpoints import checkpoints, is_whole
+from ftlab.rundir.directory import RunDir
 from tests.runs import train_run
 
 SHORT = (

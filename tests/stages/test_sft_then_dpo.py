@@ -7,7 +7,7 @@ import torch
 
 from ftlab.model.adapter import apply_method
 from ftlab.model.load import load_model
-from ftlab.rundir import RunDir
+from ftlab.rundir.directory import RunDir
 from ftlab.stages.preference import PairTrainer
 from tests.runs import make_run, metrics, train_run
 
@@ -91,7 +91,7 @@ def test_what_pissa_saves_is_what_it_trained(tmp_path, monkeypatch):
     """Read by PEFT alone onto the base as it is on disk."""
     from peft import AutoPeftModelForCausalLM
 
-    from ftlab.engine import train as engine
+    from ftlab.engine import run as engine
 
     given: list[torch.Tensor] = []
 

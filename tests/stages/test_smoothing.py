@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from ftlab.data.collate import PackedCollator
-from ftlab.stages import common
-from ftlab.stages.common import packed_logprobs
+from ftlab.data.packing.collate import PackedCollator
+from ftlab.stages.trainer import forward
+from ftlab.stages.trainer.forward import packed_logprobs
 from tests.stages.test_packed_forward import rows_of, tiny  # noqa: F401 (a fixture)
 from tests.stages.trainers import a_trainer
 
@@ -16,7 +16,7 @@ from tests.stages.trainers import a_trainer
 @pytest.mark.parametrize("chunk_elements", [2304 * 7, 1 << 25])
 @pytest.mark.parametrize("smoothing", [0.1, 0.5])
 def test_loss_and_gradient_are_those_of_torch(tiny, smoothing, chunk_elements, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(common, "LOGIT_ELEMENTS", chunk_elements)
+    monkeypatch.setattr(forward, "LOGIT_ELEMENTS", chunk_elements)
     batch = PackedCollator(pad_id=0)(rows_of((17, 40, 9), (5, 61)))
 
     def gradient(loss: torch.Tensor) -> torch.Tensor:

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from ftlab.engine import train as engine
+from ftlab.engine import run as engine
 from ftlab.errors import DivergedError
-from ftlab.rundir import RunDir, checkpoints, is_whole
-from ftlab.stages.order import rows_of_step
-from ftlab.stages.watch import Spikes
+from ftlab.rundir.checkpoints import checkpoints, is_whole
+from ftlab.rundir.directory import RunDir
+from ftlab.stages.trainer.batching import rows_of_step
+from ftlab.stages.trainer.divergence import Spikes
 from tests.conftest import ROOT
 from tests.runs import metrics, train_run
 
@@ -114,7 +115,7 @@ def test_the_step_and_the_rows_of_a_loss_that_is_no_number(stage, poisoned, tmp_
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
 def test_packed_rows_and_steps_between_logs(stage, poisoned, tmp_path, monkeypatch):
     """As on an accelerator: nothing is looked at until a step is logged, and yet the first bad one is named."""
-    from ftlab.stages.watch import WatchedTrainer
+    from ftlab.stages.trainer.divergence import WatchedTrainer
 
     said, _ = stopped(tmp_path, stage, poisoned, 23)
     looks = []

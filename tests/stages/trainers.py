@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ftlab.data import registry
+from ftlab.data.packing.store import PackedRows, Sample
 from ftlab.data.prepare import prepare, split_parts
-from ftlab.data.store import PackedRows, Sample
+from ftlab.data.sources import resolve
+from ftlab.policy.build import model_of
+from ftlab.policy.tokens import tokens_of
 from ftlab.stages import trainer_class
-from ftlab.stages.common import StageTrainer
-from ftlab.stages.models import model_of
-from ftlab.stages.tokens import tokens_of
+from ftlab.stages.trainer.stage_trainer import StageTrainer
 from tests.runs import make_run
 
 
@@ -24,7 +24,7 @@ def a_trainer(folder: Path, *overrides: str) -> tuple[Any, PackedRows]:
     """The trainer and its rows; no validation."""
     run = make_run(*overrides)
     tokens = tokens_of(run)
-    sources = registry.resolve(run.data, run.stage.name)
+    sources = resolve.resolve(run.data, run.stage.name)
     parts = split_parts(sources, run.data, run.seed)
     rows = prepare(sources, parts, run.data, run.seed, tokens.template, tokens.tokenizer).train
     model, _ = model_of(run, tokens)

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from ftlab.errors import ConfigError, RunDirError
-from ftlab.plan import make_plan
-from ftlab.rundir import RunDir
+from ftlab.planning import make_plan
+from ftlab.rundir.directory import RunDir
 from ftlab.schema import DiffTask
 from ftlab.use.diff import diff
 from tests.runs import FAST, make_run, train_run

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ftlab.config import arguments, check
+from ftlab.config import check, command_line
 from ftlab.config.compose import read
 from ftlab.errors import ConfigError
 from ftlab.use.explain import explain
@@ -21,7 +21,7 @@ def explained(capsys):
     """The lines that ``ftlab explain ...`` prints."""
 
     def run(*argv: str) -> list[str]:
-        given = arguments.read(["explain", *argv])
+        given = command_line.read(["explain", *argv])
         explain(read(given.overrides, *check.loader_of(given)), ["explain", *argv])
         return capsys.readouterr().out.splitlines()
 

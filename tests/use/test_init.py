@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from ftlab.config import arguments
+from ftlab.config import command_line
 from ftlab.config.compose import compose, config_loader, validate
-from ftlab.data.rows import Row
+from ftlab.data.sources.rows import Row
 from ftlab.errors import ConfigError, DataError, NotReadyError
-from ftlab.use.guess import ORDER, STAGES, equals, fitting, guesses
-from ftlab.use.init import init
+from ftlab.use.init.command import init
+from ftlab.use.init.guess import ORDER, STAGES, equals, fitting, guesses
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
@@ -33,7 +33,7 @@ def begun(capsys):
     """What ``ftlab init ...`` prints."""
 
     def run(*argv: str) -> str:
-        given = arguments.read(["init", *argv])
+        given = command_line.read(["init", *argv])
         init(validate(compose(given.overrides)), [*given.single_flags, *given.overrides])
         return capsys.readouterr().out
 
@@ -336,7 +336,7 @@ def test_what_is_wrong_is_named(argv, error, said, begun):
 
 
 def test_a_flag_switches_a_key_of_the_task_and_no_other(mistakes):
-    assert "task.yes=true" in arguments.read(["init", "x", "-y"]).overrides
+    assert "task.yes=true" in command_line.read(["init", "x", "-y"]).overrides
     assert mistakes("init x --yes") == []
     assert "Did you mean --yes?" in mistakes("init x --yess")[0]
     assert "no such flag" in mistakes("train --yes")[0]

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from ftlab.config import arguments
+from ftlab.config import command_line
 from ftlab.config.compose import compose, validate
 from ftlab.errors import ConfigError, DataError, NotReadyError
-from ftlab.use.inspect import inspect
+from ftlab.use.inspect.command import inspect
 
 TINY = Path(__file__).resolve().parents[2] / "models" / "tiny"
 ALPACA = ("data.path=my.jsonl", "data.format=alpaca", "data.split.fraction=0")
@@ -28,7 +28,7 @@ def inspected(capsys):
     """What ``ftlab inspect ...`` prints."""
 
     def run(*argv: str) -> str:
-        inspect(validate(compose(arguments.read(["inspect", *argv]).overrides)), argv)
+        inspect(validate(compose(command_line.read(["inspect", *argv]).overrides)), argv)
         return capsys.readouterr().out
 
     return run
@@ -397,5 +397,5 @@ def test_what_is_wrong_is_named(given, error, said, inspected):
 
 def test_the_task_takes_its_keys_bare_named_and_as_flags():
     for given in (["inspect", "html=x", "full=true"], ["task=inspect", "inspect.html=x", "--full"]):
-        task = validate(compose(arguments.read(given).overrides)).task
+        task = validate(compose(command_line.read(given).overrides)).task
         assert (task.name, task.html, task.full) == ("inspect", "x", True)

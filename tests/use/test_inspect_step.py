@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from ftlab.config import arguments
+from ftlab.config import command_line
 from ftlab.config.compose import compose, validate
-from ftlab.engine import train as engine
+from ftlab.engine import run as engine
 from ftlab.errors import ConfigError, RunDirError
-from ftlab.rundir import RunDir
-from ftlab.use.inspect import inspect
+from ftlab.rundir.directory import RunDir
+from ftlab.use.inspect.command import inspect
 from tests.runs import train_run
 
 COUNT = 11  # rows: of two and two in a step, the last step of an epoch has three
@@ -113,7 +113,7 @@ def inspected(capsys):
     """What ``ftlab inspect ...`` prints."""
 
     def run(*words: str) -> str:
-        given = arguments.read(["inspect", *words]).overrides
+        given = command_line.read(["inspect", *words]).overrides
         capsys.readouterr()
         inspect(validate(compose(given)), given)
         return capsys.readouterr().out

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from ftlab.errors import ConfigError
-from ftlab.plan import make_plan
-from ftlab.rundir import RunDir
+from ftlab.planning import make_plan
+from ftlab.rundir.directory import RunDir
 from ftlab.schema import LsTask
 from ftlab.use.ls import ls
 from tests.runs import FAST, make_run, train_run

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from ftlab.config import arguments
+from ftlab.base.redaction import secret_in
+from ftlab.config import command_line
 from ftlab.config.compose import compose, validate
 from ftlab.errors import ConfigError, NotReadyError
-from ftlab.secrets import secret_in
-from ftlab.use.mine import mine
+from ftlab.use.mine.command import mine
 from tests.runs import metrics, train_run
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -87,7 +87,7 @@ def repo(tmp_path) -> Repo:
 @pytest.fixture
 def mined(tmp_path, capsys) -> Callable[..., Mined]:
     def run(*argv: str) -> Mined:
-        given = arguments.read(["mine", *argv])
+        given = command_line.read(["mine", *argv])
         mine(validate(compose(given.overrides)), given.overrides)
         out = next(argument.removeprefix("out=") for argument in argv if argument.startswith("out="))
         return Mined(Path(out), capsys.readouterr().out)
@@ -571,7 +571,7 @@ def test_another_revision(repo, mined):
 
 def test_mistakes_are_said_at_once(repo, mined, tmp_path, monkeypatch):
     with pytest.raises(ConfigError) as caught:
-        mine(validate(compose(arguments.read(["mine", "encoding=klingon"]).overrides)), [])
+        mine(validate(compose(command_line.read(["mine", "encoding=klingon"]).overrides)), [])
     assert [mistake.key for mistake in caught.value.mistakes] == ["task.repo", "task.out", "task.encoding"]
     with pytest.raises(NotReadyError, match="has no commit yet: there is nothing to mine"):
         mined(f"repo={repo.path}", "out=out")

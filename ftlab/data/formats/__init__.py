@@ -6,16 +6,7 @@ optional ``tools``; a text is a string. A row that cannot become one raises :cla
 
 from ftlab.data.formats.columns import Columns
 from ftlab.data.formats.converters import COLUMNS, CONVERTERS
-from ftlab.data.formats.records import (
-    Conversation,
-    Labelled,
-    Message,
-    Pair,
-    Prompt,
-    Record,
-    RowError,
-    Text,
-)
+from ftlab.data.formats.records import Conversation, Labelled, Message, Pair, Prompt, Record, RowError, Text
 from ftlab.data.formats.turns import TAGS
 
 __all__ = [

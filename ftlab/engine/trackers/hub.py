@@ -18,7 +18,8 @@ from ftlab.engine.trackers.mlflow import Mlflow
 from ftlab.engine.trackers.redact import redact, redacted
 from ftlab.engine.trackers.tensorboard import TensorBoard
 from ftlab.engine.trackers.wandb import Wandb
-from ftlab.rundir import RunDir, write_atomic
+from ftlab.rundir.directory import RunDir
+from ftlab.rundir.files import write_atomic
 
 KINDS: dict[str, type[Tracker]] = {"tensorboard": TensorBoard, "wandb": Wandb, "mlflow": Mlflow}
 _ENVIRONMENT = ("ftlab", "python", "packages", "machine", "git")  # of the manifest

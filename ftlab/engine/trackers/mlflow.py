@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ftlab.compare import flat
 from ftlab.engine.trackers.base import About
 from ftlab.engine.trackers.redact import redact
+from ftlab.rundir.compare import flat
 
 _KEY = "ftlab_key"  # the tag that a run is found by
 _AT_ONCE = 100  # parameters that MLflow takes in one call

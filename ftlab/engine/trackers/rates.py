@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from ftlab.data.store import PackedRow
+from ftlab.data.packing.store import PackedRow
 from ftlab.model.adapter import Parameters
 from ftlab.model.load import compute_dtype
 from ftlab.schema import Run

@@ -6,7 +6,7 @@ import os
 import re
 from typing import Any
 
-from ftlab.secrets import REDACTED, masked, secret_in
+from ftlab.base.redaction import REDACTED, masked, secret_in
 
 _NAMES = re.compile(r"(?i)(?:token|secret|password|passwd|api_?key|access_?key|credentials?)$")
 _SHORTEST = 8  # characters of a value of the environment that is worth hiding

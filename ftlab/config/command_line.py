@@ -1,0 +1,178 @@
+"""The command line: a task, its bare words, flags and overrides, put into the one order that Hydra accepts."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ftlab.config import dataset_names, phases
+from ftlab.config.paths import config_dir, group_names, task_names
+from ftlab.errors import ConfigError, Mistake, nearest
+
+# Hydra's flags that take the next argument as their value.
+_VALUED_FLAGS = {
+    "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
+    "--info", "-i", "--experimental-rerun",
+}  # fmt: skip
+# Mappings with names of the user's own, which Hydra would not add to.
+_BARE_FLAGS = {
+    "-m", "--multirun", "-h", "--help", "--hydra-help", "--version", "--resolve", "-r", "--run", "-sc",
+    "--shell-completion",
+}  # fmt: skip
+_OPEN = re.compile(r"^(data\.columns|data\.tags|model\.recommended\.learning_rate)[.=]")
+_PLAIN_VALUE = re.compile(r"^[\w./@%+-]+$", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """:param flags: Hydra's flags with their values. :param overrides: Hydra overrides, task and words included."""
+
+    task: str
+    flags: tuple[str, ...]
+    overrides: tuple[str, ...]
+
+    @property
+    def for_hydra(self) -> list[str]:
+        if self.flag("--cfg", "-c") is None or self.is_multirun:
+            return [*self.flags, *self.overrides]
+        from ftlab.config.check import folded  # which reads arguments itself
+
+        return [*self.flags, *folded(self)]
+
+    @property
+    def wants_help(self) -> bool:
+        return "--help" in self.flags or "-h" in self.flags
+
+    @property
+    def single_flags(self) -> list[str]:
+        """The flags that one job of a sweep would have been started with alone."""
+        return [flag for flag in self.flags if flag not in ("-m", "--multirun")]
+
+    @property
+    def is_multirun(self) -> bool:
+        return "-m" in self.flags or "--multirun" in self.flags
+
+    def flag(self, *names: str) -> str | None:
+        """The value of the first of the flags ``names`` that was given."""
+        for i, flag in enumerate(self.flags):
+            if flag in names and i + 1 < len(self.flags):
+                return self.flags[i + 1]
+            for name in names:
+                if flag.startswith(f"{name}="):
+                    return flag.removeprefix(f"{name}=")
+        return None
+
+
+def completes(argv: Sequence[str]) -> bool:
+    """Whether Hydra is asked to complete a line. It knows no bare words, so those before the last one are taken out."""
+    if not {"--shell-completion", "-sc"} & set(argv):
+        return False
+    line = os.environ.get("COMP_LINE")
+    if line is not None:
+        program, *words = line.split(" ")
+        given = [word for word in words[:-1] if "=" in word or word.startswith("-")]
+        os.environ["COMP_LINE"] = " ".join([program, *given, *words[-1:]])
+    return True
+
+
+def read(argv: Sequence[str]) -> Arguments:
+    """Sort ``argv`` into task, flags and overrides.
+
+    ``evaluate outputs/x compare=base -m`` becomes ``-m task=evaluate run.dir=outputs/x task.compare=base``.
+
+    :raises ConfigError: an unknown task, or more bare words than the task takes.
+    """
+    flags, overrides, words, switches = [], [], [], []
+    rest = iter(argv)
+    for argument in rest:
+        if argument.startswith("-") and argument.partition("=")[0] not in _VALUED_FLAGS | _BARE_FLAGS:
+            switches.append(argument)
+        elif argument.startswith("-"):
+            flags.append(argument)
+            if argument in _VALUED_FLAGS:
+                flags.extend(value for value in [next(rest, None)] if value is not None)
+        elif "=" in argument or argument.startswith("~"):
+            overrides.append(argument)
+        else:
+            words.append(argument)
+    named = [override.removeprefix("task=") for override in overrides if override.startswith("task=")]
+    if "--version" in flags:
+        flags, words, named = [], ["version"], []
+    if words[:1] == ["help"] and not named:
+        flags, words = [*flags, "--help"], words[1:]
+    task = words.pop(0) if words and not named else (named or ["train"])[-1]
+    known = task_names()
+    if task not in known:
+        raise ConfigError([Mistake(task, f"is no task. Tasks: {', '.join(known)}.", None, nearest(task, known))])
+    declared = yaml.safe_load((config_dir() / "task" / f"{task}.yaml").read_text())
+    if len(words) > len(declared["words"]):
+        takes = " ".join(f"<{key}>" for key in declared["words"]) or "no bare words"
+        raise ConfigError([Mistake(" ".join(words), f"ftlab {task} takes {takes}; a value is given as key=value.")])
+    own = declared.keys() - {"name", "words"}
+    overrides += [_switched(flag, declared) for flag in switches]
+    overrides = [f"++{o}" if _OPEN.match(o) else o for o in overrides]
+    groups = group_names()
+    overrides = [phases.carried(override, groups) for override in overrides]
+    # A task's own key may be written bare, or after the task's name.
+    overrides = [
+        f"task.{bare}" if re.split(r"[.=]", bare := o.removeprefix(f"{task}."), maxsplit=1)[0] in own else o
+        for o in overrides
+    ]
+    overrides = _with_registered(overrides, flags)
+    if task != "train" and not named:
+        overrides.insert(0, f"task={task}")
+    overrides += [f"{key}={_quoted(word)}" for key, word in zip(declared["words"], words)]
+    return Arguments(task, tuple(flags), tuple(overrides))
+
+
+def _with_registered(overrides: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """``data=NAME`` for a set that is in the registry, and has no file in the group."""
+    found = []
+    for override in overrides:
+        key, _, name = override.partition("=")
+        if key == "data" and _PLAIN_VALUE.match(name) and name in dataset_names.names(overrides):
+            own = Arguments("", tuple(flags), ()).flag("--config-dir", "-cd")
+            folders = [config_dir(), *([Path(own)] if own else [])]
+            if not any((folder / "data" / f"{name}.yaml").is_file() for folder in folders):
+                found += [f"data={dataset_names.CHOICE}", f"data.name={name}"]
+                continue
+        found.append(override)
+    return found
+
+
+def _switched(flag: str, declared: Mapping[str, object]) -> str:
+    """``--yes`` and ``-y`` of a task with a key ``yes`` that is false: what is switched on."""
+    key = {"-y": "yes"}.get(flag, flag.removeprefix("--"))
+    if declared.get(key) is False:
+        return f"task.{key}=true"
+    known = {*_VALUED_FLAGS, *_BARE_FLAGS, *(f"--{name}" for name, value in declared.items() if value is False)}
+    shown = ", ".join(sorted(name for name in known if name.startswith("--")))
+    near = nearest(flag, known)
+    raise ConfigError(
+        [Mistake(flag, f"no such flag. Flags: {shown}. Config keys take no dashes: key=value.", None, near)]
+    )
+
+
+def literal(value: Any) -> str:
+    """A value as Hydra reads it on a command line."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {literal(inner)}' for key, inner in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(literal, value))}]"
+    return _in_quotes(value) if isinstance(value, str) else json.dumps(value)
+
+
+def _quoted(word: str) -> str:
+    return word if _PLAIN_VALUE.match(word) else _in_quotes(word)
+
+
+def _in_quotes(word: str) -> str:
+    # In Hydra's grammar a backslash escapes only in a row of them that ends at a quote, or at the end.
+    return "'" + re.sub(r"(\\*)('|$)", lambda end: end[1] * 2 + (end[2] and "\\'"), word) + "'"

@@ -1,0 +1,49 @@
+"""A ledger as a person reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from ftlab.data.ledger.ledger import Ledger, SplitLedger
+
+_COLUMNS = ("split", "rows", "kept", "dropped", "cut", "tokens", "trained", "packed", "fill")
+_WIDTH = 40  # characters of the longest bar
+
+
+def ledger_lines(ledger: Ledger, cached: bool) -> Iterator[Any]:
+    """A table of every split, then what is worth a line of its own: rich renderables and markup."""
+    again = "  [dim](prepared before; nothing has changed)[/dim]" if cached else ""
+    table = Table(title=f"data: {escape(ledger.source)}{again}", title_justify="left", box=None, pad_edge=False)
+    for column in _COLUMNS:
+        table.add_column(column, justify="left" if column == "split" else "right")
+    for name, split in ledger.splits.items():
+        counts = (split.rows_in, split.rows_kept, split.rows_dropped, split.rows_truncated, split.tokens_in,
+                  split.tokens_trained, split.packed_rows)  # fmt: skip
+        table.add_row(name, *(f"{count:,}" for count in counts), f"{split.fill:.1%}")
+    yield table
+    for name, split in ledger.splits.items():
+        for reason, count in split.dropped.items():
+            where = f", first {split.named[reason][0]}" if split.named[reason] else ""
+            yield f"[yellow]{name}: {count:,} rows dropped: {escape(reason)}{escape(where)}[/yellow]"
+        if split.tokens_cut:
+            yield f"[yellow]{name}: {split.tokens_cut:,} of the tokens are cut, with their rows or from them[/yellow]"
+        if split.duplicates:
+            first = escape(split.duplicates_named[0])
+            yield f"[yellow]{name}: {split.duplicates:,} rows say what an earlier one says, first {first}[/yellow]"
+        if split.rows_repeated:
+            yield f"{name}: {split.rows_repeated:,} rows are used again, and their tokens counted again"
+
+
+def lengths(split: SplitLedger) -> Iterator[str]:
+    """Percentiles and a histogram of the tokens of a sample before it is cut, as lines of text."""
+    if not split.histogram:
+        return
+    yield "  ".join(f"{share} {value:,}" for share, value in split.percentiles.items())
+    most = max(count for _, _, count in split.histogram)
+    for start, end, count in split.histogram:
+        bar = "█" * round(_WIDTH * count / most) if count else ""
+        yield f"{start:>7,} to {end - 1:>7,}  {count:>7,}  {bar or ('▏' if count else '')}"

@@ -1,0 +1,1 @@
+"""From encoded samples to packed rows on disk, and to batches."""

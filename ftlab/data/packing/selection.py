@@ -1,0 +1,71 @@
+"""Which rows of a source are used, how often and in which order, before they are laid out."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import numpy as np
+
+from ftlab.data.tokens.encoder import Counts
+from ftlab.schema import Data
+
+
+def chosen(rows: int, data: Data, seed: int, own: set[str]) -> dict[str, list[int] | None]:
+    """Ordinals of train and of the splits held out of it, each drawn by seed; None is all.
+
+    :param own: splits that have rows of their own.
+    """
+    train: Sequence[int] = range(rows)
+    limits = [limit for limit in (data.max_samples, data.num_samples) if limit is not None]
+    if limits and min(limits) < rows:
+        train = sorted(random.Random(f"{seed}/max_samples").sample(range(rows), min(limits)))
+    found: dict[str, list[int] | None] = {}
+    for split, how, fraction in (
+        ("validation", data.split.validation, data.split.fraction),
+        ("test", data.split.test, data.split.test_fraction),
+    ):
+        if split in own or how != "auto" or not fraction or len(train) < 2:
+            continue
+        drawn = set(random.Random(f"{seed}/{split}").sample(range(len(train)), max(int(len(train) * fraction), 1)))
+        found[split] = [row for i, row in enumerate(train) if i in drawn]
+        train = [row for i, row in enumerate(train) if i not in drawn]
+    return {"train": None if len(train) == rows else list(train), **found}
+
+
+def repeated(units: int, wanted: int | None, seed: int) -> Counts:
+    """Units in order, all of them as often as it takes to have ``wanted``, the last time round drawn by seed."""
+    if wanted is None or wanted <= units or not units:
+        return np.arange(units)
+    more = random.Random(f"{seed}/num_samples").sample(range(units), wanted % units)
+    return np.concatenate([np.tile(np.arange(units), wanted // units), np.sort(np.array(more, dtype=np.int64))])
+
+
+def mixed(orders: Sequence[Counts], how: str, probabilities: Sequence[float] | None, seed: int) -> Counts:
+    """Several sets' units in one order.
+
+    ``concat``: one set after the other. ``interleave_under`` draws from them, in turns or by ``probabilities``, until
+    the first is used up; ``interleave_over`` until the last is, beginning again with those that are used up before
+    (as ``datasets.interleave_datasets`` with first_exhausted and all_exhausted).
+    """
+    left = [i for i, order in enumerate(orders) if len(order)]  # a set that has lost all its rows takes no turn
+    orders, probabilities = [orders[i] for i in left], probabilities and [probabilities[i] for i in left]
+    if how == "concat" or len(orders) < 2:
+        return np.concatenate([np.empty(0, np.int64), *orders])
+    lengths = [len(order) for order in orders]
+    if probabilities is None:
+        rounds = min(lengths) if how == "interleave_under" else max(lengths)
+        table = np.stack([order[np.arange(rounds) % len(order)] for order in orders], axis=1)
+        return table.reshape(-1)
+    shares = np.asarray(probabilities, dtype=np.float64) / sum(probabilities)
+    source = np.random.default_rng(seed)
+    taken, done, found = [0] * len(orders), [False] * len(orders), []
+    enough = any if how == "interleave_under" else all
+    while not enough(done):
+        for which in source.choice(len(orders), size=1000, p=shares).tolist():
+            found.append(orders[which][taken[which] % lengths[which]])
+            taken[which] += 1
+            done[which] = done[which] or taken[which] == lengths[which]
+            if enough(done):
+                break
+    return np.asarray(found, dtype=np.int64)

@@ -1,0 +1,40 @@
+"""Prompts with what is known of their answers, as the reinforcement stages take them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ftlab.data.formats import Message, Prompt
+from ftlab.data.packing.split_builder import Part
+from ftlab.data.packing.store import PackedRows
+from ftlab.data.prepare import examples
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """:param ids: the prompt's tokens, up to where the answer begins. :param columns: the row's other columns, which
+    reward functions get by name. :param where: ``file:row``.
+    """
+
+    ids: list[int]
+    messages: list[Message]
+    answer: str | None
+    columns: dict[str, Any]
+    where: str
+
+
+def asked(parts: Sequence[Part], rows: PackedRows) -> list[Asked]:
+    """Every prompt of a split that was kept, in order. :param rows: the split as it was prepared."""
+    units = {(part, ordinal): unit for unit, (part, ordinal, _) in enumerate(rows.kept.tolist())}
+    found = []
+    for example in examples(parts):
+        unit = units.get((example.part, example.ordinal))
+        if unit is not None:
+            record = example.record
+            assert isinstance(record, Prompt)
+            (sample,) = rows.unit(unit)
+            ids = sample.input_ids.tolist()
+            found.append(Asked(ids, record.messages, record.answer, record.columns, example.where))
+    return found

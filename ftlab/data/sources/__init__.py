@@ -1,0 +1,1 @@
+"""Where rows come from: registries, files, tables, the hub; read in blocks."""

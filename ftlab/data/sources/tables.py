@@ -1,0 +1,150 @@
+"""Parquet and Arrow: files as RecordBatches, RecordBatches as rows, and as bytes for another process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ftlab.data.sources.rows import NUL, Broken, holds_nul
+from ftlab.errors import DataError
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def parquet(path: Path, size: int, limit: int) -> Iterator[Any]:
+    """:param limit: bytes that a batch should not be much larger than.
+    :raises DataError: the file is damaged, or two columns have one name.
+    """
+    import pyarrow.parquet as pq
+
+    # Without pre_buffer a batch is decoded as it is asked for; with it, a whole row group is read at once.
+    with damaged(path, "Parquet"), pq.ParquetFile(path, pre_buffer=False) as file:
+        _check_names(path, file.schema_arrow)
+        meta = file.metadata
+        stored = sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups))
+        yield from file.iter_batches(rows_within(limit, stored, meta.num_rows, size), use_threads=False)
+
+
+def parquet_count(path: Path) -> int:
+    import pyarrow.parquet as pq
+
+    with damaged(path, "Parquet"):
+        return int(pq.read_metadata(path).num_rows)
+
+
+def arrow(path: Path) -> Iterator[Any]:
+    """An Arrow file or stream, which is also what ``datasets`` saves, and Feather.
+
+    :raises DataError: the file is damaged, or two columns have one name.
+    """
+    import pyarrow as pa
+
+    with damaged(path, "Arrow"):
+        source = pa.memory_map(str(path))
+        magic = source.read(6)
+        source.seek(0)
+        if magic.startswith(b"FEA1"):
+            raise DataError(f"{path}: Feather of version 1 cannot be read; write it again as version 2, or as Parquet.")
+        if magic == b"ARROW1":
+            reader = pa.ipc.open_file(source)
+            _check_names(path, reader.schema)
+            yield from (reader.get_batch(i) for i in range(reader.num_record_batches))
+        else:
+            stream = pa.ipc.open_stream(source)
+            _check_names(path, stream.schema)
+            yield from stream
+
+
+def arrow_count(path: Path) -> int:
+    return sum(batch.num_rows for batch in arrow(path))  # mapped into memory: no row is touched
+
+
+@contextmanager
+def damaged(path: Path, kind: str) -> Iterator[None]:
+    """What pyarrow says of a file that it cannot read, in one line with what to do.
+
+    :raises DataError:
+    """
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise DataError(
+            f"{path}: cannot be read as {kind}, it may be cut short or damaged ({said}). Copy or download it again."
+        ) from None
+
+
+def _check_names(path: Path, schema: Any) -> None:
+    twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
+    if twice:
+        raise DataError(f"{path}: two columns are called {twice[0]!r}; rename one.")
+
+
+def rows_within(limit: int, total: int, count: int, size: int) -> int:
+    """How many rows of this average size are about ``limit`` bytes: at least 1, and at most ``size``."""
+    return size if total <= 0 or count <= 0 else max(1, min(size, limit * count // total))
+
+
+# --- RecordBatches ---------------------------------------------------------------------------------------------------
+
+
+def rows(batch: Any) -> Iterator[Any]:
+    """Each row as a dict, its nulls as None, its JSON as what that says."""
+    try:
+        values = batch.to_pylist()
+    except UnicodeDecodeError:  # one of them; the others are good
+        values = [_row(batch.slice(i, 1)) for i in range(batch.num_rows)]
+    decode = _json_decoder(batch.schema)
+    for value in values:
+        if isinstance(value, Broken):
+            yield value
+        else:
+            yield Broken(NUL) if holds_nul(value) else decode(value) if decode else value
+
+
+def _row(batch: Any) -> Any:
+    try:
+        return batch.to_pylist()[0]
+    except UnicodeDecodeError:
+        return Broken("not UTF-8 in one of its columns")
+
+
+def _json_decoder(type_: Any) -> Callable[[Any], Any] | None:
+    """Of a type (or schema) that has JSON somewhere: what replaces that JSON, a string to Arrow, by what it says.
+
+    ``datasets`` stores columns so that have values of several types.
+    """
+    import pyarrow as pa
+
+    if getattr(type_, "extension_name", None) == "arrow.json":
+        return lambda text: None if text is None else json.loads(text)
+    if isinstance(type_, pa.Schema) or pa.types.is_struct(type_):
+        inner = {field.name: decode for field in type_ if (decode := _json_decoder(field.type))}
+        if inner:
+            return lambda value: value and {k: inner[k](v) if k in inner else v for k, v in value.items()}
+    elif pa.types.is_list(type_) or pa.types.is_large_list(type_):
+        decode = _json_decoder(type_.value_type)
+        if decode:
+            return lambda values: values and [decode(value) for value in values]
+    return None
+
+
+def pack(batch: Any) -> bytes:
+    """A RecordBatch as Arrow's own stream: pickled as it is, a slice carries the whole table it was cut from."""
+    import pyarrow as pa
+
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def unpack(stream: bytes) -> Any:
+    import pyarrow as pa
+
+    return pa.ipc.open_stream(stream).read_next_batch()

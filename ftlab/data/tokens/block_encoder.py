@@ -1,0 +1,331 @@
+"""A block of rows -> samples: converted, rendered, encoded and cut, in whichever process has time for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+
+import numpy as np
+
+from ftlab.data.formats import CONVERTERS, Columns, Conversation, Labelled, Message, Prompt, Record, RowError, Text
+from ftlab.data.sources.blocks import Block
+from ftlab.data.tokens.encoder import Counts, Encoder, Flags, Ids, Spans
+from ftlab.data.tokens.templates import Rendered, Template
+
+MEND = "Mend the row, name your columns with data.columns, or leave such rows out with data.on_invalid=drop."
+_TOO_LONG = "Raise data.max_length, or choose data.truncation: drop, left, right or turns."
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """All that decides what a row becomes.
+
+    :param end: id of the token after a text's last. :param template: of conversations; None for plain text.
+    """
+
+    format: str
+    columns: dict[str, str | None]
+    tags: dict[str, str]
+    template: Template | None
+    train_on: str
+    truncation: str
+    max_length: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a row is not used.
+
+    :param tokens: how many it had, as far as it came. :param malformed: whether ``data.on_invalid`` decides about it.
+    :param detail: what belongs to this row alone, and so does not group with others'.
+    :param advice: what to do about it; None where leaving the row out is what was asked for.
+    """
+
+    ordinal: int
+    number: int
+    reason: str
+    tokens: int = 0
+    malformed: bool = True
+    detail: str = ""
+    advice: str | None = MEND
+
+
+@dataclass(slots=True)
+class Encoded:
+    """What became of a block. U rows that are kept, S samples: one for each row, or two (chosen, rejected), T tokens.
+
+    :param kept: int64, shape (U, 2): ordinal and number of each row. :param label: int8, shape (U,): KTO's label.
+    :param digest: uint64, shape (U,): equal for rows that say the same. :param names: the rows' own ids, if any has.
+    :param counts: tokens kept of each sample. :param full: tokens before the cut. :param learned: trained tokens.
+    """
+
+    rows: int
+    kept: Counts
+    label: np.ndarray
+    digest: np.ndarray
+    names: list[str | None] | None
+    ids: Ids
+    trained: Flags
+    counts: Counts
+    full: Counts
+    learned: Counts
+    problems: list[Problem]
+
+    def without(self, rows: Sequence[int]) -> None:
+        """Take kept rows out again."""
+        keep = np.ones(len(self.kept), dtype=bool)
+        keep[list(rows)] = False
+        samples = np.repeat(keep, len(self.counts) // len(keep))
+        tokens = np.repeat(samples, self.counts)
+        self.kept, self.label, self.digest = self.kept[keep], self.label[keep], self.digest[keep]
+        self.ids, self.trained = self.ids[tokens], self.trained[tokens]
+        self.counts, self.full, self.learned = self.counts[samples], self.full[samples], self.learned[samples]
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A row on its way. :param rendered: text and trained spans of each sample. :param full: tokens before any cut."""
+
+    ordinal: int
+    number: int
+    record: Record
+    name: str | None
+    rendered: list[tuple[str, Spans]]
+    digest: int
+    ids: list[Ids] = field(default_factory=list)
+    trained: list[Flags] = field(default_factory=list)
+    full: list[int] = field(default_factory=list)
+
+
+class BlockEncoder:
+    """Blocks of one data set -> samples."""
+
+    def __init__(self, recipe: Recipe, encoder: Encoder):
+        self.recipe, self._encoder = recipe, encoder
+
+    def __call__(self, block: Block) -> Encoded:
+        problems: list[Problem] = []
+        drafts = self._drafts(block, problems)
+        self._encode(drafts)
+        kept = []
+        for draft in drafts:
+            for i in range(len(draft.ids)):
+                draft.full.append(len(draft.ids[i]))
+            try:
+                problem = self._fit(draft)
+            except RowError as error:  # the template refuses what is left of it
+                problem = Problem(draft.ordinal, draft.number, str(error), sum(draft.full))
+            if problem is None:
+                kept.append(draft)
+            else:
+                problems.append(problem)
+        problems.sort(key=lambda problem: problem.ordinal)
+        return self._assembled(kept, problems, len(block))
+
+    def _drafts(self, block: Block, problems: list[Problem]) -> list[_Draft]:
+        convert = CONVERTERS[self.recipe.format]
+        drafts = []
+        for ordinal, row in zip(block.ordinals, block.rows()):
+            try:
+                if row.problem is not None:
+                    raise RowError(row.problem)
+                columns = Columns(row.value, self.recipe.columns, self.recipe.tags)
+                record = convert(columns)
+                rendered = self._render(record)
+                drafts.append(_Draft(ordinal, row.number, record, columns.id, rendered, _digest(record, rendered)))
+            except RowError as error:
+                problems.append(Problem(ordinal, row.number, str(error)))
+        return drafts
+
+    def _render(self, record: Record) -> list[tuple[str, Spans]]:
+        """The text of each sample with what is trained of it.
+
+        :raises RowError: the template refuses it.
+        """
+        if isinstance(record, Text):
+            return [(record.text, [(0, len(record.text))])]
+        template = self.recipe.template
+        assert template is not None, "conversations need a template"
+        if isinstance(record, Prompt):
+            return [(template.prompt(record.messages, record.tools), [])]
+        if isinstance(record, Conversation):
+            rendered = template.render(record)
+            return [(rendered.text, self._spans(rendered, record))]
+        answers = (record.answer,) if isinstance(record, Labelled) else (record.chosen, record.rejected)
+        found: list[tuple[str, Spans]] = []
+        for answer in answers:
+            rendered = template.render(Conversation([*record.prompt, *answer], record.tools))
+            after = len(record.prompt)
+            spans = [span for span, turn in zip(rendered.spans, rendered.turns) if turn >= after]
+            found.append((rendered.text, spans))
+        return found
+
+    def _spans(self, rendered: Rendered, record: Conversation) -> Spans:
+        if self.recipe.train_on == "all":
+            return [(0, len(rendered.text))]
+        if self.recipe.train_on == "last":
+            return rendered.spans[-1:]
+        if self.recipe.train_on == "by_message" and record.trains is not None:
+            return [span for span, turn in zip(rendered.spans, rendered.turns) if record.trains[turn]]
+        return rendered.spans
+
+    def _encode(self, drafts: Sequence[_Draft]) -> None:
+        samples = [sample for draft in drafts for sample in draft.rendered]
+        found = self._encoder.encode([text for text, _ in samples], [spans for _, spans in samples])
+        start = 0
+        counts = iter(found.counts.tolist())
+        is_text = self.recipe.format == "text"
+        for draft in drafts:
+            draft.ids, draft.trained = [], []
+            for _ in draft.rendered:
+                end = start + next(counts)
+                ids, trained = found.ids[start:end], found.trained[start:end]
+                if is_text:
+                    ids, trained = np.append(ids, np.int32(self.recipe.end)), np.ones(len(ids) + 1, dtype=bool)
+                else:
+                    trained[:1] = False  # nothing precedes it
+                draft.ids.append(ids)
+                draft.trained.append(trained)
+                start = end
+
+    def _fit(self, draft: _Draft) -> Problem | None:
+        """Cut what is too long; why the row cannot be used, if it cannot."""
+        longest, limit, policy = max(draft.full), self.recipe.max_length, self.recipe.truncation
+        if longest > limit and not isinstance(draft.record, Text):
+            if policy == "error":
+                reason, detail = f"longer than data.max_length={limit}", f": {longest} tokens"
+                return self._problem(draft, reason, detail, _TOO_LONG)
+            if policy == "drop" or (policy == "right" and isinstance(draft.record, Prompt)):
+                return self._problem(draft, f"longer than data.max_length={limit}")
+            if policy == "right":
+                _cut_right(draft, limit)
+            elif not self._shorten(draft):
+                return self._problem(draft, f"its last exchange is longer than data.max_length={limit}")
+        if not isinstance(draft.record, Prompt) and not all(trained.any() for trained in draft.trained):
+            within = f"nothing to learn within data.max_length={limit}"
+            return self._problem(draft, within if longest > limit else "nothing to learn from")
+        return None
+
+    def _problem(self, draft: _Draft, reason: str, detail: str = "", advice: str | None = None) -> Problem:
+        return Problem(draft.ordinal, draft.number, reason, sum(draft.full), False, detail, advice)
+
+    def _shorten(self, draft: _Draft) -> bool:
+        """Leave out the oldest turns, and under ``left`` the beginning of the oldest question left, until it fits."""
+        record = draft.record
+        turns = _turn_starts(record)
+
+        def without(count: int) -> _Draft:
+            return self._again(draft, _without_turns(record, turns, count))
+
+        count = _least(1, len(turns) - 1, lambda n: self._fits(without(n)))
+        if count is not None:
+            shorter = without(count)
+        elif self.recipe.truncation == "left" and turns:
+            last = _without_turns(record, turns, len(turns) - 1)
+            question = _messages(last)[_turn_starts(last)[0]]["content"]
+            cut = _least(1, len(question) - 1, lambda n: self._fits(self._again(draft, _without_start(last, n))))
+            if cut is None:
+                return False
+            shorter = self._again(draft, _without_start(last, cut))
+        else:
+            return False
+        draft.ids, draft.trained = shorter.ids, shorter.trained
+        return True
+
+    def _again(self, draft: _Draft, record: Record) -> _Draft:
+        again = replace(draft, record=record, rendered=self._render(record))
+        self._encode([again])
+        return again
+
+    def _fits(self, draft: _Draft) -> bool:
+        return max(map(len, draft.ids)) <= self.recipe.max_length
+
+    def _assembled(self, kept: Sequence[_Draft], problems: list[Problem], rows: int) -> Encoded:
+        ids = [ids for draft in kept for ids in draft.ids]
+        trained = [trained for draft in kept for trained in draft.trained]
+        is_label = [draft.record.label if isinstance(draft.record, Labelled) else False for draft in kept]
+        return Encoded(
+            rows=rows,
+            kept=np.array([(draft.ordinal, draft.number) for draft in kept], dtype=np.int64).reshape(-1, 2),
+            label=np.array(is_label, dtype=np.int8),
+            digest=np.array([draft.digest for draft in kept], dtype=np.uint64),
+            names=[draft.name for draft in kept] if any(draft.name is not None for draft in kept) else None,
+            ids=np.concatenate(ids) if ids else np.empty(0, np.int32),
+            trained=np.concatenate(trained) if trained else np.empty(0, bool),
+            counts=np.array([len(part) for part in ids], dtype=np.int64),
+            full=np.array([full for draft in kept for full in draft.full], dtype=np.int64),
+            learned=np.array([np.count_nonzero(part) for part in trained], dtype=np.int64),
+            problems=problems,
+        )
+
+
+def _digest(record: Record, rendered: Sequence[tuple[str, Spans]]) -> int:
+    found = blake2b(digest_size=8)
+    for text, _ in rendered:
+        found.update(text.encode())
+        found.update(b"\0")
+    if isinstance(record, Labelled):
+        found.update(bytes([record.label]))
+    if isinstance(record, Prompt):
+        found.update(repr(record.answer).encode())
+    return int.from_bytes(found.digest(), "little")
+
+
+def _cut_right(draft: _Draft, limit: int) -> None:
+    """The first ``limit`` tokens, less those at the end that lead to nothing learned: no half of a turn's header stays.
+
+    No end token is invented: a cut answer does not teach the model to stop.
+    """
+    for i, trained in enumerate(draft.trained):
+        end = min(len(trained), limit)
+        if len(trained) > limit:
+            learned = np.flatnonzero(trained[:limit])
+            end = int(learned[-1]) + 1 if len(learned) else 0
+        draft.ids[i], draft.trained[i] = draft.ids[i][:end], trained[:end]
+
+
+def _least(low: int, high: int, holds: Callable[[int], bool]) -> int | None:
+    """The least number from ``low`` to ``high`` for which a condition holds that, once it holds, goes on to."""
+    if low > high or not holds(high):
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle + 1, high)
+    return low
+
+
+def _messages(record: Record) -> list[Message]:
+    """What may be shortened: a conversation, or what comes before the answers."""
+    assert not isinstance(record, Text)
+    return record.messages if isinstance(record, Conversation | Prompt) else record.prompt
+
+
+def _turn_starts(record: Record) -> list[int]:
+    """Where the exchanges begin: at every question of the user."""
+    return [i for i, message in enumerate(_messages(record)) if message["role"] == "user"]
+
+
+def _with_messages(record: Record, messages: list[Message]) -> Record:
+    assert not isinstance(record, Text)
+    if isinstance(record, Conversation | Prompt):
+        return replace(record, messages=messages)
+    return replace(record, prompt=messages)
+
+
+def _without_turns(record: Record, turns: Sequence[int], count: int) -> Record:
+    """Without the oldest ``count`` exchanges; what stands before the first (the system message) stays."""
+    messages = _messages(record)
+    shorter = _with_messages(record, [*messages[: turns[0]], *messages[turns[count] :]])
+    if isinstance(shorter, Conversation) and shorter.trains is not None:
+        return replace(shorter, trains=[*shorter.trains[: turns[0]], *shorter.trains[turns[count] :]])
+    return shorter
+
+
+def _without_start(record: Record, count: int) -> Record:
+    """Without the first ``count`` characters of the first question."""
+    messages = list(_messages(record))
+    first = _turn_starts(record)[0]
+    messages[first] = {**messages[first], "content": messages[first]["content"][count:]}
+    return _with_messages(record, messages)

@@ -1,0 +1,96 @@
+"""What a run tells about itself: the ledger, and the table at the end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+
+from rich.markup import escape
+from rich.table import Table
+
+from ftlab.data.ledger.table import ledger_lines
+from ftlab.data.prepare import Prepared
+from ftlab.engine.output import Output
+from ftlab.rundir.directory import RunDir
+from ftlab.rundir.files import write_atomic
+from ftlab.rundir.plan import Phase, Plan
+
+_SHOWN = 3  # samples in the summary
+
+
+def ledger(output: Output, run_dir: RunDir, phase: str, prepared: Prepared) -> None:
+    """Write the ledger, and show it. The manifest gets one hash over all the data's files, wherever they lie."""
+    found, path = prepared.ledger, run_dir.ledger(phase)
+    write_atomic(path, json.dumps(found.as_dict(), indent=2, ensure_ascii=False) + "\n")
+    fingerprint = hashlib.sha256("\n".join(sorted(found.sha256.values())).encode()).hexdigest()
+    told = {"files": len(found.sha256), "sha256": fingerprint, "ledger": str(path.relative_to(run_dir.path))}
+    run_dir.update_manifest(data={**run_dir.manifest().get("data", {}), phase: told})
+    for line in ledger_lines(found, prepared.cached):
+        output.say(line)
+    output.note(f"tokenized by {found.engine}")
+
+
+def look_at(run_dir: RunDir, plan: Plan, phase: Phase) -> str:
+    """The command that shows the rows of a step, but for its number."""
+    named = f" phase={phase.name}" if len(plan.phases) > 1 else ""
+    return f"ftlab inspect {shlex.quote(str(run_dir.path))}{named} step="
+
+
+def summary(output: Output, run_dir: RunDir) -> None:
+    """Before and after, some answers, where everything is, and what to type next."""
+    manifest = run_dir.manifest()
+    for name, result in manifest["phases"].items():
+        _samples(output, run_dir, name)
+        table = Table(title=f"{name}: {result['steps']} steps, {result['tokens']:,} tokens", title_justify="left")
+        for column in ("measure", "before", "after"):
+            table.add_column(column, justify="left" if column == "measure" else "right")
+        before, after = result["before"], result["after"]
+        for measure in after:
+            if measure == "golden exact match":
+                prompts = f" ({after['golden prompts']:.0f} prompts)"
+                table.add_row(measure + prompts, f"{before[measure]:.3f}", f"{after[measure]:.3f}")
+            elif measure != "golden prompts":
+                table.add_row(measure, f"{before[measure]:.4f}", f"{after[measure]:.4f}")
+        output.say(table)
+    path = run_dir.path
+    seconds = f" after {manifest['seconds']:.0f} s" if "seconds" in manifest else ""
+    output.say(f"{manifest['status'].capitalize()}{seconds}. Everything is in {path}:")
+    where = Table(box=None, show_header=False, pad_edge=False)
+    for row in (
+        ("  final/", "weights, tokenizer, chat template, stop tokens"),
+        ("  samples/", "answers before and after"),
+        ("  metrics.jsonl", "every logged value"),
+        ("  data/", "the ledger: what became of every row and token"),
+        ("  run.yaml, manifest.json", "the whole config; versions, hashes, the command that runs it again"),
+    ):
+        where.add_row(*row)
+    output.say(where)
+    output.say("Next:")
+    trackers = run_dir.plan().phases[0].config.tracker.names
+    for command in (
+        "ftlab data.path=YOUR.json data.format=alpaca     # the same on your own file",
+        "ftlab explain train.learning_rate                # where a value comes from",
+        *([f"tensorboard --logdir {path}"] if "tensorboard" in trackers else []),
+    ):
+        output.say(f"  {command}")
+
+
+def _samples(output: Output, run_dir: RunDir, phase: str) -> None:
+    before, after = (
+        json.loads(run_dir.samples_file(phase, when).read_text(encoding="utf-8"))["samples"]
+        for when in ("before", "after")
+    )
+    if not after:
+        return
+    table = Table(title="answers", title_justify="left", show_lines=True)
+    for column in ("prompt", "before", "after", "expected"):
+        table.add_column(column, overflow="fold", max_width=44)
+    for old, new in list(zip(before, after))[:_SHOWN]:
+        shown = (new["prompt"], old["answer"], new["answer"], new["expected"])
+        table.add_row(*(escape(_short(text)) for text in shown))
+    output.say(table)
+
+
+def _short(text: str, limit: int = 160) -> str:
+    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,0 +1,1 @@
+"""Will it run, told before torch is imported."""

@@ -1,0 +1,135 @@
+"""Will it run: what this build has, the data, the model. Loads no weights and no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from ftlab.data.prepare import check_first_rows
+from ftlab.data.sources import resolve
+from ftlab.errors import ConfigError, DataError, FtlabError, NotReadyError
+from ftlab.model import prequantized, saved_adapter
+from ftlab.preflight.packages import lacking_trackers
+from ftlab.preflight.reachable import cached_folder, unreachable
+from ftlab.rundir.plan import Phase, Plan
+from ftlab.schema import DpoStage, PpoStage, Run
+from ftlab.stages.grpo import generations
+from ftlab.stages.rewards import find
+from ftlab.stages.rewards import resolve as reward_names
+from ftlab.stages.trainer import optimizers
+
+
+def check_plan(plan: Plan) -> None:
+    """Every phase that will run.
+
+    :raises NotReadyError, ConfigError, DataError: as :func:`check` does; of a curriculum what every phase lacks.
+    """
+    chosen = plan.phases[0].config.run.phases
+    phases = [phase for phase in plan.phases if chosen is None or phase.name in chosen]
+    given = {line.partition("=")[0].lstrip("+") for line in plan.overrides}
+    lacking = []
+    for phase in phases:
+        try:
+            check(phase.config, _no_adapter(plan, phase, given))
+        except FtlabError as error:
+            if len(plan.phases) == 1:
+                raise
+            lacking.append(f"Phase {phase.name}: {error}")
+    if lacking:
+        raise NotReadyError("\n".join(lacking))
+
+
+def check(run: Run, adapter: Collection[str] | None = None) -> None:
+    """:param adapter: what is wrong with the adapter that a run starts from; None to look at ``model.adapter``.
+    :raises NotReadyError: everything that is missing, at once.
+    :raises ConfigError, DataError: the data does not exist or does not fit.
+    """
+    missing = [f"{key} is not in this build yet" for key in _not_built(run)]
+    if isinstance(run.stage, PpoStage) and (mistakes := reward_names.check_stage(run.stage)):
+        raise ConfigError(mistakes)
+    if run.stage.name == "grpo":
+        generations.check(run)
+        missing += filter(None, [generations.lacks_vllm(run)])
+    try:
+        sources = resolve.resolve(run.data, run.stage.name)
+        check_first_rows(sources, run.data)
+    except DataError as error:
+        missing.append(str(error))
+    missing += filter(None, [optimizers.lacks_package(run)])
+    missing += lacking_trackers(run)
+    missing += _unreachable_model(run) or filter(None, [prequantized.why_not(run)])
+    missing += _unreachable_reference(run)
+    missing += why_no_adapter(run, ()) if adapter is None else adapter
+    if missing:
+        raise NotReadyError("\n".join(["This run cannot start here:", *(f"  - {line}" for line in missing)]))
+
+
+def _not_built(run: Run) -> list[str]:
+    """Valid choices whose machinery this build lacks."""
+    lacking = {
+        f"deepspeed={run.deepspeed.name}": run.deepspeed.stage is not None,
+        "hardware.fsdp": run.hardware.fsdp,
+        "more than one device": run.hardware.nodes > 1 or run.hardware.devices not in ("auto", 1),
+        "train.on_oom=halve": run.train.on_oom == "halve",
+    }
+    return [key for key, is_lacking in lacking.items() if is_lacking]
+
+
+def _no_adapter(plan: Plan, phase: Phase, given: Collection[str]) -> list[str]:
+    """What is wrong with the adapter that a phase starts from, where that is there already.
+
+    An earlier phase's is not, and the plan has compared what the two phases want of it.
+    """
+    if phase.source is None:
+        return why_no_adapter(phase.config, given)
+    folder = Path(phase.source) / "final"
+    is_phase = any(other.name == phase.source for other in plan.phases)
+    if is_phase or phase.start == "merge" or not (folder / saved_adapter.CONFIG).is_file():
+        return []
+    instead = f"begin a new one with phases.{phase.name}.start=merge"
+    return saved_adapter.why_not(phase.config, folder, f"the adapter of {phase.source}", instead, given)
+
+
+def why_no_adapter(run: Run, given: Collection[str]) -> list[str]:
+    """Why ``model.adapter`` cannot be started from, with what would do; empty when it can.
+
+    :param given: keys of the command line.
+    """
+    path = run.model.adapter
+    if path is None:
+        return []
+    if lacking := unreachable("model.adapter", path, "main", saved_adapter.CONFIG):
+        return lacking
+    folder = Path(path) if Path(path).is_dir() else cached_folder(path, saved_adapter.CONFIG)
+    instead = "begin a new one with model.adapter=null"
+    return saved_adapter.why_not(run, folder, f"model.adapter={path}", instead, given)
+
+
+def _unreachable_model(run: Run) -> list[str]:
+    """Why the model cannot be trained, with what would do; empty when it can."""
+    path = run.model.path
+    if lacking := unreachable("model.path", path, run.model.revision, "config.json"):
+        return lacking
+    if not Path(path).is_dir():
+        return []
+    if not (Path(path) / "config.json").is_file():
+        return [f"model.path={path} has no config.json; it must be a folder in Hugging Face format"]
+    if find.wrong(path) is None:
+        return [
+            f"model.path={path} is a reward model: it has a {find.HEAD}. stage={run.stage.name} starts from a "
+            "language model; a reward model goes into stage.reward_model of stage=ppo, or stage.rewards=[model:RUN] "
+            "of stage=grpo"
+        ]
+    return []
+
+
+def _unreachable_reference(run: Run) -> list[str]:
+    path = run.stage.reference_model if isinstance(run.stage, DpoStage) else None
+    if path is None:
+        return []
+    key, files = "stage.reference_model", ("config.json", saved_adapter.CONFIG)
+    if lacking := unreachable(key, path, "main", files[0]):
+        return lacking
+    if Path(path).is_dir() and not any((Path(path) / name).is_file() for name in files):
+        return [f"{key}={path} has neither {' nor '.join(files)}; it must be a model or an adapter on the run's own"]
+    return []

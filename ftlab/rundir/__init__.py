@@ -1,0 +1,1 @@
+"""The run directory: the only hand-over between training and everything after it."""

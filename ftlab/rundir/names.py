@@ -1,0 +1,9 @@
+"""Names of the files of a run directory that more than one module spells, and of the keys in them."""
+
+from __future__ import annotations
+
+CHECKPOINT_MANIFEST = "checkpoint.json"
+LATEST = "latest"  # below outputs/: a link to the run that was started last
+# Keys of a line of metrics.jsonl in which even equal runs differ.
+TIMES = ("time", "seconds", "tokens_per_second", "mfu", "gpu_utilization", "gpu_memory_gb")
+EXACT_MATCH = "golden_exact_match"  # in a line of metrics.jsonl: share of the golden prompts

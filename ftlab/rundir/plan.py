@@ -1,0 +1,34 @@
+"""What run.yaml holds: a run as a list of phases, each with a whole config of its own. Plain values."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ftlab.schema import Group, Run
+
+# Of the model group, what says which weights a run begins with; the rest is how they are read, run and written with.
+WEIGHTS = ("path", "revision", "init", "adapter")
+
+
+class Phase(Group):
+    """One process's worth of work.
+
+    :param folder: below ``phases/`` in the run directory.
+    :param config: a full run config of its own; nothing is looked up elsewhere.
+    :param source: the phase or run directory whose policy it starts from; None: the model as it is configured.
+    :param start: continue an adapter, or merge it into the base and begin a new one.
+    """
+
+    name: str
+    folder: str
+    config: Run
+    source: str | None
+    start: Literal["continue", "merge"]
+
+
+class Plan(Group):
+    """What ``run.yaml`` holds."""
+
+    title: str
+    overrides: tuple[str, ...]
+    phases: tuple[Phase, ...]

@@ -1,0 +1,207 @@
+"""Runs as their directories tell of them: for commands that look at many of them, or at two."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+
+from ftlab.errors import RunDirError
+from ftlab.rundir.directory import RunDir
+
+# The C parser where PyYAML has it: listing hundreds of runs is mostly reading their run.yaml.
+_YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+GOLDEN = "golden exact match"
+VALIDATION = "validation "  # begins the name of every measure on that split
+# What a stage is about: the first of these that it measures.
+_MAIN = ("accuracy", "preference_accuracy", "reward", "loss")
+
+
+class _Named(BaseModel):
+    name: str
+
+
+class _Config(BaseModel):
+    """The part of a run's config that is looked at; the rest may be of any version."""
+
+    model: _Named
+    method: _Named
+    quant: _Named
+    stage: _Named
+
+
+class _Phase(BaseModel):
+    name: str
+    config: _Config
+
+
+class _Plan(BaseModel):
+    phases: tuple[_Phase, ...] = Field(min_length=1)
+
+
+class _Result(BaseModel):
+    steps: int
+    tokens: int | float
+    before: dict[str, float]
+    after: dict[str, float]
+
+
+class _Manifest(BaseModel):
+    """Of a run that has only just begun, nothing is there yet."""
+
+    status: str = "new"
+    error: str | None = None
+    seconds: float | None = None
+    began: datetime | None = None
+    phases: dict[str, _Result] = {}
+
+
+class _Line(BaseModel):
+    """Of metrics.jsonl. Not every line counts tokens."""
+
+    phase: str
+    step: int
+    time: float
+    tokens: int | float = 0
+    seconds: float | None = None
+
+
+_Part = TypeVar("_Part", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One run.
+
+    :param status: what its manifest says, but ``killed`` where that is ``running`` and no process is at work; ``new``
+        where nothing has begun; ``unreadable``.
+    :param problem: why it failed or cannot be read. :param done: names of the phases that are, of ``phases``.
+    :param before: measures of the last phase that is done. :param after: the same after it.
+    :param began: seconds since the epoch.
+    """
+
+    path: Path
+    status: str
+    problem: str | None
+    done: tuple[str, ...]
+    phases: tuple[str, ...]
+    stages: tuple[str, ...]
+    model: str
+    method: str
+    steps: int
+    tokens: int | float
+    seconds: float | None
+    before: dict[str, float]
+    after: dict[str, float]
+    began: float
+
+    @property
+    def main(self) -> str | None:
+        """The measure on the validation split that says most about the stage."""
+        return next((VALIDATION + name for name in _MAIN if VALIDATION + name in self.after), None)
+
+
+def find(folder: Path) -> Iterator[Path]:
+    """Run directories in and below ``folder``. Links and hidden folders are not followed, nor is a run looked into."""
+    for path, folders, files in os.walk(folder):
+        if "run.yaml" in files or {"manifest.json", "metrics.jsonl"} <= {*files}:
+            folders.clear()
+            yield Path(path)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+
+
+def summary(path: Path) -> Summary:
+    """What there is to say of a run; one that cannot be read is an answer too."""
+    try:
+        return _summary(RunDir.open(path))
+    except (RunDirError, OSError) as error:
+        nothing: dict[str, Any] = {"done": (), "phases": (), "stages": (), "before": {}, "after": {}}
+        return Summary(
+            path, "unreadable", " ".join(str(error).split()), **nothing, model="", method="", steps=0, tokens=0,
+            seconds=None, began=path.stat().st_mtime,
+        )  # fmt: skip
+
+
+def _summary(run_dir: RunDir) -> Summary:
+    phases = _checked(_Plan, plan_as_written(run_dir), run_dir.run_yaml).phases
+    manifest = _checked(_Manifest, run_dir.manifest(), run_dir.manifest_json)
+    status = manifest.status
+    if status == "running" and not run_dir.is_held:
+        status = "killed"
+    elif status == "new" and run_dir.is_held:
+        status = "running"
+    done = tuple(phase.name for phase in phases if phase.name in manifest.phases)
+    results = [manifest.phases[name] for name in done]
+    steps, tokens = sum(result.steps for result in results), sum(result.tokens for result in results)
+    ends = (next(run_dir.logged(), None), run_dir.last_logged())
+    first, last = (None if line is None else _checked(_Line, line, run_dir.metrics) for line in ends)
+    if last is not None and last.phase not in done:
+        steps += last.step
+        tokens += last.tokens
+    seconds = (manifest.seconds, None if last is None else last.seconds)  # of a killed run only the line has them
+    began = first.time if first else run_dir.run_yaml.stat().st_mtime  # of a run of a version that wrote no other
+    began = manifest.began.timestamp() if manifest.began else began
+    config = phases[0].config
+    quant = "" if config.quant.name == "none" else f" {config.quant.name}"
+    return Summary(
+        path=run_dir.path,
+        status=status,
+        problem=manifest.error,
+        done=done,
+        phases=tuple(phase.name for phase in phases),
+        stages=tuple(phase.config.stage.name for phase in phases),
+        model=config.model.name,
+        method=config.method.name + quant,
+        steps=steps,
+        tokens=tokens,
+        seconds=max((known for known in seconds if known is not None), default=None),
+        before=results[-1].before if results else {},
+        after=results[-1].after if results else {},
+        began=began,
+    )
+
+
+def plan_as_written(run_dir: RunDir) -> dict[str, Any]:
+    """``run.yaml`` unchecked, so that runs of other versions can be looked at.
+
+    :raises RunDirError: it is no YAML.
+    """
+    try:
+        return yaml.load(run_dir.run_yaml.read_text(encoding="utf-8"), _YAML_LOADER)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RunDirError(f"{run_dir.run_yaml} is no YAML: {error}") from None
+
+
+def ledger_as_written(run_dir: RunDir, phase: str) -> dict[str, Any] | None:
+    """None where the phase has not come to its data.
+
+    :raises RunDirError: it is no JSON.
+    """
+    path = run_dir.ledger(phase)
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except ValueError as error:
+        raise RunDirError(f"{path} is no JSON: {error}") from None
+
+
+def check_readable(run_dir: RunDir) -> None:
+    """:raises RunDirError: what every run has is not in ``run.yaml``, or not in the manifest."""
+    _checked(_Plan, plan_as_written(run_dir), run_dir.run_yaml)
+    _checked(_Manifest, run_dir.manifest(), run_dir.manifest_json)
+
+
+def _checked(kind: type[_Part], values: Any, file: Path) -> _Part:
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"])) or "the whole"
+        raise RunDirError(f"{file} is not what a run writes: {key}: {first['msg']}") from None

@@ -1,0 +1,336 @@
+"""grpo: TRL's GRPOTrainer on the run's prompts.
+
+What differs from TRL's own: prompts go in as the token ids that the data made; the reference is the policy as it stood
+at the start, whatever the method; a checkpoint holds the generation that is in use, so that a run stopped in the middle
+of one continues to the bit; each epoch has its own order, also after a resume; an evaluation disturbs no random state.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers import TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.utils import pad
+
+from ftlab.data.prompts import Asked
+from ftlab.errors import NotReadyError
+from ftlab.model.guests import Guests, has_adapter
+from ftlab.policy.tokens import tokens_of
+from ftlab.schema import GrpoStage, Run
+from ftlab.stages.grpo import order
+from ftlab.stages.grpo.generations import check, generations, lacks_vllm
+from ftlab.stages.grpo.prompts import Prompts, check_count, check_rows, dataset
+from ftlab.stages.rewards.judge import EVALUATED, Judge
+from ftlab.stages.rewards.scoring import Reward, Scores
+from ftlab.stages.trainer.arguments import training_arguments
+from ftlab.stages.trainer.checkpoints import WholeCheckpoints
+
+_PADDED = (
+    "completion_ids", "completion_mask", "old_per_token_logps", "ref_per_token_logps", "sampling_per_token_logps"
+)  # fmt: skip
+
+
+class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
+    """TRL with the constructor of a :class:`ftlab.stages.trainer.stage_trainer.StageTrainer`, over prompts.
+
+    :raises NotReadyError: vLLM is asked for and not there.
+    :raises ConfigError: rewards that do not exist; numbers that do not divide; too few prompts for one generation.
+    """
+
+    has_sized_loss = False
+    waits_anyhow = True
+
+    def __init__(
+        self,
+        run: Run,
+        model: Any,
+        tokenizer: Any,
+        train_rows: list[Asked],
+        validation_rows: list[Asked] | None,
+        output_dir: str,
+        callbacks: Sequence[TrainerCallback] = (),
+    ):
+        stage = run.stage
+        assert isinstance(stage, GrpoStage)
+        lacking = lacks_vllm(run)
+        if lacking is not None:
+            raise NotReadyError(f"{lacking}.")
+        devices = int(os.environ.get("WORLD_SIZE", "1"))
+        check(run, devices)
+        self.run, self._stage = run, stage
+        self._train_rows, self._validation_rows = train_rows, validation_rows
+        planned = generations(run, devices)
+        check_rows(run, [*train_rows, *(validation_rows or [])])
+        check_count(run, len(train_rows), planned.prompts)
+        args = training_arguments(
+            run,
+            output_dir,
+            GRPOConfig,
+            num_generations=stage.num_generations,
+            num_generations_eval=1,  # evaluations are ours; TRL would want their batches to divide too
+            steps_per_generation=planned.steps,
+            max_completion_length=stage.max_new_tokens,
+            temperature=stage.temperature,
+            num_iterations=stage.num_iterations,
+            epsilon=stage.epsilon,
+            beta=0.0,  # with more TRL adds a second adapter, which it saves too; see Start
+            use_bias_correction_kl=False,  # the published penalty, as in ftlab.stages.losses.grpo
+            loss_type="dapo",
+            scale_rewards="group",
+            reward_weights=None if stage.reward_weights is None else list(stage.reward_weights),
+            use_vllm=stage.vllm,
+            disable_dropout=True,  # the loss compares passes, which dropout would tell apart
+        )
+        if validation_rows is None:
+            args.eval_strategy = "no"
+        logging.getLogger("trl").setLevel(logging.ERROR)  # its warnings name our prompts by their numbers
+        model.generation_config.eos_token_id = tokens_of(run).stop  # what TRL ends completions and their masks at
+        with _as_they_are(model):
+            super().__init__(
+                model=model,
+                reward_funcs=[_Asking(index, name, self) for index, name in enumerate(stage.rewards)],
+                args=args,
+                train_dataset=dataset(train_rows),
+                eval_dataset=None if validation_rows is None else dataset(validation_rows),
+                processing_class=tokenizer,
+                callbacks=list(callbacks),
+            )
+        guests = Guests(self.model) if has_adapter(self.model) else None
+        self._judge = Judge(run, Path(output_dir).parent, self.model, tokenizer, guests)
+        # For a LoRA it costs a copy of the adapter, and evaluations can tell how far the policy has gone.
+        self._start = Start(self.model) if stage.beta or run.method.name == "lora" else None
+        self.beta = args.beta = stage.beta
+        self.ref_model: Any = cast(Any, self._start if stage.beta else None)
+
+    # ------------------------------------------------------------------------------------------------ prompts, rewards
+
+    def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        """The ids that the data made: nothing is rendered or tokenized a second time."""
+        return [self._train_rows[int(prompt)].ids for prompt in prompts], None, {}
+
+    def _generate_single_turn(self, *args: Any, **more: Any) -> Any:
+        with self.sampling():
+            return super()._generate_single_turn(*args, **more)
+
+    def _scores(
+        self,
+        rows: Sequence[Asked],
+        completions: Sequence[str],
+        ids: Sequence[Sequence[int]],
+        only: Reward | None = None,
+    ) -> Scores:
+        with self.accelerator.autocast():  # of reward models
+            return self._judge(rows, completions, ids, only)
+
+    # --------------------------------------------------------------------------------------------------- steps, epochs
+
+    def rows_of_step(self, step: int) -> list[list[int]]:
+        """The prompts of the generations that the step's micro-batches are taken from."""
+        args: Any = self.args
+        repeats = self._stage.num_iterations * args.steps_per_generation
+        prompts = args.generation_batch_size // self._stage.num_generations
+        return order.prompts_of_grpo_step(
+            step, len(self._train_rows), prompts, repeats, args.gradient_accumulation_steps, args.seed
+        )
+
+    def _get_train_sampler(self, dataset: Any = None) -> Prompts:
+        args: Any = self.args
+        rows: Any = self.train_dataset if dataset is None else dataset
+        return Prompts(
+            data_source=rows,
+            mini_repeat_count=self._stage.num_generations,
+            batch_size=args.generation_batch_size // self._stage.num_generations,
+            repeat_count=self._stage.num_iterations * args.steps_per_generation,
+            seed=args.seed,
+        )
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        """TRL pads every micro-batch to the longest completion of the generation: one that never ends costs all of them
+        its length. What is cut here are columns that hold nothing but padding."""
+        inputs = super()._prepare_inputs(generation_batch)
+        width = max(int(inputs["completion_mask"].sum(1).max()), 1)
+        cut = {name: inputs[name][:, :width] for name in _PADDED if name in inputs}
+        return {**inputs, **cut}
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        logs["tokens"] = self.state.num_input_tokens_seen
+        for name in ("step_time", "num_tokens"):  # the first no continued run could repeat; the second is "tokens"
+            self._metrics["train"].pop(name, None)
+        super().log(logs, None)  # the start time would add rates that count from the last resume
+
+    @torch.no_grad()
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """What the policy's own completions of the validation prompts are worth, the same random numbers every time.
+
+        :return: ``reward``, each reward by its name, ``completion_length``, ``ended`` (the share that stopped by
+            itself), ``kl`` from the policy at the start in nats per token, where there is one to compare with, and
+            ``loss``, which is minus the reward: what training lowers.
+        """
+        rows = self._validation_rows
+        assert rows is not None, "the engine asks for no evaluation without a validation split"
+        model: Any = self.model
+        was_training = model.training
+        model.eval()
+        mine = rows[self.args.process_index :: self.args.world_size]
+        mine = sorted(mine, key=lambda row: len(row.ids))  # little padding
+        size = self.run.eval.batch_size
+        sums: dict[str, float] = {}
+        counts: dict[str, float] = {}
+        with _own_random_numbers(self.args.seed + self.args.process_index, self.args.device):
+            for start in range(0, len(mine), size):
+                batch = [row for row in mine[start : start + size] for _ in range(EVALUATED)]
+                for name, (total, count) in self._evaluated(batch).items():
+                    sums[name] = sums.get(name, 0.0) + total
+                    counts[name] = counts.get(name, 0.0) + count
+        means = self._means(sums, counts)
+        means["loss"] = -means["reward"]
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in means.items()}
+        self.log(metrics)
+        model.train(was_training)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _evaluated(self, batch: list[Asked]) -> dict[str, tuple[float, float]]:
+        """Sum and count of each measure over one completion of each row."""
+        ids, _ = self._generate_single_turn([row.ids for row in batch], None, {}, EVALUATED)
+        found = self._scores(batch, self._tokenizer.batch_decode(ids, skip_special_tokens=True), ids)
+        ended = [1.0 if completion and completion[-1] in self.eos_token_ids else 0.0 for completion in ids]
+        measures: dict[str, Sequence[float | None]] = {
+            "reward": [None if total != total else total for total in found.totals],
+            **{f"rewards/{name}": values for name, values in found.values.items()},
+            "completion_length": [float(len(completion)) for completion in ids],
+            "ended": ended,
+        }
+        known = {name: [value for value in values if value is not None] for name, values in measures.items()}
+        sums = {name: (float(sum(values)), float(len(values))) for name, values in known.items()}
+        if self._start is not None:
+            sums["kl"] = self._divergence([row.ids for row in batch], ids)
+        return sums
+
+    def _divergence(
+        self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
+    ) -> tuple[float, float]:
+        """Sum over the completions' tokens of an unbiased estimate of the KL divergence from the start, and how many
+        (http://joschu.net/blog/kl-approx.html, k3)."""
+        assert self._start is not None
+        padding: Any = {"padding_value": self._tokenizer.pad_token_id}
+        prompts_BP = pad([torch.tensor(p) for p in prompts], padding_side="left", **padding)
+        before_BP = pad([torch.ones(len(p), dtype=torch.long) for p in prompts], 0, padding_side="left")
+        completions_BT = pad([torch.tensor(c) for c in completions], padding_side="right", **padding)
+        mask_BT = pad([torch.ones(len(c), dtype=torch.long) for c in completions], 0, padding_side="right")
+        device = self.args.device
+        ids_BL = torch.cat([prompts_BP, completions_BT], 1).to(device)
+        mask_BL = torch.cat([before_BP, mask_BT], 1).to(device)
+        policy_BT, reference_BT = (
+            self._get_per_token_logps_and_entropies(model, ids_BL, mask_BL, completions_BT.shape[1])[0]
+            for model in (self.model, self._start)
+        )
+        log_ratio_BT = reference_BT - policy_BT
+        kl_BT = (log_ratio_BT.exp() - log_ratio_BT - 1) * mask_BT.to(device)
+        return kl_BT.double().sum().item(), float(mask_BT.sum())
+
+    def _means(self, sums: dict[str, float], counts: dict[str, float]) -> dict[str, float]:
+        """Over all ranks."""
+        names = sorted(sums)
+        table = torch.tensor([[sums[name] for name in names], [counts[name] for name in names]], dtype=torch.float32)
+        if self.args.world_size > 1:
+            table = self.accelerator.reduce(table.to(self.args.device), "sum").cpu()
+            return {n: (total / count).item() if count else float("nan") for n, total, count in zip(names, *table)}
+        return {name: sums[name] / counts[name] if counts[name] else float("nan") for name in names}
+
+    # ----------------------------------------------------------------------------------------------------- checkpoints
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """TRL would write a README into the run directory with each checkpoint."""
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """The random state, and beside it the generation in use, before the checkpoint is sealed."""
+        super()._save_rng_state(output_dir)
+        args: Any = self.args
+        in_use = self._step % (args.steps_per_generation * self.num_iterations) != 0
+        state = {
+            "step": self._step,
+            "buffer": self._buffered_inputs if in_use else None,
+            "metrics": dict(self._metrics["train"]),  # since the last log
+        }
+        torch.save(state, self._generation_file(output_dir))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            state = torch.load(self._generation_file(checkpoint), map_location=self.args.device, weights_only=True)
+            self._step, self._buffered_inputs = state["step"], state["buffer"]
+            self._metrics["train"].update(state["metrics"])
+
+    def _generation_file(self, folder: str) -> Path:
+        name = "generation.pt" if self.args.world_size <= 1 else f"generation_{self.args.process_index}.pt"
+        return Path(folder) / name
+
+
+class Start:
+    """The policy as it stood when this was made: the same modules, with what trains put back for a forward.
+
+    Right for adapters of any kind, old and new, and for whole models, and at most one more copy of what trains; another
+    adapter beside the policy's would be saved with it, and would take PiSSA's singular vectors out a second time.
+    """
+
+    def __init__(self, model: Any):
+        self._model = model
+        self._start = [(p, p.detach().clone()) for p in model.parameters() if p.requires_grad]
+
+    @torch.no_grad()
+    def __call__(self, **inputs: Any) -> Any:
+        now = [parameter.data for parameter, _ in self._start]
+        try:
+            for parameter, start in self._start:
+                parameter.data = start
+            return self._model(**inputs)
+        finally:
+            for (parameter, _), data in zip(self._start, now):
+                parameter.data = data
+
+
+class _Asking:
+    """A reward as TRL calls it; what the function itself gets are the rows that the prompts stand for."""
+
+    def __init__(self, index: int, name: str, trainer: GrpoTrainer):
+        self._index, self._trainer = index, trainer
+        self.__name__ = name
+
+    def __call__(
+        self, prompts: list[str], completions: list[str], completion_ids: list[list[int]], log_metric: Any, **_: Any
+    ) -> list[float | None]:
+        rows = [self._trainer._train_rows[int(prompt)] for prompt in prompts]
+        reward = self._trainer._judge.rewards[self._index]
+        found = self._trainer._scores(rows, completions, completion_ids, reward)
+        if found.failures:
+            log_metric(f"rewards/{reward.name}/failed", sum(found.failed) / len(rows))
+        return found.values[reward.name]
+
+
+@contextmanager
+def _as_they_are(model: Any) -> Iterator[None]:
+    """What trains keeps its precision. TRL rounds it to bf16 where the base is quantized: the policy would not start as
+    its reference, nor resume as it was saved."""
+    before: list[tuple[Any, Tensor]] = [(p, p.data) for p in model.parameters() if p.requires_grad]
+    yield
+    for parameter, data in before:
+        if parameter.dtype != data.dtype:
+            parameter.data = data.to(parameter.device)
+
+
+@contextmanager
+def _own_random_numbers(seed: int, device: torch.device) -> Iterator[None]:
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

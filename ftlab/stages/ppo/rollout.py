@@ -1,0 +1,201 @@
+"""Answers that the policy writes itself, and what is known of each of their tokens. Used by ppo.
+
+Shape suffixes: B answers, L tokens of the longest prompt and answer together, T tokens of the longest answer,
+N answer tokens of some of the rows, in order of rows and then of time, V vocabulary, D hidden size.
+"""
+# ruff: noqa: N802, N815 -- shape suffixes
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ftlab.model.head import logits_function
+from ftlab.stages.losses import entropy
+from ftlab.stages.trainer.forward import LOGIT_ELEMENTS, packed_hidden
+
+
+@dataclass
+class Answers:
+    """Prompts with sampled answers, padded on the right.
+
+    :param ids_BL: int64. :param starts_B: where each answer begins. :param ends_B: behind its last token, which is an
+        end token unless the answer was cut.
+    """
+
+    ids_BL: Tensor
+    starts_B: Tensor
+    ends_B: Tensor
+
+    @property
+    def mask_BT(self) -> Tensor:
+        """Which positions hold answer tokens."""
+        lengths_B = self.ends_B - self.starts_B
+        return torch.arange(int(lengths_B.max()), device=lengths_B.device) < lengths_B[:, None]
+
+    def answer(self, row: int) -> list[int]:
+        return self.ids_BL[row, self.starts_B[row] : self.ends_B[row]].tolist()
+
+    def spread(self, values_N: Tensor) -> Tensor:
+        """One value for each answer token of all rows, as (B, T), 0 elsewhere."""
+        mask_BT = self.mask_BT
+        values_BT = torch.zeros(mask_BT.shape, dtype=values_N.dtype, device=mask_BT.device)
+        values_BT[mask_BT] = values_N
+        return values_BT
+
+    @classmethod
+    def of(cls, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], pad: int, device: Any) -> Answers:
+        joined = [[*prompt, *answer] for prompt, answer in zip(prompts, answers)]
+        ids_BL = torch.full((len(joined), max(map(len, joined))), pad)
+        for row, ids in enumerate(joined):
+            ids_BL[row, : len(ids)] = torch.tensor(ids)
+        starts_B, ends_B = torch.tensor([len(p) for p in prompts]), torch.tensor([len(ids) for ids in joined])
+        return cls(ids_BL.to(device), starts_B.to(device), ends_B.to(device))
+
+
+@dataclass
+class Rollout(Answers):
+    """What ``ppo_epochs`` passes of training need of one rollout, all of it on the device.
+
+    :param number: counted from 0 over the phase. :param scores_B: of whole answers; NaN without a reward.
+    :param learned_BT: answer tokens, except of answers without a reward.
+    :param logprobs_BT: of the policy that sampled. :param reference_BT: of the reference, for the same tokens.
+    :param values_BT: what the critic expected then.
+    :param rewards_BT: scores and KL penalty. :param advantages_BT: whitened. :param returns_BT: what values aim at.
+    :param measures: means that are logged with every step on it.
+    :param stopped: whether the policy moved too far, so that the rest of its steps are passed over.
+    """
+
+    number: int
+    scores_B: Tensor
+    learned_BT: Tensor
+    logprobs_BT: Tensor
+    reference_BT: Tensor
+    values_BT: Tensor
+    rewards_BT: Tensor
+    advantages_BT: Tensor
+    returns_BT: Tensor
+    measures: dict[str, float]
+    stopped: bool = False
+
+    def state_dict(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any], device: Any) -> Rollout:
+        there: dict[str, Any] = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in state.items()}
+        return cls(**there)
+
+
+def parts(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Indices in parts of similar length, each of at most ``budget`` tokens with its padding, or of one index.
+
+    >>> parts([5, 2, 3, 9], budget=8)
+    [[1, 2], [0], [3]]
+    """
+    found: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
+        if found and (len(found[-1]) + 1) * lengths[index] <= budget:
+            found[-1].append(index)
+        else:
+            found.append([index])
+    return found
+
+
+@torch.no_grad()
+def sample(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    stop: Sequence[int],
+    pad: int,
+    temperature: float,
+    max_new_tokens: int,
+    batch_size: int,
+    seed: int,
+) -> list[list[int]]:
+    """One sampled answer to each prompt, with its end token unless it was cut at ``max_new_tokens``.
+
+    Drawn from the whole distribution at ``temperature``, whatever the model's own generation config says, since the
+    log-probabilities of the loss are those of the whole distribution. Leaves the random state as it was.
+    """
+    from transformers import GenerationConfig
+
+    config = GenerationConfig(
+        do_sample=True, temperature=temperature, top_k=0, top_p=1.0, typical_p=1.0, repetition_penalty=1.0,
+        no_repeat_ngram_size=0, max_new_tokens=max_new_tokens, eos_token_id=list(stop), pad_token_id=pad,
+    )  # fmt: skip
+    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+    answers: list[list[int]] = [[] for _ in prompts]
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            width = max(len(prompts[i]) for i in batch)
+            ids = torch.full((len(batch), width), pad)
+            mask = torch.zeros_like(ids)
+            for row, i in enumerate(batch):
+                ids[row, width - len(prompts[i]) :] = torch.tensor(prompts[i])
+                mask[row, width - len(prompts[i]) :] = 1
+            out = model.generate(
+                input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config
+            )
+            for i, answer in zip(batch, out[:, width:].tolist()):
+                end = next((at + 1 for at, token in enumerate(answer) if token in stop), len(answer))
+                answers[i] = answer[:end]
+    return answers
+
+
+def hidden_of(model: Any, answers: Answers, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The hidden state before each answer token of some rows, shape (N, D), and these tokens, shape (N,).
+
+    Causal attention keeps the padding, which is on the right, from everything that counts: no mask is needed.
+    """
+    starts_B1, ends_B1 = answers.starts_B[rows, None], answers.ends_B[rows, None]
+    width = int(ends_B1.max())
+    ids_BL = answers.ids_BL[rows, :width]
+    at_L = torch.arange(width, device=ids_BL.device)
+    hidden_BLD = packed_hidden(model, {"input_ids": ids_BL, "position_ids": at_L.expand_as(ids_BL)})
+    before_BL = (at_L >= starts_B1 - 1) & (at_L < ends_B1 - 1)
+    return hidden_BLD[before_BL], ids_BL[:, 1:][before_BL[:, :-1]]
+
+
+def logprobs_and_entropy(model: Any, answers: Answers, rows: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """log p of each answer token of some rows at ``temperature``, and the entropy of the distribution that it was drawn
+    from, in nats; both (N,), fp32. Full logits exist only in chunks, which the backward computes again."""
+    hidden_ND, tokens_N = hidden_of(model, answers, rows)
+    logits = logits_function(model)
+
+    def part(hidden_nD: Tensor, tokens_n: Tensor) -> tuple[Tensor, Tensor]:
+        logits_nV = logits(hidden_nD) / temperature
+        return logits_nV.gather(-1, tokens_n[:, None])[:, 0] - logits_nV.logsumexp(-1), entropy(logits_nV)
+
+    size = max(LOGIT_ELEMENTS // model.get_output_embeddings().weight.shape[0], 1)
+    chunks = list(zip(hidden_ND.split(size), tokens_N.split(size)))
+    if len(chunks) == 1 or not torch.is_grad_enabled():
+        found = [part(*chunk) for chunk in chunks]
+    else:
+        found = [checkpoint(part, *chunk, use_reentrant=False) for chunk in chunks]
+    return torch.cat([one[0] for one in found]), torch.cat([one[1] for one in found])
+
+
+@torch.no_grad()
+def for_all(answers: Answers, budget: int, measure: Callable[[Tensor], Tensor]) -> Tensor:
+    """What ``measure`` finds for the answer tokens of some rows, for all rows in parts, as (B, T).
+
+    :param measure: rows -> (N,). :param budget: tokens of one forward, with padding.
+    """
+    mask_BT = answers.mask_BT
+    values_BT = torch.zeros(mask_BT.shape, device=mask_BT.device)
+    for part in parts(answers.ends_B.tolist(), budget):
+        rows = torch.tensor(part, device=mask_BT.device)
+        values_PT = torch.zeros((len(part), mask_BT.shape[1]), device=mask_BT.device)
+        values_PT[mask_BT[rows]] = measure(rows).float()
+        values_BT[rows] = values_PT
+    return values_BT

@@ -1,0 +1,338 @@
+"""ppo: the policy writes answers, a reward judges them, and the policy and a critic learn from that.
+
+Shape suffixes: B answers of a rollout, b those of a mini-batch, T tokens of the longest answer, N answer tokens of
+some rows, in order.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import TrainerCallback
+
+from ftlab.data.prompts import Asked
+from ftlab.errors import DivergedError, NotReadyError
+from ftlab.model.guests import Guests, has_adapter
+from ftlab.model.roles import CRITIC, POLICY, REFERENCE, Roles
+from ftlab.policy.tokens import tokens_of
+from ftlab.rundir.files import write_atomic
+from ftlab.schema import PpoStage, Run
+from ftlab.stages.losses import AdaptiveKL, gae, kl_penalised_rewards, masked_mean, policy_loss, value_loss, whiten
+from ftlab.stages.ppo import order
+from ftlab.stages.ppo.rollout import Answers, Rollout, for_all, hidden_of, logprobs_and_entropy, parts, sample
+from ftlab.stages.rewards.judge import EVALUATED, Judge
+from ftlab.stages.trainer.stage_trainer import StageTrainer
+
+_STATE = "ppo.pt"
+_EVALUATION = 1 << 30  # a rollout number that no training reaches, for the seed of evaluations
+
+
+class PpoTrainer(StageTrainer):
+    """Proximal policy optimisation (https://arxiv.org/abs/1707.06347) on answers, with a KL penalty for each token
+    (https://arxiv.org/abs/1909.08593).
+
+    An optimizer step is a mini-batch of a rollout; ``ppo_epochs`` passes over a rollout of ``rollout_batch_size``
+    prompts are ``ppo_epochs * rollout_batch_size / mini_batch_size`` steps, and an epoch is as many rollouts as the
+    prompts are enough for. Which prompts, answers and mini-batches come is a function of the seed and the step. A
+    forward takes as many answers as ``train.micro_batch_size`` rows of ``data.max_length`` tokens have room for.
+
+    :raises ConfigError: a reward that does not exist.
+    :raises NotReadyError: the reward model cannot be used; there are several processes.
+    """
+
+    uses_dropout = False
+    has_sized_loss = False
+    waits_anyhow = True
+
+    def __init__(
+        self,
+        run: Run,
+        model: Any,
+        tokenizer: Any,
+        train_rows: list[Asked],
+        validation_rows: list[Asked] | None,
+        output_dir: str,
+        callbacks: Sequence[TrainerCallback] = (),
+    ):
+        assert isinstance(run.stage, PpoStage)
+        self.stage = stage = run.stage
+        assert stage.rollout_batch_size % stage.mini_batch_size == 0, "the rules have seen to this"
+        self._prompts, self._held_out = train_rows, validation_rows
+        self._steps_per_rollout = order.steps_of_rollout(stage)
+        rollouts = math.ceil(len(train_rows) / stage.rollout_batch_size)  # the last takes up what the next epoch begins
+        # One item of the data loader is one optimizer step; what a step takes is no business of the loader's.
+        one = run.train.model_copy(update={"micro_batch_size": 1, "gradient_accumulation_steps": 1})
+        super().__init__(
+            run.model_copy(update={"train": one}),
+            model,
+            tokenizer,
+            range(rollouts * self._steps_per_rollout),  # type: ignore[arg-type]
+            validation_rows,  # type: ignore[arg-type]
+            output_dir,
+            callbacks,
+        )
+        if self.accelerator.num_processes > 1:
+            raise NotReadyError("stage=ppo trains on one device in this build; use hardware.devices=1.")
+        self.run = run
+        self.data_collator = lambda items: {"step": torch.tensor(items)}
+        self._budget = run.train.micro_batch_size * run.data.max_length
+        self._stop = tokens_of(run).stop
+        self._kl = AdaptiveKL(stage.kl_coefficient, stage.kl_target)
+        self._rollout: Rollout | None = None
+        self._tokens_of_step = 0
+        guests = Guests(model) if has_adapter(model) else None
+        self.judge = Judge(run, Path(output_dir).parent, model, tokenizer, guests)
+        self.roles = Roles(model, guests)
+
+    # ----------------------------------------------------------------------------------------------------- one step
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """One mini-batch: a backward of the policy and one of the critic, each in its role."""
+        for parameter in self.roles.module().parameters():
+            parameter.grad = None  # the loop clears those of the policy's module alone
+        number, step = divmod(self.state.global_step, self._steps_per_rollout)
+        if self._rollout is None or self._rollout.number != number:
+            self._rollout = self._roll(number)
+        rollout = self._rollout
+        if rollout.stopped:
+            return torch.zeros((), device=self.args.device)
+        self.roles.train(True)
+        rows_b = self._mini_batch(number, step)
+        self._tokens_of_step = int(rollout.ends_B[rows_b].sum())
+        tokens = rollout.learned_BT[rows_b].sum().clamp(min=1)
+        groups = [rows_b[part] for part in parts(rollout.ends_B[rows_b].tolist(), self._budget)]
+        with self.roles.acting(POLICY) as policy:
+            found = [self._learn_policy(policy, rollout, rows, tokens) for rows in groups]
+        with self.roles.acting(CRITIC) as critic:
+            losses = [self._learn_critic(critic, rollout, rows, tokens) for rows in groups]
+        kl = float(sum(kl for _, kl in found))
+        rollout.stopped = self.stage.early_stop_kl is not None and kl > self.stage.early_stop_kl
+        return torch.stack([loss for loss, _ in found] + losses).sum()
+
+    def _learn_policy(self, policy: Any, rollout: Rollout, rows: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """The backward of some rows, and their part of the mini-batch's mean loss and of its KL to the old policy."""
+        answered = rollout.mask_BT[rows]
+        learned = rollout.learned_BT[rows][answered]
+        with self.accelerator.autocast():
+            logprobs_N, entropy_N = logprobs_and_entropy(policy, rollout, rows, self.stage.temperature)
+        old_N, advantages_N = rollout.logprobs_BT[rows][answered], rollout.advantages_BT[rows][answered]
+        found = policy_loss(logprobs_N, old_N, advantages_N, learned, self.stage.clip_range)
+        losses_N = found.losses_BT
+        if self.stage.entropy_coefficient:
+            losses_N = losses_N - self.stage.entropy_coefficient * entropy_N.masked_fill(~learned, 0.0)
+        loss = losses_N.sum() / tokens
+        self.accelerator.backward(loss)
+        self._measure(
+            learned, policy_loss=found.losses_BT, clip_fraction=found.clipped_BT, entropy=entropy_N,
+            update_kl=found.kl_BT,
+        )  # fmt: skip
+        return loss.detach(), (found.kl_BT.sum() / tokens).detach()
+
+    def _learn_critic(self, critic: Any, rollout: Rollout, rows: Tensor, tokens: Tensor) -> Tensor:
+        answered = rollout.mask_BT[rows]
+        learned = rollout.learned_BT[rows][answered]
+        with self.accelerator.autocast():
+            values_N = self._values(critic, rollout, rows)
+        old_N, returns_N = rollout.values_BT[rows][answered], rollout.returns_BT[rows][answered]
+        found = value_loss(values_N, old_N, returns_N, learned, self.stage.value_clip_range)
+        loss = self.stage.value_coefficient * found.losses_BT.sum() / tokens
+        self.accelerator.backward(loss)
+        self._measure(learned, value_loss=found.losses_BT, value_clip_fraction=found.clipped_BT)
+        return loss.detach()
+
+    def _values(self, critic: Any, answers: Answers, rows: Tensor) -> Tensor:
+        """What the critic expects before each answer token, shape (N,), fp32."""
+        hidden_ND, _ = hidden_of(critic, answers, rows)
+        with torch.autocast(hidden_ND.device.type, enabled=False):  # a value in bf16 has two or three digits
+            return self.roles.heads[CRITIC](hidden_ND.float())[:, 0]
+
+    def _measure(self, learned_N: Tensor, **measures: Tensor) -> None:
+        nothing = torch.full_like(learned_N, torch.nan, dtype=torch.float32)
+        self._meter.add({name: values.detach().where(learned_N, nothing) for name, values in measures.items()})
+
+    def _mini_batch(self, number: int, step: int) -> Tensor:
+        """Rows of a step of a rollout."""
+        return torch.from_numpy(order.mini_batch(number, step, self.stage, self.run.seed)).to(self.args.device)
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        """Each role on its own: the critic's norm can be many times the policy's. Returns the policy's."""
+        self.accelerator.unscale_gradients()
+        norms = {}
+        for role in (POLICY, CRITIC):
+            parameters = list(self.roles.parameters(role).values())
+            norms[role] = torch.nn.utils.clip_grad_norm_(parameters, self.args.max_grad_norm)
+        self._meter.add({"critic_grad_norm": norms[CRITIC][None]})
+        return norms[POLICY]
+
+    # ---------------------------------------------------------------------------------------------------- a rollout
+
+    def rows_of_step(self, step: int) -> list[list[int]]:
+        return order.prompts_of_ppo_step(step, self.stage, len(self._prompts), self.run.seed)
+
+    def _roll(self, number: int) -> Rollout:
+        """Sample a rollout, judge it, and work out what each of its tokens has to learn."""
+        if not all(bool(p.isfinite().all()) for p in self.roles.parameters(POLICY).values()):
+            raise DivergedError(
+                f"The policy's weights are no longer numbers at step {self.state.global_step}: the run has diverged. "
+                "Lower train.learning_rate, or set stage.early_stop_kl; checkpoints from before are in phases/."
+            )
+        stage, count = self.stage, len(self._prompts)
+        rows = order.prompts_of_rollout(number, stage.rollout_batch_size, count, self.run.seed)
+        asked = [self._prompts[row] for row in rows]
+        answers, texts, scores_B, logprobs_BT, reference_BT = self._answered(asked, number)
+        with torch.no_grad(), self.accelerator.autocast(), self.roles.acting(CRITIC) as critic:
+            values_BT = for_all(answers, self._budget, lambda rows: self._values(critic, answers, rows))
+        known_B = ~scores_B.isnan()
+        mask_BT = answers.mask_BT
+        learned_BT = mask_BT & known_B[:, None]
+        coefficient = self._kl.coefficient
+        rewards_BT, kl_BT = kl_penalised_rewards(
+            scores_B.nan_to_num(), logprobs_BT, reference_BT, learned_BT, coefficient
+        )
+        advantages_BT, returns_BT = gae(rewards_BT, values_BT, learned_BT, stage.gamma, stage.gae_lambda)
+        lengths_B = (answers.ends_B - answers.starts_B).float()
+        known = max(int(known_B.sum()), 1)
+        measures = {
+            "reward": masked_mean(scores_B, known_B).item(),
+            "reward_std": masked_mean((scores_B - masked_mean(scores_B, known_B)).square(), known_B).sqrt().item(),
+            "reward_missing": float(len(asked) - int(known_B.sum())),
+            "kl": masked_mean(kl_BT, learned_BT).item(),
+            "kl_of_answer": kl_BT.sum().item() / known,
+            "kl_coefficient": coefficient,
+            "answer_length": lengths_B.mean().item(),
+            "answers_cut": self._cut(answers),
+            "value": masked_mean(values_BT, learned_BT).item(),
+        }
+        if known_B.any():
+            self._kl.update(measures["kl_of_answer"])
+        self._write_samples(number, asked, texts, scores_B, kl_BT)
+        return Rollout(
+            answers.ids_BL, answers.starts_B, answers.ends_B, number, scores_B, learned_BT, logprobs_BT, reference_BT,
+            values_BT, rewards_BT, whiten(advantages_BT, learned_BT), returns_BT, measures,
+        )  # fmt: skip
+
+    def _answered(self, asked: Sequence[Asked], number: int) -> tuple[Answers, list[str], Tensor, Tensor, Tensor]:
+        """Answers, their texts, their scores (B,), and log-probabilities of policy and reference, each (B, T)."""
+        model: Any = self.model
+        tokenizer: Any = self.processing_class
+        was_training = model.training
+        self.roles.train(False)
+        prompts = [one.ids for one in asked]
+        with self.accelerator.autocast():
+            with self.sampling(), self.roles.acting(POLICY) as policy:
+                sampled = sample(
+                    policy, prompts, stop=self._stop, pad=tokenizer.pad_token_id, temperature=self.stage.temperature,
+                    max_new_tokens=self.stage.max_new_tokens, batch_size=self.run.eval.batch_size,
+                    seed=int(np.random.default_rng([self.run.seed, number]).integers(1 << 62)),
+                )  # fmt: skip
+            answers = Answers.of(prompts, sampled, tokenizer.pad_token_id, self.args.device)
+            found = [self._logprobs(role, answers) for role in (POLICY, REFERENCE)]
+            texts = tokenizer.batch_decode(sampled, skip_special_tokens=True)
+            scores = self.judge(asked, texts, sampled)
+        self.roles.train(was_training)
+        # A part of the sum is no score: what a reward failed for is left out.
+        known = [math.nan if failed else total for failed, total in zip(scores.failed, scores.totals)]
+        scores_B = torch.tensor(known, device=self.args.device)
+        return answers, texts, scores_B, found[0], found[1]
+
+    def _logprobs(self, role: str, answers: Answers) -> Tensor:
+        with self.roles.acting(role) as model:
+            measure: Callable[[Tensor], Tensor] = lambda rows: logprobs_and_entropy(  # noqa: E731
+                model, answers, rows, self.stage.temperature
+            )[0]
+            return for_all(answers, self._budget, measure)
+
+    def _cut(self, answers: Answers) -> float:
+        """Which share of the answers has no end."""
+        last_B = answers.ids_BL.gather(1, answers.ends_B[:, None] - 1)[:, 0]
+        return 1 - torch.isin(last_B, torch.tensor(self._stop, device=last_B.device)).float().mean().item()
+
+    @property
+    def samples_file(self) -> Path:
+        """Some answers of every rollout: in the run directory's ``samples``, or in the trainer's own folder."""
+        folder = Path(str(self.args.output_dir))
+        if folder.parent.name == "phases":
+            return folder.parents[1] / "samples" / f"{folder.name}-rollouts.jsonl"
+        return folder / "rollouts.jsonl"
+
+    def _write_samples(
+        self, number: int, asked: Sequence[Asked], texts: Sequence[str], scores_B: Tensor, kl_BT: Tensor
+    ) -> None:
+        path = self.samples_file
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        # A run that goes on from an earlier checkpoint writes the same rollouts again.
+        lines = [line for line in lines if json.loads(line)["rollout"] < number]
+        shown = list(zip(asked, texts, scores_B.tolist(), kl_BT.sum(1).tolist()))[: self.run.eval.samples]
+        for one, text, score, kl in shown:
+            entry = {
+                "rollout": number, "step": self.state.global_step, "prompt": one.messages[-1]["content"],
+                "expected": one.answer, "answer": text, "reward": None if score != score else score, "kl": kl,
+            }  # fmt: skip
+            lines.append(json.dumps(entry, ensure_ascii=False))
+        write_atomic(path, "".join(f"{line}\n" for line in lines))
+
+    # --------------------------------------------------------------------------------------- measuring and the Trainer
+
+    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> Any:
+        """Mean reward of some sampled answers to each validation prompt, the same draw every time, and their KL to the
+        reference in nats per token. ``loss`` is minus the reward, so that lower is better as everywhere."""
+        prompts = eval_dataset or self._held_out
+        assert prompts, "there is nothing to evaluate on"
+        asked = [one for one in prompts for _ in range(EVALUATED)]
+        answers, _, scores_B, logprobs_BT, reference_BT = self._answered(asked, _EVALUATION)
+        reward = masked_mean(scores_B, ~scores_B.isnan()).item()
+        measures = {
+            "loss": -reward,
+            "reward": reward,
+            "kl": masked_mean(logprobs_BT - reference_BT, answers.mask_BT).item(),
+            "answer_length": (answers.ends_B - answers.starts_B).float().mean().item(),
+        }
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in measures.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and self._rollout is not None:
+            logs.update(self._rollout.measures, stopped_early=float(self._rollout.stopped))
+        super().log(logs, start_time)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return torch.utils.data.SequentialSampler(train_dataset or self.train_dataset)  # type: ignore[arg-type]
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        return None  # a step knows its own tokens, once there is a rollout
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        return 0  # transformers counts those of one forward of known tokens; a step has several
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """One optimizer for what trains of the policy and of the critic."""
+        self.roles.restore_flags()
+        return super().create_optimizer(self.roles.module())
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """The checkpoint's own part too, at the time when it is written but not yet sealed."""
+        super()._save_optimizer_and_scheduler(output_dir)
+        state = {
+            "critic": self.roles.critic_state(),
+            "kl": self._kl.state_dict(),
+            "rollout": None if self._rollout is None else self._rollout.state_dict(),
+        }
+        torch.save(state, Path(output_dir) / _STATE)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self.roles.restore_flags()
+        state = torch.load(Path(resume_from_checkpoint) / _STATE, map_location="cpu", weights_only=True)
+        self.roles.load_critic_state(state["critic"])
+        self._kl.load_state_dict(state["kl"])
+        if state["rollout"] is not None:
+            self._rollout = Rollout.from_state(state["rollout"], self.args.device)

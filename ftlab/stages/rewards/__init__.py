@@ -1,0 +1,1 @@
+"""Rewards of ppo and grpo: functions, files of the user, reward models."""

@@ -1,0 +1,105 @@
+"""The reward functions that have a name; :mod:`ftlab.stages.rewards.resolve` lists them. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from fractions import Fraction
+from functools import partial
+from typing import Any
+
+from ftlab.stages.rewards.scoring import Values, short
+
+
+def _each(judge: Callable[[str, str], float], completions: Sequence[str], answers: Sequence[Any], **_: Any) -> Values:
+    if any(answer is None or not str(answer).strip() for answer in answers):
+        raise ValueError("it compares with an answer, and the row has none")
+    return [judge(completion, str(answer)) for completion, answer in zip(completions, answers)]
+
+
+def _exact_match(completion: str, answer: str) -> float:
+    return float(completion.strip() == answer.strip())
+
+
+def _contains_answer(completion: str, answer: str) -> float:
+    text, wanted = (" ".join(words.split()).casefold() for words in (completion, answer))
+    # Only letters and digits of scripts with spaces need a border: 6 is not in 16 or 6.5, but 北京 is in 是北京。
+    first = r"(?<![a-z0-9_])(?<!\d[.,])" if re.match(r"[a-z0-9_]", wanted) else ""
+    last = r"(?![a-z0-9_])(?![.,]\d)" if re.match(r"[a-z0-9_]", wanted[-1]) else ""
+    return float(re.search(first + re.escape(wanted) + last, text) is not None)
+
+
+_NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d{1,3}(?![\d.]))?"
+_NUMBERS = re.compile(rf"(?:(?<![\w)\]}}.])(-)\$?)?(?<![A-Za-z_\d])({_NUMBER})(?:/({_NUMBER}))?")
+_DIGITS = 200  # a number has no more; a policy that writes one digit for ever gets no reward, and costs no time
+
+
+def last_number(text: str) -> Fraction | None:
+    """The last number in a text, exactly; None if there is none.
+
+    Knows 1,234.50 (not 1.234,50), -5 (but 5 in 10-5), .5, 2e3, 3/4, ``\\frac{3}{4}``; $, % and units are passed over,
+    and so are digits inside a word (H2O). If there is a ``\\boxed{}`` only the last one counts.
+
+    >>> last_number("3 + 4 = 7.0, so the answer is $1,007.50.")
+    Fraction(2015, 2)
+    """
+    if "\\boxed{" in text:
+        text = _braced(text.rpartition("\\boxed{")[2])
+    text = text.replace("−", "-").replace("{,}", ",").replace("\\,", "").replace("\\!", "").replace("\\$", "$")
+    text = re.sub(r"(\d)(?=\\[dt]?frac)", r"\1 ", text)
+    text = re.sub(r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}", r"\1/\2", text)
+    found = list(_NUMBERS.finditer(text))
+    if not found or len(found[-1][0]) > _DIGITS:
+        return None
+    sign, *parts = found[-1].groups(default="")
+    number, divisor = (Fraction(Decimal(part.replace(",", "") or 1)) for part in parts)
+    return (-number if sign else number) / divisor if divisor else None
+
+
+def _braced(text: str) -> str:
+    """What comes before the brace that closes one opened before the text."""
+    depth = 1
+    for end, character in enumerate(text):
+        depth += {"{": 1, "}": -1}.get(character, 0)
+        if not depth:
+            return text[:end]
+    return text
+
+
+def _numeric_answer(completion: str, answer: str) -> float:
+    wanted = last_number(answer)
+    if wanted is None:
+        raise ValueError(f"the answer {short(answer)} has no number")
+    return float(last_number(completion) == wanted)
+
+
+def _format(pattern: re.Pattern[str], completions: Sequence[str], **_: Any) -> Values:
+    return [float(pattern.fullmatch(completion.strip()) is not None) for completion in completions]
+
+
+def _length(target: int, completions: Sequence[str], **_: Any) -> Values:
+    return [max(0.0, 1 - abs(len(completion) - target) / target) for completion in completions]
+
+
+def _format_of(regex: str) -> Callable[..., Any] | str:
+    if not regex:
+        return "give the regular expression: format:REGEX"
+    try:
+        return partial(_format, re.compile(regex, re.DOTALL))
+    except re.error as error:
+        return f"{regex!r} is no regular expression: {error}"
+
+
+def _length_of(number: str) -> Callable[..., Any] | str:
+    if not re.fullmatch(r"0*[1-9][0-9]{0,8}", number):
+        return f"give a whole number of characters above 0, length:200 for one; not {number!r}"
+    return partial(_length, int(number))
+
+
+NAMED: dict[str, Callable[..., Any]] = {
+    "exact_match": partial(_each, _exact_match),
+    "numeric_answer": partial(_each, _numeric_answer),
+    "contains_answer": partial(_each, _contains_answer),
+}
+MADE: dict[str, Callable[[str], Callable[..., Any] | str]] = {"format": _format_of, "length": _length_of}

@@ -1,0 +1,160 @@
+"""The rewards of ``stage.rewards``, for ppo and grpo. Nothing here imports torch.
+
+=================== ==================================================================================================
+exact_match         1 if the completion is the answer, white space at both ends aside
+numeric_answer      1 if the completion's last number is the answer's; that in its last ``\\boxed{}``, if it has one
+contains_answer     1 if the answer is in the completion as words of their own, in any case and spacing
+format:REGEX        1 if the whole completion, white space at both ends aside, matches; ``.`` matches line ends too
+length:N            1 at N characters, falling evenly to 0 at none and at 2 N
+path.py:function    a function of a Python file, called as ``function(prompts=, completions=, answers=, **columns)``;
+                    TRL's reward functions, ``(completions, **kwargs)`` with columns by name, work as they are
+model:RUN           the score that a reward model gives, RUN being a run directory of ``stage=rm`` or an earlier phase
+=================== ==================================================================================================
+
+A reward function gives one number for each completion, or None where it has nothing to say. Beside the rows' columns it
+may ask for ``prompt_ids`` and ``completion_ids``, the tokens.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from hashlib import blake2b
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ftlab.errors import ConfigError, Mistake, nearest
+from ftlab.schema import GrpoStage, PpoStage
+from ftlab.stages.rewards import find
+from ftlab.stages.rewards.functions import MADE, NAMED
+from ftlab.stages.rewards.scoring import Reward, told
+
+KEY = "stage.rewards"
+MODEL = "model"
+_KNOWN = f"{', '.join(NAMED)}, format:REGEX, length:N, path.py:function or {MODEL}:RUN"
+
+ToFunction = Callable[[str], Callable[..., Any]]
+
+
+def check(names: Sequence[str], weights: Sequence[float] | None = None, phases: Path | None = None) -> list[Mistake]:
+    """Every mistake in ``stage.rewards`` and ``stage.reward_weights`` that shows without running anybody's code.
+
+    :param phases: the run's own ``phases/``; None while there is none.
+    """
+    found = [_resolve(name, phases, None, None) for name in names]
+    mistakes = [reward for reward in found if isinstance(reward, Mistake)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    mistakes += [Mistake(KEY, "is there more than once; once is enough, with a weight.", name) for name in twice]
+    if weights is not None and len(weights) != len(names):
+        reason = f"{len(weights)} weights for {len(names)} rewards ({', '.join(names)}); give each one, or null."
+        mistakes.append(Mistake("stage.reward_weights", reason, list(weights)))
+    return mistakes
+
+
+def check_stage(stage: PpoStage | GrpoStage) -> list[Mistake]:
+    """Every mistake in what a stage is to reward, as far as it shows before anything is loaded."""
+    if isinstance(stage, PpoStage) and stage.reward_model is not None:
+        wrong = find.wrong(stage.reward_model)
+        return [Mistake("stage.reward_model", wrong, stage.reward_model)] if wrong else []
+    return check(stage.rewards, stage.reward_weights)
+
+
+def resolve(names: Sequence[str], phases: Path | None = None, model: ToFunction | None = None) -> list[Reward]:
+    """The rewards of ``stage.rewards``, in order. A Python file is run once, from where it is.
+
+    :param model: loads the reward model that a run directory or a phase has; None leaves a stand-in.
+    :raises ConfigError: all that is wrong with the names, the files and the functions.
+    """
+    mistakes = check(names, None, phases)
+    if mistakes:
+        raise ConfigError(mistakes)
+    files: dict[Path, ModuleType] = {}
+    found = [_resolve(name, phases, partial(_load, files), model) for name in names]
+    mistakes = [reward for reward in found if isinstance(reward, Mistake)]
+    if mistakes:
+        raise ConfigError(mistakes)
+    return [reward for reward in found if isinstance(reward, Reward)]
+
+
+def _resolve(
+    name: str, phases: Path | None, load: Callable[[Path], ModuleType] | None, model: ToFunction | None
+) -> Reward | Mistake:
+    head, colon, rest = name.partition(":")
+    if name in NAMED:
+        return Reward(name, NAMED[name])
+    if head in MADE:
+        made = MADE[head](rest)
+        return Mistake(KEY, made, name) if isinstance(made, str) else Reward(name, made)
+    if head == MODEL:
+        wrong = find.wrong(rest, phases) if rest else f"name a run directory of stage=rm: {MODEL}:RUN"
+        return Mistake(KEY, wrong, name) if wrong else Reward(name, model(rest) if model else len)
+    path, _, function = name.rpartition(":")
+    if path.endswith(".py"):
+        found = _function(Path(path).expanduser(), function, load)
+        return Mistake(KEY, found[0], name, found[1]) if isinstance(found, tuple) else Reward(name, found)
+    if name.endswith(".py"):
+        return Mistake(KEY, f"name a function of that file too: {name}:FUNCTION", name)
+    known = [*NAMED, *MADE, MODEL]
+    near = [f"{word}:{rest}" if word in (*MADE, MODEL) and colon else word for word in nearest(head, known)]
+    return Mistake(KEY, f"there is no such reward; there are {_KNOWN}.", name, near)
+
+
+def _function(
+    path: Path, name: str, load: Callable[[Path], ModuleType] | None
+) -> Callable[..., Any] | tuple[str, Sequence[str]]:
+    """The function of a file, or why there is none and which are near; a stand-in for it if it is not to be loaded."""
+    if not path.is_file():
+        return f"there is no file {path.resolve()}.", ()
+    try:
+        own = _names(path)
+    except (SyntaxError, ValueError) as error:
+        return f"{path} is no Python: {error}.", ()
+    if own is not None and name not in own:
+        known = sorted(word for word in own if not word.startswith("_"))
+        return f"{path} has no function {name!r}; it has {', '.join(known) or 'none'}.", nearest(name, known)
+    if load is None:
+        return len
+    try:
+        function = getattr(load(path), name)
+    except (Exception, SystemExit) as error:
+        return f"{path} cannot be run: {told(error)}.", ()
+    if not callable(function):
+        return f"{name} in {path} is a {type(function).__name__}, not a function.", ()
+    if inspect.iscoroutinefunction(function):
+        return f"{name} in {path} is asynchronous; write it with a plain def.", ()
+    return function
+
+
+def _names(path: Path) -> set[str] | None:
+    """Every name that a file may bind, without running it; None if only running it can tell."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_bytes(), str(path))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.alias):
+            found.add(node.asname or node.name.partition(".")[0])
+    return None if found & {"*", "__getattr__"} else found
+
+
+def _load(files: dict[Path, ModuleType], path: Path) -> ModuleType:
+    """Runs a file as a module; what lies beside it can be imported while it does."""
+    path = path.resolve()
+    if path not in files:
+        name = f"ftlab_rewards_{path.stem}_{blake2b(str(path).encode(), digest_size=4).hexdigest()}"
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None and spec.loader is not None
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        sys.path.insert(0, str(path.parent))
+        try:
+            spec.loader.exec_module(module)
+        finally:
+            sys.path.remove(str(path.parent))
+        files[path] = module
+    return files[path]

@@ -1,0 +1,1 @@
+"""What all stages share: the packed forward, the trainer around it, its checkpoints and counters."""

@@ -1,0 +1,26 @@
+"""Which rows a micro-batch takes: functions of the seed and the step alone, so that a run that was stopped and resumed
+takes the same. Torch is imported where its random numbers are drawn, and not before.
+"""
+
+from __future__ import annotations
+
+import math
+
+
+def rows_of_step(step: int, rows: int, batch: int, accumulation: int, devices: int, seed: int) -> list[list[int]]:
+    """Indices of the rows of an optimizer step, counted from 1, one list for each micro-batch of each device: the order
+    of accelerate's seedable sampler, drawn anew each epoch, dealt out batch by batch.
+    """
+    batches = math.ceil(math.ceil(rows / batch) / devices)  # of each device, in an epoch
+    steps = math.ceil(batches / accumulation)
+    epoch, at = divmod(step - 1, steps)
+    order = shuffled(rows, seed + epoch)
+    first, end = at * accumulation * devices, min((at + 1) * accumulation, batches) * devices
+    return [order[i * batch : (i + 1) * batch] for i in range(first, end) if i * batch < rows]
+
+
+def shuffled(count: int, seed: int) -> list[int]:
+    import torch
+
+    found: list[int] = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+    return found

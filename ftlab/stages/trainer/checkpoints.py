@@ -1,0 +1,76 @@
+"""Checkpoints that count only once a manifest of hashes is in place, on disks that have room for them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from transformers.trainer_utils import rotate_checkpoints
+
+from ftlab.errors import RunDirError
+from ftlab.rundir.checkpoints import checkpoints, seal
+from ftlab.rundir.files import size
+from ftlab.stages.trainer.counters import CountingTrainer
+from ftlab.stages.trainer.optimizers import give_b_its_rate
+
+_SPARE = 16 << 20  # bytes that a disk keeps free beside a checkpoint: metrics, the log, the manifest
+
+
+class WholeCheckpoints(CountingTrainer):
+    """Older checkpoints are removed only after a new one is whole, the best one excepted. The optimizer has LoRA+'s
+    learning rates where the run asks for them."""
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        ratio = self.args.loraplus_ratio  # type: ignore[attr-defined]
+        if is_new and ratio is not None:
+            give_b_its_rate(optimizer, self.model if model is None else model, ratio)
+        return optimizer
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """:raises RunDirError: the disk is full; the checkpoints from before are as they were."""
+        folder = Path(str(self.args.output_dir))
+        own = folder / f"checkpoint-{self.state.global_step}"
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            self._check_room(folder)
+            super()._save_checkpoint(model, trial)
+            if self.args.should_save:
+                seal(own)
+        except Exception as error:
+            # PyTorch and safetensors each have an error of their own for a disk that is full.
+            if shutil.disk_usage(folder).free >= _SPARE and not isinstance(error, RunDirError):
+                raise
+            shutil.rmtree(own, ignore_errors=True)
+            raise RunDirError(_no_room(folder, own, str(error))) from None
+        finally:
+            self.args.save_total_limit = limit
+        if self.args.should_save:
+            best = self.state.best_model_checkpoint
+            rotate_checkpoints(output_dir=str(folder), save_total_limit=limit, best_model_checkpoint=best)
+
+    def _check_room(self, folder: Path) -> None:
+        """:raises RunDirError: there is none for what the checkpoint will take."""
+        folder.mkdir(parents=True, exist_ok=True)
+        before = next(iter(checkpoints(folder)), None)
+        needed = size(before) if before is not None else self._estimated_size()
+        free = shutil.disk_usage(folder).free
+        if free < needed + _SPARE:
+            raise RunDirError(f"a checkpoint takes about {needed / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free")
+
+    def _estimated_size(self) -> int:
+        """Bytes of what trains, and of an optimizer with two states of each parameter in fp32."""
+        model: Any = self.model
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        return sum(p.numel() * (p.element_size() + 8) for p in trained)
+
+
+def _no_room(folder: Path, own: Path, reason: str) -> str:
+    whole = [path for path in checkpoints(folder) if path != own]
+    last = f"The last good checkpoint is {whole[0]}" if whole else "There is no earlier checkpoint"
+    return (
+        f"The disk of {folder} is full: {own.name} could not be written ({reason}). {last}. Free some space, or keep "
+        "fewer checkpoints with train.save_total_limit, and start the same command again."
+    )

@@ -1,0 +1,152 @@
+"""The trainer that all stages share: a transformers Trainer over packed rows.
+
+Shape suffixes: N scored positions of a micro-batch, I items that its loss averages over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import TrainerCallback
+
+from ftlab.data.packing.collate import PackedCollator
+from ftlab.data.packing.store import Rows
+from ftlab.schema import Run
+from ftlab.stages.trainer.arguments import training_arguments
+from ftlab.stages.trainer.checkpoints import WholeCheckpoints
+from ftlab.stages.trainer.forward import packed_logprobs
+from ftlab.stages.trainer.meter import Meter
+
+_VARIABLE_LENGTH = ("flash_attention_2", "flash_attention_3")
+
+
+class StageTrainer(WholeCheckpoints):
+    """A transformers Trainer over packed rows. A stage gives :meth:`terms` and, where they differ, the rest.
+
+    :cvar uses_dropout: False where a loss compares two passes, which dropout would tell apart.
+    """
+
+    uses_dropout = True
+
+    def __init__(
+        self,
+        run: Run,
+        model: Any,
+        tokenizer: Any,
+        train_rows: Rows,
+        validation_rows: Rows | None,
+        output_dir: str,
+        callbacks: Sequence[TrainerCallback] = (),
+    ):
+        self.run = run
+        if not self.uses_dropout:
+            for module in model.modules():
+                if isinstance(module, torch.nn.Dropout):
+                    module.p = 0.0
+        args = training_arguments(run, output_dir)
+        if validation_rows is None:
+            args.eval_strategy = "no"
+        flatten = model.config._attn_implementation in _VARIABLE_LENGTH
+        self._meter = Meter()
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=PackedCollator(tokenizer.pad_token_id, flatten),
+            train_dataset=train_rows,
+            eval_dataset=validation_rows,
+            processing_class=tokenizer,
+            callbacks=list(callbacks),
+        )
+        # The loss below is already a share of the global batch's mean.
+        self.model_accepts_loss_kwargs = self.loss_is_scaled_for_ga = True
+
+    def begin(self, progress: Callable[..., Any]) -> None:
+        """Find out what the first step needs. :param progress: ``(description, total, unit)`` -> a bar."""
+
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> Any:
+        """Around the whole loss, head included. transformers leaves it to accelerate, which wraps the forward alone,
+        and that only once training has begun: a reference computed before would be one of another precision."""
+        return self.accelerator.autocast()
+
+    def outputs(self, model: Any, batch: dict[str, Any]) -> Tensor:
+        """What a forward gives the loss: log p(target) of every scored position, shape (N,), unless a stage has it
+        otherwise. :param model: as it is called in training, perhaps wrapped for several devices.
+        """
+        return packed_logprobs(model, self.accelerator.unwrap_model(model), batch)
+
+    def terms(self, batch: dict[str, Any], outputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of each item of a micro-batch, shape (I,), and what else is measured of it: by name, shape (I,), NaN
+        where an item has no such measure."""
+        raise AssertionError("a stage gives its terms")
+
+    def items(self, batch: dict[str, Any]) -> int:
+        """How many items the loss of a micro-batch averages over; scored tokens unless a stage says otherwise."""
+        return len(batch["targets"])
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """This micro-batch's share of the global batch's mean, a scalar, however the batch is split."""
+        assert not return_outputs, "no caller of ours asks for the outputs"
+        items = num_items_in_batch if num_items_in_batch is not None else self.items(inputs)
+        losses_I, measures = self.terms(inputs, self.outputs(model, inputs))
+        self._meter.add(measures)
+        # Ranks average their gradients, and the loss is a sum over them.
+        return losses_I.sum() / items * self.accelerator.num_processes
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        items = sum(self.items(batch) for batch in batch_samples)
+        self._tokens_of_step = sum(batch["tokens"] for batch in batch_samples)
+        if self.accelerator.num_processes == 1:
+            return items
+        counts = self.accelerator.gather(torch.tensor([[items, self._tokens_of_step]], device=device)).sum(0)
+        self._tokens_of_step = int(counts[1])
+        return counts[0]
+
+    def _track_num_input_tokens(self, inputs: Any) -> None:
+        """Tokens without padding; counted once for each global batch, from what the collator knows."""
+        self.state.num_input_tokens_seen += self._tokens_of_step
+        self._tokens_of_step = 0
+
+    def counters(self) -> dict[str, Any]:
+        return {**super().counters(), "measures": self._meter.totals}
+
+    def restore_counters(self, state: dict[str, Any]) -> None:
+        super().restore_counters(state)
+        self._meter.totals = state["measures"]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        logs["tokens"] = self.state.num_input_tokens_seen
+        if "loss" in logs:
+            logs.update(self._meter.means(self.accelerator.reduce))
+        super().log(logs, None)  # the start time would add rates that count from the last resume
+
+    @torch.no_grad()
+    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> Any:
+        """Means over the items of the validation rows, exact however they are batched. Training does not notice: the
+        random state is left as it was."""
+        loader = self.get_eval_dataloader(eval_dataset)
+        model: Any = self.model
+        was_training = model.training
+        model.eval()
+        meter = Meter()
+        with torch.random.fork_rng():
+            for batch in loader:
+                batch = self._prepare_inputs(batch)
+                with self.compute_loss_context_manager():
+                    losses_I, measures = self.terms(batch, self.outputs(model, batch))
+                meter.add({"loss": losses_I}, of_all=True)
+                meter.add(measures)
+        model.train(was_training)
+        means = meter.means(self.accelerator.reduce)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in {**means, **self.derived(means)}.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def derived(self, means: dict[str, float]) -> dict[str, float]:
+        """What follows from the means of an evaluation."""
+        return {}

@@ -1,0 +1,1 @@
+"""``ftlab init``: from a file of rows to an experiment."""

@@ -1,0 +1,270 @@
+"""``ftlab init FILE``: what a file is, three of its rows as the model will see them, and the experiment for it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.prompt import Prompt
+from rich.table import Table
+
+from ftlab.config import check, command_line, compose
+from ftlab.data.prepare import prepare, split_parts
+from ftlab.data.sources import resolve
+from ftlab.data.sources.rows import Row
+from ftlab.errors import ConfigError, DataError, FtlabError, Interrupted, Mistake, NotReadyError
+from ftlab.policy.tokens import tokens_of
+from ftlab.rundir.files import write_atomic
+from ftlab.schema import InitTask, Run
+from ftlab.use.init import file as init_file
+from ftlab.use.init.file import Target
+from ftlab.use.init.guess import NEAR, ORDER, STAGES, Guess, equals, fitting, guesses
+from ftlab.use.inspect.command import console, facts, print_samples
+from ftlab.use.inspect.rows import first_rows
+from ftlab.use.inspect.show import shown
+
+_SAMPLE, _SHOWN = 200, 3
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """The first rows of a file. :param files: of each. :param called: how to speak of them."""
+
+    file: str
+    rows: list[Row]
+    files: list[str]
+
+    @property
+    def called(self) -> str:
+        return f"the first {_SAMPLE} rows" if len(self.rows) == _SAMPLE else f"the {len(self.rows)} rows"
+
+    def where(self, place: int) -> str:
+        return f"{self.files[place]}:{self.rows[place].number}"
+
+
+def init(run: Run, overrides: Sequence[str]) -> None:
+    """Guess, show, ask, write.
+
+    :raises ConfigError, NotReadyError: no file; nobody to ask; an experiment of that name is there.
+    :raises DataError: the file cannot be read, or no format fits its rows.
+    """
+    task = run.task
+    assert isinstance(task, InitTask)
+    if task.file is None:
+        raise ConfigError([Mistake("task.file", "which file? For example: ftlab init my.json")])
+    to = console()
+    where = _target(task, overrides)
+    if not _is_asked(task):
+        _check_free(where, task)
+    rows = _read(run, task.file)
+    tried = guesses(rows.rows, _formats(run, overrides), run.data.columns)
+    found = fitting(tried)
+    if not found:
+        raise DataError(_nothing_fits(rows, tried, run, overrides))
+    if not task.yes and not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise NotReadyError("ftlab init asks before it writes, and nobody is here to ask. --yes takes the best guess.")
+    _print_guesses(to, rows, found)
+    stage, guess = _choose(to, equals(found), run, overrides, task)
+    _print_choice(to, rows, stage, guess)
+    _print_rows(to, rows, _as_run(run, overrides, stage, guess, task.file))
+    where = _named(to, where, task) if _is_asked(task) else where
+    _write(where, init_file.text(where, task.file, stage, guess, init_file.given(overrides), rows.called))
+    to.print(f"\nWritten to {where.path}. It trains with\n  ftlab {where.arguments}", soft_wrap=True, markup=False)
+    to.print(f"and shows all its rows with\n  ftlab inspect {where.arguments}", soft_wrap=True, markup=False)
+
+
+# --- what the file is ------------------------------------------------------------------------------------------------
+
+
+def _read(run: Run, file: str) -> _Rows:
+    location = None
+    for format_ in ("alpaca", "text"):  # any other than text takes files of rows alone
+        data = run.data.model_copy(update={"path": file, "format": format_, "name": None, "columns": {}, "tags": {}})
+        try:
+            location = resolve.resolve(data, STAGES[format_][0])[0].splits["train"]
+            break
+        except DataError as error:
+            failure = str(error).removeprefix("data.path: ")
+    if location is None:
+        raise DataError(failure)
+    pairs = ((row, block.file) for block in location.blocks(_SAMPLE) for row in block.rows())
+    first = list(itertools.islice(pairs, _SAMPLE))
+    return _Rows(file, [row for row, _ in first], [name for _, name in first])
+
+
+def _formats(run: Run, overrides: Sequence[str]) -> list[str]:
+    """Those that the user leaves open."""
+    if run.data.format is not None:
+        return [run.data.format]
+    stage = _given_stage(run, overrides)
+    return [format_ for format_ in ORDER if stage is None or stage in STAGES[format_]]
+
+
+def _given_stage(run: Run, overrides: Sequence[str]) -> str | None:
+    return run.stage.name if any(override.startswith("stage=") for override in overrides) else None
+
+
+def _nothing_fits(rows: _Rows, found: Sequence[Guess], run: Run, overrides: Sequence[str]) -> str:
+    names = dict.fromkeys(name for row in rows.rows if row.problem is None for name in row.value)
+    listed = f"columns {', '.join(map(repr, names))}" if names else "no row of which has columns"
+    stage = _given_stage(run, overrides)
+    asked = f" that stage={stage} trains on" if stage else ""
+    lines = [f"{rows.file}: no format{asked} fits {rows.called} ({listed}). The nearest:"]
+    for guess in found[:NEAR]:
+        reason, count, place = guess.reasons()[0]
+        others = f", and {count - 1} more" if count > 1 else ""
+        lines.append(f"  - {guess.format}: {rows.where(place)}{others}: {reason}")
+    if stage and (other := fitting(guesses(rows.rows, ORDER, run.data.columns))):
+        lines.append(f"It reads as {other[0].format}, for stage={' or '.join(STAGES[other[0].format])}.")
+    column = "messages" if found[0].format == "sharegpt" else "instruction"
+    lines.append(f"Rename columns, or say what they are: ftlab init {rows.file} data.columns.{column}=YOURS")
+    return "\n".join(lines)
+
+
+def _print_guesses(to: Console, rows: _Rows, found: Sequence[Guess]) -> None:
+    to.print(f"{rows.file}: {rows.called}", soft_wrap=True, markup=False)
+    table = Table(box=None, pad_edge=False)
+    for column in ("format", "rows that fit", "columns used", "with"):
+        table.add_column(column, overflow="fold")
+    for guess in found[:NEAR]:
+        used = f"{len(guess.used)} of {len(guess.used) + len(guess.unused)}"
+        said = [f"{user if user is not None else 'nothing'} as {column}" for column, user in guess.columns.items()]
+        said += [f"{word} for {tag}" for tag, word in guess.tags.items()]
+        table.add_row(guess.format, f"{len(guess.records)} of {guess.rows}", used, escape(", ".join(said)))
+    to.print(table)
+
+
+def _choose(
+    to: Console, found: Sequence[Guess], run: Run, overrides: Sequence[str], task: InitTask
+) -> tuple[str, Guess]:
+    """The stage, among those that the formats are for, and the format, where the stage leaves two."""
+    stage = _given_stage(run, overrides)
+    stages = list(dict.fromkeys(stage for guess in found for stage in STAGES[guess.format]))
+    if stage is None:
+        stage = stages[0] if task.yes or len(stages) == 1 else _asked(to, "\nWhat for? stage", stages)
+    left = [guess for guess in found if stage in STAGES[guess.format]]
+    if task.yes or len(left) == 1:
+        return stage, left[0]
+    format_ = _asked(to, "Two fit equally. format", [guess.format for guess in left])
+    return stage, next(guess for guess in left if guess.format == format_)
+
+
+def _asked(to: Console, question: str, choices: list[str] | None, default: str | None = None) -> str:
+    try:
+        return Prompt.ask(question, console=to, choices=choices, default=default or (choices or [""])[0])
+    except EOFError:
+        raise Interrupted("\nNothing was written.") from None
+
+
+def _print_choice(to: Console, rows: _Rows, stage: str, guess: Guess) -> None:
+    to.print(f"\nTaken as [bold]{guess.format}[/bold], for stage={stage}.")
+    if guess.unused:
+        to.print(f"[yellow]not used: {escape(', '.join(guess.unused))}[/yellow]", soft_wrap=True)
+    for reason, count, place in guess.reasons():
+        said = f"{count} row{'s' * (count != 1)} would be dropped, first {rows.where(place)}: {reason}"
+        to.print(f"[yellow]{escape(said)}[/yellow]", soft_wrap=True)
+    to.print()
+
+
+# --- three rows ------------------------------------------------------------------------------------------------------
+
+
+def _as_run(run: Run, overrides: Sequence[str], stage: str, guess: Guess, file: str) -> Run:
+    loader, config_name = check.loader_of(command_line.read(overrides))
+    chosen = compose.read([*init_file.given(overrides), f"stage={stage}"], loader, config_name)
+    update = {"path": file, "format": guess.format, "columns": guess.columns, "tags": guess.tags, "name": None}
+    update["on_invalid"] = "drop" if guess.problems else chosen.data.on_invalid
+    return chosen.model_copy(update={"data": chosen.data.model_copy(update=update)})
+
+
+def _print_rows(to: Console, rows: _Rows, run: Run) -> None:
+    """The first rows that can be trained on, prepared as they will be. What keeps them from it is no failure here."""
+    with tempfile.TemporaryDirectory(prefix="ftlab-init-") as folder:
+        head = Path(folder) / "rows.jsonl"
+        places = [place for place, row in enumerate(rows.rows) if row.problem is None]
+        lines = (json.dumps(rows.rows[place].value, default=str) for place in places)
+        head.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        no_split = run.data.split.model_copy(update={"validation": "none", "test": "none", "golden": "none"})
+        update = {"path": str(head), "cache": None, "split": no_split, "max_samples": None, "num_samples": None}
+        data = run.data.model_copy(update=update)
+        try:
+            tokens = tokens_of(run)
+            sources = resolve.resolve(data, run.stage.name)
+            parts = split_parts(sources, data, run.seed)
+            prepared = prepare(sources, parts, data, run.seed, tokens.template, tokens.tokenizer)
+        except (DataError, NotReadyError) as error:
+            said = str(error).replace(str(head), rows.file)
+            to.print(f"[yellow]{escape(f'Its rows cannot be shown with model={run.model.name}: {said}')}[/yellow]")
+            return
+        first = list(first_rows(prepared.train, parts["train"], _SHOWN, data, tokens.tokenizer))
+        named = [replace(row, where=rows.where(places[int(row.where.rpartition(":")[2]) - 1])) for row in first]
+        samples = [sample for row in named for sample in shown(row, tokens.tokenizer, False)]
+        of_model = [fact for fact in facts(run, (), "train", tokens) if fact[0] != "data"]
+        print_samples(to, of_model, samples)
+        ledger = prepared.ledger.splits["train"]
+        limit = f"data.max_length={data.max_length}"
+        dropped = {reason: count for reason, count in ledger.dropped.items() if "max_length" in reason}
+        said_of = [f"{count} would be dropped, {reason}" for reason, count in dropped.items()]
+        said_of += [f"{ledger.rows_truncated} cut to {limit}"] if ledger.rows_truncated else []
+        if said_of:
+            to.print(f"[yellow]of {rows.called}: {escape('; '.join(said_of))}[/yellow]", soft_wrap=True)
+
+
+# --- the experiment --------------------------------------------------------------------------------------------------
+
+
+def _target(task: InitTask, overrides: Sequence[str]) -> Target:
+    """Where the experiment goes, unless its name is asked for."""
+    assert task.file is not None
+    own = command_line.read(overrides).flag("--config-dir", "-cd")
+    out = own if own is not None and not any(o.startswith("task.out=") for o in overrides) else task.out
+    stem = Path(task.file.rstrip("/")).name.split(".")[0]
+    return init_file.target(out, task.experiment or re.sub(r"[^A-Za-z0-9_-]+", "_", stem).strip("_-") or "mine")
+
+
+def _is_asked(task: InitTask) -> bool:
+    """Whether the name is not given, nor anything that it follows from."""
+    return task.experiment is None and not task.yes and not task.out.endswith((".yaml", ".yml"))
+
+
+def _check_free(where: Target, task: InitTask) -> None:
+    """:raises NotReadyError: it is there already."""
+    if where.path.exists() and not task.overwrite:
+        raise NotReadyError(f"{where.path} is there already. --overwrite replaces it, experiment=NAME writes another.")
+
+
+def _named(to: Console, where: Target, task: InitTask) -> Target:
+    while True:
+        chosen = replace(where, name=_asked(to, "What shall it be called? experiment", None, where.name))
+        if not _NAME.fullmatch(chosen.name):
+            to.print("letters, digits, _, . and - only")
+        elif chosen.path.exists() and not task.overwrite:
+            to.print(f"{chosen.path} is there already", soft_wrap=True, markup=False)
+        else:
+            return chosen
+
+
+def _write(where: Target, text: str) -> None:
+    """:raises FtlabError: what was written is no good config, and is taken back."""
+    before = where.path.read_text(encoding="utf-8") if where.path.exists() else None
+    try:
+        write_atomic(where.path, text)
+    except OSError as error:
+        raise NotReadyError(f"{where.path} cannot be written: {error.strerror}.") from None
+    try:
+        check.check(command_line.read([f"--config-dir={where.folder}", f"experiment={where.name}"]))
+    except FtlabError:
+        if before is None:
+            where.path.unlink()
+        else:
+            write_atomic(where.path, before)
+        raise

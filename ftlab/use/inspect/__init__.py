@@ -1,0 +1,1 @@
+"""``ftlab inspect``: rows as the model will see them, or saw them."""

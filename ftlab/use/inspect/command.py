@@ -1,0 +1,195 @@
+"""``ftlab inspect``: the first rows as the model will see them, the ledger, and whether they read back."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress
+from rich.text import Text as Coloured
+
+from ftlab.base.terminal import Terminal
+from ftlab.data.ledger import table as show
+from ftlab.data.packing.split_builder import Part
+from ftlab.data.prepare import Parts, Prepared, prepare, split_parts
+from ftlab.data.sources import resolve
+from ftlab.errors import ConfigError, DataError, Mistake, NotReadyError
+from ftlab.policy.tokens import Tokens, tokens_of
+from ftlab.rundir.files import write_atomic
+from ftlab.schema import InspectTask, Run
+from ftlab.use.inspect import page as inspect_page
+from ftlab.use.inspect.check import read_back
+from ftlab.use.inspect.rows import first_rows
+from ftlab.use.inspect.show import LEGEND, Shown, coloured, marks_for, plain, shown
+from ftlab.use.inspect.step import begun, of_step
+
+_PIPE_WIDTH = 160  # of tables where there is no terminal
+
+
+def inspect(run: Run, overrides: Sequence[str]) -> None:
+    """Print what a run would be trained on, or one that there is was. Reads the tokenizer, no weights.
+
+    :raises ConfigError: the data has no such split, the run no such phase or step.
+    :raises RunDirError: what is named is no run, or its data has changed.
+    :raises DataError: a row is not what the tokenizer's own template writes.
+    """
+    task = run.task
+    assert isinstance(task, InspectTask)
+    of_run = begun(run, overrides)
+    run = of_run.config if of_run is not None else run
+    try:
+        sources = resolve.resolve(run.data, run.stage.name)
+    except DataError as error:
+        raise DataError(f"{error}{of_run.run_dir.started_elsewhere() if of_run is not None else ''}") from None
+    if of_run is not None:
+        of_run.check_data(sources)
+    parts = split_parts(sources, run.data, run.seed)
+    if task.split not in parts:
+        raise ConfigError(
+            [Mistake("task.split", f"this data has no such split. It has: {', '.join(parts)}.", task.split)]
+        )
+    tokens = tokens_of(run)
+    prepared = prepare(sources, parts, run.data, run.seed, tokens.template, tokens.tokenizer, _progress)
+    if of_run is not None and task.step is not None:
+        told, samples = of_step(of_run, task, parts["train"], prepared.train, tokens.tokenizer)
+        Report([*told, *facts(run, parts["train"], "train", tokens)], samples, [], "", None).show(task.html)
+        return
+    rows = prepared.rows.get(task.split)
+    reader = (parts[task.split], run.data, tokens.tokenizer)
+    first = [] if rows is None else first_rows(rows, reader[0], task.rows, *reader[1:])
+    samples = [sample for row in first for sample in shown(row, tokens.tokenizer, task.full)]
+    failure, said = None, f"not read back (check={task.check})"
+    if task.check and rows is not None:
+        try:
+            checked = first_rows(rows, reader[0], task.check, *reader[1:])
+            said = read_back(checked, run, tokens, prepared.cached).told(run)
+        except (DataError, NotReadyError) as error:
+            failure = error
+    of = facts(run, parts[task.split], task.split, tokens)
+    Report(of, samples, _tables(prepared), said, failure).show(task.html)
+
+
+@dataclass(frozen=True)
+class Report:
+    """:param tables: rich renderables and markup. :param said: the result. :param failure: in its place, if any."""
+
+    facts: list[tuple[str, str]]
+    samples: list[Shown]
+    tables: list[Any]
+    said: str
+    failure: Exception | None
+
+    def show(self, html: str | None) -> None:
+        """Print it, and write it to a page. :raises Exception: the failure."""
+        if html is not None:  # before a closed pipe can end the printing
+            page = inspect_page.page(self.facts, self.samples, self.tables, self.said, self.failure)
+            _write(Path(html).expanduser(), page)
+        self.print(console())
+        if html is not None:
+            print(f"written to {html}")
+        if self.failure is not None:
+            raise self.failure
+
+    def print(self, to: Console) -> None:
+        print_samples(to, self.facts, self.samples)
+        for line in self.tables:
+            to.print(line, soft_wrap=isinstance(line, str))
+        if self.failure is None and self.said:
+            to.print(f"\n{escape(self.said)}", soft_wrap=True)
+
+
+def print_samples(to: Console, of_run: Sequence[tuple[str, str]], samples: Sequence[Shown]) -> None:
+    """The facts, how to read the rows, and the rows; in colour on a terminal that has any."""
+    in_colour = to.is_terminal and not to.no_color and to.color_system is not None
+    marks = marks_for(piece for sample in samples for piece in sample.text)
+    how = "[black on green]green[/] is what is trained" if in_colour else f"{' '.join(marks)} enclose what is trained"
+    for name, value in of_run:
+        to.print(f"{name:<11}{escape(value)}", soft_wrap=True)
+    if samples:
+        to.print(f"{'reading':<11}{how}; {LEGEND}", soft_wrap=True)
+    for sample in samples:
+        to.print(f"\n[bold]{escape(sample.title)}[/bold]", soft_wrap=True)
+        for pieces, before, between in ((sample.text, "", ""), (sample.ids, "ids: ", " ")):
+            text = coloured(pieces, between) if in_colour else Coloured(plain(pieces, marks, between))
+            if text.plain.endswith("\n"):  # it is drawn
+                text.right_crop(1)
+            to.print(Coloured(before) + text, soft_wrap=True)
+    to.print()
+
+
+def console() -> Console:
+    found = Terminal(highlight=False, emoji=False)
+    return found if found.is_terminal else Terminal(highlight=False, emoji=False, width=_PIPE_WIDTH)
+
+
+def facts(run: Run, parts: Sequence[Part], split: str, tokens: Tokens) -> list[tuple[str, str]]:
+    """What is looked at, with which template and tokenizer."""
+    tokenizer = tokens.tokenizer
+
+    def written(ids: Sequence[int]) -> str:
+        return " or ".join(tokenizer.decode([id_], skip_special_tokens=False) for id_ in ids)
+
+    found = [
+        ("data", f"{part.source.name} ({part.source.format}): {_rows(part.rows)} of {split} from {part.location}")
+        for part in parts
+    ]
+    named = f"{run.model.template} (model.template)" if run.model.template else "the tokenizer's own"
+    found.append(("template", f"none: each text ends with {tokenizer.eos_token}" if tokens.template is None else named))
+    added = f"; {tokens.additions}" if str(tokens.additions) else ""
+    ends = f"{written(tokens.stop)} ends an answer, " if tokens.template else ""
+    about = f"{len(tokenizer):,} tokens; {ends}{tokenizer.pad_token} pads{added}"
+    found.append(("tokenizer", f"{run.model.path}: {about}"))
+    return found
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row{'s' * (count != 1)}"
+
+
+def _tables(prepared: Prepared) -> list[Any]:
+    lines: list[Any] = list(show.ledger_lines(prepared.ledger, prepared.cached))
+    for name, split in prepared.ledger.splits.items():
+        bars = [escape(line) for line in show.lengths(split)]
+        lines += [f"\n{name}: tokens of a sample before it is cut", *bars] if bars else []
+    return lines
+
+
+@contextmanager
+def _progress(description: str, total: int, unit: str) -> Iterator[Any]:
+    """A bar on the terminal, beside what is printed and not in it."""
+    to = Console(file=sys.stderr)
+    with Progress(console=to, transient=True, disable=not to.is_terminal) as bars:
+        task = bars.add_task(description, total=total)
+        yield _Bar(bars, task)
+
+
+@dataclass(frozen=True)
+class _Bar:
+    bars: Progress
+    task: Any
+
+    def advance(self, count: int = 1) -> None:
+        self.bars.advance(self.task, count)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        write_atomic(path, text)
+    except OSError as error:
+        raise NotReadyError(f"task.html={path} cannot be written: {error.strerror}.") from None
+
+
+def sample_rows(
+    run: Run, sources: Sequence[resolve.Source], parts: Parts, tokens: Tokens, count: int
+) -> tuple[list[Shown], Prepared]:
+    """The first rows of train, prepared for looking at alone."""
+    prepared = prepare(sources, parts, run.data, run.seed, tokens.template, tokens.tokenizer)
+    rows = first_rows(prepared.train, parts["train"], count, run.data, tokens.tokenizer)
+    return list(itertools.chain.from_iterable(shown(row, tokens.tokenizer, False) for row in rows)), prepared

@@ -1,0 +1,1 @@
+"""``ftlab mine``: from a git repository to training data."""
