@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -137,6 +138,7 @@ def a_trainer(folder: str, *overrides: str) -> tuple[Any, Any]:
     from ftlab.data.sources import resolve
     from ftlab.policy.build import model_of
     from ftlab.policy.tokens import tokens_of
+    from ftlab.rundir.phase_files import PhaseFiles
     from ftlab.stages import trainer_class
 
     run = read(command_line.read(overrides).overrides)
@@ -145,7 +147,7 @@ def a_trainer(folder: str, *overrides: str) -> tuple[Any, Any]:
     parts = split_parts(sources, run.data, run.seed)
     rows = prepare(sources, parts, run.data, run.seed, tokens.template, tokens.tokenizer).train
     model, _ = model_of(run, tokens)
-    return trainer_class(run)(run, model, tokens.tokenizer, rows, None, folder), rows
+    return trainer_class(run)(run, model, tokens.tokenizer, rows, None, PhaseFiles.in_folder(Path(folder))), rows
 
 
 if __name__ == "__main__":

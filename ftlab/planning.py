@@ -69,7 +69,7 @@ def _done(run: Run, phases: Sequence[Phase]) -> set[str]:
     if place is None or keys.if_exists == "new":
         return set()
     run_dir = RunDir(Path(place))
-    return {phase.name for phase in phases if (run_dir.phase(phase.folder) / "final").is_dir()}
+    return {phase.name for phase in phases if run_dir.phase_files(phase.folder).final.is_dir()}
 
 
 def _source_mistakes(key: str, phase: Phase, before: Mapping[str, Phase], is_chosen: bool) -> list[Mistake]:

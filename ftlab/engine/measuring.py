@@ -15,13 +15,11 @@ from ftlab.data.formats import Labelled, Text
 from ftlab.data.prepare import Parts, examples
 from ftlab.data.tokens.templates import prompt_and_answer
 from ftlab.engine.metrics_log import Metrics
-from ftlab.engine.output import Output
-from ftlab.engine.trackers.hub import Trackers
+from ftlab.engine.session import Session
 from ftlab.engine.trackers.rates import Rates
 from ftlab.measure.generate import generate
 from ftlab.measure.metrics import exact_match
 from ftlab.policy.tokens import Tokens
-from ftlab.rundir.directory import RunDir
 from ftlab.rundir.files import write_atomic
 from ftlab.rundir.names import EXACT_MATCH
 from ftlab.schema import Run
@@ -44,15 +42,13 @@ class Measures:
 class Measuring:
     """Measures a phase's model, and writes what it finds to ``samples/``, ``metrics.jsonl`` and the trackers.
 
-    :param parts: the phase's records, by split. :param before: optimizer steps of the phases before this one.
+    :param phase: its name. :param run: its config. :param parts: its records, by split.
     """
 
-    def __init__(
-        self, run_dir: RunDir, phase: str, run: Run, tokens: Tokens, parts: Parts, output: Output, trackers: Trackers,
-        metrics: Metrics, before: int,
-    ):  # fmt: skip
-        self._run_dir, self._phase, self._run, self._tokens, self._parts = run_dir, phase, run, tokens, parts
-        self._output, self._trackers, self._metrics, self._before = output, trackers, metrics, before
+    def __init__(self, session: Session, phase: str, run: Run, tokens: Tokens, parts: Parts, metrics: Metrics):
+        self._session, self._phase, self._run, self._tokens, self._parts = session, phase, run, tokens, parts
+        self._run_dir, self._output, self._metrics = session.run_dir, session.output, metrics
+        self._steps_before = session.steps_before()
         self._split = "golden" if parts.get("golden") else "validation"
 
     def before(self, trainer: Any) -> Measures:
@@ -119,7 +115,7 @@ class Measuring:
     def _write(self, measures: Measures, when: str | int, step: int) -> None:
         path = self._run_dir.samples_file(self._phase, when)
         write_atomic(path, json.dumps(vars(measures), indent=2, ensure_ascii=False) + "\n")
-        self._trackers.samples(path, self._before + step)
+        self._session.trackers.samples(path, self._steps_before + step)
 
     def _questions(self) -> list[Any]:
         """The records whose answers are wanted: golden ones, or, without any, a few of the validation split."""

@@ -4,27 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from transformers import TrainerCallback
 
 from ftlab.engine.output import Bar, Output
-from ftlab.engine.trackers.hub import Trackers
+from ftlab.engine.session import Session
 from ftlab.engine.trackers.rates import Rates
-from ftlab.rundir.directory import RunDir
-from ftlab.rundir.files import write_atomic
-from ftlab.rundir.names import EXACT_MATCH
-
-_KINDS = ("loss", "eval_loss", EXACT_MATCH)  # each line has one of them
-
-
-class Before(NamedTuple):
-    """What a run had done when a phase began."""
-
-    steps: int
-    tokens: int
 
 
 class Metrics(TrainerCallback):
@@ -33,15 +19,12 @@ class Metrics(TrainerCallback):
     ``step`` is the phase's optimizer step that the line belongs to, ``global_step`` the run's; ``tokens`` and
     ``total_tokens`` were trained on up to there; ``seconds`` of work went into the run, over all its starts.
 
-    :param seconds: that number.
-    :param trackers: get every line too. :param rates: are logged beside the loss.
+    :param phase: its name. :param rates: are logged beside the loss.
     """
 
-    def __init__(
-        self, path: Path, phase: str, before: Before, seconds: Callable[[], float], trackers: Trackers, rates: Rates
-    ):
-        self._path, self._phase, self._before, self._seconds = path, phase, before, seconds
-        self._trackers, self._rates = trackers, rates
+    def __init__(self, session: Session, phase: str, rates: Rates):
+        self._session, self._phase, self._rates = session, phase, rates
+        self._steps_before, self._tokens_before = session.steps_before(), session.tokens_before()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         # transformers ends with averages since the last (re)start, which no continued run could repeat.
@@ -50,37 +33,13 @@ class Metrics(TrainerCallback):
             self.write(state.global_step, {"epoch": state.epoch, **logs, **rates})
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        line = {"phase": self._phase, "step": step, "global_step": self._before.steps + step, **values}
+        line = {"phase": self._phase, "step": step, "global_step": self._steps_before + step, **values}
         if "tokens" in values:
-            line["total_tokens"] = self._before.tokens + values["tokens"]
-        line |= {"time": round(time.time(), 3), "seconds": round(self._seconds(), 3)}
-        with self._path.open("a", encoding="utf-8") as file:
+            line["total_tokens"] = self._tokens_before + values["tokens"]
+        line |= {"time": round(time.time(), 3), "seconds": round(self._session.clock.seconds(), 3)}
+        with self._session.run_dir.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-        self._trackers.log(line)
-
-
-def cut_back(run_dir: RunDir, phase: str, checkpoint: Path | None, is_measured: bool) -> None:
-    """Take out of ``metrics.jsonl`` what ``phase`` logged after ``checkpoint``, and a torn last line.
-
-    :param is_measured: whether the measures before training were finished; if not, they will be logged again.
-    """
-    if not run_dir.metrics.is_file():
-        return
-    step, logged = 0, set[str]()
-    if checkpoint is not None:
-        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        step = state["global_step"]
-        logged = {key for entry in state["log_history"] if entry["step"] == step for key in entry}
-
-    def stands(entry: dict[str, Any]) -> bool:
-        if entry["step"] == 0:
-            return is_measured
-        # What belongs to a step is logged before its checkpoint; what is measured after training, behind the last one.
-        at_checkpoint = any(key in entry and key in logged for key in _KINDS)
-        return entry["step"] < step or (entry["step"] == step and at_checkpoint)
-
-    kept = [json.dumps(entry) + "\n" for entry in run_dir.logged() if entry["phase"] != phase or stands(entry)]
-    write_atomic(run_dir.metrics, "".join(kept))
+        self._session.trackers.log(line)
 
 
 class Advance(TrainerCallback):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 
 from ftlab.base.terminal import Terminal
+from ftlab.engine.process import collected_warnings
 
 
 def quiet_libraries() -> None:
@@ -29,24 +28,23 @@ def quiet_libraries() -> None:
 
 
 class Output:
-    """:param log: the file that gets a copy of every line, and the libraries' warnings."""
+    """What a run tells: on the terminal, and in its log, which also gets the warnings that its work raises.
+
+    :param log: the file that gets a copy of every line.
+    """
 
     def __init__(self, log: Path):
         self._file = log.open("a", encoding="utf-8", buffering=1)
         self.console = Terminal(highlight=False)
         self._log = Console(file=self._file, width=160, highlight=False, color_system=None)
-        logging.captureWarnings(True)
-        warnings.simplefilter("default")
-        handler = logging.StreamHandler(self._file)
-        handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
-        logging.getLogger("py.warnings").handlers = [handler]
-        logging.getLogger("py.warnings").propagate = False
+        self._warnings = collected_warnings(self.note)
 
     def __enter__(self) -> Output:
+        self._warnings.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        logging.getLogger("py.warnings").handlers = []
+    def __exit__(self, *error: Any) -> None:
+        self._warnings.__exit__(*error)
         self._file.close()
 
     def say(self, what: Any = "") -> None:

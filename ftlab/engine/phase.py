@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import shlex
-import shutil
-import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
@@ -15,57 +12,46 @@ from ftlab.data.prepare import prepare, split_parts
 from ftlab.data.prompts import asked
 from ftlab.data.row_origins import places
 from ftlab.data.sources import resolve
-from ftlab.engine import summary
-from ftlab.engine.interruption import Interruption
-from ftlab.engine.output import Output
-from ftlab.engine.trackers.hub import Trackers
+from ftlab.engine import resume_point, summary
+from ftlab.engine.final_weights import link_final, save_final
+from ftlab.engine.session import Session
 from ftlab.errors import RunDirError
 from ftlab.policy import lineage
-from ftlab.rundir.checkpoints import checkpoints, is_whole
-from ftlab.rundir.directory import RunDir
+from ftlab.rundir.checkpoints import step_of
 from ftlab.rundir.files import sha256
-from ftlab.rundir.plan import Phase, Plan
+from ftlab.rundir.plan import Phase
 from ftlab.stages import trainer_class
 
 
-class Clock:
-    """Seconds of work that went into a run, over all its starts: of those that were killed, up to their last line."""
-
-    def __init__(self, run_dir: RunDir):
-        last = run_dir.last_logged()
-        self._spent = max(run_dir.manifest().get("seconds", 0), last["seconds"] if last else 0)
-        self._started = time.monotonic()
-
-    def seconds(self) -> float:
-        return round(self._spent + time.monotonic() - self._started, 1)
-
-
 class PhaseRun:
-    """One phase in this process."""
+    """One phase in this process.
 
-    def __init__(
-        self, run_dir: RunDir, plan: Plan, phase: Phase, output: Output, clock: Clock, interruption: Interruption,
-        trackers: Trackers,
-    ):  # fmt: skip
-        self.run_dir, self.phase, self.output, self._clock = run_dir, phase, output, clock
-        self._plan = plan
-        self._interruption, self._trackers = interruption, trackers
-        self.folder = run_dir.phase(phase.folder)
-        self.config = lineage.starting(run_dir, plan, phase)
-        self._look_at = summary.look_at(run_dir, plan, phase)
+    :ivar config: the phase's config, with the model that it starts from. :ivar files: where the phase's files are.
+    :ivar tokens: the tokenizer and the template, once loaded; :ivar model: the model, once loaded.
+    """
+
+    def __init__(self, session: Session, phase: Phase):
+        self.session, self.phase = session, phase
+        self.run_dir, self.output = session.run_dir, session.output
+        self.files = session.run_dir.phase_files(phase.folder)
+        self.config = lineage.starting(session.run_dir, session.plan, phase)
+        self._look_at = summary.look_at(session.run_dir, session.plan, phase)
 
     def run(self) -> None:
+        self.session.interruption.check()
         data = self.config.data
         sources = resolve.resolve(data, self.config.stage.name)
         self._check_same_data(sources)
         self._load_tokenizer()
         self.parts = split_parts(sources, data, self.config.seed)
         prepared = prepare(
-            sources, self.parts, data, self.config.seed, self.template, self.tokenizer, self.output.progress
+            sources, self.parts, data, self.config.seed, self.tokens.template, self.tokenizer, self.output.progress
         )
-        summary.ledger(self.output, self.run_dir, self.phase.name, prepared)
+        summary.ledger(self.session, self.phase.name, prepared)
+        self.session.interruption.check()
         with self.output.console.status("loading the model"):
             self._load_model()
+        self.session.hooks.model_loaded(self)
         self._train(prepared)
 
     def _check_same_data(self, sources: list[resolve.Source]) -> None:
@@ -80,7 +66,7 @@ class PhaseRun:
         from ftlab.policy.tokens import tokens_of
 
         self.tokens = tokens_of(self.config)
-        self.tokenizer, self.template, self.stop = self.tokens.tokenizer, self.tokens.template, self.tokens.stop
+        self.tokenizer = self.tokens.tokenizer
 
     def _load_model(self) -> None:
         from ftlab.model import adapter
@@ -96,28 +82,27 @@ class PhaseRun:
     def _train(self, prepared: Any) -> None:
         from transformers import set_seed
 
-        from ftlab.engine import metrics_log, stopping
+        from ftlab.engine import stopping
         from ftlab.engine.measuring import Measuring
+        from ftlab.engine.metrics_log import Advance, Metrics
+        from ftlab.engine.process import TurnTaking
         from ftlab.engine.trackers.rates import rates_of
         from ftlab.stages.trainer.stage_trainer import StageTrainer
 
-        checkpoint = self._newest_whole_checkpoint()
-        step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+        session, train = self.session, self.config.train
+        checkpoint = resume_point.newest_whole_checkpoint(self.files.folder, self.config.run.checkpoint, self.output)
+        step = step_of(checkpoint) if checkpoint else 0
         is_measured = self.run_dir.samples_file(self.phase.name, "before").is_file()
-        metrics_log.cut_back(self.run_dir, self.phase.name, checkpoint, is_measured)
+        resume_point.cut_back(self.run_dir, self.phase.name, checkpoint, is_measured)
         rates = rates_of(self.config, self.model, self.parameters, prepared.train)
-        done, train = self._before(), self.config.train
-        metrics = metrics_log.Metrics(
-            self.run_dir.metrics, self.phase.name, done, self._clock.seconds, self._trackers, rates
-        )
-        trainer = self._trainer(prepared, [rates, metrics, self._interruption])
-        measuring = Measuring(
-            self.run_dir, self.phase.name, self.config, self.tokens, self.parts, self.output, self._trackers, metrics,
-            done.steps,
-        )  # fmt: skip
+        steps_before = session.steps_before()
+        metrics = Metrics(session, self.phase.name, rates)
+        trainer = self._trainer(prepared, [rates, metrics, session.interruption])
+        measuring = Measuring(session, self.phase.name, self.config, self.tokens, self.parts, metrics)
         splits = {"golden": bool(self.parts.get("golden")), "validation": prepared.validation is not None}
-        chooses = stopping.callbacks(train, self.folder, splits, self.output.say)
-        for callback in (*measuring.between(trainer, rates), *chooses):  # answers are given before they are compared
+        chooses = stopping.callbacks(train, self.files.folder, splits, self.output.say)
+        # Answers are given before they are compared.
+        for callback in (*measuring.between(trainer, rates), *chooses, TurnTaking(session.let_others_work)):
             trainer.add_callback(callback)
         self._probe(prepared)
         self.output.say(
@@ -125,30 +110,25 @@ class PhaseRun:
         )
         if isinstance(trainer, StageTrainer):
             trainer.begin(self.output.progress)
-        self._trackers.open()
-        self._trackers.ledger(self.phase.name, done.steps)
+        session.trackers.open()
+        session.trackers.ledger(self.phase.name, steps_before)
         before = measuring.before(trainer)
         stopping.check_measured(train, trainer.state.log_history)
+        session.hooks.trainer_built(self, trainer)
+        session.interruption.check()
         with self.output.progress("training", _total_steps(trainer), "steps") as bar:
-            trainer.add_callback(metrics_log.Advance(self.output, bar, rates))
+            trainer.add_callback(Advance(self.output, bar, rates))
             if checkpoint is not None and (step >= _total_steps(trainer) or stopping.is_over(checkpoint, train)):
-                _restore(trainer, checkpoint)
+                resume_point.restore(trainer, checkpoint)
             else:
                 # What was computed before, and what was found in a cache, leaves no trace in the random state.
                 set_seed(self.config.seed)
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        if self._interruption.requested:
-            raise KeyboardInterrupt
-        kept = stopping.load_best(trainer, train, self.folder)
+        session.interruption.check()
+        kept = stopping.load_best(trainer, train, self.files.folder)
         self._save_final()
         after = measuring.after(trainer, kept)
         self._finish(trainer, kept, before.values, after.values)
-
-    def _before(self) -> Any:
-        from ftlab.engine.metrics_log import Before
-
-        done = self.run_dir.manifest().get("phases", {}).values()
-        return Before(sum(phase["steps"] for phase in done), sum(phase["tokens"] for phase in done))
 
     def _trainer(self, prepared: Any, beside: list[Any]) -> Any:
         rows: tuple[Any, Any] = (prepared.train, prepared.validation)
@@ -156,7 +136,7 @@ class PhaseRun:
             held = prepared.validation
             validation = None if held is None else asked(self.parts["validation"], held)
             rows = (asked(self.parts["train"], prepared.train), validation)
-        trainer = trainer_class(self.config)(self.config, self.model, self.tokenizer, *rows, str(self.folder), beside)
+        trainer = trainer_class(self.config)(self.config, self.model, self.tokenizer, *rows, self.files, beside)
         trainer.watch(self.config.train.loss_spike, self._names(trainer, rows[0]), self.output.note, self._look_at)
         for chatter in ("PrinterCallback", "ProgressCallback"):
             for callback in [c for c in trainer.callback_handler.callbacks if type(c).__name__ == chatter]:
@@ -186,51 +166,17 @@ class PhaseRun:
             probe_isolation(self.model, packed, PackedCollator(self.tokenizer.pad_token_id))
             self.output.note("packed samples do not see each other: probed on the first packed row")
 
-    def _newest_whole_checkpoint(self) -> Path | None:
-        wanted = self.config.run.checkpoint
-        for checkpoint in checkpoints(self.folder):
-            if wanted is not None and checkpoint.name != f"checkpoint-{wanted}":
-                continue
-            if is_whole(checkpoint):
-                self.output.say(f"continuing from {escape(str(checkpoint))}")
-                return checkpoint
-            said = f"{escape(str(checkpoint))} is torn (a file is missing or changed); passed over and removed"
-            self.output.say(f"[yellow]{said}[/yellow]")
-            shutil.rmtree(checkpoint)  # or it would count among those that are kept
-        if wanted is not None:
-            have = [c.name.rpartition("-")[2] for c in checkpoints(self.folder) if is_whole(c)]
-            raise RunDirError(
-                f"run.checkpoint={wanted}: {self.folder} has no whole checkpoint of that step. "
-                f"It has: {', '.join(have) or 'none'}."
-            )
-        return None
-
     def _save_final(self) -> None:
-        """The adapter or model with tokenizer, chat template and stop tokens; ``final`` points at the last phase's."""
-        from ftlab.model.roles import has_adapter
-
-        final = self.folder / "final"
-        writing = self.folder / ".final.tmp"
-        # A trainer may have put a reference's adapter beside the policy's.
-        policy_alone = {"selected_adapters": ["default"]} if has_adapter(self.model) else {}
-        self.model.save_pretrained(writing, **policy_alone)
-        self.tokenizer.save_pretrained(writing)
-        generation = self.model.generation_config
-        generation.eos_token_id, generation.pad_token_id = self.stop, self.tokenizer.pad_token_id
-        generation.save_pretrained(writing)
-        if final.exists():  # of an earlier attempt that was stopped before it was measured
-            shutil.rmtree(final)
-        writing.replace(final)
-        later = self._plan.phases[self._plan.phases.index(self.phase) + 1 :]
-        if any((self.run_dir.phase(phase.folder) / "final").exists() for phase in later):
-            return  # it was trained first, by itself
-        link = self.run_dir.path / ".final.tmp"
-        link.unlink(missing_ok=True)
-        link.symlink_to(final.relative_to(self.run_dir.path))
-        link.replace(self.run_dir.final)
+        save_final(self.model, self.tokenizer, self.tokens.stop, self.files.final)
+        phases = self.session.plan.phases
+        later = phases[phases.index(self.phase) + 1 :]
+        # A later phase that is finished was trained first, by itself, and the run's final weights are its own.
+        if not any(self.run_dir.phase_files(phase.folder).final.exists() for phase in later):
+            link_final(self.run_dir, self.files.final)
+        self.session.hooks.final_saved(self)
 
     def _finish(self, trainer: Any, kept: int, before: dict[str, float], after: dict[str, float]) -> None:
-        final = self.folder / "final"
+        final = self.files.final
         result = {
             "steps": trainer.state.global_step,
             "weights_of_step": kept,
@@ -240,15 +186,7 @@ class PhaseRun:
             "after": after,
             "sha256": {p.name: sha256(p) for p in sorted(final.iterdir()) if p.suffix == ".safetensors"},
         }
-        self.run_dir.update_manifest(phases={**self.run_dir.manifest().get("phases", {}), self.phase.name: result})
-
-
-def _restore(trainer: Any, checkpoint: Path) -> None:
-    """The state after the last step. transformers' own loop would take one step more before it looks."""
-    from transformers import TrainerState
-
-    trainer._load_from_checkpoint(str(checkpoint))
-    trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        self.session.manifest.update_item("phases", self.phase.name, result)
 
 
 def _total_steps(trainer: Any) -> int:

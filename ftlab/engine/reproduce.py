@@ -184,7 +184,7 @@ def _changed_weights(original: RunDir) -> Iterator[str]:
     folders = {phase.name: phase.folder for phase in original.plan().phases}
     for name, result in original.manifest()["phases"].items():
         for file, value in result["sha256"].items():
-            path = original.phase(folders[name]) / "final" / file
+            path = original.phase_files(folders[name]).final / file
             if path.is_file() and (found := sha256(path)) != value:
                 a, b = compare.both_shown(value, found)
                 yield f"{path} has changed since the run finished: it was {a} and is {b} now"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import shlex
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,40 +11,40 @@ from contextlib import contextmanager
 from rich.markup import escape
 
 from ftlab.engine import starts, summary
-from ftlab.engine.interruption import Interruption
-from ftlab.engine.output import Output
-from ftlab.engine.phase import Clock, PhaseRun
-from ftlab.engine.trackers.hub import Trackers, tracked
+from ftlab.engine.hooks import PhaseHooks
+from ftlab.engine.phase import PhaseRun
+from ftlab.engine.session import Session, resume_command, session_of
 from ftlab.errors import DivergedError, FtlabError, RunDirError
 from ftlab.rundir.directory import RunDir
 
 
-def execute(run_dir: RunDir) -> None:
-    """Run every phase of a run directory that is not done yet.
+def execute(run_dir: RunDir, hooks: PhaseHooks | None = None) -> None:
+    """Run every phase of a run directory that is not done yet. Its lock must be held.
 
+    :param hooks: what the caller wants to be told of.
     :raises Interrupted: on Ctrl-C, SIGTERM or SIGUSR1, with a checkpoint if training had begun.
     """
-    interruption = Interruption(f"Interrupted. Continue with: {_resume(run_dir)}")
-    with (
-        _lock(run_dir),
-        _room(run_dir),
-        Output(run_dir.log) as output,
-        interruption,
-        tracked(run_dir, output.say) as trackers,
-    ):
-        _execute(run_dir, output, interruption, trackers)
-
-
-@contextmanager
-def _lock(run_dir: RunDir) -> Iterator[None]:
-    with run_dir.lock.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RunDirError(
-                f"Another process is at work in {run_dir.path}. Wait for it, or start beside it: run.if_exists=new."
-            ) from None
-        yield
+    with _room(run_dir), session_of(run_dir, hooks or PhaseHooks()) as session:
+        left = session.phases_left()
+        if session.manifest.values.get("status") == "finished" and not left:
+            session.output.say(f"{run_dir.path} is finished already. run.if_exists=new starts another run beside it.")
+            summary.results(session)
+            return
+        starts.begin(session)
+        session.output.say(f"[bold]{escape(session.plan.title)}[/bold]  {escape(str(run_dir.path))}")
+        with _ending(session):
+            chosen = session.plan.phases[0].config.run.phases
+            for phase in left:
+                if chosen is None or phase.name in chosen:
+                    if session.has_several_phases:
+                        session.output.say(f"\n[bold]phase {escape(phase.name)}[/bold]")
+                    PhaseRun(session, phase).run()
+        left = session.phases_left()
+        session.manifest.update(status="stopped" if left else "finished", seconds=session.clock.seconds())
+        summary.results(session)
+        if left:
+            names = ", ".join(phase.name for phase in left)
+            session.output.say(f"Phases left: {escape(names)}. Continue with: {escape(session.resume_command)}")
 
 
 @contextmanager
@@ -60,49 +58,28 @@ def _room(run_dir: RunDir) -> Iterator[None]:
         if isinstance(error, FtlabError) or not is_full:
             raise
         raise RunDirError(
-            f"The disk of {run_dir.path} is full. Free some space, and continue with: {_resume(run_dir)}"
+            f"The disk of {run_dir.path} is full. Free some space, and continue with: {resume_command(run_dir)}"
         ) from None
 
 
-def _resume(run_dir: RunDir) -> str:
-    return f"ftlab resume {shlex.quote(str(run_dir.path))}"
-
-
-def _execute(run_dir: RunDir, output: Output, interruption: Interruption, trackers: Trackers) -> None:
-    clock = Clock(run_dir)
-    plan = run_dir.plan()
-    manifest = run_dir.manifest()
-    done = manifest.get("phases", {})
-    if manifest.get("status") == "finished" and all(phase.name in done for phase in plan.phases):
-        output.say(f"{run_dir.path} is finished already. run.if_exists=new starts another run beside it.")
-        summary.summary(output, run_dir)
-        return
-    starts.begin(run_dir, plan)
-    output.say(f"[bold]{escape(plan.title)}[/bold]  {escape(str(run_dir.path))}")
+@contextmanager
+def _ending(session: Session) -> Iterator[None]:
+    """Write down how a run ended that did not come to its end."""
+    run_dir, manifest = session.run_dir, session.manifest
     try:
-        chosen = plan.phases[0].config.run.phases
-        for phase in plan.phases:
-            if phase.name not in done and (chosen is None or phase.name in chosen):
-                if len(plan.phases) > 1:
-                    output.say(f"\n[bold]phase {escape(phase.name)}[/bold]")
-                PhaseRun(run_dir, plan, phase, output, clock, interruption, trackers).run()
+        yield
     except KeyboardInterrupt:
-        run_dir.update_manifest(status="interrupted", seconds=clock.seconds())
+        manifest.update(status="interrupted", seconds=session.clock.seconds())
         raise
     except FtlabError as error:
-        output.note(str(error))
+        session.output.note(str(error))
         if run_dir.has_begun or isinstance(error, DivergedError):
-            run_dir.update_manifest(status="failed", error=str(error))
+            manifest.update(status="failed", error=str(error))
         else:
             run_dir.remove()  # nothing was measured or trained: the mended command starts from nothing
+            manifest.values["status"] = "failed"
         raise
     except BaseException as error:
-        run_dir.update_manifest(status="failed", error=str(error))
-        output.note(traceback.format_exc())
+        manifest.update(status="failed", error=str(error))
+        session.output.note(traceback.format_exc())
         raise
-    left = [phase.name for phase in plan.phases if phase.name not in run_dir.manifest()["phases"]]
-    status = "stopped" if left else "finished"
-    run_dir.update_manifest(status=status, seconds=clock.seconds())
-    summary.summary(output, run_dir)
-    if left:
-        output.say(f"Phases left: {escape(', '.join(left))}. Continue with: {escape(_resume(run_dir))}")

@@ -16,9 +16,8 @@ from typing import Any
 
 from ftlab import __version__
 from ftlab.base.redaction import without_secrets
-from ftlab.rundir.directory import RunDir
+from ftlab.engine.session import Session
 from ftlab.rundir.files import write_atomic
-from ftlab.rundir.plan import Plan
 
 PACKAGES = (
     "torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "datasets", "tokenizers", "hydra-core",
@@ -28,23 +27,23 @@ _UNTRACKED = 100  # files named
 _HERE = Path(__file__).resolve().parents[1]  # this package
 
 
-def begin(run_dir: RunDir, plan: Plan) -> None:
+def begin(session: Session) -> None:
     """Write down a start: the run is running. What it was started with first stays in the manifest's own keys; each
     start has its time, and what differs from the first. ``outputs/latest`` points here, unless the folder was chosen.
     """
+    run_dir, plan, manifest = session.run_dir, session.plan, session.manifest.values
     now = datetime.now().astimezone().isoformat(timespec="milliseconds")
     found, diff = _environment()
-    manifest = run_dir.manifest()
     starts = manifest.get("starts", [])
     differs: dict[str, Any] = {}
     if starts:
         before = {key: _without_file(manifest.get(key)) for key in found}
         differs = {key: _differing(before[key], value) for key, value in found.items() if before[key] != value}
     if diff and (not starts or "git" in differs):
-        name = f"git-{len(starts) + 1}.diff" if starts else "git.diff"
-        write_atomic(run_dir.path / name, diff)
-        (differs if starts else found)["git"]["diff"] = name
-    run_dir.update_manifest(
+        path = run_dir.git_diff(len(starts) + 1)
+        write_atomic(path, diff)
+        (differs if starts else found)["git"]["diff"] = path.name
+    session.manifest.update(
         **({} if starts else found),
         status="running",
         error=None,

@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 from ftlab.errors import ConfigError, Mistake, RunDirError
 from ftlab.rundir.checkpoints import is_whole
 from ftlab.rundir.compare import lower_is_better
-from ftlab.rundir.names import EXACT_MATCH
+from ftlab.rundir.names import EXACT_MATCH, TRAINER_STATE
 from ftlab.schema import Train
 
 
@@ -50,7 +50,7 @@ def is_over(checkpoint: Path, train: Train) -> bool:
     """Whether the run had stopped early when it wrote this checkpoint."""
     if train.early_stopping is None:
         return False
-    log = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    log = json.loads((checkpoint / TRAINER_STATE).read_text(encoding="utf-8"))["log_history"]
     found = best(log, train.best_metric)
     return found is not None and found.since >= train.early_stopping
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from ftlab.data.ledger.table import ledger_lines
 from ftlab.data.prepare import Prepared
 from ftlab.engine.output import Output
+from ftlab.engine.session import Session
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.files import write_atomic
 from ftlab.rundir.plan import Phase, Plan
@@ -19,16 +20,16 @@ from ftlab.rundir.plan import Phase, Plan
 _SHOWN = 3  # samples in the summary
 
 
-def ledger(output: Output, run_dir: RunDir, phase: str, prepared: Prepared) -> None:
+def ledger(session: Session, phase: str, prepared: Prepared) -> None:
     """Write the ledger, and show it. The manifest gets one hash over all the data's files, wherever they lie."""
-    found, path = prepared.ledger, run_dir.ledger(phase)
+    found, path = prepared.ledger, session.run_dir.ledger(phase)
     write_atomic(path, json.dumps(found.as_dict(), indent=2, ensure_ascii=False) + "\n")
     fingerprint = hashlib.sha256("\n".join(sorted(found.sha256.values())).encode()).hexdigest()
-    told = {"files": len(found.sha256), "sha256": fingerprint, "ledger": str(path.relative_to(run_dir.path))}
-    run_dir.update_manifest(data={**run_dir.manifest().get("data", {}), phase: told})
+    name = str(path.relative_to(session.run_dir.path))
+    session.manifest.update_item("data", phase, {"files": len(found.sha256), "sha256": fingerprint, "ledger": name})
     for line in ledger_lines(found, prepared.cached):
-        output.say(line)
-    output.note(f"tokenized by {found.engine}")
+        session.output.say(line)
+    session.output.note(f"tokenized by {found.engine}")
 
 
 def look_at(run_dir: RunDir, plan: Plan, phase: Phase) -> str:
@@ -37,9 +38,9 @@ def look_at(run_dir: RunDir, plan: Plan, phase: Phase) -> str:
     return f"ftlab inspect {shlex.quote(str(run_dir.path))}{named} step="
 
 
-def summary(output: Output, run_dir: RunDir) -> None:
+def results(session: Session) -> None:
     """Before and after, some answers, where everything is, and what to type next."""
-    manifest = run_dir.manifest()
+    output, run_dir, manifest = session.output, session.run_dir, session.manifest.values
     for name, result in manifest["phases"].items():
         _samples(output, run_dir, name)
         table = Table(title=f"{name}: {result['steps']} steps, {result['tokens']:,} tokens", title_justify="left")
@@ -67,7 +68,7 @@ def summary(output: Output, run_dir: RunDir) -> None:
         where.add_row(*row)
     output.say(where)
     output.say("Next:")
-    trackers = run_dir.plan().phases[0].config.tracker.names
+    trackers = session.plan.phases[0].config.tracker.names
     for command in (
         "ftlab data.path=YOUR.json data.format=alpaca     # the same on your own file",
         "ftlab explain train.learning_rate                # where a value comes from",

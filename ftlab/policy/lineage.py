@@ -26,7 +26,7 @@ def starting(run_dir: RunDir, plan: Plan, phase: Phase) -> Run:
     ended = _ended(run_dir, plan, phase.source)
     weights = {name: getattr(ended.model, name) for name in WEIGHTS}
     if phase.start == "merge" and ended.model.adapter is not None:
-        base = run_dir.phase(phase.folder) / "base"
+        base = run_dir.phase_files(phase.folder).merged_base
         if not base.is_dir():
             _merge(ended.model_copy(update={"hardware": phase.config.hardware}), base)
         weights |= {"path": str(base), "revision": "main", "adapter": None, "init": "pretrained"}
@@ -39,7 +39,7 @@ def _ended(run_dir: RunDir, plan: Plan, source: str) -> Run:
     if phase is None:
         other = RunDir.open(Path(source))
         return _ended(other, other.plan(), _policy_of_run(source).name)
-    final = run_dir.phase(phase.folder) / "final"
+    final = run_dir.phase_files(phase.folder).final
     if not final.is_dir():
         raise RunDirError(
             f"Phase {source} of {run_dir.path} is not finished, and another one starts from it. Run it first: leave "

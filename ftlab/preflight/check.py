@@ -11,6 +11,7 @@ from ftlab.errors import ConfigError, DataError, FtlabError, NotReadyError
 from ftlab.model import prequantized, saved_adapter
 from ftlab.preflight.packages import lacking_trackers
 from ftlab.preflight.reachable import cached_folder, unreachable
+from ftlab.rundir.directory import RunDir
 from ftlab.rundir.plan import Phase, Plan
 from ftlab.schema import DpoStage, PpoStage, Run
 from ftlab.stages.grpo import generations
@@ -82,7 +83,7 @@ def _no_adapter(plan: Plan, phase: Phase, given: Collection[str]) -> list[str]:
     """
     if phase.source is None:
         return why_no_adapter(phase.config, given)
-    folder = Path(phase.source) / "final"
+    folder = RunDir(Path(phase.source)).final
     is_phase = any(other.name == phase.source for other in plan.phases)
     if is_phase or phase.start == "merge" or not (folder / saved_adapter.CONFIG).is_file():
         return []

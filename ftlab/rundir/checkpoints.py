@@ -13,7 +13,12 @@ from ftlab.rundir.names import CHECKPOINT_MANIFEST
 def checkpoints(folder: Path) -> list[Path]:
     """Checkpoint folders of a phase, newest step first, whole or not."""
     found = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
-    return sorted(found, key=lambda path: -int(path.name.rpartition("-")[2]))
+    return sorted(found, key=lambda path: -step_of(path))
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step after which a checkpoint was written."""
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def seal(checkpoint: Path) -> None:

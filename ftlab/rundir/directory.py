@@ -24,6 +24,7 @@ from ftlab.rundir.checkpoints import checkpoints
 from ftlab.rundir.files import write_atomic
 from ftlab.rundir.identity import identity_of_phase
 from ftlab.rundir.names import LATEST
+from ftlab.rundir.phase_files import PhaseFiles
 from ftlab.rundir.plan import Phase, Plan
 
 _START_AGAIN = "Another run.name, or run.if_exists=new, starts again."
@@ -97,6 +98,15 @@ class RunDir:
         files = self.samples.glob(f"{phase}-step-*.json")
         return sorted(int(path.stem.rpartition("-")[2]) for path in files if path.stem.rpartition("-")[2].isdecimal())
 
+    @property
+    def trackers_json(self) -> Path:
+        """By what the trackers know the run."""
+        return self.path / "trackers.json"
+
+    def git_diff(self, start: int) -> Path:
+        """The changes that the commit of a start does not have. :param start: counted from 1."""
+        return self.path / ("git.diff" if start == 1 else f"git-{start}.diff")
+
     def ledger(self, phase: str) -> Path:
         return self.path / "data" / f"{phase}.json"
 
@@ -108,6 +118,10 @@ class RunDir:
 
     def phase(self, folder: str) -> Path:
         return self.path / "phases" / folder
+
+    def phase_files(self, folder: str) -> PhaseFiles:
+        """:param folder: the name of a phase's folder, as the plan has it."""
+        return PhaseFiles(self.phase(folder), self.path / "phases", self.samples)
 
     @classmethod
     def create(cls, plan: Plan) -> RunDir:

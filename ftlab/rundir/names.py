@@ -6,4 +6,5 @@ CHECKPOINT_MANIFEST = "checkpoint.json"
 LATEST = "latest"  # below outputs/: a link to the run that was started last
 # Keys of a line of metrics.jsonl in which even equal runs differ.
 TIMES = ("time", "seconds", "tokens_per_second", "mfu", "gpu_utilization", "gpu_memory_gb")
+TRAINER_STATE = "trainer_state.json"  # of a checkpoint; the name is that of transformers
 EXACT_MATCH = "golden_exact_match"  # in a line of metrics.jsonl: share of the golden prompts

@@ -26,6 +26,6 @@ def policy_of_run(folder: Path) -> Phase:
     trained = [phase for phase in run_dir.plan().phases if phase.config.stage.name != "rm"]
     if not trained:
         raise RunDirError("trained a reward model, which is no policy to start from")
-    if not (run_dir.phase(trained[-1].folder) / "final").is_dir():
+    if not run_dir.phase_files(trained[-1].folder).final.is_dir():
         raise RunDirError(f"has not finished training; finish it first: ftlab resume {shlex.quote(str(folder))}")
     return trained[-1]

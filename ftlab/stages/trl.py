@@ -27,6 +27,7 @@ from ftlab.errors import NotReadyError
 from ftlab.model.load import load_reference
 from ftlab.model.roles import has_adapter
 from ftlab.model.score import score_of
+from ftlab.rundir.phase_files import PhaseFiles
 from ftlab.schema import DpoStage, KtoStage, RmStage, Run
 from ftlab.stages.kto import WithMismatched
 from ftlab.stages.trainer.arguments import training_arguments
@@ -52,11 +53,11 @@ class TrlEngine(WholeCheckpoints):
         tokenizer: Any,
         train_rows: PackedRows,
         validation_rows: PackedRows | None,
-        output_dir: str,
+        files: PhaseFiles,
         callbacks: Sequence[TrainerCallback] = (),
     ):
-        self.run = run
-        args = training_arguments(run, output_dir, self.arguments, **self.options())
+        self.run, self.files = run, files
+        args = training_arguments(run, str(files.folder), self.arguments, **self.options())
         if validation_rows is None:
             args.eval_strategy = "no"
         with _as_it_starts(model):

@@ -16,7 +16,7 @@ import transformers.trainer
 import ftlab
 from benchmarks import kill
 from benchmarks.kill import Different, Event
-from ftlab.engine.interruption import Interruption
+from ftlab.engine.process import Interruption
 from ftlab.errors import Interrupted, RunDirError
 from ftlab.planning import make_plan
 from ftlab.rundir.checkpoints import is_whole, seal

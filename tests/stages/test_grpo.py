@@ -15,6 +15,7 @@ from ftlab.data.prompts import Asked
 from ftlab.errors import ConfigError, NotReadyError
 from ftlab.rundir.checkpoints import checkpoints
 from ftlab.rundir.directory import RunDir
+from ftlab.rundir.phase_files import PhaseFiles
 from ftlab.schema import Run
 from ftlab.stages.grpo.generations import check, generations, lacks_vllm
 from ftlab.stages.losses import group_advantages, grpo
@@ -67,7 +68,7 @@ def trainer_of(run: Run, folder: Path, rows: list[Asked] | None = None) -> Any:
     model = load.load_model(run)
     load.fit_embeddings(model, tokens.tokenizer)
     model = adapter.apply_method(model, run)
-    return GrpoTrainer(run, model, tokens.tokenizer, rows, None, str(folder))
+    return GrpoTrainer(run, model, tokens.tokenizer, rows, None, PhaseFiles.in_folder(folder))
 
 
 # ------------------------------------------------------------------------------------------------------------ learning
@@ -328,5 +329,5 @@ def test_vllm_is_asked_for_and_missing(tmp_path, monkeypatch):
     from ftlab.stages.grpo.trainer import GrpoTrainer
 
     with pytest.raises(NotReadyError, match="needs the package vllm"):
-        GrpoTrainer(run, None, None, [], None, str(tmp_path))
+        GrpoTrainer(run, None, None, [], None, PhaseFiles.in_folder(tmp_path))
     assert lacks_vllm(make_run(*SMALL)) is None

@@ -19,6 +19,7 @@ from ftlab.model.roles import CRITIC, POLICY, REFERENCE
 from ftlab.policy.build import model_of
 from ftlab.policy.tokens import tokens_of
 from ftlab.rundir.files import sha256
+from ftlab.rundir.phase_files import PhaseFiles
 from ftlab.stages.losses import gae, kl_penalised_rewards, policy_loss, whiten
 from ftlab.stages.ppo.rollout import Answers, logprobs_and_entropy, parts, sample
 from ftlab.stages.ppo.trainer import PpoTrainer
@@ -42,7 +43,9 @@ def a_trainer(folder: Path, *overrides: str) -> PpoTrainer:
     prepared = prepare(sources, split, run.data, run.seed, tokens.template, tokens.tokenizer)
     model, _ = model_of(run, tokens)
     held = None if prepared.validation is None else asked(split["validation"], prepared.validation)
-    return PpoTrainer(run, model, tokens.tokenizer, asked(split["train"], prepared.train), held, str(folder))
+    return PpoTrainer(
+        run, model, tokens.tokenizer, asked(split["train"], prepared.train), held, PhaseFiles.in_folder(folder)
+    )
 
 
 def weights(trainer: PpoTrainer) -> dict[str, torch.Tensor]:

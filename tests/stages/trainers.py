@@ -15,6 +15,7 @@ from ftlab.data.prepare import prepare, split_parts
 from ftlab.data.sources import resolve
 from ftlab.policy.build import model_of
 from ftlab.policy.tokens import tokens_of
+from ftlab.rundir.phase_files import PhaseFiles
 from ftlab.stages import trainer_class
 from ftlab.stages.trainer.stage_trainer import StageTrainer
 from tests.runs import make_run
@@ -28,7 +29,7 @@ def a_trainer(folder: Path, *overrides: str) -> tuple[Any, PackedRows]:
     parts = split_parts(sources, run.data, run.seed)
     rows = prepare(sources, parts, run.data, run.seed, tokens.template, tokens.tokenizer).train
     model, _ = model_of(run, tokens)
-    return trainer_class(run)(run, model, tokens.tokenizer, rows, None, str(folder)), rows
+    return trainer_class(run)(run, model, tokens.tokenizer, rows, None, PhaseFiles.in_folder(folder)), rows
 
 
 def samples_of(rows: PackedRows) -> list[Sample]:

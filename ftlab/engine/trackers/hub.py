@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,32 +20,26 @@ from ftlab.engine.trackers.tensorboard import TensorBoard
 from ftlab.engine.trackers.wandb import Wandb
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.files import write_atomic
+from ftlab.rundir.manifest import Manifest
+from ftlab.rundir.plan import Plan
 
 KINDS: dict[str, type[Tracker]] = {"tensorboard": TensorBoard, "wandb": Wandb, "mlflow": Mlflow}
 _ENVIRONMENT = ("ftlab", "python", "packages", "machine", "git")  # of the manifest
 _LONGEST = 300  # characters of an error
 
 
-@contextmanager
-def tracked(run_dir: RunDir, say: Callable[[str], None]) -> Iterator[Trackers]:
-    """The trackers of a run, opened by whoever has something to log, and closed with the run's status."""
-    trackers = Trackers(run_dir, say)
-    try:
-        yield trackers
-    finally:
-        # Nothing had happened in a run directory that was taken away again; a full disk takes no other status.
-        manifest = run_dir.manifest()
-        ended = "status" in manifest and manifest["status"] != "running"
-        trackers.finish(manifest["status"] if ended else "failed")
-
-
 class Trackers:
-    """:param say: takes a line of rich markup for the terminal and the log."""
+    """They are opened by whoever has something to log first, and closed with the run's status.
 
-    def __init__(self, run_dir: RunDir, say: Callable[[str], None]):
-        self._run_dir, self._say = run_dir, say
+    :param plan: the run's. :param manifest: as the run keeps it.
+    :param say: takes a line of rich markup for the terminal and the log.
+    """
+
+    def __init__(self, run_dir: RunDir, plan: Plan, manifest: Manifest, say: Callable[[str], None]):
+        self._run_dir, self._plan, self._manifest, self._say = run_dir, plan, manifest, say
         self._open: dict[str, Tracker] = {}
-        self._opened = self._of_several = False
+        self._opened = False
+        self._of_several = len(plan.phases) > 1
         self._sent: set[str] = set()  # documents and samples
 
     def open(self) -> None:
@@ -56,18 +50,16 @@ class Trackers:
         if self._opened:
             return
         self._opened = True
-        plan = self._run_dir.plan()
-        self._of_several = len(plan.phases) > 1
-        if not _is_first_process():
-            return
-        names = plan.phases[0].config.tracker.names
-        if not names:
+        names = self._plan.phases[0].config.tracker.names
+        if not names or not _is_first_process():
             return
         about = self._about()
         for name in names:
             self._guarded(name, lambda name=name: self._begin(name, about))  # type: ignore[misc]
-        self._document("run.yaml", 0, yaml.safe_dump(about.config, sort_keys=False, allow_unicode=True))
-        self._catch_up(plan.phases)
+        self._document(
+            self._run_dir.run_yaml.name, 0, yaml.safe_dump(about.config, sort_keys=False, allow_unicode=True)
+        )
+        self._catch_up(self._plan.phases)
 
     def log(self, line: dict[str, Any]) -> None:
         """A line of ``metrics.jsonl``."""
@@ -92,14 +84,14 @@ class Trackers:
 
     def _about(self) -> About:
         run_dir = self._run_dir
-        kept = run_dir.path / "trackers.json"
+        kept = run_dir.trackers_json
         if not kept.is_file():
             begun = {"key": secrets.token_hex(8), "mlflow": f"sqlite:///{Path.cwd()}/mlflow.db"}
             write_atomic(kept, json.dumps(begun, indent=2) + "\n")
         ours = json.loads(kept.read_text(encoding="utf-8"))
         phases = yaml.safe_load(run_dir.run_yaml.read_text(encoding="utf-8"))["phases"]
         config = {phase["name"]: phase["config"] for phase in phases} if len(phases) > 1 else phases[0]["config"]
-        manifest = run_dir.manifest()
+        manifest = self._manifest.values
         return About(
             folder=run_dir.path.absolute(),
             project=redacted(phases[0]["config"]["tracker"]["project"]),
@@ -118,7 +110,7 @@ class Trackers:
 
     def _catch_up(self, phases: Sequence[Any]) -> None:
         """Everything that the run directory has, in the order of the steps."""
-        done = self._run_dir.manifest().get("phases", {})
+        done = self._manifest.phases
         steps = 0
         lines = list(self._run_dir.logged())
         for phase in phases:

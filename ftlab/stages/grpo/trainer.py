@@ -24,6 +24,7 @@ from ftlab.data.prompts import Asked
 from ftlab.errors import NotReadyError
 from ftlab.model.guests import Guests, has_adapter
 from ftlab.policy.tokens import tokens_of
+from ftlab.rundir.phase_files import PhaseFiles
 from ftlab.schema import GrpoStage, Run
 from ftlab.stages.grpo import order
 from ftlab.stages.grpo.generations import check, generations, lacks_vllm
@@ -55,7 +56,7 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
         tokenizer: Any,
         train_rows: list[Asked],
         validation_rows: list[Asked] | None,
-        output_dir: str,
+        files: PhaseFiles,
         callbacks: Sequence[TrainerCallback] = (),
     ):
         stage = run.stage
@@ -65,14 +66,14 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
             raise NotReadyError(f"{lacking}.")
         devices = int(os.environ.get("WORLD_SIZE", "1"))
         check(run, devices)
-        self.run, self._stage = run, stage
+        self.run, self.files, self._stage = run, files, stage
         self._train_rows, self._validation_rows = train_rows, validation_rows
         planned = generations(run, devices)
         check_rows(run, [*train_rows, *(validation_rows or [])])
         check_count(run, len(train_rows), planned.prompts)
         args = training_arguments(
             run,
-            output_dir,
+            str(files.folder),
             GRPOConfig,
             num_generations=stage.num_generations,
             num_generations_eval=1,  # evaluations are ours; TRL would want their batches to divide too
@@ -104,7 +105,7 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
                 callbacks=list(callbacks),
             )
         guests = Guests(self.model) if has_adapter(self.model) else None
-        self._judge = Judge(run, Path(output_dir).parent, self.model, tokenizer, guests)
+        self._judge = Judge(run, files.phases, self.model, tokenizer, guests)
         # For a LoRA it costs a copy of the adapter, and evaluations can tell how far the policy has gone.
         self._start = Start(self.model) if stage.beta or run.method.name == "lora" else None
         self.beta = args.beta = stage.beta

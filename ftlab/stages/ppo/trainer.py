@@ -23,6 +23,7 @@ from ftlab.model.guests import Guests, has_adapter
 from ftlab.model.roles import CRITIC, POLICY, REFERENCE, Roles
 from ftlab.policy.tokens import tokens_of
 from ftlab.rundir.files import write_atomic
+from ftlab.rundir.phase_files import PhaseFiles
 from ftlab.schema import PpoStage, Run
 from ftlab.stages.losses import AdaptiveKL, gae, kl_penalised_rewards, masked_mean, policy_loss, value_loss, whiten
 from ftlab.stages.ppo import order
@@ -58,7 +59,7 @@ class PpoTrainer(StageTrainer):
         tokenizer: Any,
         train_rows: list[Asked],
         validation_rows: list[Asked] | None,
-        output_dir: str,
+        files: PhaseFiles,
         callbacks: Sequence[TrainerCallback] = (),
     ):
         assert isinstance(run.stage, PpoStage)
@@ -75,7 +76,7 @@ class PpoTrainer(StageTrainer):
             tokenizer,
             range(rollouts * self._steps_per_rollout),  # type: ignore[arg-type]
             validation_rows,  # type: ignore[arg-type]
-            output_dir,
+            files,
             callbacks,
         )
         if self.accelerator.num_processes > 1:
@@ -88,7 +89,7 @@ class PpoTrainer(StageTrainer):
         self._rollout: Rollout | None = None
         self._tokens_of_step = 0
         guests = Guests(model) if has_adapter(model) else None
-        self.judge = Judge(run, Path(output_dir).parent, model, tokenizer, guests)
+        self.judge = Judge(run, files.phases, model, tokenizer, guests)
         self.roles = Roles(model, guests)
 
     # ----------------------------------------------------------------------------------------------------- one step
@@ -254,18 +255,10 @@ class PpoTrainer(StageTrainer):
         last_B = answers.ids_BL.gather(1, answers.ends_B[:, None] - 1)[:, 0]
         return 1 - torch.isin(last_B, torch.tensor(self._stop, device=last_B.device)).float().mean().item()
 
-    @property
-    def samples_file(self) -> Path:
-        """Some answers of every rollout: in the run directory's ``samples``, or in the trainer's own folder."""
-        folder = Path(str(self.args.output_dir))
-        if folder.parent.name == "phases":
-            return folder.parents[1] / "samples" / f"{folder.name}-rollouts.jsonl"
-        return folder / "rollouts.jsonl"
-
     def _write_samples(
         self, number: int, asked: Sequence[Asked], texts: Sequence[str], scores_B: Tensor, kl_BT: Tensor
     ) -> None:
-        path = self.samples_file
+        path = self.files.rollouts
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
         # A run that goes on from an earlier checkpoint writes the same rollouts again.
         lines = [line for line in lines if json.loads(line)["rollout"] < number]

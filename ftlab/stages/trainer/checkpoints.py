@@ -31,8 +31,8 @@ class WholeCheckpoints(CountingTrainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """:raises RunDirError: the disk is full; the checkpoints from before are as they were."""
-        folder = Path(str(self.args.output_dir))
-        own = folder / f"checkpoint-{self.state.global_step}"
+        folder = self.files.folder
+        own = self.files.checkpoint(self.state.global_step)
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             self._check_room(folder)

@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -17,6 +16,7 @@ from transformers import Trainer
 
 from ftlab.errors import DivergedError
 from ftlab.rundir.checkpoints import checkpoints, is_whole
+from ftlab.rundir.phase_files import PhaseFiles
 from ftlab.stages.trainer import batching
 
 NameRows = Callable[[Sequence[int]], list[str]]  # indices of train rows -> file:row of what is in them
@@ -43,10 +43,12 @@ class WatchedTrainer(Trainer):
 
     :cvar has_sized_loss: False where a loss near or below 0 is ordinary, so that there is no telling a spike.
     :cvar waits_anyhow: True where each step waits for the device in any case, and can be looked at.
+    :ivar files: where the phase's checkpoints are.
     """
 
     has_sized_loss = True
     waits_anyhow = False
+    files: PhaseFiles
 
     def __init__(self, *args: Any, **more: Any) -> None:
         self._steps: list[Step] = []
@@ -140,7 +142,7 @@ class WatchedTrainer(Trainer):
         self._diverged(Step(number, nothing, nothing, []), what)
 
     def _diverged(self, step: Step, what: str) -> None:
-        whole = next((path for path in checkpoints(Path(str(self.args.output_dir))) if is_whole(path)), None)
+        whole = next((path for path in checkpoints(self.files.folder) if is_whole(path)), None)
         left = "No checkpoint was written before it" if whole is None else f"The last good checkpoint is {whole}"
         rows = self._rows(step, bad_only=True)
         raise DivergedError(

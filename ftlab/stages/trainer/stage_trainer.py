@@ -14,6 +14,7 @@ from transformers import TrainerCallback
 
 from ftlab.data.packing.collate import PackedCollator
 from ftlab.data.packing.store import Rows
+from ftlab.rundir.phase_files import PhaseFiles
 from ftlab.schema import Run
 from ftlab.stages.trainer.arguments import training_arguments
 from ftlab.stages.trainer.checkpoints import WholeCheckpoints
@@ -38,15 +39,15 @@ class StageTrainer(WholeCheckpoints):
         tokenizer: Any,
         train_rows: Rows,
         validation_rows: Rows | None,
-        output_dir: str,
+        files: PhaseFiles,
         callbacks: Sequence[TrainerCallback] = (),
     ):
-        self.run = run
+        self.run, self.files = run, files
         if not self.uses_dropout:
             for module in model.modules():
                 if isinstance(module, torch.nn.Dropout):
                     module.p = 0.0
-        args = training_arguments(run, output_dir)
+        args = training_arguments(run, str(files.folder))
         if validation_rows is None:
             args.eval_strategy = "no"
         flatten = model.config._attn_implementation in _VARIABLE_LENGTH

@@ -1,0 +1,37 @@
+"""The final weights of a phase, with everything that serves them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ftlab.rundir.directory import RunDir
+
+
+def save_final(model: Any, tokenizer: Any, stop: list[int], final: Path) -> None:
+    """Write the adapter or model with tokenizer, chat template and stop tokens, whole or not at all.
+
+    :param stop: ids at which an answer ends. :param final: the folder; one of an earlier attempt is replaced.
+    """
+    from ftlab.model.roles import has_adapter
+
+    writing = final.with_name(".final.tmp")
+    # A trainer may have put a reference's adapter beside the policy's.
+    policy_alone = {"selected_adapters": ["default"]} if has_adapter(model) else {}
+    model.save_pretrained(writing, **policy_alone)
+    tokenizer.save_pretrained(writing)
+    generation = model.generation_config
+    generation.eos_token_id, generation.pad_token_id = stop, tokenizer.pad_token_id
+    generation.save_pretrained(writing)
+    if final.exists():  # of an earlier attempt that was stopped before it was measured
+        shutil.rmtree(final)
+    writing.replace(final)
+
+
+def link_final(run_dir: RunDir, final: Path) -> None:
+    """Let ``final`` of the run directory point at a phase's."""
+    link = run_dir.path / ".final.tmp"
+    link.unlink(missing_ok=True)
+    link.symlink_to(final.relative_to(run_dir.path))
+    link.replace(run_dir.final)

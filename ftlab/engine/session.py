@@ -1,0 +1,80 @@
+"""One run at work: what it is, what it has done, and what it speaks through. Read once and handed on."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from ftlab.engine.clock import Clock
+from ftlab.engine.hooks import PhaseHooks
+from ftlab.engine.output import Output
+from ftlab.engine.process import TURNS, Interruption
+from ftlab.engine.trackers.hub import Trackers
+from ftlab.rundir.directory import RunDir
+from ftlab.rundir.manifest import Manifest
+from ftlab.rundir.plan import Phase, Plan
+
+
+@dataclass(frozen=True)
+class Session:
+    """What everything that works on a run shares. There may be several in a process, each in a thread of its own.
+
+    :param plan: as run.yaml has it. :param manifest: kept in memory; only its :class:`Manifest` writes it.
+    :param hooks: what the caller wants to be told of. :param let_others_work: to be called between two steps.
+    """
+
+    run_dir: RunDir
+    plan: Plan
+    manifest: Manifest
+    output: Output
+    clock: Clock
+    interruption: Interruption
+    trackers: Trackers
+    hooks: PhaseHooks
+    let_others_work: Callable[[], None]
+
+    @property
+    def resume_command(self) -> str:
+        return resume_command(self.run_dir)
+
+    @property
+    def has_several_phases(self) -> bool:
+        return len(self.plan.phases) > 1
+
+    def steps_before(self) -> int:
+        """Optimizer steps of the phases that are done."""
+        return sum(result["steps"] for result in self.manifest.phases.values())
+
+    def tokens_before(self) -> int:
+        """Tokens that the phases trained on that are done."""
+        return sum(result["tokens"] for result in self.manifest.phases.values())
+
+    def phases_left(self) -> list[Phase]:
+        """Phases that are not done, whether this start runs them or not."""
+        return [phase for phase in self.plan.phases if phase.name not in self.manifest.phases]
+
+
+@contextmanager
+def session_of(run_dir: RunDir, hooks: PhaseHooks) -> Iterator[Session]:
+    """The session of a run whose lock is held.
+
+    :raises Interrupted: on Ctrl-C, SIGTERM or SIGUSR1, with a checkpoint if training had begun.
+    """
+    plan, manifest = run_dir.plan(), Manifest(run_dir)
+    last = run_dir.last_logged()
+    clock = Clock(max(manifest.values.get("seconds", 0), last["seconds"] if last else 0))
+    interruption = Interruption(f"Interrupted. Continue with: {resume_command(run_dir)}")
+    with Output(run_dir.log) as output, interruption, TURNS.taking() as let_others_work:
+        trackers = Trackers(run_dir, plan, manifest, output.say)
+        try:
+            yield Session(run_dir, plan, manifest, output, clock, interruption, trackers, hooks, let_others_work)
+        finally:
+            # Nothing had happened in a run directory that was taken away again; a full disk takes no other status.
+            status = manifest.values.get("status", "running")
+            trackers.finish("failed" if status == "running" else status)
+
+
+def resume_command(run_dir: RunDir) -> str:
+    return f"ftlab resume {shlex.quote(str(run_dir.path))}"

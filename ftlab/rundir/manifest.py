@@ -1,0 +1,36 @@
+"""The manifest of a run, as the process that is at work on it keeps it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ftlab.base.redaction import masked
+from ftlab.rundir.directory import RunDir
+from ftlab.rundir.files import write_atomic
+
+
+class Manifest:
+    """Read once, kept in memory, written whole at each update. For the holder of the run's lock, which is the only one
+    that writes; everybody else reads with :meth:`RunDir.manifest`.
+
+    :ivar values: what ``manifest.json`` holds, secrets not yet redacted.
+    """
+
+    def __init__(self, run_dir: RunDir):
+        self._path = run_dir.manifest_json
+        self.values: dict[str, Any] = run_dir.manifest()
+
+    @property
+    def phases(self) -> Mapping[str, Any]:
+        """The results of the phases that are done, by name."""
+        return self.values.get("phases", {})
+
+    def update(self, **values: Any) -> None:
+        self.values |= values
+        write_atomic(self._path, masked(json.dumps(self.values, indent=2, ensure_ascii=False)) + "\n")
+
+    def update_item(self, key: str, name: str, value: Any) -> None:
+        """Set one entry of a mapping in the manifest, as ``phases`` and ``data`` are."""
+        self.update(**{key: {**self.values.get(key, {}), name: value}})
