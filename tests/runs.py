@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
 from pathlib import Path
+
+import pytest
 
 from ftlab.config import command_line
 from ftlab.config.compose import read
 from ftlab.engine.tasks import resume, train
+from ftlab.errors import Interrupted
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.files import sha256
 from ftlab.rundir.names import TIMES
@@ -30,6 +36,30 @@ def train_run(folder: Path, *overrides: str) -> RunDir:
 def resume_run(folder: Path) -> RunDir:
     given = ("task=resume", f"run.dir={folder}")
     resume(make_run(*given), given)
+    return RunDir.open(folder)
+
+
+def interrupted_run(folder: Path, step: int, *overrides: str) -> RunDir:
+    """Train in ``folder`` until Ctrl-C, which comes once a loss of that step, or of one of the next, is logged last."""
+    run_dir, is_over = RunDir(folder), threading.Event()
+
+    def press() -> None:
+        while not is_over.wait(0.003):
+            last = run_dir.last_logged() or {}
+            if "loss" in last and step <= last["step"] <= step + 3:
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # of one that comes too late
+    presses = threading.Thread(target=press)
+    presses.start()
+    try:
+        with pytest.raises(Interrupted):
+            train_run(folder, *overrides)
+    finally:
+        is_over.set()
+        presses.join()
+        signal.signal(signal.SIGINT, before)
     return RunDir.open(folder)
 
 

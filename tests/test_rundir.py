@@ -16,6 +16,7 @@ from ftlab.rundir.directory import RunDir
 from ftlab.rundir.files import write_atomic
 from ftlab.rundir.identity import identity
 from ftlab.rundir.plan import Plan
+from tests import runs
 
 
 @pytest.fixture(autouse=True)
@@ -439,3 +440,97 @@ def test_a_last_line_of_metrics_that_no_one_can_read_is_passed_over(plan):
     run_dir = RunDir.create(plan("run.name=r"))
     run_dir.metrics.write_bytes(b'{"step": 1}\n\xff\xfe{"st')
     assert list(run_dir.logged()) == [{"step": 1}]
+
+
+# -------------------------------------------------------------------------------------------------- names in file names
+
+
+@pytest.fixture
+def curriculum():
+    """The plan of a command line that may name phases."""
+    return lambda *overrides: make_plan(runs.make_run(*overrides), overrides)
+
+
+def test_only_folders_of_steps_are_checkpoints(here):
+    for name in ("checkpoint-9", "checkpoint-old-8", "checkpoint-9-copy", "checkpoint-²", "checkpoint-07"):
+        (here / name).mkdir()
+    (here / "checkpoint-3").write_text("a file")
+    assert [path.name for path in checkpoints(here)] == ["checkpoint-9"]
+
+
+def test_a_phase_has_only_its_own_samples_where_its_name_begins_another(curriculum):
+    given = ("run.name=r", "phases=[{name: sft}, {name: sft-long, from: none}, {name: sft-step-1, from: none}]")
+    run_dir = RunDir.create(curriculum(*given))
+    run_dir.metrics.write_text("{}\n")
+    for phase in ("sft", "sft-long", "sft-step-1"):
+        for when in ("before", "after", 2, 10):
+            write_atomic(run_dir.samples_file(phase, when), "{}")
+    assert [run_dir.answered(phase) for phase in ("sft", "sft-long", "sft-step-1")] == [[2, 10]] * 3
+    others = {path.name for path in run_dir.samples.iterdir() if path.name.startswith(("sft-long-", "sft-step-1-"))}
+    assert len(others) == 8
+    RunDir.create(curriculum(*given, "phases.sft.train.weight_decay=0.5"))  # which has not trained, and begins anew
+    assert {path.name for path in run_dir.samples.iterdir()} == others
+
+
+def test_a_folder_with_the_signs_of_a_pattern_in_its_name(plan):
+    run_dir = RunDir.create(plan("run.dir='a[1]*?'"))
+    write_atomic(run_dir.samples_file("sft", 3), "{}")
+    (run_dir.phase("01-sft") / "checkpoint-3").mkdir(parents=True)
+    assert run_dir.answered("sft") == [3]
+    assert [path.name for path in checkpoints(run_dir.phase("01-sft"))] == ["checkpoint-3"]
+
+
+# --------------------------------------------------------------------------------------------- weights without metrics
+
+TRAINED = ("checkpoint-4/adapter_model.safetensors", "checkpoint-4/rng_state.pth", "final/model.safetensors",
+           "final/pytorch_model.bin", ".final.tmp/model.safetensors", "checkpoint-4/", "final/")  # fmt: skip
+
+
+def left_behind(run_dir, phase, name):
+    path = run_dir.phase(phase) / name
+    if name.endswith("/"):
+        path.mkdir(parents=True)
+    else:
+        write_atomic(path, b"weights")
+    return path
+
+
+@pytest.mark.parametrize("name", [*TRAINED, "base/model.safetensors"])
+def test_a_run_is_known_by_its_weights_where_the_metrics_are_gone(name, plan):
+    run_dir = RunDir.create(plan("run.name=mine"))
+    assert not run_dir.has_begun
+    left_behind(run_dir, "01-sft", name)
+    assert run_dir.has_begun
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_another_run_is_refused_where_only_weights_are_left(name, plan):
+    run_dir = RunDir.create(plan("run.name=mine"))
+    kept, written = left_behind(run_dir, "01-sft", name), run_dir.run_yaml.read_text()
+    different = ("seed=1", "train.learning_rate=0.5", "lora.alpha=3")
+    with pytest.raises(RunDirError, match="outputs/mine holds another run:") as caught:
+        RunDir.create(plan("run.name=mine", *different))
+    assert {line.split(":")[0] for line in str(caught.value).splitlines()[1:-1]} == {
+        f"  - {one.split('=')[0]}" for one in different
+    }
+    assert kept.exists() and run_dir.run_yaml.read_text() == written
+    assert RunDir.create(plan("run.name=mine")).path == run_dir.path
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_phase_that_has_weights_is_not_begun_anew_with_other_values(name, curriculum):
+    """Also where neither the manifest nor a checkpoint tells of them."""
+    given = ("run.name=mine", "phases=[{name: a, stage: sft}, {name: b, stage: sft}]")
+    run_dir = RunDir.create(curriculum(*given))
+    kept = left_behind(run_dir, "02-b", name)
+    with pytest.raises(RunDirError, match=r"phases\.b\.train\.weight_decay: 0\.0 there, 0\.5 here"):
+        RunDir.create(curriculum(*given, "phases.b.train.weight_decay=0.5"))
+    assert kept.exists()
+
+
+def test_what_was_only_merged_for_a_phase_is_merged_again_for_its_other_values(curriculum):
+    given = ("run.name=mine", "phases=[{name: a, stage: sft}, {name: b, stage: sft, start: merge}]")
+    run_dir = RunDir.create(curriculum(*given))
+    base = left_behind(run_dir, "02-b", "base/model.safetensors")
+    RunDir.create(curriculum(*given, "phases.b.train.weight_decay=0.5"))
+    assert not base.exists()

@@ -21,9 +21,10 @@ from ftlab.engine.output import Output
 from ftlab.engine.trackers.hub import Trackers
 from ftlab.errors import RunDirError
 from ftlab.policy import lineage
-from ftlab.rundir.checkpoints import checkpoints, is_whole
+from ftlab.rundir.checkpoints import checkpoints, is_whole, set_aside, step_of
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.files import sha256
+from ftlab.rundir.names import CHECKPOINT_MANIFEST, WEIGHT_FILES
 from ftlab.rundir.plan import Phase, Plan
 from ftlab.stages import trainer_class
 
@@ -41,14 +42,17 @@ class Clock:
 
 
 class PhaseRun:
-    """One phase in this process."""
+    """One phase in this process.
+
+    :param back_to: the step of the checkpoint that it goes on from; None: the newest that is whole, if there is one.
+    """
 
     def __init__(
         self, run_dir: RunDir, plan: Plan, phase: Phase, output: Output, clock: Clock, interruption: Interruption,
-        trackers: Trackers,
+        trackers: Trackers, back_to: int | None,
     ):  # fmt: skip
         self.run_dir, self.phase, self.output, self._clock = run_dir, phase, output, clock
-        self._plan = plan
+        self._plan, self._back_to = plan, back_to
         self._interruption, self._trackers = interruption, trackers
         self.folder = run_dir.phase(phase.folder)
         self.config = lineage.starting(run_dir, plan, phase)
@@ -101,8 +105,10 @@ class PhaseRun:
         from ftlab.engine.trackers.rates import rates_of
         from ftlab.stages.trainer.stage_trainer import StageTrainer
 
-        checkpoint = self._newest_whole_checkpoint()
-        step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+        checkpoint = self._newest_whole_checkpoint() if self._back_to is None else self._gone_back(self._back_to)
+        step = step_of(checkpoint) if checkpoint else 0
+        if checkpoint:
+            self.output.say(f"continuing from {escape(str(checkpoint))}")
         is_measured = self.run_dir.samples_file(self.phase.name, "before").is_file()
         metrics_log.cut_back(self.run_dir, self.phase.name, checkpoint, is_measured)
         rates = rates_of(self.config, self.model, self.parameters, prepared.train)
@@ -187,23 +193,37 @@ class PhaseRun:
             self.output.note("packed samples do not see each other: probed on the first packed row")
 
     def _newest_whole_checkpoint(self) -> Path | None:
-        wanted = self.config.run.checkpoint
+        """Torn ones are taken out of its way, or they would count among those that are kept."""
         for checkpoint in checkpoints(self.folder):
-            if wanted is not None and checkpoint.name != f"checkpoint-{wanted}":
-                continue
             if is_whole(checkpoint):
-                self.output.say(f"continuing from {escape(str(checkpoint))}")
                 return checkpoint
-            said = f"{escape(str(checkpoint))} is torn (a file is missing or changed); passed over and removed"
-            self.output.say(f"[yellow]{said}[/yellow]")
-            shutil.rmtree(checkpoint)  # or it would count among those that are kept
-        if wanted is not None:
-            have = [c.name.rpartition("-")[2] for c in checkpoints(self.folder) if is_whole(c)]
+            if (checkpoint / CHECKPOINT_MANIFEST).exists():  # it was whole once, so something of it may be of use
+                done = f"moved to {set_aside(checkpoint)}"
+            else:
+                shutil.rmtree(checkpoint)  # the process ended while it wrote this
+                done = "removed"
+            said = f"{checkpoint} is torn (a file is missing or changed); passed over and {done}"
+            self.output.say(f"[yellow]{escape(said)}[/yellow]")
+        return None
+
+    def _gone_back(self, step: int) -> Path:
+        """The checkpoint of that step, from which the run goes on; later ones no longer belong to it and are set aside.
+
+        :raises RunDirError: there is none, or it is torn; nothing has changed then.
+        """
+        there = checkpoints(self.folder)
+        wanted = next((checkpoint for checkpoint in there if step_of(checkpoint) == step), None)
+        if wanted is None or not is_whole(wanted):
+            torn = f" ({wanted} is torn: a file is missing or changed)" if wanted else ""
+            have = [str(step_of(checkpoint)) for checkpoint in there if is_whole(checkpoint)]
             raise RunDirError(
-                f"run.checkpoint={wanted}: {self.folder} has no whole checkpoint of that step. "
+                f"run.checkpoint={step}: {self.folder} has no whole checkpoint of that step{torn}. "
                 f"It has: {', '.join(have) or 'none'}."
             )
-        return None
+        for checkpoint in there[: there.index(wanted)]:  # newest first: what is left is a run up to there at any moment
+            place = set_aside(checkpoint)
+            self.output.say(escape(f"{checkpoint} is later than run.checkpoint={step}; moved to {place}"))
+        return wanted
 
     def _save_final(self) -> None:
         """The adapter or model with tokenizer, chat template and stop tokens; ``final`` points at the last phase's."""
@@ -219,7 +239,11 @@ class PhaseRun:
         generation.eos_token_id, generation.pad_token_id = self.stop, self.tokenizer.pad_token_id
         generation.save_pretrained(writing)
         if final.exists():  # of an earlier attempt that was stopped before it was measured
-            shutil.rmtree(final)
+            if _hashes(final) == _hashes(writing):
+                shutil.rmtree(final)
+            else:
+                kept = set_aside(final)
+                self.output.say(f"[yellow]{escape(f'{final} held other weights; moved to {kept}')}[/yellow]")
         writing.replace(final)
         later = self._plan.phases[self._plan.phases.index(self.phase) + 1 :]
         if any((self.run_dir.phase(phase.folder) / "final").exists() for phase in later):
@@ -230,7 +254,6 @@ class PhaseRun:
         link.replace(self.run_dir.final)
 
     def _finish(self, trainer: Any, kept: int, before: dict[str, float], after: dict[str, float]) -> None:
-        final = self.folder / "final"
         result = {
             "steps": trainer.state.global_step,
             "weights_of_step": kept,
@@ -238,9 +261,14 @@ class PhaseRun:
             "parameters": vars(self.parameters),
             "before": before,
             "after": after,
-            "sha256": {p.name: sha256(p) for p in sorted(final.iterdir()) if p.suffix == ".safetensors"},
+            "sha256": _hashes(self.folder / "final"),
         }
         self.run_dir.update_manifest(phases={**self.run_dir.manifest().get("phases", {}), self.phase.name: result})
+
+
+def _hashes(final: Path) -> dict[str, str]:
+    """Of every file of weights."""
+    return {path.name: sha256(path) for path in sorted(final.iterdir()) if path.suffix in WEIGHT_FILES}
 
 
 def _restore(trainer: Any, checkpoint: Path) -> None:

@@ -21,9 +21,10 @@ from ftlab.errors import DivergedError, FtlabError, RunDirError
 from ftlab.rundir.directory import RunDir
 
 
-def execute(run_dir: RunDir) -> None:
+def execute(run_dir: RunDir, back_to: int | None = None) -> None:
     """Run every phase of a run directory that is not done yet.
 
+    :param back_to: the step of the checkpoint that the first of them goes on from; None: its newest.
     :raises Interrupted: on Ctrl-C, SIGTERM or SIGUSR1, with a checkpoint if training had begun.
     """
     interruption = Interruption(f"Interrupted. Continue with: {_resume(run_dir)}")
@@ -34,7 +35,7 @@ def execute(run_dir: RunDir) -> None:
         interruption,
         tracked(run_dir, output.say) as trackers,
     ):
-        _execute(run_dir, output, interruption, trackers)
+        _execute(run_dir, output, interruption, trackers, back_to)
 
 
 @contextmanager
@@ -68,7 +69,9 @@ def _resume(run_dir: RunDir) -> str:
     return f"ftlab resume {shlex.quote(str(run_dir.path))}"
 
 
-def _execute(run_dir: RunDir, output: Output, interruption: Interruption, trackers: Trackers) -> None:
+def _execute(
+    run_dir: RunDir, output: Output, interruption: Interruption, trackers: Trackers, back_to: int | None
+) -> None:
     clock = Clock(run_dir)
     plan = run_dir.plan()
     manifest = run_dir.manifest()
@@ -85,7 +88,8 @@ def _execute(run_dir: RunDir, output: Output, interruption: Interruption, tracke
             if phase.name not in done and (chosen is None or phase.name in chosen):
                 if len(plan.phases) > 1:
                     output.say(f"\n[bold]phase {escape(phase.name)}[/bold]")
-                PhaseRun(run_dir, plan, phase, output, clock, interruption, trackers).run()
+                PhaseRun(run_dir, plan, phase, output, clock, interruption, trackers, back_to).run()
+                back_to = None  # it was a step of the phase at which the run stood
     except KeyboardInterrupt:
         run_dir.update_manifest(status="interrupted", seconds=clock.seconds())
         raise
@@ -94,7 +98,7 @@ def _execute(run_dir: RunDir, output: Output, interruption: Interruption, tracke
         if run_dir.has_begun or isinstance(error, DivergedError):
             run_dir.update_manifest(status="failed", error=str(error))
         else:
-            run_dir.remove()  # nothing was measured or trained: the mended command starts from nothing
+            run_dir.remove()  # nothing was measured, and there are no weights: the mended command starts from nothing
         raise
     except BaseException as error:
         run_dir.update_manifest(status="failed", error=str(error))

@@ -18,7 +18,7 @@ def train(run: Run, overrides: Sequence[str]) -> None:
     quiet_libraries()
     plan = make_plan(run, overrides)
     check.check_plan(plan)
-    _execute(RunDir.create(plan))
+    _execute(RunDir.create(plan), run.run.checkpoint)
 
 
 def resume(run: Run, overrides: Sequence[str]) -> None:
@@ -42,7 +42,7 @@ def resume(run: Run, overrides: Sequence[str]) -> None:
     _execute(run_dir)
 
 
-def _execute(run_dir: RunDir) -> None:
+def _execute(run_dir: RunDir, back_to: int | None = None) -> None:
     from ftlab.engine.run import execute
 
-    execute(run_dir)
+    execute(run_dir, back_to)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from pydantic import ValidationError
 from ftlab import __version__
 from ftlab.base.redaction import masked
 from ftlab.errors import RunDirError
-from ftlab.rundir.checkpoints import checkpoints
+from ftlab.rundir.checkpoints import MERGED, weights
 from ftlab.rundir.files import write_atomic
 from ftlab.rundir.identity import identity_of_phase
 from ftlab.rundir.names import LATEST
@@ -48,8 +49,8 @@ class RunDir:
 
     @property
     def has_begun(self) -> bool:
-        """Whether anything was measured or trained here."""
-        return self.metrics.is_file()
+        """Whether anything was measured or trained here. Weights tell it too, where the metrics are gone."""
+        return self.metrics.is_file() or any(weights(self.path / "phases")) or self.final.is_dir()
 
     @property
     def is_held(self) -> bool:
@@ -94,8 +95,9 @@ class RunDir:
 
     def answered(self, phase: str) -> list[int]:
         """Steps after which a phase answered prompts."""
-        files = self.samples.glob(f"{phase}-step-*.json")
-        return sorted(int(path.stem.rpartition("-")[2]) for path in files if path.stem.rpartition("-")[2].isdecimal())
+        of_phase = re.compile(rf"{re.escape(phase)}-step-([0-9]+)\.json")
+        files = self.samples.iterdir() if self.samples.is_dir() else ()
+        return sorted(int(found[1]) for path in files if (found := of_phase.fullmatch(path.name)))
 
     def ledger(self, phase: str) -> Path:
         return self.path / "data" / f"{phase}.json"
@@ -253,8 +255,10 @@ class RunDir:
         plan = Plan.model_validate(yaml.safe_load(_yaml(plan)))  # as it would be written: without secrets
         here = self.plan()
         ours, theirs = ({phase.name: identity_of_phase(phase) for phase in p.phases} for p in (here, plan))
-        # Nothing is lost of a phase of a curriculum that has no checkpoint: it may be mended, and then begins anew.
-        fresh = [phase for phase in here.phases if len(here.phases) > 1 and not self._has_checkpoint(phase)]
+        # Nothing is lost of a phase of a curriculum that has no weights: it may be mended, and then begins anew. So
+        # may one that is a run of its own, and was not even measured.
+        may_change = len(here.phases) > 1 or not (self.metrics.is_file() or self.final.is_dir())
+        fresh = [phase for phase in here.phases if may_change and not self._is_trained(phase)]
         different = [
             f"  - {f'phases.{name}.' if len(theirs) > 1 else ''}{key}: {ours[name].get(key)} there, {value} here"
             for name in ours.keys() & theirs.keys() - {phase.name for phase in fresh}
@@ -270,11 +274,14 @@ class RunDir:
             if ours[phase.name] != theirs[phase.name]:
                 self._forget(phase)
 
-    def _has_checkpoint(self, phase: Phase) -> bool:
-        return phase.name in self.manifest().get("phases", {}) or bool(checkpoints(self.phase(phase.folder)))
+    def _is_trained(self, phase: Phase) -> bool:
+        """Whether the phase has weights, if only those of a torn checkpoint. What it merged to begin with are none."""
+        folder = self.phase(phase.folder)
+        own = (path for path in weights(folder) if path.relative_to(folder).parts[0] not in MERGED)
+        return phase.name in self.manifest().get("phases", {}) or any(own)
 
     def _forget(self, phase: Phase) -> None:
-        """What a phase left that is to begin anew with other values: data, a merged base, the measures before it.
+        """Remove what an untrained phase left that begins anew with other values: data, a merged base, measures.
 
         :raises RunDirError: another process is at work on it.
         """
@@ -282,8 +289,8 @@ class RunDir:
             raise RunDirError(f"Another process is at work in {self.path}. Wait for it to change phases.{phase.name}.")
         shutil.rmtree(self.phase(phase.folder), ignore_errors=True)
         self.ledger(phase.name).unlink(missing_ok=True)
-        for file in self.samples.glob(f"{phase.name}-*.json"):
-            file.unlink()
+        for when in ("before", "after", *self.answered(phase.name)):
+            self.samples_file(phase.name, when).unlink(missing_ok=True)
 
 
 def _yaml(plan: Plan) -> str:
