@@ -18,6 +18,8 @@ def make_plan(run: Run, overrides: Sequence[str]) -> Plan:
     :raises ConfigError: phases that do not follow from each other.
     """
     stage = run.stage.name
+    run = run.model_copy(update={"run": run.run.model_copy(update={"checkpoint": None})})
+    overrides = [one for one in overrides if one.lstrip("+").partition("=")[0] != "run.checkpoint"]
     if not run.phases:
         phases = [Phase(name=stage, folder=f"01-{stage}", config=_with_batch(run), source=None, start="continue")]
         parts = [run.model.name, stage, run.method.name]

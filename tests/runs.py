@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
 from pathlib import Path
+
+import pytest
 
 from ftlab.config import command_line
 from ftlab.config.compose import read
+from ftlab.engine.hooks import PhaseHooks
 from ftlab.engine.tasks import resume, train
+from ftlab.errors import Interrupted
+from ftlab.rundir.claim import claim
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.files import sha256
 from ftlab.rundir.names import TIMES
+from ftlab.rundir.plan import Plan
 from ftlab.schema import Run
 
 FAST = ("eval.golden_rows=4", "eval.samples=2", "eval.max_new_tokens=8", "train.logging_steps=1", "train.max_steps=6")
@@ -20,16 +29,46 @@ def make_run(*overrides: str) -> Run:
     return read(command_line.read(overrides).overrides)
 
 
-def train_run(folder: Path, *overrides: str) -> RunDir:
-    """Train in ``folder`` and return its run directory."""
+def train_run(folder: Path, *overrides: str, hooks: PhaseHooks | None = None) -> RunDir:
+    """Train in ``folder`` and return its run directory. :param hooks: are told of what happens meanwhile."""
     given = (*overrides, f"run.dir={folder}")
-    train(make_run(*given), given)
+    train(make_run(*given), given, hooks)
     return RunDir.open(folder)
 
 
 def resume_run(folder: Path) -> RunDir:
     given = ("task=resume", f"run.dir={folder}")
     resume(make_run(*given), given)
+    return RunDir.open(folder)
+
+
+def create_run(plan: Plan) -> RunDir:
+    """The directory of a run as its start leaves it, without anybody at work in it."""
+    with claim(plan) as run_dir:
+        return run_dir
+
+
+def interrupted_run(folder: Path, step: int, *overrides: str) -> RunDir:
+    """Train in ``folder`` until Ctrl-C, which comes once a loss of that step, or of one of the next, is logged last."""
+    run_dir, is_over = RunDir(folder), threading.Event()
+
+    def press() -> None:
+        while not is_over.wait(0.003):
+            last = run_dir.last_logged() or {}
+            if "loss" in last and step <= last["step"] <= step + 3:
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # of one that comes too late
+    presses = threading.Thread(target=press)
+    presses.start()
+    try:
+        with pytest.raises(Interrupted):
+            train_run(folder, *overrides)
+    finally:
+        is_over.set()
+        presses.join()
+        signal.signal(signal.SIGINT, before)
     return RunDir.open(folder)
 
 

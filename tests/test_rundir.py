@@ -10,12 +10,15 @@ import yaml
 
 from ftlab.errors import ConfigError, RunDirError
 from ftlab.planning import make_plan
-from ftlab.rundir import directory, files
+from ftlab.rundir import claim, files
 from ftlab.rundir.checkpoints import checkpoints, is_whole, seal
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.files import write_atomic
 from ftlab.rundir.identity import identity
+from ftlab.rundir.manifest import Manifest
 from ftlab.rundir.plan import Plan
+from tests import runs
+from tests.runs import create_run
 
 
 @pytest.fixture(autouse=True)
@@ -35,25 +38,25 @@ def plan(make_run):
 
 
 def test_a_name_is_a_fixed_folder(plan, here):
-    run_dir = RunDir.create(plan("run.name=mine"))
+    run_dir = create_run(plan("run.name=mine"))
     assert run_dir.path.resolve() == here / "outputs" / "mine"
-    assert [path.name for path in run_dir.path.iterdir()] == ["run.yaml"]
+    assert {path.name for path in run_dir.path.iterdir()} == {".lock", "run.yaml"}
 
 
 def test_without_a_name_it_is_model_stage_method_and_time(plan):
-    run_dir = RunDir.create(plan("stage=dpo", "method=full"))
+    run_dir = create_run(plan("stage=dpo", "method=full"))
     assert re.fullmatch(r"outputs/tiny_instruct-dpo-full-\d{8}-\d{6}", str(run_dir.path))
 
 
 def test_two_runs_of_one_second_have_two_folders(plan, monkeypatch):
-    monkeypatch.setattr(directory.time, "strftime", lambda _: "20260101-000000")
-    paths = [str(RunDir.create(plan()).path) for _ in range(3)]
+    monkeypatch.setattr(claim.time, "strftime", lambda _: "20260101-000000")
+    paths = [str(create_run(plan()).path) for _ in range(3)]
     first = "outputs/tiny-sft-lora-20260101-000000"
     assert paths == [first, f"{first}-2", f"{first}-3"]
 
 
 def test_a_folder_wins_over_a_name(plan, here):
-    assert RunDir.create(plan("run.name=mine", f"run.dir={here}/there")).path == here / "there"
+    assert create_run(plan("run.name=mine", f"run.dir={here}/there")).path == here / "there"
     assert not (here / "outputs").exists()
 
 
@@ -77,22 +80,22 @@ def test_the_files_of_a_run(here):
 
 
 def test_the_same_command_again_continues(plan):
-    first = RunDir.create(plan("run.name=mine"))
+    first = create_run(plan("run.name=mine"))
     (first.path / "metrics.jsonl").write_text("{}\n")
     written = first.run_yaml.read_text()
-    again = RunDir.create(plan("run.name=mine"))
+    again = create_run(plan("run.name=mine"))
     assert (again.path, again.run_yaml.read_text(), again.metrics.read_text()) == (first.path, written, "{}\n")
 
 
 def test_new_makes_another_beside_it(plan):
-    paths = [RunDir.create(plan("run.name=mine", "run.if_exists=new", f"lora.r={r}")).path.name for r in (1, 2, 3)]
+    paths = [create_run(plan("run.name=mine", "run.if_exists=new", f"lora.r={r}")).path.name for r in (1, 2, 3)]
     assert paths == ["mine", "mine-2", "mine-3"]
 
 
 def test_refuse_refuses(plan):
-    RunDir.create(plan("run.name=mine", "run.if_exists=refuse"))
+    create_run(plan("run.name=mine", "run.if_exists=refuse"))
     with pytest.raises(RunDirError) as caught:
-        RunDir.create(plan("run.name=mine", "run.if_exists=refuse"))
+        create_run(plan("run.name=mine", "run.if_exists=refuse"))
     assert str(caught.value) == (
         "outputs/mine exists. run.if_exists=resume continues it, run.if_exists=new makes another."
     )
@@ -101,21 +104,21 @@ def test_refuse_refuses(plan):
 @pytest.mark.parametrize("if_exists", ["resume", "new", "refuse"])
 def test_an_empty_folder_is_as_good_as_none(if_exists, plan, here):
     (here / "empty").mkdir()
-    assert RunDir.create(plan("run.dir=empty", f"run.if_exists={if_exists}")).path.name == "empty"
+    assert create_run(plan("run.dir=empty", f"run.if_exists={if_exists}")).path.name == "empty"
 
 
 def test_a_folder_of_something_else_is_left_alone(plan, here):
     (here / "photos").mkdir()
     (here / "photos" / "cat.png").write_bytes(b"x")
     with pytest.raises(RunDirError, match=r"^photos is no run directory: it has no run\.yaml\. Give an empty or new"):
-        RunDir.create(plan("run.dir=photos"))
+        create_run(plan("run.dir=photos"))
     assert [path.name for path in (here / "photos").iterdir()] == ["cat.png"]
 
 
 def test_a_folder_that_cannot_be_made(plan, here):
     (here / "file").write_text("x")
     with pytest.raises(RunDirError) as caught:
-        RunDir.create(plan("run.dir=file/run"))
+        create_run(plan("run.dir=file/run"))
     assert str(caught.value) == (
         "run.dir=file/run cannot be written: Not a directory. Give another with run.dir=FOLDER."
     )
@@ -125,7 +128,7 @@ def test_a_folder_that_cannot_be_made(plan, here):
 def test_open_wants_a_run(here, plan):
     with pytest.raises(RunDirError, match=r"nowhere is no run directory: it has no run\.yaml"):
         RunDir.open(here / "nowhere")
-    RunDir.create(plan("run.dir=run", "lora.r=3"))
+    create_run(plan("run.dir=run", "lora.r=3"))
     assert RunDir.open(here / "run").plan().phases[0].config.lora.r == 3
 
 
@@ -145,8 +148,8 @@ def test_open_wants_a_run(here, plan):
     ids=lambda change: change[0],
 )
 def test_what_only_concerns_how_it_runs_may_change(change, plan):
-    RunDir.create(plan("run.name=mine"))
-    assert RunDir.create(plan("run.name=mine", *change)).path.name == "mine"
+    create_run(plan("run.name=mine"))
+    assert create_run(plan("run.name=mine", *change)).path.name == "mine"
 
 
 @pytest.mark.parametrize(
@@ -167,18 +170,18 @@ def test_what_only_concerns_how_it_runs_may_change(change, plan):
     ids=lambda change: change[0],
 )
 def test_another_run_is_refused_naming_what_differs(change, said, plan):
-    begun = RunDir.create(plan("run.name=mine"))
+    begun = create_run(plan("run.name=mine"))
     before = begun.run_yaml.read_text()
-    assert RunDir.create(plan("run.name=mine", *change)).path == begun.path  # nothing was done there yet
+    assert create_run(plan("run.name=mine", *change)).path == begun.path  # nothing was done there yet
     begun.run_yaml.write_text(before)
     begun.metrics.write_text("{}")
     with pytest.raises(RunDirError) as caught:
-        RunDir.create(plan("run.name=mine", *change))
+        create_run(plan("run.name=mine", *change))
     head, *different, foot = str(caught.value).splitlines()
     assert head == "outputs/mine holds another run:"
     assert sorted(different) == sorted(said)
     assert foot == "run.if_exists=new starts beside it; another run.name or run.dir starts elsewhere."
-    assert RunDir.open(RunDir.create(plan("run.name=mine")).path).run_yaml.read_text() == before
+    assert RunDir.open(create_run(plan("run.name=mine")).path).run_yaml.read_text() == before
 
 
 @pytest.mark.parametrize("chooses", [["train.keep_best=true"], ["train.early_stopping=3"]])
@@ -187,10 +190,10 @@ def test_what_decides_which_weights_are_kept_may_not_change(chooses, plan, make_
     keys = {"eval.steps", "eval.generate_every", "eval.max_new_tokens", "eval.golden_rows"}
     assert keys <= dict(identity(make_run(*chooses))).keys()
     assert not keys & dict(identity(make_run())).keys()
-    RunDir.create(plan("run.name=mine", *chooses)).metrics.write_text("{}")
+    create_run(plan("run.name=mine", *chooses)).metrics.write_text("{}")
     with pytest.raises(RunDirError, match=r"  - eval\.steps: 50 there, 3 here"):
-        RunDir.create(plan("run.name=mine", *chooses, "eval.steps=3"))
-    RunDir.create(plan("run.name=mine", *chooses, "eval.batch_size=3", "eval.samples=0"))
+        create_run(plan("run.name=mine", *chooses, "eval.steps=3"))
+    create_run(plan("run.name=mine", *chooses, "eval.batch_size=3", "eval.samples=0"))
 
 
 def test_the_identity_of_a_run(make_run):
@@ -220,14 +223,14 @@ def test_the_identity_of_a_run(make_run):
 def test_run_yaml_gives_the_plan_back(overrides, make_run):
     run = make_run(*(o.replace("ünï.json", "'ünï.json'") for o in overrides))
     plan = make_plan(run, overrides)
-    run_dir = RunDir.create(plan)
+    run_dir = create_run(plan)
     assert run_dir.plan() == plan
     assert yaml.safe_load(run_dir.run_yaml.read_text(encoding="utf-8"))["overrides"] == list(overrides)
 
 
 def test_run_yaml_is_whole_and_in_plain_words(plan):
     """Every default is filled in, and nothing is left to interpolate."""
-    text = RunDir.create(plan("model=llama2_13b")).run_yaml.read_text()
+    text = create_run(plan("model=llama2_13b")).run_yaml.read_text()
     config = yaml.safe_load(text)["phases"][0]["config"]
     assert "${" not in text and "!!python" not in text
     assert (config["lora"]["r"], config["train"]["micro_batch_size"], config["data"]["max_length"]) == (32, 2, 2048)
@@ -266,7 +269,7 @@ def test_a_batch_that_does_not_divide(plan):
     ],
 )
 def test_a_secret_is_not_written(secret, plan):
-    run_dir = RunDir.create(plan(f"tracker.project=team-{secret}"))
+    run_dir = create_run(plan(f"tracker.project=team-{secret}"))
     text = run_dir.run_yaml.read_text()
     assert secret not in text and secret[8:] not in text
     assert run_dir.plan().phases[0].config.tracker.project == "team-<redacted>"
@@ -275,7 +278,7 @@ def test_a_secret_is_not_written(secret, plan):
 
 def test_a_secret_that_the_run_would_need_is_refused(plan, here):
     with pytest.raises(RunDirError, match=r"data\.path holds what looks like a secret: .*<redacted>@.*environment"):
-        RunDir.create(
+        create_run(
             plan("data.format=alpaca", "data.path=https://me:hunter2hunter2@example.org/rows.jsonl", "run.dir=r")
         )
     assert not (here / "r").exists()
@@ -283,8 +286,8 @@ def test_a_secret_that_the_run_would_need_is_refused(plan, here):
 
 def test_ordinary_words_are_no_secrets(plan):
     told = "sk-SK-news-corpus-2023-clean.jsonl"
-    assert RunDir.create(plan("data.format=alpaca", f"data.path={told}")).plan().phases[0].config.data.path == told
-    run_dir = RunDir.create(plan("run.name=sk-small", "tracker.project=hf_space"))
+    assert create_run(plan("data.format=alpaca", f"data.path={told}")).plan().phases[0].config.data.path == told
+    run_dir = create_run(plan("run.name=sk-small", "tracker.project=hf_space"))
     assert run_dir.plan().title == "sk-small"
     assert run_dir.plan().phases[0].config.tracker.project == "hf_space"
 
@@ -329,13 +332,13 @@ def test_a_crash_before_the_rename_leaves_the_old_file(here, monkeypatch):
 
 
 def test_the_manifest_keeps_what_it_has(plan):
-    run_dir = RunDir.create(plan("run.name=mine"))
+    run_dir = create_run(plan("run.name=mine"))
     assert run_dir.manifest() == {}
-    run_dir.update_manifest(status="running", steps=3)
-    run_dir.update_manifest(status="done", note="ü")
+    Manifest(run_dir).update(status="running", steps=3)
+    Manifest(run_dir).update(status="done", note="ü")
     assert run_dir.manifest() == {"status": "done", "steps": 3, "note": "ü"}
     assert json.loads(run_dir.manifest_json.read_text(encoding="utf-8")) == run_dir.manifest()
-    assert sorted(path.name for path in run_dir.path.iterdir()) == ["manifest.json", "run.yaml"]
+    assert sorted(path.name for path in run_dir.path.iterdir()) == [".lock", "manifest.json", "run.yaml"]
 
 
 # -------------------------------------------------------------------------------------------------------- checkpoints
@@ -416,7 +419,7 @@ def test_checkpoints_come_newest_step_first(here):
     ],
 )
 def test_a_damaged_file_is_named_with_what_to_do(file, content, said, plan):
-    run_dir = RunDir.create(plan("run.name=r"))
+    run_dir = create_run(plan("run.name=r"))
     (run_dir.path / file).write_bytes(content)
     with pytest.raises(RunDirError, match=said):
         run_dir.manifest()
@@ -424,8 +427,8 @@ def test_a_damaged_file_is_named_with_what_to_do(file, content, said, plan):
 
 
 def test_a_config_of_another_version_is_told_with_what_it_has_otherwise(plan):
-    run_dir = RunDir.create(plan("run.name=r"))
-    run_dir.update_manifest(ftlab="0.0.9")
+    run_dir = create_run(plan("run.name=r"))
+    Manifest(run_dir).update(ftlab="0.0.9")
     text = run_dir.run_yaml.read_text()
     run_dir.run_yaml.write_text(text.replace("learning_rate:", "rate_of_learning:"))
     with pytest.raises(RunDirError) as caught:
@@ -436,6 +439,100 @@ def test_a_config_of_another_version_is_told_with_what_it_has_otherwise(plan):
 
 
 def test_a_last_line_of_metrics_that_no_one_can_read_is_passed_over(plan):
-    run_dir = RunDir.create(plan("run.name=r"))
+    run_dir = create_run(plan("run.name=r"))
     run_dir.metrics.write_bytes(b'{"step": 1}\n\xff\xfe{"st')
     assert list(run_dir.logged()) == [{"step": 1}]
+
+
+# -------------------------------------------------------------------------------------------------- names in file names
+
+
+@pytest.fixture
+def curriculum():
+    """The plan of a command line that may name phases."""
+    return lambda *overrides: make_plan(runs.make_run(*overrides), overrides)
+
+
+def test_only_folders_of_steps_are_checkpoints(here):
+    for name in ("checkpoint-9", "checkpoint-old-8", "checkpoint-9-copy", "checkpoint-²", "checkpoint-07"):
+        (here / name).mkdir()
+    (here / "checkpoint-3").write_text("a file")
+    assert [path.name for path in checkpoints(here)] == ["checkpoint-9"]
+
+
+def test_a_phase_has_only_its_own_samples_where_its_name_begins_another(curriculum):
+    given = ("run.name=r", "phases=[{name: sft}, {name: sft-long, from: none}, {name: sft-step-1, from: none}]")
+    run_dir = create_run(curriculum(*given))
+    run_dir.metrics.write_text("{}\n")
+    for phase in ("sft", "sft-long", "sft-step-1"):
+        for when in ("before", "after", 2, 10):
+            write_atomic(run_dir.samples_file(phase, when), "{}")
+    assert [run_dir.answered(phase) for phase in ("sft", "sft-long", "sft-step-1")] == [[2, 10]] * 3
+    others = {path.name for path in run_dir.samples.iterdir() if path.name.startswith(("sft-long-", "sft-step-1-"))}
+    assert len(others) == 8
+    create_run(curriculum(*given, "phases.sft.train.weight_decay=0.5"))  # which has not trained, and begins anew
+    assert {path.name for path in run_dir.samples.iterdir()} == others
+
+
+def test_a_folder_with_the_signs_of_a_pattern_in_its_name(plan):
+    run_dir = create_run(plan("run.dir='a[1]*?'"))
+    write_atomic(run_dir.samples_file("sft", 3), "{}")
+    (run_dir.phase("01-sft") / "checkpoint-3").mkdir(parents=True)
+    assert run_dir.answered("sft") == [3]
+    assert [path.name for path in checkpoints(run_dir.phase("01-sft"))] == ["checkpoint-3"]
+
+
+# --------------------------------------------------------------------------------------------- weights without metrics
+
+TRAINED = ("checkpoint-4/adapter_model.safetensors", "checkpoint-4/rng_state.pth", "final/model.safetensors",
+           "final/pytorch_model.bin", ".final.tmp/model.safetensors", "checkpoint-4/", "final/")  # fmt: skip
+
+
+def left_behind(run_dir, phase, name):
+    path = run_dir.phase(phase) / name
+    if name.endswith("/"):
+        path.mkdir(parents=True)
+    else:
+        write_atomic(path, b"weights")
+    return path
+
+
+@pytest.mark.parametrize("name", [*TRAINED, "base/model.safetensors"])
+def test_a_run_is_known_by_its_weights_where_the_metrics_are_gone(name, plan):
+    run_dir = create_run(plan("run.name=mine"))
+    assert not run_dir.has_begun
+    left_behind(run_dir, "01-sft", name)
+    assert run_dir.has_begun
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_another_run_is_refused_where_only_weights_are_left(name, plan):
+    run_dir = create_run(plan("run.name=mine"))
+    kept, written = left_behind(run_dir, "01-sft", name), run_dir.run_yaml.read_text()
+    different = ("seed=1", "train.learning_rate=0.5", "lora.alpha=3")
+    with pytest.raises(RunDirError, match="outputs/mine holds another run:") as caught:
+        create_run(plan("run.name=mine", *different))
+    assert {line.split(":")[0] for line in str(caught.value).splitlines()[1:-1]} == {
+        f"  - {one.split('=')[0]}" for one in different
+    }
+    assert kept.exists() and run_dir.run_yaml.read_text() == written
+    assert create_run(plan("run.name=mine")).path == run_dir.path
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_phase_that_has_weights_is_not_begun_anew_with_other_values(name, curriculum):
+    """Also where neither the manifest nor a checkpoint tells of them."""
+    given = ("run.name=mine", "phases=[{name: a, stage: sft}, {name: b, stage: sft}]")
+    run_dir = create_run(curriculum(*given))
+    kept = left_behind(run_dir, "02-b", name)
+    with pytest.raises(RunDirError, match=r"phases\.b\.train\.weight_decay: 0\.0 there, 0\.5 here"):
+        create_run(curriculum(*given, "phases.b.train.weight_decay=0.5"))
+    assert kept.exists()
+
+
+def test_what_was_only_merged_for_a_phase_is_merged_again_for_its_other_values(curriculum):
+    given = ("run.name=mine", "phases=[{name: a, stage: sft}, {name: b, stage: sft, start: merge}]")
+    run_dir = create_run(curriculum(*given))
+    base = left_behind(run_dir, "02-b", "base/model.safetensors")
+    create_run(curriculum(*given, "phases.b.train.weight_decay=0.5"))
+    assert not base.exists()

@@ -6,13 +6,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from ftlab.rundir.checkpoints import set_aside
 from ftlab.rundir.directory import RunDir
+from ftlab.rundir.files import sha256
+from ftlab.rundir.names import WEIGHT_FILES
 
 
-def save_final(model: Any, tokenizer: Any, stop: list[int], final: Path) -> None:
-    """Write the adapter or model with tokenizer, chat template and stop tokens, whole or not at all.
+def save_final(model: Any, tokenizer: Any, stop: list[int], final: Path) -> Path | None:
+    """Write the adapter or model with tokenizer, chat template and stop tokens, whole or not at all. Other weights that
+    were there are never removed: where they are then is returned.
 
-    :param stop: ids at which an answer ends. :param final: the folder; one of an earlier attempt is replaced.
+    :param stop: ids at which an answer ends. :param final: the folder.
     """
     from ftlab.model.roles import has_adapter
 
@@ -24,9 +28,19 @@ def save_final(model: Any, tokenizer: Any, stop: list[int], final: Path) -> None
     generation = model.generation_config
     generation.eos_token_id, generation.pad_token_id = stop, tokenizer.pad_token_id
     generation.save_pretrained(writing)
+    kept = None
     if final.exists():  # of an earlier attempt that was stopped before it was measured
-        shutil.rmtree(final)
+        if weight_hashes(final) == weight_hashes(writing):
+            shutil.rmtree(final)
+        else:
+            kept = set_aside(final)
     writing.replace(final)
+    return kept
+
+
+def weight_hashes(final: Path) -> dict[str, str]:
+    """The sha256 of every file of weights in a folder, by name."""
+    return {path.name: sha256(path) for path in sorted(final.iterdir()) if path.suffix in WEIGHT_FILES}
 
 
 def link_final(run_dir: RunDir, final: Path) -> None:

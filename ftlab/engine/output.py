@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +11,6 @@ from rich.text import Text
 
 from ftlab.base.terminal import Terminal
 from ftlab.engine.process import collected_warnings
-
-
-def quiet_libraries() -> None:
-    """No telemetry, no banners. Called before the libraries are imported; a user's own environment wins."""
-    for name, value in {
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "TRANSFORMERS_VERBOSITY": "error",
-        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "TOKENIZERS_PARALLELISM": "true",
-        "BITSANDBYTES_NOWELCOME": "1",
-    }.items():
-        os.environ.setdefault(name, value)
 
 
 class Output:

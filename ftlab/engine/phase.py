@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
@@ -13,12 +14,11 @@ from ftlab.data.prompts import asked
 from ftlab.data.row_origins import places
 from ftlab.data.sources import resolve
 from ftlab.engine import resume_point, summary
-from ftlab.engine.final_weights import link_final, save_final
+from ftlab.engine.final_weights import link_final, save_final, weight_hashes
 from ftlab.engine.session import Session
 from ftlab.errors import RunDirError
 from ftlab.policy import lineage
 from ftlab.rundir.checkpoints import step_of
-from ftlab.rundir.files import sha256
 from ftlab.rundir.plan import Phase
 from ftlab.stages import trainer_class
 
@@ -26,12 +26,13 @@ from ftlab.stages import trainer_class
 class PhaseRun:
     """One phase in this process.
 
+    :param checkpoint: the step of the checkpoint that it goes on from; None: the newest that is whole, if there is one.
     :ivar config: the phase's config, with the model that it starts from. :ivar files: where the phase's files are.
     :ivar tokens: the tokenizer and the template, once loaded; :ivar model: the model, once loaded.
     """
 
-    def __init__(self, session: Session, phase: Phase):
-        self.session, self.phase = session, phase
+    def __init__(self, session: Session, phase: Phase, checkpoint: int | None):
+        self.session, self.phase, self._wanted = session, phase, checkpoint
         self.run_dir, self.output = session.run_dir, session.output
         self.files = session.run_dir.phase_files(phase.folder)
         self.config = lineage.starting(session.run_dir, session.plan, phase)
@@ -83,26 +84,26 @@ class PhaseRun:
         from transformers import set_seed
 
         from ftlab.engine import stopping
+        from ftlab.engine.between_steps import BetweenSteps
         from ftlab.engine.measuring import Measuring
         from ftlab.engine.metrics_log import Advance, Metrics
-        from ftlab.engine.process import TurnTaking
         from ftlab.engine.trackers.rates import rates_of
         from ftlab.stages.trainer.stage_trainer import StageTrainer
 
         session, train = self.session, self.config.train
-        checkpoint = resume_point.newest_whole_checkpoint(self.files.folder, self.config.run.checkpoint, self.output)
+        checkpoint = self._checkpoint()
         step = step_of(checkpoint) if checkpoint else 0
         is_measured = self.run_dir.samples_file(self.phase.name, "before").is_file()
         resume_point.cut_back(self.run_dir, self.phase.name, checkpoint, is_measured)
         rates = rates_of(self.config, self.model, self.parameters, prepared.train)
         steps_before = session.steps_before()
         metrics = Metrics(session, self.phase.name, rates)
-        trainer = self._trainer(prepared, [rates, metrics, session.interruption])
+        trainer = self._trainer(prepared, [rates, metrics, BetweenSteps(session)])
         measuring = Measuring(session, self.phase.name, self.config, self.tokens, self.parts, metrics)
         splits = {"golden": bool(self.parts.get("golden")), "validation": prepared.validation is not None}
         chooses = stopping.callbacks(train, self.files.folder, splits, self.output.say)
         # Answers are given before they are compared.
-        for callback in (*measuring.between(trainer, rates), *chooses, TurnTaking(session.let_others_work)):
+        for callback in (*measuring.between(trainer, rates), *chooses):
             trainer.add_callback(callback)
         self._probe(prepared)
         self.output.say(
@@ -129,6 +130,17 @@ class PhaseRun:
         self._save_final()
         after = measuring.after(trainer, kept)
         self._finish(trainer, kept, before.values, after.values)
+
+    def _checkpoint(self) -> Path | None:
+        """Where it goes on, told to the user."""
+        folder = self.files.folder
+        if self._wanted is None:
+            checkpoint = resume_point.newest_whole_checkpoint(folder, self.output)
+        else:
+            checkpoint = resume_point.chosen_checkpoint(folder, self._wanted, self.output)
+        if checkpoint is not None:
+            self.output.say(f"continuing from {escape(str(checkpoint))}")
+        return checkpoint
 
     def _trainer(self, prepared: Any, beside: list[Any]) -> Any:
         rows: tuple[Any, Any] = (prepared.train, prepared.validation)
@@ -167,16 +179,18 @@ class PhaseRun:
             self.output.note("packed samples do not see each other: probed on the first packed row")
 
     def _save_final(self) -> None:
-        save_final(self.model, self.tokenizer, self.tokens.stop, self.files.final)
+        final = self.files.final
+        kept = save_final(self.model, self.tokenizer, self.tokens.stop, final)
+        if kept is not None:
+            self.output.say(f"[yellow]{escape(f'{final} held other weights; moved to {kept}')}[/yellow]")
         phases = self.session.plan.phases
         later = phases[phases.index(self.phase) + 1 :]
         # A later phase that is finished was trained first, by itself, and the run's final weights are its own.
         if not any(self.run_dir.phase_files(phase.folder).final.exists() for phase in later):
-            link_final(self.run_dir, self.files.final)
+            link_final(self.run_dir, final)
         self.session.hooks.final_saved(self)
 
     def _finish(self, trainer: Any, kept: int, before: dict[str, float], after: dict[str, float]) -> None:
-        final = self.files.final
         result = {
             "steps": trainer.state.global_step,
             "weights_of_step": kept,
@@ -184,7 +198,7 @@ class PhaseRun:
             "parameters": vars(self.parameters),
             "before": before,
             "after": after,
-            "sha256": {p.name: sha256(p) for p in sorted(final.iterdir()) if p.suffix == ".safetensors"},
+            "sha256": weight_hashes(self.files.final),
         }
         self.session.manifest.update_item("phases", self.phase.name, result)
 

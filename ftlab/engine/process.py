@@ -2,12 +2,13 @@
 
 A run asks for its share of each: its :class:`Interruption` hears the signals, its log takes the warnings that its own
 work raises, and :class:`Turns` gives it the random state that it left behind. Only the main thread can install signal
-handlers; runs in other threads hear of a signal from there.
+handlers; runs in other threads hear of a signal from there. Imports no torch.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import random
 import signal
 import threading
@@ -18,30 +19,41 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from transformers import TrainerCallback
-
 from ftlab.errors import Interrupted, Preempted
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
+def quiet_libraries() -> None:
+    """No telemetry, no banners. Called before the libraries are imported; a user's own environment wins."""
+    for name, value in {
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TOKENIZERS_PARALLELISM": "true",
+        "BITSANDBYTES_NOWELCOME": "1",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
 # --- signals ---------------------------------------------------------------------------------------------------------
 
 
-class Interruption(TrainerCallback):
+class Interruption:
     """How one run is told to stop: Ctrl-C by a person, SIGTERM or SIGUSR1 by a scheduler, :meth:`request` by a program.
 
     In training the first request lets the step end, saves and stops; a second Ctrl-C stops at once. Elsewhere, where
     nothing is lost that a continued run would not make again, the first one raises KeyboardInterrupt too: at once in
     the main thread, at the next :meth:`check` in another. What leaves the context is the error that fits the signal.
 
-    :param message: of that error.
+    :param message: of that error. :ivar is_training: set by whoever runs the training loop.
     """
 
     def __init__(self, message: str) -> None:
         self._message = message
         self._signal: signal.Signals | None = None
-        self._is_training = False
+        self.is_training = False
         self._is_in_main_thread = False
 
     @property
@@ -63,22 +75,12 @@ class Interruption(TrainerCallback):
         """Ask the run to stop, from any thread. Whether a run of the main thread has nothing to finish first."""
         again = self.requested and number == signal.SIGINT
         self._signal = number
-        return self._is_in_main_thread and (not self._is_training or again)
+        return self._is_in_main_thread and (not self.is_training or again)
 
     def check(self) -> None:
         """:raises KeyboardInterrupt: the run has been asked to stop."""
         if self.requested:
             raise KeyboardInterrupt
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._is_training = True
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._is_training = False
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.requested:
-            control.should_save = control.should_training_stop = True
 
 
 class _Signals:
@@ -232,16 +234,6 @@ class Turns:
 
 
 TURNS = Turns()
-
-
-class TurnTaking(TrainerCallback):
-    """Lets other runs of the process work between two steps of this one."""
-
-    def __init__(self, let_others_work: Callable[[], None]):
-        self._let_others_work = let_others_work
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._let_others_work()
 
 
 def _random_state() -> tuple[Any, ...]:

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from ftlab.data.sources import resolve
-from ftlab.engine.output import quiet_libraries
+from ftlab.engine.process import quiet_libraries
 from ftlab.engine.starts import differing_starts
 from ftlab.errors import ConfigError, DataError, Mistake, NotReproducedError, RunDirError
-from ftlab.preflight import check
+from ftlab.preflight import check as preflight
 from ftlab.rundir import compare
+from ftlab.rundir.claim import claim
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.files import sha256
+from ftlab.rundir.manifest import Manifest
 from ftlab.rundir.plan import Plan
 from ftlab.schema import ReproduceTask, Run
 
@@ -37,17 +39,17 @@ def reproduce(run: Run, overrides: Sequence[str]) -> None:
     plan = original.plan()
     _check_data(original, plan, task.force)
     again = _again(plan, _folder(original, plan, task.out))
-    check.check_plan(again)
-    run_dir = RunDir.create(again)
-    run_dir.update_manifest(reproduces={"run": str(original.path)})
-    for line in _changed_weights(original):
-        print(line)
-    _execute(run_dir)
-    is_equal, lines = verdict(original, run_dir)
-    run_dir.update_manifest(reproduces={"run": str(original.path), "equal": is_equal})
-    text = "\n".join(lines)
-    with run_dir.log.open("a", encoding="utf-8") as log:
-        log.write(f"{text}\n")
+    preflight.check_plan(again)
+    with claim(again) as run_dir:
+        Manifest(run_dir).update(reproduces={"run": str(original.path)})
+        for line in _changed_weights(original):
+            print(line)
+        _execute(run_dir)
+        is_equal, lines = verdict(original, run_dir)
+        Manifest(run_dir).update(reproduces={"run": str(original.path), "equal": is_equal})
+        text = "\n".join(lines)
+        with run_dir.log.open("a", encoding="utf-8") as log:
+            log.write(f"{text}\n")
     if not is_equal:
         raise NotReproducedError(text)
     print(text)

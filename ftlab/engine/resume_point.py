@@ -11,36 +11,54 @@ from rich.markup import escape
 
 from ftlab.engine.output import Output
 from ftlab.errors import RunDirError
-from ftlab.rundir.checkpoints import checkpoints, is_whole, step_of
+from ftlab.rundir.checkpoints import checkpoints, is_whole, set_aside, step_of
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.files import write_atomic
-from ftlab.rundir.names import EXACT_MATCH, TRAINER_STATE
+from ftlab.rundir.names import CHECKPOINT_MANIFEST, EXACT_MATCH, TRAINER_STATE
 
 _KINDS = ("loss", "eval_loss", EXACT_MATCH)  # each line of metrics.jsonl has one of them
 
 
-def newest_whole_checkpoint(folder: Path, wanted: int | None, output: Output) -> Path | None:
+def newest_whole_checkpoint(folder: Path, output: Output) -> Path | None:
     """The checkpoint from which a phase goes on; None where it begins.
 
-    :param folder: of the phase. :param wanted: ``run.checkpoint``, the step of the checkpoint that is to be taken.
-    :raises RunDirError: there is none of that step.
+    Torn ones are taken out of the way, or they would count among those that are kept.
+
+    :param folder: of the phase.
     """
     for checkpoint in checkpoints(folder):
-        if wanted is not None and step_of(checkpoint) != wanted:
-            continue
         if is_whole(checkpoint):
-            output.say(f"continuing from {escape(str(checkpoint))}")
             return checkpoint
-        line = f"{escape(str(checkpoint))} is torn (a file is missing or changed); passed over and removed"
-        output.say(f"[yellow]{line}[/yellow]")
-        shutil.rmtree(checkpoint)  # or it would count among those that are kept
-    if wanted is not None:
-        whole = [str(step_of(checkpoint)) for checkpoint in checkpoints(folder) if is_whole(checkpoint)]
+        if (checkpoint / CHECKPOINT_MANIFEST).exists():  # it was whole once, so something of it may be of use
+            what = f"moved to {set_aside(checkpoint)}"
+        else:
+            shutil.rmtree(checkpoint)  # the process ended while it wrote this
+            what = "removed"
+        line = f"{checkpoint} is torn (a file is missing or changed); passed over and {what}"
+        output.say(f"[yellow]{escape(line)}[/yellow]")
+    return None
+
+
+def chosen_checkpoint(folder: Path, step: int, output: Output) -> Path:
+    """The checkpoint of ``step``, from which the phase goes on. Later ones no longer belong to the run: they are set
+    aside.
+
+    :param folder: of the phase.
+    :raises RunDirError: there is none, or it is torn; nothing has changed then.
+    """
+    there = checkpoints(folder)
+    wanted = next((checkpoint for checkpoint in there if step_of(checkpoint) == step), None)
+    if wanted is None or not is_whole(wanted):
+        torn = f" ({wanted} is torn: a file is missing or changed)" if wanted else ""
+        whole = [str(step_of(checkpoint)) for checkpoint in there if is_whole(checkpoint)]
         raise RunDirError(
-            f"run.checkpoint={wanted}: {folder} has no whole checkpoint of that step. "
+            f"run.checkpoint={step}: {folder} has no whole checkpoint of that step{torn}. "
             f"It has: {', '.join(whole) or 'none'}."
         )
-    return None
+    for checkpoint in there[: there.index(wanted)]:  # newest first: what is left is a run up to there at any moment
+        place = set_aside(checkpoint)
+        output.say(escape(f"{checkpoint} is later than run.checkpoint={step}; moved to {place}"))
+    return wanted
 
 
 def cut_back(run_dir: RunDir, phase: str, checkpoint: Path | None, is_measured: bool) -> None:

@@ -18,9 +18,10 @@ from ftlab.errors import DivergedError, FtlabError, RunDirError
 from ftlab.rundir.directory import RunDir
 
 
-def execute(run_dir: RunDir, hooks: PhaseHooks | None = None) -> None:
+def execute(run_dir: RunDir, checkpoint: int | None = None, hooks: PhaseHooks | None = None) -> None:
     """Run every phase of a run directory that is not done yet. Its lock must be held.
 
+    :param checkpoint: the step of the checkpoint that the first of them goes on from; None: its newest.
     :param hooks: what the caller wants to be told of.
     :raises Interrupted: on Ctrl-C, SIGTERM or SIGUSR1, with a checkpoint if training had begun.
     """
@@ -38,7 +39,8 @@ def execute(run_dir: RunDir, hooks: PhaseHooks | None = None) -> None:
                 if chosen is None or phase.name in chosen:
                     if session.has_several_phases:
                         session.output.say(f"\n[bold]phase {escape(phase.name)}[/bold]")
-                    PhaseRun(session, phase).run()
+                    PhaseRun(session, phase, checkpoint).run()
+                    checkpoint = None  # it was a step of the phase at which the run stood
         left = session.phases_left()
         session.manifest.update(status="stopped" if left else "finished", seconds=session.clock.seconds())
         summary.results(session)
@@ -76,7 +78,7 @@ def _ending(session: Session) -> Iterator[None]:
         if run_dir.has_begun or isinstance(error, DivergedError):
             manifest.update(status="failed", error=str(error))
         else:
-            run_dir.remove()  # nothing was measured or trained: the mended command starts from nothing
+            run_dir.remove()  # nothing was measured, and there are no weights: the mended command starts from nothing
             manifest.values["status"] = "failed"
         raise
     except BaseException as error:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
+from collections.abc import Mapping
+from itertools import zip_longest
+from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
@@ -18,6 +21,7 @@ from ftlab.rundir.files import write_atomic
 from ftlab.rundir.plan import Phase, Plan
 
 _SHOWN = 3  # samples in the summary
+_NONE = "-"  # in a table: only the other side was measured
 
 
 def ledger(session: Session, phase: str, prepared: Prepared) -> None:
@@ -47,12 +51,11 @@ def results(session: Session) -> None:
         for column in ("measure", "before", "after"):
             table.add_column(column, justify="left" if column == "measure" else "right")
         before, after = result["before"], result["after"]
-        for measure in after:
+        for measure in dict.fromkeys([*after, *before]):  # keys of eval may change between two starts
             if measure == "golden exact match":
-                prompts = f" ({after['golden prompts']:.0f} prompts)"
-                table.add_row(measure + prompts, f"{before[measure]:.3f}", f"{after[measure]:.3f}")
+                table.add_row(measure + _prompts(before, after), *_both(before, after, measure, 3))
             elif measure != "golden prompts":
-                table.add_row(measure, f"{before[measure]:.4f}", f"{after[measure]:.4f}")
+                table.add_row(measure, *_both(before, after, measure, 4))
         output.say(table)
     path = run_dir.path
     seconds = f" after {manifest['seconds']:.0f} s" if "seconds" in manifest else ""
@@ -77,20 +80,34 @@ def results(session: Session) -> None:
         output.say(f"  {command}")
 
 
+def _both(before: Mapping[str, float], after: Mapping[str, float], measure: str, digits: int) -> list[str]:
+    """The cells of a measure, with a dash where it was not measured."""
+    return [f"{values[measure]:.{digits}f}" if measure in values else _NONE for values in (before, after)]
+
+
+def _prompts(before: Mapping[str, float], after: Mapping[str, float]) -> str:
+    """How many golden prompts were answered."""
+    asked = [f"{values['golden prompts']:.0f}" for values in (before, after) if "golden prompts" in values]
+    return f" ({asked[0]} prompts before, {asked[1]} after)" if len({*asked}) > 1 else f" ({asked[0]} prompts)"
+
+
 def _samples(output: Output, run_dir: RunDir, phase: str) -> None:
-    before, after = (
-        json.loads(run_dir.samples_file(phase, when).read_text(encoding="utf-8"))["samples"]
-        for when in ("before", "after")
-    )
-    if not after:
+    before, after = (_answers(run_dir, phase, when) for when in ("before", "after"))
+    if not before and not after:
         return
     table = Table(title="answers", title_justify="left", show_lines=True)
     for column in ("prompt", "before", "after", "expected"):
         table.add_column(column, overflow="fold", max_width=44)
-    for old, new in list(zip(before, after))[:_SHOWN]:
-        shown = (new["prompt"], old["answer"], new["answer"], new["expected"])
-        table.add_row(*(escape(_short(text)) for text in shown))
+    for old, new in list(zip_longest(before, after))[:_SHOWN]:  # the same prompts, but maybe not as many
+        asked = new or old
+        answers = [_NONE if one is None else one["answer"] for one in (old, new)]
+        table.add_row(*(escape(_short(text)) for text in (asked["prompt"], *answers, asked["expected"])))
     output.say(table)
+
+
+def _answers(run_dir: RunDir, phase: str, when: str) -> list[dict[str, Any]]:
+    path = run_dir.samples_file(phase, when)
+    return json.loads(path.read_text(encoding="utf-8"))["samples"] if path.is_file() else []
 
 
 def _short(text: str, limit: int = 160) -> str:

@@ -5,23 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ftlab.engine.output import quiet_libraries
+from ftlab.engine.hooks import PhaseHooks
+from ftlab.engine.process import quiet_libraries
 from ftlab.errors import ConfigError, DataError, Mistake, NotReadyError
 from ftlab.planning import make_plan
-from ftlab.preflight import check
+from ftlab.preflight import check as preflight
+from ftlab.rundir.claim import choose_remaining_phases, claim, hold
 from ftlab.rundir.directory import RunDir
 from ftlab.schema import Run
 
 
-def train(run: Run, overrides: Sequence[str]) -> None:
+def train(run: Run, overrides: Sequence[str], hooks: PhaseHooks | None = None) -> None:
     """Start a run, or continue the one that its name or folder holds."""
     quiet_libraries()
     plan = make_plan(run, overrides)
-    check.check_plan(plan)
-    _execute(RunDir.create(plan))
+    preflight.check_plan(plan)
+    with claim(plan) as run_dir:
+        _execute(run_dir, run.run.checkpoint, hooks)
 
 
-def resume(run: Run, overrides: Sequence[str]) -> None:
+def resume(run: Run, overrides: Sequence[str], hooks: PhaseHooks | None = None) -> None:
     """Continue ``run.dir``; everything but where it is comes from its own run.yaml."""
     quiet_libraries()
     if run.run.dir is None:
@@ -34,15 +37,16 @@ def resume(run: Run, overrides: Sequence[str]) -> None:
             "command again (rerun in its manifest.json) with this added and the same run.name or run.dir"
         )
         raise ConfigError([Mistake(override, reason) for override in ignored])
-    run_dir.choose_the_rest()
-    try:
-        check.check_plan(run_dir.plan())
-    except (DataError, NotReadyError) as error:
-        raise type(error)(f"{error}{run_dir.started_elsewhere()}") from None
-    _execute(run_dir)
+    with hold(run_dir):
+        choose_remaining_phases(run_dir)
+        try:
+            preflight.check_plan(run_dir.plan())
+        except (DataError, NotReadyError) as error:
+            raise type(error)(f"{error}{run_dir.started_elsewhere()}") from None
+        _execute(run_dir, None, hooks)
 
 
-def _execute(run_dir: RunDir) -> None:
-    from ftlab.engine.run import execute
+def _execute(run_dir: RunDir, checkpoint: int | None, hooks: PhaseHooks | None) -> None:
+    from ftlab.engine.run import execute  # which imports transformers
 
-    execute(run_dir)
+    execute(run_dir, checkpoint, hooks)

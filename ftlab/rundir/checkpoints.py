@@ -2,23 +2,48 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from ftlab.rundir.files import sha256, write_atomic
-from ftlab.rundir.names import CHECKPOINT_MANIFEST
+from ftlab.rundir.names import CHECKPOINT_MANIFEST, SET_ASIDE, WEIGHT_FILES
+
+_CHECKPOINT = re.compile(r"checkpoint-(0|[1-9][0-9]*)")
+MERGED = ("base", ".base.tmp")  # in a phase's folder: a copy of weights that are elsewhere, to begin with
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """Checkpoint folders of a phase, newest step first, whole or not."""
-    found = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
-    return sorted(found, key=lambda path: -step_of(path))
+    inside = folder.iterdir() if folder.is_dir() else ()
+    found = [path for path in inside if _CHECKPOINT.fullmatch(path.name) and path.is_dir()]
+    return sorted(found, key=step_of, reverse=True)
 
 
 def step_of(checkpoint: Path) -> int:
-    """The step after which a checkpoint was written."""
+    """The optimizer step that a checkpoint folder is named after."""
     return int(checkpoint.name.rpartition("-")[2])
+
+
+def set_aside(path: Path) -> Path:
+    """Move a folder of weights to where no start looks for it: ``set_aside/`` beside it. Returns where it is then."""
+    folder = path.parent / SET_ASIDE
+    folder.mkdir(exist_ok=True)
+    names = itertools.chain([path.name], (f"{path.name}-{number}" for number in itertools.count(2)))
+    free = next(folder / name for name in names if not (folder / name).exists())
+    path.rename(free)
+    return free
+
+
+def weights(folder: Path) -> Iterator[Path]:
+    """What holds weights below a folder: checkpoints, whole or torn, final and merged models, and files of weights."""
+    for path in folder.rglob("*"):
+        is_model = path.name in ("final", *MERGED) or _CHECKPOINT.fullmatch(path.name) is not None
+        if path.suffix in WEIGHT_FILES or (is_model and path.is_dir()):
+            yield path
 
 
 def seal(checkpoint: Path) -> None:

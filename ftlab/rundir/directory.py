@@ -1,15 +1,14 @@
-"""The run directory: every file name of a run, atomic writes, and the manifest.
+"""The run directory: every file name of a run, and what its small files hold.
 
 It is the only hand-over between training and everything after it.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
+import re
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -18,14 +17,12 @@ import yaml
 from pydantic import ValidationError
 
 from ftlab import __version__
-from ftlab.base.redaction import masked
 from ftlab.errors import RunDirError
-from ftlab.rundir.checkpoints import checkpoints
-from ftlab.rundir.files import write_atomic
-from ftlab.rundir.identity import identity_of_phase
+from ftlab.rundir.checkpoints import weights
+from ftlab.rundir.lock import is_held
 from ftlab.rundir.names import LATEST
 from ftlab.rundir.phase_files import PhaseFiles
-from ftlab.rundir.plan import Phase, Plan
+from ftlab.rundir.plan import Plan
 
 _START_AGAIN = "Another run.name, or run.if_exists=new, starts again."
 _WITHOUT_MANIFEST = "Put a copy back; without it, a run goes on from the checkpoints that its phases have."
@@ -34,7 +31,7 @@ _TAIL = 1 << 16  # bytes that hold the last line of the metrics
 
 
 class RunDir:
-    """Paths and small files of one run. Construct with :meth:`create` or :meth:`open`."""
+    """Paths and small files of one run. Construct with :meth:`open`, or with :func:`ftlab.rundir.claim.claim`."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -49,20 +46,13 @@ class RunDir:
 
     @property
     def has_begun(self) -> bool:
-        """Whether anything was measured or trained here."""
-        return self.metrics.is_file()
+        """Whether anything was measured or trained here. Weights tell it too, where the metrics are gone."""
+        return self.metrics.is_file() or any(weights(self.path / "phases")) or self.final.is_dir()
 
     @property
     def is_held(self) -> bool:
         """Whether a process is at work here; also where that cannot be found out."""
-        try:
-            with self.lock.open() as lock:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: those who only ask do not meet each other
-        except FileNotFoundError:
-            return False
-        except OSError:
-            return True
-        return False
+        return is_held(self.lock)
 
     def logged(self) -> Iterator[dict[str, Any]]:
         """The lines of ``metrics.jsonl``; what a crash left of a last one is passed over."""
@@ -95,8 +85,9 @@ class RunDir:
 
     def answered(self, phase: str) -> list[int]:
         """Steps after which a phase answered prompts."""
-        files = self.samples.glob(f"{phase}-step-*.json")
-        return sorted(int(path.stem.rpartition("-")[2]) for path in files if path.stem.rpartition("-")[2].isdecimal())
+        of_phase = re.compile(rf"{re.escape(phase)}-step-([0-9]+)\.json")
+        files = self.samples.iterdir() if self.samples.is_dir() else ()
+        return sorted(int(found[1]) for path in files if (found := of_phase.fullmatch(path.name)))
 
     @property
     def trackers_json(self) -> Path:
@@ -122,60 +113,6 @@ class RunDir:
     def phase_files(self, folder: str) -> PhaseFiles:
         """:param folder: the name of a phase's folder, as the plan has it."""
         return PhaseFiles(self.phase(folder), self.path / "phases", self.samples)
-
-    @classmethod
-    def create(cls, plan: Plan) -> RunDir:
-        """Make the directory of a new run, or find the one that ``plan`` continues.
-
-        :raises RunDirError: it cannot be written, is somebody else's, or holds another run.
-        """
-        keys = plan.phases[0].config.run
-        if keys.dir is None and keys.name == LATEST:
-            raise RunDirError(f"outputs/{LATEST} is a link to the run that was started last. Choose another run.name.")
-        if keys.dir is not None:
-            path = Path(keys.dir)
-        elif keys.name is not None:
-            path = Path("outputs") / keys.name
-        else:
-            path = _unused(Path("outputs") / f"{plan.title}-{time.strftime('%Y%m%d-%H%M%S')}")
-        run_dir = cls(path)
-        if run_dir._is_taken():
-            if keys.if_exists == "refuse":
-                raise RunDirError(f"{path} exists. run.if_exists=resume continues it, run.if_exists=new makes another.")
-            if keys.if_exists == "resume":
-                run_dir = cls.open(path)
-                if run_dir.has_begun:
-                    run_dir._check_identity(plan)
-                if run_dir.manifest().get("status") != "finished":
-                    run_dir._write(plan)  # what may differ is taken from the newer command
-                return run_dir
-            run_dir = cls(_unused(path))
-        run_dir._write(plan)
-        return run_dir
-
-    def _is_taken(self) -> bool:
-        """Whether something is here. A first start that was killed while it wrote run.yaml has left nothing."""
-        if not self.path.is_dir():
-            return self.path.exists()
-        return bool(set(self.path.iterdir()) - set(self.path.glob(f".{self.run_yaml.name}.*.tmp")))
-
-    def _write(self, plan: Plan) -> None:
-        """:raises RunDirError: it cannot be written, or not without a secret that the run would need."""
-        text = _yaml(plan)
-        for ours, written in zip(plan.phases, Plan.model_validate(yaml.safe_load(text)).phases):
-            kept = identity_of_phase(written)
-            for key, value in identity_of_phase(ours).items():
-                if kept[key] != value:
-                    raise RunDirError(
-                        f"{key} holds what looks like a secret: run.yaml would have {kept[key]!r}, and a run reads its "
-                        "config from there. Secrets come from the environment."
-                    )
-        try:
-            write_atomic(self.run_yaml, text)
-        except OSError as error:
-            raise RunDirError(
-                f"run.dir={self.path} cannot be written: {error.strerror}. Give another with run.dir=FOLDER."
-            ) from None
 
     @classmethod
     def open(cls, path: Path) -> RunDir:
@@ -246,68 +183,3 @@ class RunDir:
         """A line for a message about a path that is not there: where relative ones started from."""
         folder = self.manifest().get("folder")
         return f"\nThe run was started in {folder}." if folder not in (None, str(Path.cwd())) else ""
-
-    def choose_the_rest(self) -> None:
-        """Where the phases that ``run.phases`` chose are done and others are left, those are chosen."""
-        plan, done = self.plan(), self.manifest().get("phases", {})
-        chosen = plan.phases[0].config.run.phases
-        if chosen is None or not {*chosen} <= {*done} or all(phase.name in done for phase in plan.phases):
-            return
-        phases = []
-        for phase in plan.phases:
-            keys = phase.config.run.model_copy(update={"phases": None})
-            phases.append(phase.model_copy(update={"config": phase.config.model_copy(update={"run": keys})}))
-        self._write(plan.model_copy(update={"phases": tuple(phases)}))
-
-    def update_manifest(self, **values: Any) -> None:
-        text = json.dumps({**self.manifest(), **values}, indent=2, ensure_ascii=False)
-        write_atomic(self.manifest_json, masked(text) + "\n")
-
-    def _check_identity(self, plan: Plan) -> None:
-        plan = Plan.model_validate(yaml.safe_load(_yaml(plan)))  # as it would be written: without secrets
-        here = self.plan()
-        ours, theirs = ({phase.name: identity_of_phase(phase) for phase in p.phases} for p in (here, plan))
-        # Nothing is lost of a phase of a curriculum that has no checkpoint: it may be mended, and then begins anew.
-        fresh = [phase for phase in here.phases if len(here.phases) > 1 and not self._has_checkpoint(phase)]
-        different = [
-            f"  - {f'phases.{name}.' if len(theirs) > 1 else ''}{key}: {ours[name].get(key)} there, {value} here"
-            for name in ours.keys() & theirs.keys() - {phase.name for phase in fresh}
-            for key, value in theirs[name].items()
-            if ours[name].get(key) != value
-        ]
-        if [*ours] != [*theirs] or different:
-            raise RunDirError(
-                "\n".join([f"{self.path} holds another run:", *(different or [f"  - phases: {', '.join(ours)} there"])])
-                + "\nrun.if_exists=new starts beside it; another run.name or run.dir starts elsewhere."
-            )
-        for phase in fresh:
-            if ours[phase.name] != theirs[phase.name]:
-                self._forget(phase)
-
-    def _has_checkpoint(self, phase: Phase) -> bool:
-        return phase.name in self.manifest().get("phases", {}) or bool(checkpoints(self.phase(phase.folder)))
-
-    def _forget(self, phase: Phase) -> None:
-        """What a phase left that is to begin anew with other values: data, a merged base, the measures before it.
-
-        :raises RunDirError: another process is at work on it.
-        """
-        if self.is_held:
-            raise RunDirError(f"Another process is at work in {self.path}. Wait for it to change phases.{phase.name}.")
-        shutil.rmtree(self.phase(phase.folder), ignore_errors=True)
-        self.ledger(phase.name).unlink(missing_ok=True)
-        for file in self.samples.glob(f"{phase.name}-*.json"):
-            file.unlink()
-
-
-def _yaml(plan: Plan) -> str:
-    text = yaml.safe_dump(plan.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    return masked(text)
-
-
-def _unused(path: Path) -> Path:
-    candidate, number = path, 2
-    while candidate.exists():
-        candidate = path.with_name(f"{path.name}-{number}")
-        number += 1
-    return candidate

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 CHECKPOINT_MANIFEST = "checkpoint.json"
+SET_ASIDE = "set_aside"  # in a phase's folder: weights that no start goes on from
 LATEST = "latest"  # below outputs/: a link to the run that was started last
+WEIGHT_FILES = {".safetensors", ".bin", ".pt", ".pth"}  # endings
 # Keys of a line of metrics.jsonl in which even equal runs differ.
 TIMES = ("time", "seconds", "tokens_per_second", "mfu", "gpu_utilization", "gpu_memory_gb")
 TRAINER_STATE = "trainer_state.json"  # of a checkpoint; the name is that of transformers

@@ -27,7 +27,7 @@ class Phase(Group):
 
 
 class Plan(Group):
-    """What ``run.yaml`` holds."""
+    """What ``run.yaml`` holds: the whole command line but ``run.checkpoint``, which is for one start alone."""
 
     title: str
     overrides: tuple[str, ...]

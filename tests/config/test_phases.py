@@ -11,8 +11,8 @@ from ftlab.config.compose import compose, config_loader, read
 from ftlab.config.paths import shipped
 from ftlab.errors import ConfigError
 from ftlab.planning import make_plan
-from ftlab.rundir.directory import RunDir
 from ftlab.rundir.plan import Plan
+from tests.runs import create_run
 
 FITS = "data.max_length=512 data.overlap=32 phases.foundation.deepspeed=none"
 
@@ -277,7 +277,7 @@ def other(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def make(line: str, *finished: str) -> str:
-        run_dir = RunDir.create(plan_of(f"{line} run.dir=other"))
+        run_dir = create_run(plan_of(f"{line} run.dir=other"))
         for folder in finished:
             (run_dir.phase(folder) / "final").mkdir(parents=True)
         return "other"
@@ -334,7 +334,7 @@ def test_a_phase_from_another_run_is_of_its_model_and_adapter(other):
 
 def test_what_is_finished_in_the_run_directory_need_not_be_chosen(tmp_path):
     line = f"phase=align run.dir={tmp_path}/run run.phases=[prefer]"
-    RunDir.create(plan_of(f"phase=align run.dir={tmp_path}/run run.phases=[read]"))
+    create_run(plan_of(f"phase=align run.dir={tmp_path}/run run.phases=[read]"))
     assert len(mistakes_of(line)) == 1
     for folder in ("01-read", "02-instruct"):
         (tmp_path / "run" / "phases" / folder / "final").mkdir(parents=True)

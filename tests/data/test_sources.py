@@ -295,6 +295,14 @@ def test_a_folder_is_its_files_in_order(tmp_path):
     assert values(find(["b.jsonl", "a"], tmp_path / "d", "x"))[-1] == {"text": "c"}
 
 
+def test_the_folder_of_a_pattern_is_no_pattern_itself(tmp_path):
+    """Whatever is in its name."""
+    folder = tree(tmp_path / "d[1]*", **{"a.jsonl": line("a"), "in/b.jsonl": line("b")})
+    assert values(find("**/*.jsonl", Path(folder), "x")) == [{"text": "a"}, {"text": "b"}]
+    assert values(find(f"{folder}/in/?.jsonl", Path(), "x")) == [{"text": "b"}]
+    assert values(find(f"{tmp_path}/d*/in/[a-c].jsonl", Path(), "x")) == [{"text": "b"}]
+
+
 def test_links_in_a_folder_are_followed_once(tmp_path):
     folder = Path(tree(tmp_path / "d", **{"a.jsonl": line("a")}))
     tree(tmp_path / "elsewhere", **{"b.jsonl": line("b")})

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from ftlab.errors import ConfigError, NotReadyError, RunDirError
 from ftlab.policy import lineage as policy
-from tests.runs import final_hash, logged, metrics, resume_run, train_run
+from tests.runs import final_hash, interrupted_run, logged, metrics, resume_run, train_run
 
 SMALL = (
     "train.max_steps=3", "train.logging_steps=1", "data.max_samples=40", "eval.golden_rows=2", "eval.samples=1",
@@ -148,3 +148,23 @@ def test_resume_goes_on_with_the_phases_that_were_not_chosen(tmp_path):
     again = resume_run(run.path)
     assert [*again.manifest()["phases"]] == ["b", "a"] and again.manifest()["status"] == "finished"
     assert again.final.resolve() == (run.phase("02-b") / "final").resolve()
+
+
+def test_going_back_to_a_checkpoint_is_for_the_phase_at_which_the_run_stands(tmp_path):
+    """Neither the phases after it nor a later start look for a checkpoint of that step."""
+    given = (
+        "phases=[{name: a, stage: sft, train.max_steps: 16}, {name: b, stage: sft, train.max_steps: 2}]",
+        "data.max_samples=24", "data.split.validation=none", "eval.golden_rows=0", "eval.samples=0", "tracker=none",
+        "train.save_steps=3", "train.save_total_limit=null", "train.logging_steps=1", "train.micro_batch_size=1",
+    )  # fmt: skip
+    whole = train_run(tmp_path / "whole", *given, "run.phases=[a]")
+    with pytest.raises(RunDirError, match=r"run\.checkpoint=3: .*02-b has no whole checkpoint of that step"):
+        train_run(whole.path, *given, "run.checkpoint=3")
+    assert resume_run(whole.path).manifest()["status"] == "finished"
+
+    run = interrupted_run(tmp_path / "r", 6, *given)
+    with pytest.raises(RunDirError, match=r"run\.checkpoint=15: .*01-a has no whole checkpoint of that step"):
+        train_run(run.path, *given, "run.checkpoint=15")
+    again = train_run(run.path, *given, "run.checkpoint=3")
+    assert again.manifest()["status"] == "finished" and [*again.manifest()["phases"]] == ["a", "b"]
+    assert logged(again) == logged(whole) and final_hash(again) == final_hash(whole)

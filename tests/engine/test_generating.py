@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from ftlab.engine import measuring
 from ftlab.rundir.checkpoints import is_whole
 from ftlab.rundir.directory import RunDir
+from ftlab.rundir.manifest import Manifest
 from tests.runs import final_hash, logged, resume_run, train_run
 
 GIVEN = (
@@ -62,7 +63,7 @@ def test_a_continued_run_answers_only_what_was_not_answered(tmp_path, answered, 
     run = RunDir.open(tmp_path / "r")
     for step in (8, 12):
         shutil.rmtree(run.phase("01-sft") / f"checkpoint-{step}")
-    run.update_manifest(phases={}, status="running")
+    Manifest(run).update(phases={}, status="running")
     asked = []
     generate = measuring.generate
     monkeypatch.setattr(measuring, "generate", lambda *a, **k: asked.append(len(a[2])) or generate(*a, **k))

@@ -22,7 +22,7 @@ from ftlab.planning import make_plan
 from ftlab.rundir.checkpoints import is_whole, seal
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.names import CHECKPOINT_MANIFEST
-from tests.runs import make_run, resume_run
+from tests.runs import create_run, make_run, resume_run
 
 CHECKPOINT = "run/phases/*/checkpoint"
 
@@ -93,7 +93,7 @@ def test_a_run_that_was_killed_as_its_folder_was_made_begins_there(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".run.yaml.4711.tmp").write_text("ver")
     given = [f"run.dir={tmp_path / 'run'}"]
-    assert RunDir.create(make_plan(make_run(*given), given)).path == tmp_path / "run"
+    assert create_run(make_plan(make_run(*given), given)).path == tmp_path / "run"
 
 
 def test_a_disk_that_is_still_full_is_told(tmp_path):
@@ -101,11 +101,11 @@ def test_a_disk_that_is_still_full_is_told(tmp_path):
     try:
         with kill.small_disk(tmp_path / "run", 1 << 20):
             plan = make_plan(make_run(*given), given)
-            RunDir.create(plan)
+            create_run(plan)
             with suppress(OSError):
                 (tmp_path / "run" / "filled").write_bytes(bytes(2 << 20))
             with pytest.raises(RunDirError, match=r"run\.dir=.* cannot be written: No space left on device\. Give"):
-                RunDir.create(plan)
+                create_run(plan)
     except PermissionError as error:
         pytest.skip(str(error))
 

@@ -15,6 +15,7 @@ import pytest
 from ftlab.engine.tasks import resume
 from ftlab.errors import ConfigError, DivergedError, RunDirError
 from ftlab.rundir.directory import RunDir
+from ftlab.rundir.manifest import Manifest
 from tests.runs import final_hash, logged, make_run, metrics, resume_run, train_run
 
 LONG = (
@@ -104,7 +105,7 @@ def test_stopped_after_the_last_step_takes_no_other(tmp_path, method):
     """Killed between the last checkpoint and the end: the weights, steps and metrics are those of the whole run."""
     run_dir = train_run(tmp_path / "r", *LONG, "train.lr_scheduler=constant", "train.max_steps=8", f"method={method}")
     weights, whole, result = final_hash(run_dir), logged(run_dir), run_dir.manifest()["phases"]["sft"]
-    run_dir.update_manifest(phases={}, status="running")
+    Manifest(run_dir).update(phases={}, status="running")
     again = resume_run(run_dir.path)
     assert final_hash(again) == weights
     assert again.manifest()["phases"]["sft"] == result
@@ -114,7 +115,7 @@ def test_stopped_after_the_last_step_takes_no_other(tmp_path, method):
 def test_a_checkpoint_that_is_not_there_is_refused_and_nothing_is_cut(tmp_path):
     run_dir = train_run(tmp_path / "r", *LONG, "train.max_steps=8")
     lines = run_dir.metrics.read_text()
-    run_dir.update_manifest(phases={}, status="interrupted")
+    Manifest(run_dir).update(phases={}, status="interrupted")
     with pytest.raises(RunDirError, match=r"run\.checkpoint=3: .* It has: 8, 4\."):
         train_run(run_dir.path, *LONG, "train.max_steps=8", "run.checkpoint=3")
     assert run_dir.metrics.read_text() == lines
@@ -126,12 +127,12 @@ def test_resume_refuses_what_it_would_ignore(tmp_path, whole):
 
 
 def test_two_processes_do_not_share_a_run_directory(tmp_path, whole):
-    whole.update_manifest(status="running")
+    Manifest(whole).update(status="running")
     with (whole.path / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(RunDirError, match="Another process is at work in"):
             resume_run(whole.path)
-    whole.update_manifest(status="finished")
+    Manifest(whole).update(status="finished")
 
 
 def test_a_run_that_never_began_leaves_nothing_and_its_name_free(tmp_path):

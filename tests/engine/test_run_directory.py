@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from datetime import datetime
@@ -27,8 +28,9 @@ from ftlab.planning import make_plan
 from ftlab.rundir.checkpoints import is_whole
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.files import sha256
+from ftlab.rundir.manifest import Manifest
 from tests.conftest import ROOT
-from tests.runs import FAST, final_hash, make_run, metrics, resume_run, train_run
+from tests.runs import FAST, create_run, final_hash, interrupted_run, logged, make_run, metrics, resume_run, train_run
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +103,7 @@ def plan():
 
 
 def started(plan):
-    run_dir = RunDir.create(plan)
+    run_dir = create_run(plan)
     starts.begin(run_dir, plan)
     return run_dir
 
@@ -191,7 +193,7 @@ def test_latest_is_the_run_that_was_started_last(tmp_path, plan, monkeypatch):
     assert latest.readlink() == Path("mine")
     assert sorted(path.name for path in latest.parent.iterdir()) == ["latest", "mine", "own"]
     with pytest.raises(RunDirError, match="outputs/latest is a link to the run that was started last"):
-        RunDir.create(make_plan(make_run("run.name=latest"), ()))
+        create_run(make_plan(make_run("run.name=latest"), ()))
 
 
 def test_latest_leaves_what_is_somebodys_and_file_systems_without_links_alone(tmp_path, plan, monkeypatch):
@@ -306,3 +308,123 @@ def test_a_reader_who_goes_away_does_not_stop_training(tmp_path):
     run = RunDir.open(tmp_path / "r")
     assert run.manifest()["status"] == "finished"
     assert "Finished" in run.log.read_text() and "tensorboard" not in run.log.read_text()
+
+
+# ------------------------------------------------------------------------------------------------ weights that are kept
+
+GIVEN = (*FAST, "train.save_steps=2", "eval.steps=3", "seed=7")  # of the run above
+
+
+@pytest.fixture
+def unfinished(run_dir, tmp_path):
+    """A copy of the run above, as it was before it was measured after training."""
+    shutil.copytree(run_dir.path, tmp_path / "r", symlinks=True)
+    copy = RunDir.open(tmp_path / "r")
+    Manifest(copy).update(phases={}, status="interrupted")
+    return copy
+
+
+def weights_of(run_dir):
+    return {path: sha256(path) for path in run_dir.path.rglob("*.safetensors") if path.is_file()}
+
+
+@pytest.mark.parametrize("left", ["checkpoint-4", "torn", "final", "base"])
+def test_a_failed_start_removes_no_weights(left, unfinished):
+    """Also where the file is gone that says that the run has begun."""
+    folder, kept = unfinished.phase("01-sft"), "checkpoint-6" if left == "torn" else left
+    (folder / "final").rename(folder / ("base" if left == "base" else "final"))
+    for path in [path for path in folder.iterdir() if path.name != kept]:
+        shutil.rmtree(path)
+    if left == "torn":
+        (folder / kept / "checkpoint.json").unlink()
+    unfinished.metrics.unlink()
+    ledger = json.loads(unfinished.ledger("sft").read_text())
+    ledger["sha256"] = dict.fromkeys(ledger["sha256"], "0" * 64)  # the files were others then
+    unfinished.ledger("sft").write_text(json.dumps(ledger))
+    before = weights_of(unfinished)
+    assert before
+    with pytest.raises(RunDirError, match="has changed since"):
+        resume_run(unfinished.path)
+    assert weights_of(unfinished) == before
+    assert unfinished.manifest()["status"] == "failed" and unfinished.run_yaml.is_file()
+
+
+def test_a_torn_checkpoint_that_was_asked_for_stays(unfinished, capsys):
+    weights = unfinished.phase("01-sft") / "checkpoint-4" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    before = weights_of(unfinished)
+    with pytest.raises(RunDirError, match=r"run\.checkpoint=4: .*torn.* It has: 6\."):
+        train_run(unfinished.path, *GIVEN, "run.checkpoint=4")
+    assert weights_of(unfinished) == before
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_a_half_written_one_removed(unfinished, run_dir, capsys):
+    folder = unfinished.phase("01-sft")
+    shutil.copytree(folder / "checkpoint-6", folder / "checkpoint-8")
+    (folder / "checkpoint-8" / "checkpoint.json").unlink()
+    weights = folder / "checkpoint-6" / "adapter_model.safetensors"
+    weights.write_bytes(damaged := weights.read_bytes()[:-1])
+    finished = resume_run(unfinished.path)
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"{folder}/checkpoint-6 is torn (a file is missing or changed); passed over and moved to {folder}/" in said
+    assert f"{folder}/checkpoint-8 is torn (a file is missing or changed); passed over and removed" in said
+    assert (folder / "set_aside" / "checkpoint-6" / "adapter_model.safetensors").read_bytes() == damaged
+    assert not (folder / "checkpoint-8").exists() and is_whole(folder / "checkpoint-6")
+    assert final_hash(finished) == final_hash(run_dir) and logged(finished) == logged(run_dir)
+
+
+def test_final_weights_give_way_only_to_the_same(unfinished, run_dir):
+    """The manifest and the checkpoints were lost, and somebody has put something into final/."""
+    final = unfinished.phase("01-sft") / "final"
+    assert final_hash(resume_run(unfinished.path)) == final_hash(run_dir)
+    assert not (final.parent / "set_aside").exists()
+    (final / "adapter_model.safetensors").write_bytes(b"other weights")
+    Manifest(unfinished).update(phases={}, status="interrupted")
+    assert final_hash(resume_run(unfinished.path)) == final_hash(run_dir)
+    assert (final.parent / "set_aside" / "final" / "adapter_model.safetensors").read_bytes() == b"other weights"
+
+
+def test_a_copy_of_a_checkpoint_is_nobody_elses(tmp_path):
+    """train.save_total_limit counts checkpoints, and removes nothing else."""
+    copy = RunDir(tmp_path / "r").phase("01-sft") / "checkpoint-2-good"
+    copy.mkdir(parents=True)
+    (copy / "adapter_model.safetensors").write_bytes(b"mine")
+    few = ("eval.golden_rows=0", "eval.samples=0", "data.max_samples=24", "data.split.validation=none")
+    given = (*few, "train.max_steps=4", "train.save_steps=1", "train.save_total_limit=2")
+    make = make_plan(make_run(*given, f"run.dir={tmp_path / 'other'}"), ())
+    create_run(make).path.joinpath("run.yaml").rename(tmp_path / "r" / "run.yaml")
+    run = resume_run(tmp_path / "r")
+    assert (copy / "adapter_model.safetensors").read_bytes() == b"mine"
+    assert sorted(path.name for path in copy.parent.glob("checkpoint-*")) == [
+        "checkpoint-2-good", "checkpoint-3", "checkpoint-4",
+    ]  # fmt: skip
+    assert run.manifest()["status"] == "finished"
+
+
+# ------------------------------------------------------------------------------------------------ run.checkpoint
+
+LONGER = ("eval.golden_rows=0", "eval.samples=0", "data.split.validation=none", "data.max_samples=60", "tracker=none",
+          "train.logging_steps=1", "train.max_steps=20", "train.micro_batch_size=1", "lora.dropout=0.1",
+          "train.save_total_limit=null")  # fmt: skip
+
+
+def test_going_back_to_a_checkpoint_leaves_the_later_ones_out_of_all_later_starts(tmp_path, capsys):
+    """A start from step 2 that is stopped again is continued from where it was stopped, not from what came before."""
+    whole = train_run(tmp_path / "whole", *LONGER, "train.save_steps=100")
+    run = interrupted_run(tmp_path / "r", 8, *LONGER, "train.save_steps=2")
+    folder = run.phase("01-sft")
+    earlier = {path.name for path in folder.iterdir() if int(path.name.split("-")[1]) > 2}
+    assert {"checkpoint-4", "checkpoint-6"} < earlier
+    capsys.readouterr()
+    interrupted_run(tmp_path / "r", 3, *LONGER, "train.save_steps=100", "run.checkpoint=2")
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"continuing from {folder}/checkpoint-2" in said and f"moved to {folder}/set_aside" in said
+    assert {path.name for path in (folder / "set_aside").iterdir()} == earlier
+    assert all(is_whole(path) for path in (folder / "set_aside").iterdir())
+    stopped = max(int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*"))
+    assert [line["step"] for line in run.logged() if "loss" in line] == [*range(1, stopped + 1)]
+    assert "run.checkpoint" not in run.manifest()["rerun"]
+    finished = resume_run(tmp_path / "r")
+    assert f"continuing from {folder}/checkpoint-{stopped}" in " ".join(capsys.readouterr().out.split())
+    assert logged(finished) == logged(whole)
+    assert final_hash(finished) == final_hash(whole)

@@ -14,10 +14,9 @@ import pytest
 from ftlab.errors import ConfigError, NotReadyError
 from ftlab.planning import make_plan
 from ftlab.preflight import check
-from ftlab.rundir.directory import RunDir
 from ftlab.schema import StageName
 from tests.conftest import ROOT
-from tests.runs import make_run, train_run
+from tests.runs import create_run, make_run, train_run
 
 TINY, INSTRUCT = ROOT / "models" / "tiny", ROOT / "models" / "tiny_instruct"
 SHORT = (
@@ -167,7 +166,7 @@ def test_a_phase_of_a_curriculum_is_compared_with_what_it_starts_from(tmp_path):
     assert said.startswith(f"lora.r=8: model.adapter={INSTRUCT} has r 16, ")
     line = "phase=align model=tiny_instruct phases.prefer.lora.r=8 phases.prefer.start=merge"
     assert refused(line) == []
-    run_dir = RunDir.create(make_plan(make_run("model=tiny", f"run.dir={tmp_path}/run"), ()))
+    run_dir = create_run(make_plan(make_run("model=tiny", f"run.dir={tmp_path}/run"), ()))
     shutil.copytree(INSTRUCT, run_dir.phase("01-sft") / "final")
     phases = f"{{name: a, stage: sft}}, {{name: b, stage: dpo, from: {tmp_path}/run, lora: {{r: 8}}}}"
     with pytest.raises(

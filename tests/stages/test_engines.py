@@ -10,6 +10,7 @@ import torch
 from ftlab.config import rules
 from ftlab.errors import NotReadyError
 from ftlab.rundir.directory import RunDir
+from ftlab.rundir.manifest import Manifest
 from ftlab.stages import TRL_TRAINERS
 from tests.runs import FAST, final_hash, metrics, resume_run, train_run
 from tests.stages.trainers import a_trainer, trained
@@ -112,7 +113,7 @@ def test_a_stopped_run_of_trls_goes_on_to_the_same_weights(finished, tmp_path):
     shutil.rmtree(phase / "checkpoint-4")
     shutil.rmtree(phase / "final")
     (folder / "final").unlink()
-    RunDir.open(folder).update_manifest(phases={}, status="interrupted")
+    Manifest(RunDir.open(folder)).update(phases={}, status="interrupted")
     went_on = resume_run(folder)
     assert final_hash(went_on) == final_hash(whole)
     for key in ("loss", "eval_loss"):

@@ -15,6 +15,7 @@ from ftlab.data.prompts import Asked
 from ftlab.errors import ConfigError, NotReadyError
 from ftlab.rundir.checkpoints import checkpoints
 from ftlab.rundir.directory import RunDir
+from ftlab.rundir.manifest import Manifest
 from ftlab.rundir.phase_files import PhaseFiles
 from ftlab.schema import Run
 from ftlab.stages.grpo.generations import check, generations, lacks_vllm
@@ -216,7 +217,7 @@ def test_stopped_and_resumed_is_never_stopped(more, tmp_path):
         assert state["step"] == 6 and state["buffer"] is not None, "a generation is trained on in 8 micro-batches"
     for name in ("checkpoint-6", "checkpoint-7", "final"):
         shutil.rmtree(run.phase("01-grpo") / name)
-    run.update_manifest(phases={}, status="interrupted")
+    Manifest(run).update(phases={}, status="interrupted")
     again = resume_run(run.path)
     assert final_hash(again) == whole
     assert again.manifest()["phases"]["grpo"] == result
@@ -231,7 +232,7 @@ def test_stopped_before_the_first_checkpoint(tmp_path):
     whole = final_hash(run)
     for path in checkpoints(run.phase("01-grpo")):
         shutil.rmtree(path)
-    run.update_manifest(phases={}, status="interrupted")
+    Manifest(run).update(phases={}, status="interrupted")
     assert final_hash(resume_run(run.path)) == whole
 
 

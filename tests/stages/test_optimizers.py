@@ -12,6 +12,7 @@ from transformers.training_args import OptimizerNames
 
 from ftlab.errors import NotReadyError
 from ftlab.preflight import check
+from ftlab.rundir.manifest import Manifest
 from ftlab.schema.train import Optimizer
 from ftlab.stages.trainer import optimizers
 from tests.runs import FAST, final_hash, make_run, metrics, resume_run, train_run
@@ -163,7 +164,7 @@ def test_stopped_and_continued_is_never_stopped(overrides, tmp_path):
     weights, losses = final_hash(run), metrics(run, "loss")
     plain = train_run(tmp_path / "plain", *(g for g in given if g not in overrides))
     assert metrics(plain, "loss") != losses, "the option does nothing"
-    run.update_manifest(phases={}, status="interrupted")
+    Manifest(run).update(phases={}, status="interrupted")
     (run.phase("01-sft") / "checkpoint-6" / "checkpoint.json").unlink()
     again = resume_run(run.path)
     assert json.loads((again.phase("01-sft") / "checkpoint-6" / "trainer_state.json").read_text())["global_step"] == 6

@@ -19,6 +19,7 @@ from ftlab.model.roles import CRITIC, POLICY, REFERENCE
 from ftlab.policy.build import model_of
 from ftlab.policy.tokens import tokens_of
 from ftlab.rundir.files import sha256
+from ftlab.rundir.manifest import Manifest
 from ftlab.rundir.phase_files import PhaseFiles
 from ftlab.stages.losses import gae, kl_penalised_rewards, policy_loss, whiten
 from ftlab.stages.ppo.rollout import Answers, logprobs_and_entropy, parts, sample
@@ -229,7 +230,7 @@ def test_the_engine_resumes_it_too(tmp_path):
     shutil.rmtree(whole.path / "phases/01-ppo/final")
     shutil.rmtree(whole.path / "phases/01-ppo/checkpoint-9")
     manifest = whole.manifest()
-    whole.update_manifest(phases={}, status="interrupted")
+    Manifest(whole).update(phases={}, status="interrupted")
     again = resume_run(whole.path)
     assert sha256(again.final / "adapter_model.safetensors") == final
     assert manifest["phases"]["ppo"]["sha256"] == again.manifest()["phases"]["ppo"]["sha256"]

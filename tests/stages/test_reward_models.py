@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from ftlab.errors import ConfigError, NotReadyError
 from ftlab.preflight import check as preflight
 from ftlab.rundir.directory import RunDir
+from ftlab.stages.rewards import find
 from ftlab.stages.rewards.resolve import check
 from ftlab.stages.rewards.scoring import RewardError
 from tests.conftest import ROOT
@@ -211,3 +212,33 @@ def test_the_score_rises_where_a_reward_model_is_what_rewards(tmp_path):
     result = RunDir.open(run.path).manifest()["phases"]["ppo"]
     assert result["after"]["validation reward"] > result["before"]["validation reward"] + 1
     assert result["after"]["validation kl"] < 2
+
+
+# --------------------------------------------------------------------------------------------------- phases by name
+
+
+def finished_phases(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name / "final").mkdir(parents=True)
+        (folder / name / "final" / "adapter_config.json").write_text("{}")
+    return folder
+
+
+@pytest.mark.parametrize("others", [("01-my-judge", "03-judge-2"), ("1-judge", "007-judge", "judge", "x-judge")])
+def test_a_reward_model_is_found_by_the_whole_name_of_its_phase(others, tmp_path):
+    phases = finished_phases(tmp_path / "phases", *others)
+    assert find.find("judge", phases) is None
+    assert "is neither" in str(find.wrong("judge", phases))
+    finished_phases(phases, "02-judge")
+    assert find.find("judge", phases) == phases / "02-judge" / "final"
+    finished_phases(phases, "112-last")
+    assert find.find("last", phases) == phases / "112-last" / "final"
+
+
+def test_a_folder_does_not_stand_in_for_a_phase_of_its_name(tmp_path, monkeypatch):
+    """Whose final weights were moved away."""
+    monkeypatch.chdir(tmp_path)
+    finished_phases(tmp_path, "judge")
+    (tmp_path / "phases" / "02-judge").mkdir(parents=True)
+    assert find.find("judge", tmp_path / "phases") is None
+    assert find.find("judge", None) == Path("judge/final")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from ftlab.engine import run as engine
+from ftlab.engine.hooks import PhaseHooks
 from ftlab.errors import DivergedError
 from ftlab.rundir.checkpoints import checkpoints, is_whole
 from ftlab.rundir.directory import RunDir
@@ -25,7 +25,7 @@ OF_STAGE = {
 
 
 @pytest.fixture
-def struck(tmp_path, monkeypatch):
+def struck(tmp_path):
     """``struck("ppo", step, value)``: what a run says whose weights become ``value`` as a step begins."""
 
     def run(stage: str, step: int, value: float) -> str:
@@ -35,15 +35,12 @@ def struck(tmp_path, monkeypatch):
                     for parameter in (p for p in model.parameters() if p.requires_grad):
                         parameter.data.fill_(value)
 
-        class Struck(engine.PhaseRun):
-            def _trainer(self, *given):
-                trainer = super()._trainer(*given)
+        class Struck(PhaseHooks):
+            def trainer_built(self, phase, trainer):
                 trainer.add_callback(Strike())
-                return trainer
 
-        monkeypatch.setattr(engine, "PhaseRun", Struck)
         with pytest.raises(DivergedError) as caught:
-            train_run(tmp_path / "run", f"stage={stage}", *SHORT, *OF_STAGE[stage])
+            train_run(tmp_path / "run", f"stage={stage}", *SHORT, *OF_STAGE[stage], hooks=Struck())
         return str(caught.value)
 
     return run

@@ -17,7 +17,7 @@ from ftlab.planning import make_plan
 from ftlab.rundir.directory import RunDir
 from ftlab.schema import DiffTask
 from ftlab.use.diff import diff
-from tests.runs import FAST, make_run, train_run
+from tests.runs import FAST, create_run, make_run, train_run
 
 composed = functools.cache(make_run)
 
@@ -197,7 +197,7 @@ def test_a_run_that_logged_nothing(both, compared):
 def crafted(path: Path, *overrides: str) -> RunDir:
     """A run directory that was made and not begun."""
     run = composed(*overrides)
-    return RunDir.create(make_plan(run.model_copy(update={"run": run.run.model_copy(update={"dir": str(path)})}), ()))
+    return create_run(make_plan(run.model_copy(update={"run": run.run.model_copy(update={"dir": str(path)})}), ()))
 
 
 def test_phases_are_matched_by_name(here, compared):

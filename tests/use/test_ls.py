@@ -18,9 +18,10 @@ import pytest
 from ftlab.errors import ConfigError
 from ftlab.planning import make_plan
 from ftlab.rundir.directory import RunDir
+from ftlab.rundir.manifest import Manifest
 from ftlab.schema import LsTask
 from ftlab.use.ls import ls
-from tests.runs import FAST, make_run, train_run
+from tests.runs import FAST, create_run, make_run, train_run
 
 composed = functools.cache(make_run)
 
@@ -60,7 +61,7 @@ def as_json(listed, *argv: str) -> dict[str, dict]:
 def crafted(path: Path, *overrides: str) -> RunDir:
     """A run directory that was made and not begun."""
     run = composed(*overrides)
-    return RunDir.create(make_plan(run.model_copy(update={"run": run.run.model_copy(update={"dir": str(path)})}), ()))
+    return create_run(make_plan(run.model_copy(update={"run": run.run.model_copy(update={"dir": str(path)})}), ()))
 
 
 def log(run_dir: RunDir, **values: object) -> None:
@@ -106,7 +107,7 @@ def test_the_phases_of_a_curriculum_and_the_measures_of_the_last_that_is_done(he
     run_dir = crafted(here / "outputs" / "x", "phase=align")
     first, second, third = [phase.name for phase in run_dir.plan().phases]
     done = {first: result(3, validation_loss=9.0), second: result(5, validation_loss=2.5)}
-    run_dir.update_manifest(status="interrupted", phases=done, seconds=61.4)
+    Manifest(run_dir).update(status="interrupted", phases=done, seconds=61.4)
     log(run_dir, phase=first, step=1, loss=1.0)
     log(run_dir, phase=third, step=2, loss=1.0, tokens=7, seconds=75.2)
     found = as_json(listed)["x"]
@@ -119,7 +120,7 @@ def test_the_phases_of_a_curriculum_and_the_measures_of_the_last_that_is_done(he
 
 def test_a_reward_is_told_before_the_loss_that_is_minus_it(here, listed):
     run_dir = crafted(here / "outputs" / "x", "stage=grpo")
-    run_dir.update_manifest(status="finished", phases={"grpo": result(3, validation_reward=0.5, validation_loss=-0.5)})
+    Manifest(run_dir).update(status="finished", phases={"grpo": result(3, validation_reward=0.5, validation_loss=-0.5)})
     assert "reward 0.5000" in listed() and "loss" not in listed()
 
 
@@ -220,7 +221,7 @@ def several(here) -> None:
         ("run-1", 4000.0, {"validation_loss": float("nan"), "golden_exact_match": 0.1}),
     ):
         run_dir = crafted(here / "outputs" / name)
-        run_dir.update_manifest(status="finished", phases={"sft": result(3, **after)})
+        Manifest(run_dir).update(status="finished", phases={"sft": result(3, **after)})
         log(run_dir, step=0, time=began)
     crafted(here / "outputs" / "run-0").update_manifest(status="failed", error="no memory")
     os.utime(here / "outputs" / "run-0" / "run.yaml", (2000.0, 2000.0))

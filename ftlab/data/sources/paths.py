@@ -46,8 +46,10 @@ def _find(path: Path, where: str, hint: str, documents: bool) -> Files:
     if path.is_dir():
         return _of_folder(path, where, documents)
     if not path.exists() and glob.has_magic(str(path)):
-        matches = map(Path, glob.glob(str(path), recursive=True))  # noqa: PTH207 (Path.glob takes hidden files too)
-        files = [match for match in matches if match.is_file()]
+        root = next(parent for parent in path.parents if parent.is_dir())  # whose name is no pattern, whatever is in it
+        pattern = str(path.relative_to(root))
+        found = glob.glob(pattern, root_dir=root, recursive=True)  # noqa: PTH207 (Path.glob takes hidden files too)
+        files = [root / match for match in found if (root / match).is_file()]
         if not files:
             raise DataError(f"{where}: no file matches {path}.{hint}")
         for file in files:

@@ -9,6 +9,7 @@ from pathlib import Path
 MAKE = "Train one with stage=rm, and give its run directory."
 HEAD = "score.weight"  # how the names of ftlab.model.score's head end, in whole models and in adapters
 _PHASE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+_FOLDER = re.compile(rf"(?:[0-9]{{2}}|[1-9][0-9]{{2,}})-({_PHASE.pattern})")
 
 
 def find(named: str, phases: Path | None) -> Path | None:
@@ -16,12 +17,19 @@ def find(named: str, phases: Path | None) -> Path | None:
 
     :param phases: the run's own ``phases/``; None while there is none.
     """
-    earlier = sorted(phases.glob(f"*-{named}/final")) if phases is not None and _PHASE.fullmatch(named) else []
     given = Path(named).expanduser()
-    for folder in (*earlier, given / "final", given):
+    of_phase = [] if phases is None else [path for path in phases.glob("*") if _is_of(named, path.name)]
+    # A folder that happens to have the name of a phase is never used in its place.
+    for folder in [path / "final" for path in sorted(of_phase)] or [given / "final", given]:
         if (folder / "adapter_config.json").is_file() or (folder / "config.json").is_file():
             return folder
     return None
+
+
+def _is_of(phase: str, folder: str) -> bool:
+    """Whether a folder of ``phases/`` is the phase's: its number, of two digits or as many as it has, and its name."""
+    found = _FOLDER.fullmatch(folder)
+    return found is not None and found[1] == phase
 
 
 def wrong(named: str, phases: Path | None = None) -> str | None:

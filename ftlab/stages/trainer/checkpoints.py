@@ -6,8 +6,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from transformers.trainer_utils import rotate_checkpoints
-
 from ftlab.errors import RunDirError
 from ftlab.rundir.checkpoints import checkpoints, seal
 from ftlab.rundir.files import size
@@ -48,8 +46,7 @@ class WholeCheckpoints(CountingTrainer):
         finally:
             self.args.save_total_limit = limit
         if self.args.should_save:
-            best = self.state.best_model_checkpoint
-            rotate_checkpoints(output_dir=str(folder), save_total_limit=limit, best_model_checkpoint=best)
+            rotate_checkpoints(folder, limit, self.state.best_model_checkpoint)
 
     def _check_room(self, folder: Path) -> None:
         """:raises RunDirError: there is none for what the checkpoint will take."""
@@ -65,6 +62,19 @@ class WholeCheckpoints(CountingTrainer):
         model: Any = self.model
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         return sum(p.numel() * (p.element_size() + 8) for p in trained)
+
+
+def rotate_checkpoints(folder: Path, limit: int | None, best: str | None) -> None:
+    """Remove the oldest until ``limit`` are left; never the newest, nor the best. None keeps all.
+
+    transformers' own would take a folder that somebody named ``checkpoint-20-good`` for one of its checkpoints.
+    """
+    found = checkpoints(folder)
+    kept = {path for path in found if path == found[0] or (best is not None and path == Path(best))}
+    removable = [path for path in reversed(found) if path not in kept]
+    excess = 0 if limit is None else len(found) - max(limit, len(kept))
+    for path in removable[: max(excess, 0)]:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _no_room(folder: Path, own: Path, reason: str) -> str:

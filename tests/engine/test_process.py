@@ -1,0 +1,166 @@
+"""Several runs in one process: each computes what it would alone, logs for itself, and stops by itself."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+from transformers import TrainerCallback
+
+from ftlab.engine.hooks import PhaseHooks
+from ftlab.engine.output import Output
+from ftlab.engine.process import TURNS, Interruption, handled_signals
+from ftlab.errors import Interrupted, Preempted
+from ftlab.rundir.directory import RunDir
+from tests.runs import final_hash, logged, resume_run, train_run
+
+SFT = (
+    "data.max_samples=32", "train.max_steps=8", "train.save_steps=4", "train.logging_steps=2", "eval.steps=4",
+    "lora.dropout=0.1", "eval.golden_rows=2", "eval.samples=1", "eval.max_new_tokens=4", "tracker=none",
+)  # fmt: skip
+DPO = (*SFT, "stage=dpo", "train.learning_rate=1e-3", "seed=7")
+
+
+class Warns(PhaseHooks):
+    """Raises a warning in the run's own work."""
+
+    def __init__(self, text: str):
+        self.text = text
+
+    def model_loaded(self, phase):
+        warnings.warn(self.text, stacklevel=1)
+
+
+class StopsAt(Warns):
+    """Asks the run to stop once a step has begun."""
+
+    def trainer_built(self, phase, trainer):
+        interruption = phase.session.interruption
+
+        class Stop(TrainerCallback):
+            def on_step_begin(self, args, state, control, **_):
+                if state.global_step == 5:
+                    interruption.request(signal.SIGTERM)
+
+        trainer.add_callback(Stop())
+
+
+class InThread(threading.Thread):
+    """A run in a thread of its own; what it ended with."""
+
+    def __init__(self, folder: Path, *overrides: str, hooks: PhaseHooks):
+        super().__init__()
+        self.folder, self.overrides, self.hooks = folder, overrides, hooks
+        self.error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            train_run(self.folder, *self.overrides, hooks=self.hooks)
+        except BaseException as error:
+            self.error = error
+
+
+def test_two_runs_at_once_are_what_each_is_alone(tmp_path):
+    """To the bit, with dropout; one is told to stop in mid-training while the other goes on, and is continued."""
+    alone = [train_run(tmp_path / f"{name}-alone", *given) for name, given in (("sft", SFT), ("dpo", DPO))]
+    threads = [
+        InThread(tmp_path / "sft", *SFT, hooks=Warns("about the sft run")),
+        InThread(tmp_path / "dpo", *DPO, hooks=StopsAt("about the dpo run")),
+    ]
+    for thread in threads:
+        thread.join()
+    assert threads[0].error is None
+    assert isinstance(threads[1].error, Preempted)
+    sft, stopped = RunDir.open(tmp_path / "sft"), RunDir.open(tmp_path / "dpo")
+    assert stopped.manifest()["status"] == "interrupted" and sft.manifest()["status"] == "finished"
+    dpo = resume_run(tmp_path / "dpo")
+    for one, other in zip(alone, (sft, dpo)):
+        assert final_hash(one) == final_hash(other)
+        assert logged(one) == logged(other)
+    # They were at work at the same time, step by step.
+    times = [[line["time"] for line in run.logged() if "loss" in line] for run in (sft, stopped)]
+    assert max(min(one) for one in times) < min(max(one) for one in times)
+    texts = [run.log.read_text(encoding="utf-8") for run in (sft, dpo)]
+    for text, own, of_other in ((texts[0], "sft", "dpo"), (texts[1], "dpo", "sft")):
+        assert text.count(f"about the {own} run") == 1
+        assert f"the {of_other} run" not in text and f"{tmp_path}/{of_other}" not in text
+
+
+def test_warnings_go_to_the_log_of_the_run_that_raises_them(tmp_path):
+    """Each log has a warning once, whoever raised it first; outside of a run nothing is caught."""
+    barrier = threading.Barrier(2)
+
+    def work(name: str) -> None:
+        with Output(tmp_path / name) as output:
+            barrier.wait()
+            for _ in range(3):
+                warnings.warn("the same for all", UserWarning, stacklevel=1)
+            warnings.warn(f"only {name}", UserWarning, stacklevel=1)
+            output.note("the end")
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in ("a", "b")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for name, other in (("a", "b"), ("b", "a")):
+        text = (tmp_path / name).read_text()
+        assert text.count("UserWarning: the same for all") == 1 and text.count(f"only {name}") == 1
+        assert f"only {other}" not in text and text.rstrip().endswith("the end")
+    with pytest.warns(UserWarning, match="outside"):
+        warnings.warn("outside", UserWarning, stacklevel=1)
+
+
+def test_signals_reach_the_runs_of_other_threads():
+    """Handlers can only be installed in the main thread; there they are, and a run elsewhere hears of the signal."""
+    entered, codes = threading.Event(), []
+
+    def work() -> None:
+        try:
+            with Interruption("Continue with x") as interruption:
+                entered.set()
+                while True:
+                    interruption.check()
+                    time.sleep(0.001)
+        except Interrupted as error:
+            codes.append((type(error), str(error)))
+
+    before = signal.getsignal(signal.SIGTERM)
+    with handled_signals():
+        thread = threading.Thread(target=work)
+        thread.start()
+        entered.wait()
+        signal.raise_signal(signal.SIGTERM)
+        thread.join()
+    assert codes == [(Preempted, "Continue with x")]
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_turn_brings_the_random_state_back():
+    """What one draws between two of its turns is what it would have drawn without the other."""
+    import torch
+
+    drawn: dict[str, list[float]] = {"a": [], "b": []}
+
+    def work(name: str) -> None:
+        with TURNS.taking() as let_others_work:
+            torch.manual_seed(3)
+            for _ in range(40):
+                drawn[name].append(torch.rand(1).item())
+                let_others_work()
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in drawn]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    state = torch.get_rng_state()
+    torch.manual_seed(3)
+    one_by_one = [torch.rand(1).item() for _ in range(40)]
+    torch.set_rng_state(state)
+    assert drawn == {"a": one_by_one, "b": one_by_one}
