@@ -197,10 +197,11 @@ class PhaseRun:
         for checkpoint in checkpoints(self.folder):
             if is_whole(checkpoint):
                 return checkpoint
-            if (checkpoint / CHECKPOINT_MANIFEST).exists():  # it was whole once, so something of it may be of use
+            # The trainer's state is written last, and then the manifest: without both, a process ended while it wrote.
+            if any((checkpoint / name).exists() for name in (CHECKPOINT_MANIFEST, "trainer_state.json")):
                 done = f"moved to {set_aside(checkpoint)}"
             else:
-                shutil.rmtree(checkpoint)  # the process ended while it wrote this
+                shutil.rmtree(checkpoint)
                 done = "removed"
             said = f"{checkpoint} is torn (a file is missing or changed); passed over and {done}"
             self.output.say(f"[yellow]{escape(said)}[/yellow]")

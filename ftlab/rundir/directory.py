@@ -289,7 +289,8 @@ class RunDir:
             raise RunDirError(f"Another process is at work in {self.path}. Wait for it to change phases.{phase.name}.")
         shutil.rmtree(self.phase(phase.folder), ignore_errors=True)
         self.ledger(phase.name).unlink(missing_ok=True)
-        for when in ("before", "after", *self.answered(phase.name)):
+        times: list[str | int] = ["before", "after", *self.answered(phase.name)]
+        for when in times:
             self.samples_file(phase.name, when).unlink(missing_ok=True)
 
 
