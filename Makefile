@@ -1,20 +1,26 @@
 # make        an environment, then the main job on the embedded model and data
-# make test   an environment, then every test
+# make test   an environment, then every test that takes seconds; the others have targets of their own
 # Needs Python 3.11 or newer and git; everything else goes into .venv.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-slow lint tiny-base tiny-instruct
+.PHONY: run test test-slow test-kill test-matrix lint tiny-base tiny-instruct
 
 run: $(VENV)/.run
 	$(BIN)/ftlab
 
 test: $(VENV)/.dev lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow and not kill and not matrix" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/.dev
 	$(BIN)/pytest -m slow
+
+test-kill: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m kill
+
+test-matrix: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m matrix -n 2 --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

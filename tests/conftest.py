@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import gc
+import json
 import os
 import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -19,12 +23,33 @@ from ftlab.schema import Run
 ROOT = Path(__file__).resolve().parents[1]
 
 
+# Two workers take whole files: those of the longest tests first, or one would end with them while the other waits.
+LONGEST = (
+    "engine/test_kill.py", "engine/test_resume.py", "stages/test_ppo.py", "engine/test_curriculum.py",
+    "stages/test_engines.py", "stages/test_matrix.py", "stages/test_first_step.py", "stages/test_grpo.py",
+    "stages/test_sft_then_dpo.py", "stages/test_rl_means.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {ROOT / "tests" / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _no_cache_of_the_users(tmp_path_factory) -> Iterator[None]:
     """Prepared data goes to a folder of the tests, also from the processes that they start."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FTLAB_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_garbage_of_modules() -> None:
+    """What is imported by now stays to the end. A trainer collects garbage when it is done, and would look at all of it
+    again: half the time of a small run."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -36,9 +61,10 @@ def loader() -> ConfigLoaderImpl:
 def make_run(loader) -> Callable[..., Run]:
     """``make_run("stage=dpo", ...)``: the validated run of a command line."""
 
+    shipped = functools.cache(lambda *overrides: compose.read(overrides, loader))  # a run cannot be changed
+
     def make(*overrides: str, config_dir: Path | None = None) -> Run:
-        chosen = compose.config_loader(str(config_dir)) if config_dir else loader
-        return compose.read(overrides, chosen)
+        return compose.read(overrides, compose.config_loader(str(config_dir))) if config_dir else shipped(*overrides)
 
     return make
 
@@ -83,5 +109,61 @@ def ftlab(tmp_path, env) -> Callable[..., subprocess.CompletedProcess[str]]:
             text=True,
             timeout=120,
         )
+
+    return run
+
+
+@dataclass(frozen=True)
+class Done:
+    """How one of several command lines ended.
+
+    :param heavy: those of ``HEAVY`` that it imported and no line before it had.
+    :param left: the files in the current folder afterwards.
+    """
+
+    returncode: int
+    stdout: str
+    stderr: str
+    heavy: list[str]
+    left: list[str]
+
+
+HEAVY = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
+_EACH = f"""
+import contextlib, io, json, os, sys, traceback
+from ftlab.main import main
+
+seen = set()
+ends = []
+for words in json.load(sys.stdin):
+    sys.argv, code, out, err = ["ftlab", *words], 0, io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+        except BaseException:
+            code = 1
+            traceback.print_exc()
+    heavy = [name for name in {HEAVY} if name in sys.modules and name not in seen]
+    seen.update(heavy)
+    ends.append([code, out.getvalue(), err.getvalue(), heavy, sorted(os.listdir())])
+print(json.dumps(ends))
+"""
+
+
+@pytest.fixture
+def each(tmp_path, env) -> Callable[[list[str]], dict[str, Done]]:
+    """``each(["version", "--help"])``: how each of several command lines ends, one after the other in a single process,
+    which runs in an empty folder with no network."""
+
+    def run(lines: list[str]) -> dict[str, Done]:
+        words = json.dumps([shlex.split(line) for line in lines])
+        done = subprocess.run(
+            [sys.executable, "-c", _EACH], cwd=tmp_path, env=env, input=words, capture_output=True, text=True,
+            timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return {line: Done(*end) for line, end in zip(lines, json.loads(done.stdout), strict=True)}
 
     return run

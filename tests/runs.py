@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
 import threading
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,10 +25,14 @@ from ftlab.rundir.names import TIMES
 from ftlab.rundir.plan import Plan
 from ftlab.schema import Run
 
+# Without answers before and after: for what is only trained.
+BARE = ("eval.golden_rows=0", "eval.samples=0", "tracker=none", "data.split.golden=none", "data.split.validation=none")
 FAST = ("eval.golden_rows=4", "eval.samples=2", "eval.max_new_tokens=8", "train.logging_steps=1", "train.max_steps=6")
 
 
+@functools.cache
 def make_run(*overrides: str) -> Run:
+    """The validated run of a command line, composed once: it cannot be changed."""
     return read(command_line.read(overrides).overrides)
 
 
@@ -70,6 +77,18 @@ def interrupted_run(folder: Path, step: int, *overrides: str) -> RunDir:
         presses.join()
         signal.signal(signal.SIGINT, before)
     return RunDir.open(folder)
+
+
+def across(
+    rows: Iterable[Any], columns: Iterable[Any], fast: Callable[[Any, Any], bool], ids: Callable[[Any], str] = str
+) -> list[Any]:
+    """Cases for every pair of ``rows`` and ``columns``; those that are not ``fast`` wait for ``make test-matrix``."""
+    columns = list(columns)
+    return [
+        pytest.param(row, column, id=f"{ids(row)}-{ids(column)}", marks=() if fast(row, column) else pytest.mark.matrix)
+        for row in rows
+        for column in columns
+    ]
 
 
 def metrics(run_dir: RunDir, key: str) -> list[float]:

@@ -14,34 +14,53 @@ import yaml
 
 from ftlab import __version__
 
+MISTAKES = {
+    "lora.rr=3":
+        "  - lora.rr=3: no such key. lora has: r, alpha, dropout, target_modules, variant, loraplus_ratio. Did you "
+        "mean lora.r?",
+    "data.path=nope.json data.format=alpaca":
+        "  - data.path: nope.json does not exist. Relative paths start from the current folder.",
+    "data.path=empty.json data.format=alpaca":
+        "  - data.path: empty.json is empty.",
+    "model.path=/nowhere/x":
+        "  - model.path=/nowhere/x does not exist",
+    "run.dir=empty.json/run":
+        "run.dir=empty.json/run cannot be written: Not a directory. Give another with run.dir=FOLDER.",
+    "resume elsewhere":
+        "elsewhere is no run directory: it has no run.yaml. Give an empty or new folder to start a run, or an existing "
+        "run to continue it.",
+    "resume":
+        "  - run.dir: ftlab resume needs the run directory: ftlab resume outputs/my-run",
+    "trian":
+        "  - trian: is no task. Tasks: ",
+    "lora.r=8,16":
+        "  - lora.r=8,16: several values are a sweep: add -m, or quote the value",
+    "--config-dir nowhere":
+        "  - --config-dir=nowhere: is no folder",
+    "--hlep":
+        "--hlep: no such flag.",
+}  # fmt: skip
 
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
-        ("lora.rr=3", "  - lora.rr=3: no such key. lora has: r, alpha, dropout, target_modules, variant, "
-         "loraplus_ratio. Did you mean lora.r?"),
-        ("data.path=nope.json data.format=alpaca",
-         "  - data.path: nope.json does not exist. Relative paths start from the current folder."),
-        ("data.path=empty.json data.format=alpaca", "  - data.path: empty.json is empty."),
-        ("model.path=/nowhere/x", "  - model.path=/nowhere/x does not exist"),
-        ("run.dir=empty.json/run",
-         "run.dir=empty.json/run cannot be written: Not a directory. Give another with run.dir=FOLDER."),
-        ("resume elsewhere", "elsewhere is no run directory: it has no run.yaml. "
-         "Give an empty or new folder to start a run, or an existing run to continue it."),
-        ("resume", "  - run.dir: ftlab resume needs the run directory: ftlab resume outputs/my-run"),
-        ("trian", "  - trian: is no task. Tasks: "),
-        ("lora.r=8,16", "  - lora.r=8,16: several values are a sweep: add -m, or quote the value"),
-        ("--config-dir nowhere", "  - --config-dir=nowhere: is no folder"),
-    ],
-)  # fmt: skip
-def test_a_mistake_ends_with_one_and_a_message(line, said, ftlab, tmp_path):
+
+def test_a_mistake_ends_with_one_and_a_message(each, tmp_path):
     (tmp_path / "empty.json").touch()
-    done = ftlab(*line.split())
-    assert done.returncode == 1
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr and "HYDRA_FULL_ERROR" not in done.stderr
-    assert done.stdout == ""
-    assert [path.name for path in tmp_path.iterdir()] == ["empty.json"], "a refused run leaves nothing behind"
+    ended = each([*MISTAKES])
+    unsaid = {line: ended[line].stderr for line, message in MISTAKES.items() if message not in ended[line].stderr}
+    assert unsaid == {}
+    assert {line: done.returncode for line, done in ended.items() if done.returncode != 1} == {}
+    shown = ("Traceback", "HYDRA_FULL_ERROR")
+    assert {line: done.stderr for line, done in ended.items() if any(word in done.stderr for word in shown)} == {}
+    assert {line: done.stdout for line, done in ended.items() if done.stdout} == {}
+    left = {line: done.left for line, done in ended.items() if done.left != ["empty.json"]}
+    assert left == {}, "a refused run leaves nothing behind"
+    assert "Did you mean --help?" in ended["--hlep"].stderr
+
+
+def test_a_mistake_is_told_by_the_command_itself(ftlab):
+    """That is, by a process of its own: its exit code, and nothing more than the message."""
+    done = ftlab("lora.rr=3")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("A mistake in the config:\n") and "Traceback" not in done.stderr
 
 
 def test_three_mistakes_are_listed_together(ftlab):
@@ -90,31 +109,22 @@ def test_cfg_job_prints_yaml_with_the_choices_in_it(ftlab, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("line", ["version -m seed=1,2", "-m task=version seed=1,2", "seed=1,2 version --multirun"])
-def test_a_task_can_be_swept(line, ftlab):
-    done = ftlab(*line.split())
-    assert (done.returncode, done.stdout) == (0, f"ftlab {__version__}\n" * 2), done.stderr
+def test_a_task_can_be_swept(each):
+    """Whatever the order of its words, and with a launcher before the flag."""
+    lines = [
+        "version -m seed=1,2",
+        "-m task=version seed=1,2",
+        "seed=1,2 version --multirun",
+        "hydra/launcher=basic -m seed=1,2 task=version hydra.sweep.dir=swept",
+    ]
+    ends = {line: (done.returncode, done.stdout, done.stderr) for line, done in each(lines).items()}
+    assert ends == dict.fromkeys(lines, (0, f"ftlab {__version__}\n" * 2, ""))
 
 
-def test_a_sweep_with_a_launcher_before_its_flag(ftlab):
-    done = ftlab("hydra/launcher=basic", "-m", "seed=1,2", "task=version", "hydra.sweep.dir=swept")
-    assert (done.returncode, done.stdout) == (0, f"ftlab {__version__}\n" * 2), done.stderr
-
-
-def test_a_flag_that_does_not_exist(ftlab):
-    done = ftlab("--hlep")
-    assert done.returncode == 1
-    assert "--hlep: no such flag." in done.stderr
-    assert "Did you mean --help?" in done.stderr
-
-
-@pytest.mark.parametrize("word", ["--version", "version"])
-def test_the_version_is_ours(ftlab, word):
-    assert ftlab(word).stdout.startswith("ftlab 0.")
-
-
-def test_the_word_help_is_help(ftlab):
-    assert ftlab("help").stdout == ftlab("--help").stdout != ""
+def test_the_version_is_ours_and_the_word_help_is_help(each):
+    ended = each(["--version", "version", "help", "--help"])
+    assert ended["--version"].stdout.startswith("ftlab 0.") and ended["version"].stdout.startswith("ftlab 0.")
+    assert ended["help"].stdout == ended["--help"].stdout != ""
 
 
 @pytest.fixture

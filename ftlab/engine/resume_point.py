@@ -29,10 +29,11 @@ def newest_whole_checkpoint(folder: Path, output: Output) -> Path | None:
     for checkpoint in checkpoints(folder):
         if is_whole(checkpoint):
             return checkpoint
-        if (checkpoint / CHECKPOINT_MANIFEST).exists():  # it was whole once, so something of it may be of use
+        # The trainer's state is written last, and then the manifest: without both, a process ended while it wrote.
+        if any((checkpoint / name).exists() for name in (CHECKPOINT_MANIFEST, TRAINER_STATE)):
             what = f"moved to {set_aside(checkpoint)}"
         else:
-            shutil.rmtree(checkpoint)  # the process ended while it wrote this
+            shutil.rmtree(checkpoint)
             what = "removed"
         line = f"{checkpoint} is torn (a file is missing or changed); passed over and {what}"
         output.say(f"[yellow]{escape(line)}[/yellow]")

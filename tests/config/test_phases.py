@@ -92,61 +92,57 @@ def test_a_registered_set_is_chosen_in_an_entry(tmp_path):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("phase=align phases.prefr.stage.beta=1",
-         ["phases.prefr: no such phase. Phases: 0 read, 1 instruct, 2 prefer. Did you mean prefer?"]),
-        ("phase=align phases.3.stage.beta=1", ["phases.3: no such phase. Phases: 0 read, 1 instruct, 2 prefer."]),
+        ("phase=align phases.prefr.stage.beta=1 phases.3.stage.beta=1 phases.-1.train.epochs=2 "
+         "phases.01.train.epochs=2 phases.read.run.name=x phases.read.start=merg phases.1.name=other run.phases=[]",
+         ["run.phases=[]: chooses no phase, so nothing would run; name some, or leave it out to run all",
+          "phases.prefr: no such phase. Phases: 0 read, 1 instruct, 2 prefer. Did you mean prefer?",
+          "phases.3: no such phase. Phases: 0 read, 1 instruct, 2 prefer.",
+          "phases.-1: no such phase. Phases: 0 read, 1 instruct, 2 prefer.",
+          "phases.01: no such phase. Phases: 0 read, 1 instruct, 2 prefer.",
+          "phases.read.run.name=x: belongs to the run, not to a phase",
+          "phases.read.start=merg: must be one of: continue, merge. Did you mean merge?",
+          "phases.1.name=other: a phase is named in its entry, where the list of phases stands; here it would change "
+          "nothing"]),
+        ("phase=align stage=dpo phases.prefer.stage.beat=1 phases.prefer.trian.epochs=2 lora.alpha=-2 "
+         "phases.prefer.train.learning_rate=-1",
+         ["lora.alpha=-2: must be greater than 0",
+          "stage=dpo: every phase sets its own, so this one would do nothing. Name the phase: phases.read.stage=...",
+          "phases.prefer.stage.beat=1: no such key. stage has: name, beta, loss_type, label_smoothing, sft_weight, "
+          "simpo_gamma, reference_model. Did you mean phases.prefer.stage.beta?",
+          "phases.prefer.trian.epochs=2: no such key. Groups and keys: data, deepspeed, eval, hardware, lora, method, "
+          "model, quant, seed, stage, train. Did you mean phases.prefer.train?",
+          "phases.prefer.train.learning_rate=-1: must be greater than 0"]),
         ("phases.prefer.stage.beta=1",
          ["phases.prefer: no such phase. Phases: none; choose phase=NAME, or give phases=[...]."]),
-        ("phase=align phases.prefer.stage.beat=1",
-         ["phases.prefer.stage.beat=1: no such key. stage has: name, beta, loss_type, label_smoothing, sft_weight, "
-          "simpo_gamma, reference_model. Did you mean phases.prefer.stage.beta?"]),
-        ("phase=align phases.prefer.stage=dpp",
-         ["phases.prefer.stage=dpp: no such choice. Choices: dpo, grpo, kto, orpo, ppo, pt, rm, sft. "
-          "Did you mean ppo or dpo?"]),
-        ("phase=align lora.alpha=-2 phases.prefer.train.learning_rate=-1",
-         ["lora.alpha=-2: must be greater than 0", "phases.prefer.train.learning_rate=-1: must be greater than 0"]),
-        ("phase=align stage=dpo",
-         ["stage=dpo: every phase sets its own, so this one would do nothing. Name the phase: phases.read.stage=..."]),
+        ("phase=align phases.read=pt phases.prefer.stage=dpp phases.prefer.train.global_batch_size=9 "
+         "phases.prefer.train.micro_batch_size=2",
+         ["phases.read=pt: has keys of its own: phases.read.KEY=VALUE",
+          "phases.prefer.stage=dpp: no such choice. Choices: dpo, grpo, kto, orpo, ppo, pt, rm, sft. "
+          "Did you mean ppo or dpo?",
+          "phases.prefer.train.global_batch_size=9: must be a multiple of train.micro_batch_size x devices = 2; with "
+          "9, train.micro_batch_size could be 1 or 3"]),
         (f"phase=codebase {FITS} train.epochs=5",
          ["train.epochs=5: every phase sets its own, so this one would do nothing. Name the phase: "
           "phases.foundation.train.epochs=..."]),
-        ("phase=align phases.read.run.name=x", ["phases.read.run.name=x: belongs to the run, not to a phase"]),
-        ("phase=align phases.read.start=merg",
-         ["phases.read.start=merg: must be one of: continue, merge. Did you mean merge?"]),
-        ("phase=align phases.instruct.from=prefer",
-         ["phases.instruct.from=prefer: is neither a phase before it nor a run directory. Phases before it: read."]),
-        ("phase=rlhf phases.reinforce.from=judge",
-         ["phases.reinforce.from=judge: a reward model is no policy to start from"]),
-        ("phase=rlhf phases.reinforce.stage.reward_model=instruct",
-         ["phases.reinforce.stage.reward_model=instruct: is no phase with stage=rm that comes before. Did you "
+        ("phase=align phases.instruct.from=prefer run.phases=[red]",
+         ["run.phases=red: no such phase. Phases: read, instruct, prefer. Did you mean read?",
+          "phases.instruct.from=prefer: is neither a phase before it nor a run directory. Phases before it: read."]),
+        ("phase=rlhf phases.reinforce.from=judge phases.reinforce.stage.reward_model=instruct",
+         ["phases.reinforce.from=judge: a reward model is no policy to start from",
+          "phases.reinforce.stage.reward_model=instruct: is no phase with stage=rm that comes before. Did you "
           "mean judge?"]),
         ("phase=align phases.instruct.lora.r=64",
          ["phases.instruct.lora.r=64: but the adapter that is carried on from phase read has 16; "
           "phases.instruct.start=merge begins a new one",
           "phases.prefer.lora.r=16: but the adapter that is carried on from phase instruct has 64; "
           "phases.prefer.start=merge begins a new one"]),
-        ("phase=align phases.prefer.train.global_batch_size=9 phases.prefer.train.micro_batch_size=2",
-         ["phases.prefer.train.global_batch_size=9: must be a multiple of train.micro_batch_size x devices = 2; with "
-          "9, train.micro_batch_size could be 1 or 3"]),
-        ("phase=align run.phases=[red]",
-         ["run.phases=red: no such phase. Phases: read, instruct, prefer. Did you mean read?"]),
         ("'phases=[{stage: sft}]'",
          ["phases.0={'stage': 'sft'}: every phase is a mapping with a name of letters, digits, _ and -: "
           "{name: prefer, stage: dpo}"]),
         ("'phases=[{name: a}, {name: b}, {name: a}]'", ["phases=a: two phases have this name"]),
         ("phases=align", ["phases=align: must be a list: phases=[{name: prefer, stage: dpo}]"]),
-        ("phase=align phases.-1.train.epochs=2", ["phases.-1: no such phase. Phases: 0 read, 1 instruct, 2 prefer."]),
-        ("phase=align phases.01.train.epochs=2", ["phases.01: no such phase. Phases: 0 read, 1 instruct, 2 prefer."]),
-        ("phase=align phases.1.name=other",
-         ["phases.1.name=other: a phase is named in its entry, where the list of phases stands; here it would change "
-          "nothing"]),
-        ("phase=align phases.prefer.trian.epochs=2",
-         ["phases.prefer.trian.epochs=2: no such key. Groups and keys: data, deepspeed, eval, hardware, lora, method, "
-          "model, quant, seed, stage, train. Did you mean phases.prefer.train?"]),
         ("phase=align phases.prefer.train=3",
          ["phases.prefer.train=3: has keys of its own: phases.prefer.train.KEY=VALUE"]),
-        ("phase=align run.phases=[]",
-         ["run.phases=[]: chooses no phase, so nothing would run; name some, or leave it out to run all"]),
         ("phase=align phases.prefer.train.learning_rate=abc phases.read.data=nope phases.instruct.lora.r=-1 "
          "lora.alpha=x",
          ["lora.alpha=x: must be a valid integer",
@@ -184,7 +180,6 @@ def test_a_registered_set_is_chosen_in_an_entry(tmp_path):
         ("phase=rlhf run.phases=[reinforce]",
          ["run.phases=[reinforce]: phase reinforce starts from instruct, and phase reinforce is rewarded by judge, "
           "which is neither chosen nor finished here. Choose run.phases=[instruct,judge,reinforce]"]),
-        ("phase=align phases.read=pt", ["phases.read=pt: has keys of its own: phases.read.KEY=VALUE"]),
     ],
 )  # fmt: skip
 def test_a_mistake_is_said_with_the_name_of_the_phase(line, said):

@@ -116,7 +116,7 @@ def test_every_row_and_token_is_in_the_ledger_once(bench, tmp_path_factory, chec
     for overrides in configs:
         bench.config(*overrides)  # composed before rows are drawn
 
-    @settings(max_examples=20, **SETTINGS)
+    @settings(max_examples=10, **SETTINGS)
     @given(files(format_), st.sampled_from(configs))
     def check(lines, overrides):
         prepared = prepared_file(bench, path, [line for _, line in lines], overrides)
@@ -143,26 +143,34 @@ def test_every_row_and_token_is_in_the_ledger_once(bench, tmp_path_factory, chec
     check()
 
 
-@pytest.mark.parametrize(
-    ("mix", "shares"),
-    [("concat", None)] + [(m, s) for m in ("interleave_under", "interleave_over") for s in (None, "[0.5,0.3,0.2]")],
-)
-def test_every_row_and_token_of_a_mix_is_in_the_ledger_once(bench, tmp_path_factory, check_prepared, mix, shares):
+MIXES = [("data.mix=concat",)] + [
+    (f"data.mix={mix}", *shares)
+    for mix in ("interleave_under", "interleave_over")
+    for shares in ((), ("data.probabilities=[0.5,0.3,0.2]",))
+]
+
+
+def test_every_row_and_token_of_a_mix_is_in_the_ledger_once(bench, tmp_path_factory, check_prepared):
     folder = tmp_path_factory.mktemp("sets")
     formats = ("alpaca", "messages", "instruction")
     registry = folder / "sets.yaml"
     registry.write_text("".join(f"{f}: {{format: {f}, files: {{train: {f}.jsonl}}}}\n" for f in formats))
-    overrides = [f"data.registry={registry}", f"data.name=[{','.join(formats)}]", f"data.mix={mix}",
+    overrides = [f"data.registry={registry}", f"data.name=[{','.join(formats)}]",
                  "data.on_invalid=drop", "data.max_length=32", "data.split.fraction=0.3"]  # fmt: skip
-    overrides += [f"data.probabilities={shares}"] if shares else []
+    for mix in MIXES:
+        bench.config(*overrides, *mix)  # composed before rows are drawn
 
-    @settings(max_examples=15, **SETTINGS)
-    @given(st.tuples(*map(files, formats)), st.sampled_from([(), ("data.num_samples=6",), ("data.max_samples=4",)]))
-    def check(sets, more):
+    @settings(max_examples=40, **SETTINGS)
+    @given(
+        st.tuples(*map(files, formats)),
+        st.sampled_from(MIXES),
+        st.sampled_from([(), ("data.num_samples=6",), ("data.max_samples=4",)]),
+    )
+    def check(sets, mix, more):
         for format_, lines in zip(formats, sets):
             (folder / f"{format_}.jsonl").write_bytes(b"\n".join(line for _, line in lines))
         try:
-            prepared = bench.prepare(*overrides, *more)
+            prepared = bench.prepare(*overrides, *mix, *more)
         except DataError as error:
             assert "is left to learn from" in str(error)
             return

@@ -64,34 +64,35 @@ def test_a_row_is_encoded_the_same_in_every_batch_composition(bench, drawn, data
     assert as_lists(bench.encode_all([drawn[place] for place in places], "last")) == expected
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        "😀",
-        "👩‍👩‍👧‍👦 family",
-        "漢字かな交じり文",
-        "e\u0301e\u0301",
-        "\u0301 a combining mark first",
-        "नमस्ते",
-        "שלום عليكم",
-        "zero\u200bwidth\ufeff",
-        "𝔘𝔫𝔦𝔠𝔬𝔡𝔢",
-        "tab\tand nbsp\u00a0.",
-        "ends in line breaks\n\n",
-        "\x07 control",
-        " a leading space",
-        "\ta leading tab",
-    ],
-)
-def test_unicode_keeps_exact_spans(bench, answer):
-    sample = bench.encode(conversation("漢字 😀?", answer, "ok", system="é 👍🏽").messages)
-    assert bench.trained(sample) == f"{answer}<|im_end|>ok<|im_end|>"
-    assert bench.decode(sample.input_ids[~sample.learned]) == (
-        "<|im_start|>system\né 👍🏽<|im_end|>\n"
-        "<|im_start|>user\n漢字 😀?<|im_end|>\n<|im_start|>assistant\n"
-        "\n<|im_start|>user\n漢字 😀?<|im_end|>\n<|im_start|>assistant\n"
-        "\n"
-    )
+ANSWERS = [
+    "😀",
+    "👩‍👩‍👧‍👦 family",
+    "漢字かな交じり文",
+    "e\u0301e\u0301",
+    "\u0301 a combining mark first",
+    "नमस्ते",
+    "שלום عليكم",
+    "zero\u200bwidth\ufeff",
+    "𝔘𝔫𝔦𝔠𝔬𝔡𝔢",
+    "tab\tand nbsp\u00a0.",
+    "ends in line breaks\n\n",
+    "\x07 control",
+    " a leading space",
+    "\ta leading tab",
+]
+
+
+def test_unicode_keeps_exact_spans(bench, subtests):
+    samples = bench.encode_all([conversation("漢字 😀?", answer, "ok", system="é 👍🏽") for answer in ANSWERS])
+    for answer, sample in zip(ANSWERS, samples):
+        with subtests.test(ascii(answer)):
+            assert bench.trained(sample) == f"{answer}<|im_end|>ok<|im_end|>"
+            assert bench.decode(sample.input_ids[~sample.learned]) == (
+                "<|im_start|>system\né 👍🏽<|im_end|>\n"
+                "<|im_start|>user\n漢字 😀?<|im_end|>\n<|im_start|>assistant\n"
+                "\n<|im_start|>user\n漢字 😀?<|im_end|>\n<|im_start|>assistant\n"
+                "\n"
+            )
 
 
 # Line breaks that open an answer run into the header's own (test_templates.py has that case).
@@ -130,9 +131,12 @@ def test_of_white_space_that_opens_an_answer_no_template_text_is_learned(bench, 
 # --- masks of both ways of encoding ----------------------------------------------------------------------------------
 
 
-def both(tokenizer, texts, spans):
+def encoders(tokenizer):
+    return Encoder(tokenizer), Encoder(tokenizer, fast=False)
+
+
+def both(fast, slow, texts, spans):
     """Ids and masks by tiktoken's core, and by the tokenizer itself."""
-    fast, slow = Encoder(tokenizer), Encoder(tokenizer, fast=False)
     assert fast.engine == "tiktoken's core"
     assert slow.engine == "tokenizers: another result was found on this data"
     return [
@@ -155,11 +159,16 @@ def texts_with_spans(draw):
     return text, spans
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.lists(texts_with_spans(), min_size=1, max_size=5))
-def test_masks_by_bytes_are_masks_by_offsets(bench, rows):
-    fast, slow = both(bench.tokenizer, [text for text, _ in rows], [spans for _, spans in rows])
-    assert fast == slow
+def test_masks_by_bytes_are_masks_by_offsets(bench):
+    of_bench = encoders(bench.tokenizer)
+
+    @settings(max_examples=150, deadline=None)
+    @given(st.lists(texts_with_spans(), min_size=1, max_size=5))
+    def check(rows):
+        fast, slow = both(*of_bench, [text for text, _ in rows], [spans for _, spans in rows])
+        assert fast == slow
+
+    check()
 
 
 def test_a_token_that_begins_before_a_span_is_not_trained():
@@ -167,7 +176,7 @@ def test_a_token_that_begins_before_a_span_is_not_trained():
     texts = ["xaby", "é漢", " a"]
     # Within the token ab; a character of three tokens; the a of a token with a space.
     spans = [[(2, 4)], [(1, 2)], [(1, 2)]]
-    fast, slow = both(tokenizer, texts, spans)
+    fast, slow = both(*encoders(tokenizer), texts, spans)
     assert fast == slow
     assert fast[1] == [False, False, True, *[False] * 2, *[True] * 3, False]
     assert fast[2] == [3, 5, 1]
@@ -178,7 +187,7 @@ def test_spaces_are_trained_also_where_the_tokenizer_leaves_them_out_of_its_offs
     """As in Llama 3's tokenizer: trim_offsets says of a token of spaces alone that it is nowhere."""
     tokenizer = in_transformers(byte_level([("Ġ", "Ġ"), ("Ġ", "a")], trim_offsets=trim))
     texts, spans = ["q: a\n   a", "q:  aé a"], [[(2, 9)], [(3, 8)]]
-    fast, slow = both(tokenizer, texts, spans)
+    fast, slow = both(*encoders(tokenizer), texts, spans)
     assert fast == slow
     pieces = tokenizer.convert_ids_to_tokens(slow[0])
     assert pieces == ["q", ":", "Ġa", "Ċ", "ĠĠ", "Ġa", *"q:", "Ġ", "Ġa", *"Ã©", "Ġa"]

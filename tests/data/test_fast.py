@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from ftlab.data.tokens import tiktoken_core
 from ftlab.data.tokens.encoder import PROBE_EVERY, Encoder, Unlike
 from ftlab.data.tokens.tiktoken_core import PATTERNS, FastCore, FastPath, fast_core
 from tests.data.byte_tokenizers import MULTI_BYTE, QWEN2, byte_level, ids, in_transformers, nfc
@@ -127,26 +126,14 @@ def test_the_tiny_models_tokenizer_takes_the_fast_path(bench):
     assert core.ids.dtype == np.int32 and core.widths.sum() > 2000
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "<|im_end|>",
-        "a<|im_end|>b",
-        "<|im_end|><|im_end|>",
-        " <|im_end|> ",
-        "<|im_end|",
-        "<|im_end|>\n\n<|im_start|>user",
-        "é<|im_end|>漢",
-        "<<|im_end|>>",
-        "<|im_<|im_end|>",
-    ],
-)
-def test_added_tokens_within_text(bench, text):
+def test_added_tokens_within_text(bench):
+    texts = ["<|im_end|>", "a<|im_end|>b", "<|im_end|><|im_end|>", " <|im_end|> ", "<|im_end|",
+             "<|im_end|>\n\n<|im_start|>user", "é<|im_end|>漢", "<<|im_end|>>", "<|im_<|im_end|>"]  # fmt: skip
     core = core_of(bench.tokenizer)
-    expected = ids(bench.tokenizer, text)
-    assert fast_ids(core, text) == expected
+    expected = {text: ids(bench.tokenizer, text) for text in texts}
+    assert {text: fast_ids(core, text) for text in texts} == expected
     whole = bench.tokenizer.convert_tokens_to_ids("<|im_end|>")
-    assert expected.count(whole) == text.count("<|im_end|>")
+    assert {text: expected[text].count(whole) for text in texts} == {text: text.count("<|im_end|>") for text in texts}
 
 
 def test_a_million_blanks_fall_back_to_the_tokenizer(bench):
@@ -255,15 +242,15 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("tokenizer", "reason"), REFUSED.values(), ids=REFUSED)
-def test_a_structure_that_tiktoken_does_not_reproduce_is_refused(tokenizer, reason):
-    assert refusal(tokenizer) == reason
-    assert Encoder(in_transformers(tokenizer)).engine == f"tokenizers: {reason}"
+def test_a_structure_that_tiktoken_does_not_reproduce_is_refused(subtests):
+    for name, (tokenizer, reason) in REFUSED.items():
+        with subtests.test(name):
+            assert refusal(tokenizer) == reason
+            assert Encoder(in_transformers(tokenizer)).engine == f"tokenizers: {reason}"
 
 
-@pytest.mark.parametrize(
-    "pre_tokenizer",
-    [
+def other_cuts():
+    return [
         pre_tokenizers.ByteLevel(add_prefix_space=True),
         pre_tokenizers.Sequence([split_by_words(), pre_tokenizers.ByteLevel(True, False)]),
         pre_tokenizers.Sequence([split_by_words("removed"), pre_tokenizers.ByteLevel(False, False)]),
@@ -273,16 +260,19 @@ def test_a_structure_that_tiktoken_does_not_reproduce_is_refused(tokenizer, reas
         split_by_words(),
         pre_tokenizers.Metaspace(),
         None,
-    ],
-)
-def test_another_way_to_cut_words_is_refused(pre_tokenizer):
-    tokenizer = byte_level([AB])
-    if pre_tokenizer is None:
-        tokenizer = Tokenizer(tokenizer.model)
-        tokenizer.add_special_tokens(["<|end|>"])
-    else:
-        tokenizer.pre_tokenizer = pre_tokenizer
-    assert refusal(tokenizer) == "its pre-tokenizer is none of those that tiktoken is known to reproduce"
+    ]
+
+
+def test_another_way_to_cut_words_is_refused(subtests):
+    for number, pre_tokenizer in enumerate(other_cuts()):
+        tokenizer = byte_level([AB])
+        if pre_tokenizer is None:
+            tokenizer = Tokenizer(tokenizer.model)
+            tokenizer.add_special_tokens(["<|end|>"])
+        else:
+            tokenizer.pre_tokenizer = pre_tokenizer
+        with subtests.test(f"{number}: {pre_tokenizer}"):
+            assert refusal(tokenizer) == "its pre-tokenizer is none of those that tiktoken is known to reproduce"
 
 
 def test_the_plain_byte_level_of_gpt2_is_taken():
@@ -307,14 +297,16 @@ def test_other_models_and_tokenizers_in_python_are_refused():
 )
 def test_tiktoken_would_really_find_other_ids(which, text, theirs, tiktokens):
     """The refusal is no mere caution: on the vocabulary that it refuses, tiktoken's core says something else."""
-    from tiktoken import _tiktoken
+    import tiktoken
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     tokenizer = in_transformers(REFUSED[which][0])
     vocab = {token: id_ for token, id_ in tokenizer.get_vocab().items() if token != "<|end|>"}
-    bytes_of = tiktoken_core._byte_letters()
-    core = _tiktoken.CoreBPE({bytes(bytes_of[c] for c in token): id_ for token, id_ in vocab.items()}, {}, QWEN2)
+    byte_of = {letter: byte for byte, letter in bytes_to_unicode().items()}
+    ranks = {bytes(byte_of[letter] for letter in token): id_ for token, id_ in vocab.items()}
+    encoding = tiktoken.Encoding("this test's", pat_str=QWEN2, mergeable_ranks=ranks, special_tokens={})
     assert tokenizer.tokenize(text) == theirs
-    assert tokenizer.convert_ids_to_tokens(core.encode_ordinary(text)) == tiktokens
+    assert tokenizer.convert_ids_to_tokens(encoding.encode_ordinary(text)) == tiktokens
 
 
 @pytest.mark.parametrize("ignore_merges", [False, True])

@@ -163,9 +163,10 @@ PAIRS = {
 }
 
 
-@pytest.mark.parametrize(("row", "expected"), PAIRS.values(), ids=PAIRS)
-def test_preference(row, expected):
-    assert convert("preference", row) == expected
+def test_preference(subtests):
+    for name, (row, expected) in PAIRS.items():
+        with subtests.test(name):
+            assert convert("preference", row) == expected
 
 
 WAYS = "needs 'prompt'|'instruction'|'messages'|'conversations' + 'chosen' + 'rejected'"
@@ -234,9 +235,10 @@ NO_PAIRS = {
 }
 
 
-@pytest.mark.parametrize(("row", "reason"), NO_PAIRS.values(), ids=NO_PAIRS)
-def test_preference_refused(row, reason):
-    assert refused("preference", row) == reason
+def test_preference_refused(subtests):
+    for name, (row, reason) in NO_PAIRS.items():
+        with subtests.test(name):
+            assert refused("preference", row) == reason
 
 
 def test_reasons_have_the_users_names():
@@ -303,9 +305,10 @@ LABELLED = {
 }
 
 
-@pytest.mark.parametrize(("row", "expected"), LABELLED.values(), ids=LABELLED)
-def test_kto(row, expected):
-    assert convert("kto", row) == expected
+def test_kto(subtests):
+    for name, (row, expected) in LABELLED.items():
+        with subtests.test(name):
+            assert convert("kto", row) == expected
 
 
 def test_kto_tag_of_llama_factory():
@@ -313,46 +316,33 @@ def test_kto_tag_of_llama_factory():
     assert convert("kto", row, {"label": "kto_tag"}) == Labelled([user("a")], [assistant("b")], False)
 
 
-@pytest.mark.parametrize(
-    ("value", "label"),
-    [
-        (True, True),
-        (False, False),
-        (1, True),
-        (0, False),
-        (1.0, True),
-        (0.0, False),
-        ("1", True),
-        ("0", False),
-        ("true", True),
-        ("False", False),
-        ("TRUE", True),
-        (" false ", False),
-    ],
-)
-def test_labels(value, label):
-    found = convert("kto", {"prompt": "a", "completion": "b", "label": value})
-    assert found.label is label
+def test_labels(subtests):
+    values = {True: [True, 1, 1.0, "1", "true", "TRUE"], False: [False, 0, 0.0, "0", "False", " false "]}
+    for label, spelled in values.items():
+        for value in spelled:
+            with subtests.test(repr(value)):
+                assert convert("kto", {"prompt": "a", "completion": "b", "label": value}).label is label
 
 
-@pytest.mark.parametrize(
-    ("value", "named"),
-    [
-        pytest.param(2, "2", id="two"),
-        pytest.param(-1, "-1", id="minus one"),
-        pytest.param(0.5, "0.5", id="a half"),
-        pytest.param("good", "'good'", id="a word"),
-        pytest.param("", "''", id="empty"),
-        pytest.param([True], "[True]", id="a list"),
-        pytest.param({}, "{}", id="an object"),
-        pytest.param(math.nan, "nan", id="nan"),
-        pytest.param(10**5000, "a number of thousands of digits", id="huge"),
-        pytest.param("x" * 99, "'" + "x" * 36 + "...", id="long"),
-    ],
-)
-def test_no_labels(value, named):
-    reason = refused("kto", {"prompt": "a", "completion": "b", "label": value})
-    assert reason == f"column 'label' must be true or false, or 1 or 0, not {named}"
+NO_LABELS = {
+    "two": (2, "2"),
+    "minus one": (-1, "-1"),
+    "a half": (0.5, "0.5"),
+    "a word": ("good", "'good'"),
+    "empty": ("", "''"),
+    "a list": ([True], "[True]"),
+    "an object": ({}, "{}"),
+    "nan": (math.nan, "nan"),
+    "huge": (10**5000, "a number of thousands of digits"),
+    "long": ("x" * 99, "'" + "x" * 36 + "..."),
+}
+
+
+def test_no_labels(subtests):
+    for name, (value, named) in NO_LABELS.items():
+        with subtests.test(name):
+            reason = refused("kto", {"prompt": "a", "completion": "b", "label": value})
+            assert reason == f"column 'label' must be true or false, or 1 or 0, not {named}"
 
 
 KTO_WAYS = (
@@ -378,9 +368,10 @@ NOT_LABELLED = {
 }
 
 
-@pytest.mark.parametrize(("row", "reason"), NOT_LABELLED.values(), ids=NOT_LABELLED)
-def test_kto_refused(row, reason):
-    assert refused("kto", row) == reason
+def test_kto_refused(subtests):
+    for name, (row, reason) in NOT_LABELLED.items():
+        with subtests.test(name):
+            assert refused("kto", row) == reason
 
 
 PROMPTS = {
@@ -437,9 +428,10 @@ PROMPTS = {
 }
 
 
-@pytest.mark.parametrize(("row", "expected"), PROMPTS.values(), ids=PROMPTS)
-def test_prompts(row, expected):
-    assert convert("prompts", row) == expected
+def test_prompts(subtests):
+    for name, (row, expected) in PROMPTS.items():
+        with subtests.test(name):
+            assert convert("prompts", row) == expected
 
 
 def test_prompts_under_the_users_names():
@@ -448,12 +440,10 @@ def test_prompts_under_the_users_names():
     assert found == Prompt([user("a")], "b", {"answer": {"kept": "as it is"}, "prompt": "c"})
 
 
-@pytest.mark.parametrize(
-    ("value", "answer"),
-    [("4", "4"), (" 4 ", " 4 "), (4, "4"), (-4, "-4"), (4.5, "4.5"), (4.0, "4.0"), (True, "true"), (None, None)],
-)
-def test_answers(value, answer):
-    assert convert("prompts", {"prompt": "a", "answer": value}).answer == answer
+def test_answers():
+    values = ["4", " 4 ", 4, -4, 4.5, 4.0, True, None]
+    found = [convert("prompts", {"prompt": "a", "answer": value}).answer for value in values]
+    assert found == ["4", " 4 ", "4", "-4", "4.5", "4.0", "true", None]
 
 
 NO_PROMPTS = {
@@ -488,9 +478,10 @@ NO_PROMPTS = {
 }
 
 
-@pytest.mark.parametrize(("row", "reason"), NO_PROMPTS.values(), ids=NO_PROMPTS)
-def test_prompts_refused(row, reason):
-    assert refused("prompts", row) == reason
+def test_prompts_refused(subtests):
+    for name, (row, reason) in NO_PROMPTS.items():
+        with subtests.test(name):
+            assert refused("prompts", row) == reason
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real data: {SHARED} is not there")

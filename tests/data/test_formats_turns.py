@@ -63,10 +63,10 @@ def test_tool_calls_and_results():
     )
 
 
-@pytest.mark.parametrize("arguments", [None, "", " ", "{}", {}])
-def test_no_arguments_are_an_empty_object(arguments):
-    found = convert([user(), assistant("", tool_calls=[call("now", arguments)])])
-    assert found.messages[1]["tool_calls"] == [call("now", {})]
+def test_no_arguments_are_an_empty_object():
+    made = [call("now", arguments) for arguments in (None, "", " ", "{}", {})]
+    found = convert([user(), assistant("", tool_calls=made)])
+    assert found.messages[1]["tool_calls"] == [call("now", {})] * len(made)
 
 
 def test_a_tool_call_without_its_wrapping():
@@ -119,22 +119,21 @@ def test_keys_of_their_own_stay():
     assert convert([user(), assistant(thinking="Hm.")]).messages[1] == assistant(thinking="Hm.")
 
 
-@pytest.mark.parametrize(
-    ("messages", "trains"),
-    [
-        ([user(), assistant(), user(), assistant()], None),
-        ([user(), assistant(weight=0), user(), assistant(weight=1)], [False, False, False, True]),
-        ([user(), assistant(weight=0), user(), assistant()], [False, False, False, True]),
-        ([user(), assistant(weight=1.0), user(), assistant(weight=0.0)], [False, True, False, False]),
-        ([user(train=True), assistant(train=False), user(), assistant()], [True, False, False, True]),
-        ([user(), assistant(weight=1, train=True)], [False, True]),
-        ([{"role": "system", "content": "", "train": True}, user(), assistant(train=False)], [False, False]),
-    ],
-)
-def test_what_messages_say_of_being_trained(messages, trains):
-    found = convert(messages)
-    assert found.trains == trains
-    assert all("weight" not in message and "train" not in message for message in found.messages)
+TRAINS = [
+    ([user(), assistant(), user(), assistant()], None),
+    ([user(), assistant(weight=0), user(), assistant(weight=1)], [False, False, False, True]),
+    ([user(), assistant(weight=0), user(), assistant()], [False, False, False, True]),
+    ([user(), assistant(weight=1.0), user(), assistant(weight=0.0)], [False, True, False, False]),
+    ([user(train=True), assistant(train=False), user(), assistant()], [True, False, False, True]),
+    ([user(), assistant(weight=1, train=True)], [False, True]),
+    ([{"role": "system", "content": "", "train": True}, user(), assistant(train=False)], [False, False]),
+]
+
+
+def test_what_messages_say_of_being_trained():
+    found = [convert(messages) for messages, _ in TRAINS]
+    assert [one.trains for one in found] == [trains for _, trains in TRAINS]
+    assert not {"weight", "train"} & {key for one in found for message in one.messages for key in message}
 
 
 def test_turns_of_sharegpt_say_it_too():
@@ -205,9 +204,10 @@ TAGGED = {
 }
 
 
-@pytest.mark.parametrize(("format_", "tags", "turns", "expected"), TAGGED.values(), ids=TAGGED)
-def test_tags(format_, tags, turns, expected):
-    assert convert(turns, format_, tags).messages == expected
+def test_tags(subtests):
+    for name, (format_, tags, turns, expected) in TAGGED.items():
+        with subtests.test(name):
+            assert convert(turns, format_, tags).messages == expected
 
 
 def test_a_word_replaced_by_a_tag_is_known_no_more():
@@ -295,9 +295,10 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("messages", "reason"), REFUSED.values(), ids=REFUSED)
-def test_refused(messages, reason):
-    assert refused(messages) == reason
+def test_refused(subtests):
+    for name, (messages, reason) in REFUSED.items():
+        with subtests.test(name):
+            assert refused(messages) == reason
 
 
 def test_a_function_call_of_no_calls():

@@ -18,7 +18,6 @@ from ftlab.data.sources.hub import Hub
 from ftlab.errors import DataError
 
 ROWS = [{"question": "2 + 2?", "answer": "4"}, {"question": "a", "answer": None}, {"question": "é", "answer": "😀"}]
-CACHES = (hub.answers, hub._place, hub._load)
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -40,7 +39,6 @@ def on_hub(tmp_path, monkeypatch):
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    hub._load.cache_clear()
     folder = tmp_path / "owner" / "quiz"
     tables = {"train": ROWS, "validation": ROWS[:1]}
     (folder / "data").mkdir(parents=True)
@@ -104,21 +102,17 @@ def offline(tmp_path, monkeypatch):
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "ENDPOINT", "http://localhost:1")
-    for cached in CACHES:
-        cached.cache_clear()
-    yield tmp_path / "hub"
-    for cached in CACHES:
-        cached.cache_clear()
+    return tmp_path / "hub"
 
 
 def test_a_set_that_was_never_downloaded(offline):
     began = time.monotonic()
     for use in (read, lambda location: location.count(), lambda location: location.fingerprint()):
         with pytest.raises(DataError) as caught:
-            use(Hub("owner/quiz", revision="v1"))
+            use(Hub("owner/far", revision="v1"))
         assert text(caught) == (
-            f"hf://owner/quiz, train: is not in the cache {offline} of revision v1, and the hub cannot be reached. On "
-            "a machine with a network: hf download --repo-type dataset owner/quiz --revision v1 (HF_HOME moves the "
+            f"hf://owner/far, train: is not in the cache {offline} of revision v1, and the hub cannot be reached. On "
+            "a machine with a network: hf download --repo-type dataset owner/far --revision v1 (HF_HOME moves the "
             "cache). Or give files of your own: data.path=FILE"
         )
     assert time.monotonic() - began < 5
@@ -157,15 +151,18 @@ def answering(offline, monkeypatch):
         def log_message(self, *_):
             pass
 
+        def stop():
+            server.shutdown()
+            server.server_close()
+
     server = ThreadingHTTPServer(("localhost", 0), Answer)
     monkeypatch.setattr(constants, "ENDPOINT", f"http://localhost:{server.server_port}")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     yield Answer
-    server.shutdown()
+    Answer.stop()
     thread.join()
-    server.server_close()
 
 
 @pytest.mark.parametrize(
@@ -189,15 +186,14 @@ def test_what_the_hub_answers(answering, status, code, said):
         assert text(caught).startswith(f"hf://owner/quiz, train: {said}") and "\n" not in text(caught)
 
 
-def test_a_hub_that_goes_away(answering, monkeypatch):
+def test_a_hub_that_goes_away(answering):
     from huggingface_hub import constants
 
     assert hub.answers(constants.ENDPOINT)
-    monkeypatch.setattr(hub, "answers", lambda endpoint: True)
-    monkeypatch.setattr(constants, "ENDPOINT", "http://localhost:1")
+    answering.stop()
     with pytest.raises(DataError) as caught:
-        Hub("owner/quiz").count()
-    assert text(caught) == "hf://owner/quiz, train: cannot be loaded: [Errno 111] Connection refused"
+        Hub("owner/gone").count()
+    assert text(caught) == "hf://owner/gone, train: cannot be loaded: [Errno 111] Connection refused"
 
 
 def test_modelscope_needs_its_package():

@@ -9,7 +9,7 @@ import pytest
 
 from ftlab.data.sources.rows import NUL
 from ftlab.errors import DataError
-from tests.data.helpers import MEND, ask, options, rows_in, train_ledger, turns
+from tests.data.helpers import MEND, ask, encoded, options, rows_in, train_ledger, turns
 
 GOOD = {
     "alpaca": {"instruction": "{}", "output": "2"},
@@ -109,33 +109,34 @@ def overrides_of(format_, path, *more):
     return options(format_, path, f"stage={STAGES.get(format_, 'sft')}", *more)
 
 
-@pytest.mark.parametrize(("format_", "line", "reason"), CASES.values(), ids=CASES)
-def test_a_bad_row_stops_the_run_with_its_file_row_and_reason(bench, write, format_, line, reason):
-    path = write("rows.jsonl", b"\n".join([good(format_, 1), b"", line, good(format_, 2), line]))
-    with pytest.raises(DataError) as caught:
-        bench.prepare(*overrides_of(format_, path))
-    assert str(caught.value) == f"{path}, row 3: {reason}.{MEND}"
+def test_a_bad_row_stops_the_run_with_its_file_row_and_reason(bench, write, subtests):
+    for name, (format_, line, reason) in CASES.items():
+        path = write("rows.jsonl", b"\n".join([good(format_, 1), b"", line, good(format_, 2), line]))
+        with subtests.test(name):
+            with pytest.raises(DataError) as caught:
+                bench.prepare(*overrides_of(format_, path))
+            assert str(caught.value) == f"{path}, row 3: {reason}.{MEND}"
 
 
-@pytest.mark.parametrize(("format_", "line", "reason"), CASES.values(), ids=CASES)
-def test_a_bad_row_is_left_out_and_its_neighbours_are_as_they_were(
-    bench, write, samples_of, check_prepared, format_, line, reason
-):
-    neighbours = [good(format_, number) for number in range(4)]
-    overrides = overrides_of(format_, write("rows.jsonl", b"\n".join(neighbours)), "data.on_invalid=drop")
-    alone = samples_of(bench.prepare(*overrides).train)
-    path = write("rows.jsonl", b"\n".join([line, neighbours[0], neighbours[1], line, *neighbours[2:], line]))
-    prepared = bench.prepare(*overrides)
-    found = samples_of(prepared.train)
-    assert len(found) == len(alone) == (8 if format_ == "preference" else 4)
-    for one, other in zip(found, alone):
-        assert (one.input_ids.tolist(), one.learned.tolist()) == (other.input_ids.tolist(), other.learned.tolist())
-    assert rows_in(prepared) == {"in": 7, "kept": 4, "dropped": 3}
-    assert train_ledger(prepared)["dropped"] == {
-        reason: {"rows": 3, "first": [f"{path}:{number}" for number in (1, 4, 7)]}
-    }
-    assert prepared.train.kept[:, 2].tolist() == [2, 3, 5, 6]
-    check_prepared(prepared)
+def test_a_bad_row_is_left_out_and_its_neighbours_are_as_they_were(bench, write, samples_of, check_prepared, subtests):
+    alone = {}
+    for format_ in GOOD:
+        path = write("alone.jsonl", b"\n".join(good(format_, number) for number in range(4)))
+        prepared = bench.prepare(*overrides_of(format_, path, "data.on_invalid=drop"))
+        alone[format_] = encoded(samples_of(prepared.train))
+    for name, (format_, line, reason) in CASES.items():
+        first, second, *others = (good(format_, number) for number in range(4))
+        path = write("rows.jsonl", b"\n".join([line, first, second, line, *others, line]))
+        with subtests.test(name):
+            prepared = bench.prepare(*overrides_of(format_, path, "data.on_invalid=drop"))
+            assert len(alone[format_]) == (8 if format_ == "preference" else 4)
+            assert encoded(samples_of(prepared.train)) == alone[format_]
+            assert rows_in(prepared) == {"in": 7, "kept": 4, "dropped": 3}
+            assert train_ledger(prepared)["dropped"] == {
+                reason: {"rows": 3, "first": [f"{path}:{number}" for number in (1, 4, 7)]}
+            }
+            assert prepared.train.kept[:, 2].tolist() == [2, 3, 5, 6]
+            check_prepared(prepared)
 
 
 def test_all_bad_rows_of_a_file_at_once_are_told_apart_by_their_reasons(bench, write, check_prepared):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import pytest
@@ -48,14 +49,25 @@ THEIRS = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def run_of(make_run):
+    """The run of a stage, composed once; which set it is of is put in afterwards."""
+
+    @functools.cache
+    def composed(stage):
+        return make_run(f"stage={stage}", "data.name=instructions")
+
+    return composed
+
+
 @pytest.fixture
-def theirs(make_run, tmp_path):
+def theirs(run_of, tmp_path):
     (tmp_path / "dataset_info.json").write_text(json.dumps(THEIRS, indent=2))
     (tmp_path / "rows.json").write_text('[{"text": "a"}]')
 
-    def resolve_run(name, stage="sft", *overrides):
-        run = make_run(f"stage={stage}", f"data.registry={tmp_path}/dataset_info.json", f"data.name={name}", *overrides)
-        (source,) = resolve.resolve(run.data, stage)
+    def resolve_run(name, stage="sft"):
+        chosen = {"registry": f"{tmp_path}/dataset_info.json", "name": name}
+        (source,) = resolve.resolve(run_of(stage).data.model_copy(update=chosen), stage)
         return source
 
     return resolve_run
@@ -137,7 +149,7 @@ def test_places_of_theirs(theirs, tmp_path, monkeypatch):
 )  # fmt: skip
 def test_entries_of_theirs_that_are_of_no_use_are_refused_when_chosen(theirs, name, reasons):
     with pytest.raises(DataError) as caught:
-        theirs(f"'{name}'")
+        theirs(name)
     for reason in reasons:
         assert reason in str(caught.value)
 

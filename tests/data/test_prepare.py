@@ -42,7 +42,7 @@ def test_every_row_and_token_is_accounted_for(bench, tmp_path_factory, check_pre
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
     overrides = alpaca(path, "data.on_invalid=drop", f"data.truncation={truncation}", f"data.packing={packing}")
 
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=15, deadline=None)
     @given(lines_of)
     def check(lines):
         lines = [*lines, ("good", ("1", "2"))]
@@ -88,7 +88,7 @@ def test_every_token_of_plain_text_is_accounted_for(bench, tmp_path_factory, che
     options_of = ("data.max_length=16", f"data.overlap={overlap}", "data.on_invalid=drop", "data.packing=true")
     overrides = texts(path, *options_of)
 
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=15, deadline=None)
     @given(st.lists(st.text("0123456789", max_size=60), max_size=8))
     def check(drawn):
         drawn = [*drawn, "1"]

@@ -14,7 +14,7 @@ from tests.runs import final_hash, interrupted_run, logged, metrics, resume_run,
 
 SMALL = (
     "train.max_steps=3", "train.logging_steps=1", "data.max_samples=40", "eval.golden_rows=2", "eval.samples=1",
-    "eval.max_new_tokens=4", "eval.steps=3",
+    "eval.max_new_tokens=4", "eval.steps=3", "tracker=none",
 )  # fmt: skip
 THREE = ("phases=[{name: read, stage: pt}, {name: instruct, stage: sft}, {name: prefer, stage: dpo}]", *SMALL)
 
@@ -71,7 +71,8 @@ def test_a_phase_may_start_from_another_run(tmp_path):
 
 def test_a_reward_model_of_the_same_run_rewards(tmp_path):
     numbers = ("phases.reinforce.stage.rollout_batch_size=8", "phases.reinforce.stage.mini_batch_size=4",
-               "phases.reinforce.stage.max_new_tokens=8")  # fmt: skip
+               "phases.reinforce.stage.max_new_tokens=8", "phases.reinforce.data.split.validation=none",
+               "phases.reinforce.data.split.golden=none")  # fmt: skip
     run = train_run(tmp_path / "run", "phase=rlhf", *SMALL, *numbers)
     assert list(run.manifest()["phases"]) == ["instruct", "judge", "reinforce"]
     policy = load_file(run.path / "phases" / "01-instruct" / "final" / "adapter_model.safetensors")

@@ -21,20 +21,36 @@ from ftlab.errors import Interrupted, RunDirError
 from ftlab.planning import make_plan
 from ftlab.rundir.checkpoints import is_whole, seal
 from ftlab.rundir.directory import RunDir
+from ftlab.rundir.manifest import Manifest
 from ftlab.rundir.names import CHECKPOINT_MANIFEST
-from tests.runs import create_run, make_run, resume_run
+from tests.runs import create_run, make_run, resume_run, train_run
 
 CHECKPOINT = "run/phases/*/checkpoint"
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
+    """As ``kill.start`` leaves a run that nothing happened to, made without a process."""
     folder = tmp_path_factory.mktemp("kill") / "whole"
-    code, said = kill.start(folder, (), None)
-    assert code == 0, said
+    run = train_run(folder / "disk" / "run", *kill.SHARED, f"data.cache={folder / 'disk' / 'cache'}")
+    (folder / "steps").write_bytes(b"." * run.manifest()["phases"]["sft"]["steps"])
     return folder
 
 
+def test_a_run_that_is_killed_and_damaged_ends_as_if_nothing_had_been(tmp_path, whole):
+    """In the middle of its first checkpoint, so that it has nothing to go back to; then with a bit of the second one
+    turned over, so that it goes back to the one before. What signals and a full disk do, test_resume and test_disk show
+    beside ``make test-kill``."""
+    events = [
+        Event("file", f"{CHECKPOINT}-4/optimizer.pt"),
+        Event("file", f"{CHECKPOINT}-8/{CHECKPOINT_MANIFEST}", flip="optimizer.pt"),
+    ]
+    came = list(kill.stopped(tmp_path / "run", (), events, random.Random(0)))
+    assert came == events
+    kill.compare(whole, tmp_path / "run", came)
+
+
+@pytest.mark.kill
 def test_a_run_that_meets_with_everything_ends_as_if_nothing_had_been(tmp_path, whole):
     """Each start goes on from what the one before left: half a checkpoint, an early one, half a removed one, ..."""
     events = [
@@ -85,7 +101,7 @@ def test_a_run_that_is_not_the_same_is_found(tmp_path, whole, other):
 def test_a_run_that_was_killed_when_it_was_done_is_finished(tmp_path, whole):
     """After the last phase was written down, before the run was."""
     shutil.copytree(whole / "disk" / "run", tmp_path / "run", symlinks=True)
-    RunDir.open(tmp_path / "run").update_manifest(status="running")
+    Manifest(RunDir.open(tmp_path / "run")).update(status="running")
     assert resume_run(tmp_path / "run").manifest()["status"] == "finished"
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ftlab.rundir.directory import RunDir
+from tests.runs import train_run
 
 
 def main_job(folder: Path, *overrides: str) -> dict[str, dict[str, float]]:
@@ -21,6 +22,15 @@ def main_job(folder: Path, *overrides: str) -> dict[str, dict[str, float]]:
     return {"before": result["before"], "after": result["after"]}
 
 
+def test_a_quarter_of_the_main_job_teaches_the_tiny_model_much_of_it(tmp_path):
+    run = train_run(tmp_path / "r", "train.epochs=1", "eval.golden_rows=60", "eval.samples=0", "tracker=none")
+    result = run.manifest()["phases"]["sft"]
+    assert result["before"]["golden exact match"] <= 0.08
+    assert result["after"]["golden exact match"] >= 0.2
+    assert result["after"]["validation loss"] < 0.5 * result["before"]["validation loss"]
+
+
+@pytest.mark.slow
 def test_the_main_job_teaches_the_tiny_model_its_instructions(tmp_path):
     found = main_job(tmp_path / "r")
     assert found["before"]["golden exact match"] <= 0.08

@@ -46,7 +46,9 @@ def validation_loss(model, tokenizer, rows):
     return total / count
 
 
-@pytest.mark.parametrize("method", ["lora", "full", "freeze", "qlora"])
+@pytest.mark.parametrize(
+    "method", ["lora", "full", *(pytest.param(name, marks=pytest.mark.matrix) for name in ("freeze", "qlora"))]
+)
 def test_added_tokens_are_trained_saved_and_served(method, tmp_path):
     layers = ["method.trainable_layers=2"] if method == "freeze" else []
     run = train_run(tmp_path / "run", "model.template=llama3", f"method={method}", *SHORT, *layers)

@@ -5,21 +5,18 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from ftlab.engine import reproduce as module
 from ftlab.engine.reproduce import reproduce, verdict
 from ftlab.errors import ConfigError, NotReproducedError, RunDirError
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.files import sha256
-from tests.runs import logged, make_run, train_run
+from tests.runs import BARE, logged, make_run, train_run
 
 SMALL = (
     "train.max_steps=4", "train.logging_steps=1", "data.max_samples=40", "eval.golden_rows=2", "eval.samples=1",
@@ -79,12 +76,13 @@ def test_a_packed_run_with_dropout_comes_to_the_same(pair):
 def test_a_curriculum_comes_to_the_same(tmp_path, capsys):
     """Of sft and dpo: the second phase starts from what the first one came to in its own run."""
     phases = "phases=[{name: instruct, stage: sft}, {name: prefer, stage: dpo}]"
-    run_dir = train_run(tmp_path / "b", phases, *SMALL, "train.max_steps=3", "run.phases=[instruct]")
+    given = (phases, *SMALL, *BARE, "train.max_steps=3")
+    run_dir = train_run(tmp_path / "b", *given, "run.phases=[instruct]")
     with pytest.raises(
         RunDirError, match=r"is not finished \(its status is stopped\)\. Resume it first: ftlab resume /"
     ):
         again(str(run_dir.path))
-    train_run(tmp_path / "b", phases, *SMALL, "train.max_steps=3")
+    train_run(tmp_path / "b", *given)
     capsys.readouterr()
     again(str(run_dir.path), f"out={tmp_path}/other")
     second = RunDir.open(tmp_path / "other")
@@ -97,25 +95,23 @@ def test_a_curriculum_comes_to_the_same(tmp_path, capsys):
     assert not (tmp_path / "b-reproduced").exists()
 
 
-def test_what_was_changed_afterwards_is_where_they_part(copies, tmp_path, env):
-    """By the command itself, which ends with 1."""
+def test_what_was_changed_afterwards_is_where_they_part(copies, capsys):
     first, second = copies
     shutil.rmtree(second.path)
     was = next(line["loss"] for line in first.logged() if line["step"] == 3 and "loss" in line)
     tamper(first, 3, "loss", 1.5)
     weights = first.phase("01-sft") / "final" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4] + b"\0\1\2\3")
-    env["OMP_NUM_THREADS"] = str(torch.get_num_threads())  # other numbers of threads add up otherwise
-    command = [sys.executable, "-m", "ftlab", "reproduce", str(first.path)]
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert done.returncode == 1
+    with pytest.raises(NotReproducedError) as caught:
+        again(str(first.path))
+    assert caught.value.exit_code == 1
+    error, out = str(caught.value), " ".join(capsys.readouterr().out.split())
     assert (
-        f"{second.path} is not the same as {first.path}:\n  sft: step 3: loss was 1.5 and is {was:.6g} now\n"
-        in done.stderr
+        f"{second.path} is not the same as {first.path}:\n  sft: step 3: loss was 1.5 and is {was:.6g} now\n" in error
     )
-    assert f"{weights} has changed since the run finished: it was " in done.stderr
-    assert f"{weights} has changed since the run finished: it was " in done.stdout, "said before the work too"
-    assert "final weights:" not in done.stderr, "those that were trained are equal"
+    assert f"{weights} has changed since the run finished: it was " in error
+    assert f"{weights} has changed since the run finished: it was " in out, "said before the work too"
+    assert "final weights:" not in error, "those that were trained are equal"
     assert second.manifest()["reproduces"]["equal"] is False
 
 

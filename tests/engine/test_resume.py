@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -63,7 +64,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_changes_nothing(tmp_path, whole):
     assert logged(finished) == logged(whole)
 
 
-@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("by", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.kill)])
 def test_a_scheduler_is_told_to_try_again(tmp_path, whole, by):
     folder = tmp_path / "r"
     stopped = interrupt_after(folder, 6, *LONG, by=by)
@@ -78,7 +79,10 @@ def test_a_scheduler_is_told_to_try_again(tmp_path, whole, by):
 
 def test_a_torn_checkpoint_is_passed_over_and_said(tmp_path, whole, capsys):
     folder = tmp_path / "r"
-    interrupt_after(folder, 9, *LONG)
+    shutil.copytree(whole.path, folder, symlinks=True)
+    (folder / "final").unlink()
+    shutil.rmtree(RunDir.open(folder).phase("01-sft") / "final")
+    Manifest(RunDir.open(folder)).update(phases={}, status="running")
     newest = max(RunDir(folder).phase("01-sft").glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
     weights = newest / "adapter_model.safetensors"
     content = bytearray(weights.read_bytes())
@@ -100,7 +104,7 @@ def test_the_same_command_continues_and_another_config_is_refused(tmp_path, whol
     assert metrics(beside, "loss") == metrics(whole, "loss")[:1]
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("method", ["lora", pytest.param("full", marks=pytest.mark.matrix)])
 def test_stopped_after_the_last_step_takes_no_other(tmp_path, method):
     """Killed between the last checkpoint and the end: the weights, steps and metrics are those of the whole run."""
     run_dir = train_run(tmp_path / "r", *LONG, "train.lr_scheduler=constant", "train.max_steps=8", f"method={method}")
@@ -153,7 +157,7 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path):
     rows = [{"instruction": f"Say {i}.", "output": str(i)} for i in range(40)]
     data.write_text("\n".join(map(json.dumps, rows)))
     given = (f"data.path={data}", "data.format=alpaca", *LONG)
-    interrupt_after(tmp_path / "r", 4, *given)
+    train_run(tmp_path / "r", *given, "train.max_steps=4").update_manifest(phases={}, status="interrupted")
     data.write_text("\n".join(map(json.dumps, rows[1:])))
     with pytest.raises(RunDirError, match=r"rows\.jsonl has changed since .* began"):
         resume_run(tmp_path / "r")

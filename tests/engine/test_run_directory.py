@@ -288,7 +288,7 @@ def test_log_keeps_what_was_said(run_dir):
 def test_a_sweep_makes_a_run_directory_for_each_config(tmp_path):
     """Each can be run again alone, by the command in its manifest, and would give the same weights."""
     command = [sys.executable, "-m", "ftlab", "-m", "seed=1,2", "eval.golden_rows=0", "eval.samples=0",
-               "train.max_steps=1", f"hydra.sweep.dir={tmp_path}"]  # fmt: skip
+               "data.max_samples=24", "tracker=none", "train.max_steps=1", f"hydra.sweep.dir={tmp_path}"]  # fmt: skip
     assert subprocess.run(command, capture_output=True).returncode == 0
     first, second = (RunDir.open(tmp_path / name) for name in ("0", "1"))
     assert first.manifest()["rerun"].startswith("ftlab seed=1 ")
@@ -360,8 +360,10 @@ def test_a_torn_checkpoint_that_was_asked_for_stays(unfinished, capsys):
 
 def test_a_damaged_checkpoint_is_set_aside_and_a_half_written_one_removed(unfinished, run_dir, capsys):
     folder = unfinished.phase("01-sft")
-    shutil.copytree(folder / "checkpoint-6", folder / "checkpoint-8")
-    (folder / "checkpoint-8" / "checkpoint.json").unlink()
+    for step, lost in ((8, ["checkpoint.json", "trainer_state.json"]), (7, ["checkpoint.json"])):
+        shutil.copytree(folder / "checkpoint-6", folder / f"checkpoint-{step}")
+        for name in lost:
+            (folder / f"checkpoint-{step}" / name).unlink()
     weights = folder / "checkpoint-6" / "adapter_model.safetensors"
     weights.write_bytes(damaged := weights.read_bytes()[:-1])
     finished = resume_run(unfinished.path)
@@ -369,6 +371,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_a_half_written_one_removed(unfini
     assert f"{folder}/checkpoint-6 is torn (a file is missing or changed); passed over and moved to {folder}/" in said
     assert f"{folder}/checkpoint-8 is torn (a file is missing or changed); passed over and removed" in said
     assert (folder / "set_aside" / "checkpoint-6" / "adapter_model.safetensors").read_bytes() == damaged
+    assert (folder / "set_aside" / "checkpoint-7" / "adapter_model.safetensors").is_file()
     assert not (folder / "checkpoint-8").exists() and is_whole(folder / "checkpoint-6")
     assert final_hash(finished) == final_hash(run_dir) and logged(finished) == logged(run_dir)
 

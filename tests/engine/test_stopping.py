@@ -82,7 +82,7 @@ def test_the_final_weights_and_measures_are_the_bests_whose_checkpoint_stays(sto
     assert result["after"]["validation loss"] == min(evaluations(stopped).values())
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("method", ["lora", pytest.param("full", marks=pytest.mark.matrix)])
 def test_a_run_stopped_on_the_way_stops_at_the_same_step_with_the_same_weights(method, tmp_path):
     """From a checkpoint that lies between the best evaluation and the stop, so that the count has to be known."""
     given = (*GIVEN, f"method={method}", "train.save_steps=1", "train.save_total_limit=null")

@@ -199,6 +199,7 @@ def test_no_secret_is_sent(followed, place, secret):
     assert files_with(secret, followed.tensorboard, followed.path / "wandb", place) == []
 
 
+@pytest.mark.kill
 def test_killed_and_resumed_it_is_one_run_with_every_step_once(tmp_path, place, monkeypatch):
     """kill -9, with a key in the environment, and another on the command line."""
     monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef" * 3)

@@ -31,6 +31,7 @@ def test_a_users_file_trains(tmp_path, file, format_, rows):
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.matrix  # tests/data/test_real_data.py has the same two files
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the folder of real data files is not here")
 @pytest.mark.parametrize(
     ("stage", "file", "format_"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from types import SimpleNamespace
 
@@ -29,8 +30,13 @@ from tests.runs import make_run
 SMALL = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "pad_token_id": 0}
 
 
+@functools.cache
+def default_lora():
+    return make_run().lora
+
+
 def lora(targets):
-    return make_run().lora.model_copy(update={"target_modules": targets})
+    return default_lora().model_copy(update={"target_modules": targets})
 
 
 def adapted(*overrides: str) -> set[str]:
@@ -89,12 +95,13 @@ def test_the_classic_names_of_families_with_code_of_their_own(family, layer):
     assert target_modules(Remote(family, layer), lora("default")) == [layer]
 
 
-def test_every_model_of_ours_has_a_default():
+def test_every_model_of_ours_has_a_default(subtests):
     files = (ROOT / "conf" / "model").glob("*.yaml")
     families = {found[1] for path in files if (found := re.search(r"^\s*family: (\w+)", path.read_text(), re.M))}
     assert len(families) > 10
     for family in families:
-        with pytest.raises(ConfigError, match="the model has no such linear layer"):  # a name, and none of this model's
+        # A name, and none of this model's.
+        with subtests.test(family), pytest.raises(ConfigError, match="the model has no such linear layer"):
             target_modules(Remote(family, "x"), lora("default"))
 
 

@@ -12,7 +12,7 @@ from ftlab.errors import NotReadyError
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.manifest import Manifest
 from ftlab.stages import TRL_TRAINERS
-from tests.runs import FAST, final_hash, metrics, resume_run, train_run
+from tests.runs import BARE, FAST, across, final_hash, metrics, resume_run, train_run
 from tests.stages.trainers import a_trainer, trained
 
 EXACT = ("lora.dropout=0.0", "hardware.precision=fp32", *FAST)
@@ -28,7 +28,7 @@ PACKED = ("data.packing=true", "train.micro_batch_size=2", "train.gradient_accum
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_both_engines_reach_the_same_losses(tmp_path, method):
     """Loss and gradient norm of every step; the same rows in the same order, under accumulation."""
-    common = (*EXACT, f"method={method}", "train.micro_batch_size=2", "train.gradient_accumulation_steps=2")
+    common = (*EXACT, *BARE, f"method={method}", "train.micro_batch_size=2", "train.gradient_accumulation_steps=2")
     ours = train_run(tmp_path / "ours", *common)
     theirs = train_run(tmp_path / "theirs", *common, "train.engine=trl")
     losses = metrics(ours, "loss")
@@ -53,13 +53,20 @@ def both(tmp_path, *overrides: str) -> tuple[list[dict], list[dict]]:
     return ours, theirs
 
 
+BATCHES = {
+    "lora, accumulated pairs": ("lora", PAIRS),
+    "lora, packed rows": ("lora", PACKED),
+    "full, accumulated pairs": ("full", PAIRS),
+}
+
+
 @pytest.mark.parametrize(
-    ("method", "batches"),
-    [("lora", PAIRS), ("lora", PACKED), ("full", PAIRS)],
-    ids=["lora, accumulated pairs", "lora, packed rows", "full, accumulated pairs"],
+    ("stage", "batches"),
+    # Pairs of each stage are in the tests behind this one, too.
+    across(("rm", "dpo", "kto"), BATCHES, lambda stage, name: "packed" in name or (stage, name[:4]) == ("dpo", "full")),
 )
-@pytest.mark.parametrize("stage", ["rm", "dpo", "kto"])
-def test_both_engines_reach_the_same_numbers_on_pairs_and_labels(stage, method, batches, tmp_path):
+def test_both_engines_reach_the_same_numbers_on_pairs_and_labels(stage, batches, tmp_path):
+    method, batches = BATCHES[batches]
     # Adam's first steps go by the sign of each gradient, and so by the rounding of those that are nearly 0.
     steady = ("train.optimizer=sgd", "train.learning_rate=0.1") if method == "full" else ()
     ours, theirs = both(tmp_path, f"stage={stage}", f"method={method}", *batches, *steady)
@@ -68,7 +75,11 @@ def test_both_engines_reach_the_same_numbers_on_pairs_and_labels(stage, method, 
         assert [entry[name] for entry in ours] == pytest.approx([entry[name] for entry in theirs], abs=1e-4)
 
 
-@pytest.mark.parametrize("loss_type", ["ipo", "hinge", "robust", "exo", "nca"])
+@pytest.mark.parametrize(
+    # The formulas are compared in test_losses_trl; here that the trainers get there, with and without smoothing.
+    "loss_type",
+    ["ipo", "exo", *(pytest.param(name, marks=pytest.mark.matrix) for name in ("hinge", "robust", "nca"))],
+)
 def test_every_loss_that_both_have(loss_type, tmp_path):
     smoothing = {"robust": 0.1, "exo": 0.001}.get(loss_type, 0.0)
     both(tmp_path, "stage=dpo", f"stage.loss_type={loss_type}", f"stage.label_smoothing={smoothing}", *PAIRS)
@@ -80,7 +91,7 @@ def test_every_loss_that_both_have(loss_type, tmp_path):
         ("stage=rm", "stage.margin=0.7"),
         ("stage=dpo", "stage.beta=0.3", "method=freeze", "train.optimizer=sgd", "train.learning_rate=0.1"),
         ("stage=dpo", "method=qlora"),
-        ("stage=rm", "method=qlora"),
+        pytest.param(("stage=rm", "method=qlora"), marks=pytest.mark.matrix),
         ("stage=dpo", "model=tiny", "lora.variant=pissa"),
         ("stage=kto", "stage.desirable_weight=2.0", "stage.undesirable_weight=0.5"),
     ],
@@ -97,7 +108,9 @@ def test_a_reference_that_is_another_adapter(tmp_path):
     assert ours[0]["rewards/margins"] == pytest.approx(theirs[0]["rewards/margins"], abs=1e-5)
 
 
-@pytest.fixture(scope="module", params=["rm", "dpo", "kto"])
+@pytest.fixture(
+    scope="module", params=["dpo", *(pytest.param(stage, marks=pytest.mark.matrix) for stage in ("rm", "kto"))]
+)
 def finished(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param) / "run"
     more = ("train.engine=trl", "train.save_steps=2", "eval.steps=100", "data.split.validation=auto", *PAIRS)
@@ -173,7 +186,7 @@ def test_losses_do_not_depend_on_micro_batches_and_accumulation(tmp_path):
     found = [
         metrics(
             train_run(
-                tmp_path / f"{micro}x{steps}", *EXACT,
+                tmp_path / f"{micro}x{steps}", *EXACT, *BARE,
                 f"train.micro_batch_size={micro}", f"train.gradient_accumulation_steps={steps}",
             ), "loss",
         ) for micro, steps in splits

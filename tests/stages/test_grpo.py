@@ -109,7 +109,7 @@ def check_reloads(run: RunDir) -> None:
     assert model.generate(input_ids=ids, max_new_tokens=2, do_sample=False).shape[1] > ids.shape[1]
 
 
-@pytest.mark.parametrize("method", ["qlora", "full"])
+@pytest.mark.parametrize("method", ["full", pytest.param("qlora", marks=pytest.mark.matrix)])
 def test_methods(method, tmp_path):
     started = load_file(Path(make_run("stage=grpo").model.path) / "model.safetensors")
     run = train_run(

@@ -170,7 +170,7 @@ def test_each_stage_with_each_method(stage, method, trained):
     check(stage, method, phase, run_dir)
 
 
-@pytest.mark.slow
+@pytest.mark.matrix
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("stage", STAGES)
 def test_each_stage_with_what_else_may_be_chosen(stage, variant, trained):

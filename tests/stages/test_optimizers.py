@@ -15,7 +15,7 @@ from ftlab.preflight import check
 from ftlab.rundir.manifest import Manifest
 from ftlab.schema.train import Optimizer
 from ftlab.stages.trainer import optimizers
-from tests.runs import FAST, final_hash, make_run, metrics, resume_run, train_run
+from tests.runs import BARE, FAST, final_hash, make_run, metrics, resume_run, train_run
 from tests.stages.trainers import a_trainer
 
 NAMES = get_args(Optimizer)
@@ -139,12 +139,22 @@ def test_without_it_all_learn_alike(tmp_path):
 
 @pytest.mark.parametrize("stage", ["ppo", "dpo"])
 def test_every_stage_has_it(stage, tmp_path):
-    run = train_run(tmp_path / "r", f"stage={stage}", "lora=loraplus", *FAST, "train.max_steps=1", "train.save_steps=1",
+    run = train_run(tmp_path / "r", f"stage={stage}", "lora=loraplus", *FAST, *BARE, "train.max_steps=1",
+                    "train.save_steps=1",
                     *(["stage.rollout_batch_size=4", "stage.mini_batch_size=4", "stage.max_new_tokens=4"]
                       if stage == "ppo" else []), "data.max_samples=16")  # fmt: skip
     checkpoint = run.phase(f"01-{stage}") / "checkpoint-1"
     groups = torch.load(checkpoint / "optimizer.pt", weights_only=True)["param_groups"]
     assert {round(group["initial_lr"] / groups[0]["initial_lr"], 6) for group in groups} == {1.0, 16.0}
+
+
+WITH_DROPOUT = (*FAST, *BARE, "model=tiny", "train.save_steps=3", "data.max_samples=64", "lora.dropout=0.1")
+
+
+@pytest.fixture(scope="module")
+def plain_losses(tmp_path_factory) -> list[float]:
+    """Without any of the options."""
+    return metrics(train_run(tmp_path_factory.mktemp("plain") / "r", *WITH_DROPOUT), "loss")
 
 
 @pytest.mark.parametrize(
@@ -157,13 +167,11 @@ def test_every_stage_has_it(stage, tmp_path):
     ],
     ids=lambda overrides: ",".join(overrides),
 )
-def test_stopped_and_continued_is_never_stopped(overrides, tmp_path):
+def test_stopped_and_continued_is_never_stopped(overrides, plain_losses, tmp_path):
     """From the checkpoint in the middle: the same losses and the same weights, to the bit."""
-    given = (*overrides, *FAST, "model=tiny", "train.save_steps=3", "data.max_samples=64", "lora.dropout=0.1")
-    run = train_run(tmp_path / "r", *given)
+    run = train_run(tmp_path / "r", *overrides, *WITH_DROPOUT)
     weights, losses = final_hash(run), metrics(run, "loss")
-    plain = train_run(tmp_path / "plain", *(g for g in given if g not in overrides))
-    assert metrics(plain, "loss") != losses, "the option does nothing"
+    assert plain_losses != losses, "the option does nothing"
     Manifest(run).update(phases={}, status="interrupted")
     (run.phase("01-sft") / "checkpoint-6" / "checkpoint.json").unlink()
     again = resume_run(run.path)

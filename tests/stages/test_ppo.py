@@ -66,7 +66,9 @@ def reward_run(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("method", ["lora", "qlora", "full", "freeze"])
+@pytest.mark.parametrize(
+    "method", ["lora", "full", *(pytest.param(name, marks=pytest.mark.matrix) for name in ("qlora", "freeze"))]
+)
 def test_policy_and_critic_learn_and_nothing_else_changes(method, tmp_path):
     trainer = a_trainer(tmp_path, f"method={method}", "train.max_steps=3", "train.learning_rate=1e-4")
     mine, theirs = ({id(p) for p in trainer.roles.parameters(role).values()} for role in (POLICY, CRITIC))
@@ -200,7 +202,7 @@ def test_the_policys_gradient_is_that_of_the_formula(tmp_path):
         torch.testing.assert_close(found[name], parameter.grad, atol=1e-6, rtol=1e-3)
 
 
-@pytest.mark.parametrize("method", ["lora", "qlora", "full"])
+@pytest.mark.parametrize("method", ["lora", "full", pytest.param("qlora", marks=pytest.mark.matrix)])
 def test_a_run_stopped_in_the_middle_of_a_rollout_goes_on_to_the_same_bits(method, tmp_path):
     given = (f"method={method}", "train.max_steps=7", "train.learning_rate=1e-3", "stage.kl_target=0.5",
              "train.save_steps=6", "stage.rollout_batch_size=8")  # fmt: skip

@@ -14,7 +14,7 @@ from tests.runs import final_hash, metrics, resume_run, train_run
 
 SHORT = (
     "train.max_steps=6", "train.save_steps=3", "train.logging_steps=3", "eval.steps=3", "data.max_samples=64",
-    "eval.golden_rows=2", "eval.samples=1", "eval.max_new_tokens=4",
+    "eval.golden_rows=0", "eval.samples=0", "data.split.golden=none", "tracker=none",
 )  # fmt: skip
 
 

@@ -312,13 +312,11 @@ def test_a_phase_that_is_not_done(both, compared):
 # ------------------------------------------------------------------------------------------------ mistakes
 
 
-@pytest.mark.parametrize(
-    ("words", "key"), [((), "task.first"), (("a",), "task.second")]
-)  # fmt: skip
-def test_two_runs_must_be_named(words, key, here, ftlab):
-    done = ftlab("diff", *words)
-    assert done.returncode == 1 and done.stdout == ""
-    assert f"  - {key}: ftlab diff compares two runs: ftlab diff outputs/my-run outputs/my-other-run" in done.stderr
+def test_two_runs_must_be_named(each):
+    said = "ftlab diff compares two runs: ftlab diff outputs/my-run outputs/my-other-run"
+    ended = each(["diff", "diff a"])
+    assert [(done.returncode, done.stdout) for done in ended.values()] == [(1, "")] * 2
+    assert f"  - task.first: {said}" in ended["diff"].stderr and f"  - task.second: {said}" in ended["diff a"].stderr
 
 
 def test_three_are_too_many():
@@ -345,9 +343,8 @@ def test_a_broken_file_is_named(file, content, said, both, compared):
         compared("a", "again")
 
 
-def test_it_ends_with_zero_whether_or_not_they_differ(both, ftlab):
+def test_it_ends_with_zero_whether_or_not_they_differ(both, each):
     """The command itself."""
-    for second in ("again", "b"):
-        done = ftlab("diff", str(both / "a"), str(both / second), "format=json")
-        assert (done.returncode, done.stderr) == (0, "")
-        assert json.loads(done.stdout)["equal"] is (second == "again")
+    ended = each([f"diff a {second} format=json" for second in ("again", "b")])
+    assert [(done.returncode, done.stderr) for done in ended.values()] == [(0, "")] * 2
+    assert [json.loads(done.stdout)["equal"] for done in ended.values()] == [True, False]

@@ -93,18 +93,20 @@ def test_what_is_said_and_written(begun):
     assert Path("conf/experiment/qa.yaml").read_text() == QA
 
 
-def test_what_is_written_can_be_shown_and_trained(begun, ftlab, env, here):
+def test_what_is_written_can_be_shown_and_trained(begun, each, here):
     questions(count=40)
-    env["FTLAB_CACHE"] = str(here / "cache")
     begun("qa.csv", "-y")
-    command = Path("conf/experiment/qa.yaml").read_text().splitlines()[1].removeprefix("# ftlab ").split()
-    shown = ftlab(*command, "--cfg", "job")
-    assert shown.returncode == 0 and "path: qa.csv" in shown.stdout, shown.stderr
-    done = ftlab(*command, "train.max_steps=2", "run.dir=out", "eval.samples=1", "eval.max_new_tokens=4")
-    assert done.returncode == 0, done.stderr
-    assert json.loads((here / "out" / "manifest.json").read_text())["phases"]["sft"]["steps"] == 2
-    looked = ftlab("inspect", *command)
-    assert looked.stdout.endswith("38 rows read back as the tokenizer's own template writes them\n"), looked.stderr
+    command = Path("conf/experiment/qa.yaml").read_text().splitlines()[1].removeprefix("# ftlab ")
+    shown, trained, looked = lines = [
+        f"{command} --cfg job",
+        f"{command} train.max_steps=2 run.dir=out eval.samples=1 eval.max_new_tokens=4",
+        f"inspect {command}",
+    ]
+    done = each(lines)
+    assert {line: end.stderr for line, end in done.items() if end.returncode} == {}
+    assert "path: qa.csv" in done[shown].stdout
+    assert json.loads((here / "out" / "manifest.json").read_text())["phases"]["sft"]["steps"] == 2, done[trained]
+    assert done[looked].stdout.endswith("38 rows read back as the tokenizer's own template writes them\n")
 
 
 def test_rows_that_cannot_be_used_are_counted_and_dropped(begun):
@@ -263,12 +265,12 @@ def test_on_a_terminal_it_asks_what_it_cannot_know(here, env):
     assert "  - override /stage: grpo\n" in Path("conf/experiment/mine.yaml").read_text()
 
 
-@pytest.mark.parametrize("given", [[], ["stage=sft", "experiment=mine"]])
-def test_without_a_terminal_it_says_one_line(given, ftlab):
+def test_without_a_terminal_it_says_one_line(each):
     questions()
-    done = ftlab("init", "qa.csv", *given)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == ("ftlab init asks before it writes, and nobody is here to ask. --yes takes the best guess.\n")
+    lines = ["init qa.csv", "init qa.csv stage=sft experiment=mine"]
+    message = "ftlab init asks before it writes, and nobody is here to ask. --yes takes the best guess.\n"
+    ends = {line: (done.returncode, done.stdout, done.stderr) for line, done in each(lines).items()}
+    assert ends == dict.fromkeys(lines, (1, "", message))
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------

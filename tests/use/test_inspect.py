@@ -328,20 +328,21 @@ def test_weights_are_neither_needed_nor_read(inspected, tokenizer_only, monkeypa
     assert said.endswith("\n1 row read back as the tokenizer's own template writes them\n")
 
 
-def test_a_damaged_cache_is_found(ftlab, here, env):
-    env["FTLAB_CACHE"] = str(here / "cache")
+def test_a_damaged_cache_is_found(inspected, here, capsys):
     write("my.jsonl", asked("Say six.", "6"), asked("Say seven.", "7"))
-    assert ftlab("inspect", *ALPACA).returncode == 0
+    inspected(*ALPACA)
     (ids,) = (here / "cache").glob("data/*/train/ids*")
     stored = bytearray(ids.read_bytes())
     place = next(at for at in range(len(stored) - 4, 0, -4) if stored[at : at + 4] == (26).to_bytes(4, "little"))
     stored[place : place + 4] = (27).to_bytes(4, "little")
     ids.write_bytes(stored)
-    done = ftlab("inspect", *ALPACA, "html=page.html")
-    assert done.returncode == 1
-    assert "⟦8<|im_end|>⟧↵" in done.stdout, "what is in the store is shown"
-    assert "read back" not in done.stdout
-    assert done.stderr.splitlines() == [
+    with pytest.raises(DataError) as caught:
+        inspected(*ALPACA, "html=page.html")
+    out = capsys.readouterr().out
+    assert caught.value.exit_code == 1
+    assert "⟦8<|im_end|>⟧↵" in out, "what is in the store is shown"
+    assert "read back" not in out
+    assert str(caught.value).splitlines() == [
         "my.jsonl:2: what is prepared is not what the tokenizer writes, first at token 16:",
         "  prepared  token 27 in 'ven.<|im_end|>\\n<|im_start|>assistant\\n8<|im_end|>\\n'",
         "  tokenizer token 26 in 'ven.<|im_end|>\\n<|im_start|>assistant\\n7<|im_end|>\\n'",
@@ -349,7 +350,7 @@ def test_a_damaged_cache_is_found(ftlab, here, env):
         f"{here}/cache/data is damaged; remove that folder, and it is made again.",
     ]
     assert "first at token 16" in (here / "page.html").read_text()
-    assert ftlab("inspect", *ALPACA, "data.cache=null").returncode == 0
+    assert "read back" in inspected(*ALPACA, "data.cache=null")
 
 
 CLOCK = (

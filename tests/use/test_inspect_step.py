@@ -19,7 +19,7 @@ from ftlab.rundir.directory import RunDir
 from ftlab.use.inspect.command import inspect
 from tests.runs import train_run
 
-COUNT = 11  # rows: of two and two in a step, the last step of an epoch has three
+COUNT = 7  # rows: of two and two in a step, the last step of an epoch has three
 SHORT = (
     "train.epochs=2", "train.micro_batch_size=2", "train.gradient_accumulation_steps=2", "eval.samples=0",
     "eval.golden_rows=0", "tracker=none", "data.split.validation=none", "data.split.golden=none", "data.max_length=64",
@@ -156,7 +156,7 @@ def test_each_sample_has_its_file_and_row_and_its_trained_tokens(recorded, inspe
     run_dir, _ = recorded("dpo", "data.packing=false")
     said = inspected(str(run_dir.path), "step=1")
     assert said.startswith(
-        f"run        {run_dir.path}, phase dpo\nstep       1 of 6, in epoch 1: 4 packed rows in 2 micro"
+        f"run        {run_dir.path}, phase dpo\nstep       1 of 4, in epoch 1: 4 packed rows in 2 micro"
     )
     places = re.findall(
         r"dpo\.jsonl:(\d+)   (chosen|rejected)   (?:.*\n)*?<\|im_start\|>user↵\nWhich is (\d+)th\?", said
@@ -231,8 +231,8 @@ def test_a_run_that_was_stopped_shows_the_same(run_dir, inspected):
 
 def test_without_a_step_the_data_of_the_run(run_dir, inspected):
     said = inspected(str(run_dir.path), "phase=instruct", "rows=1")
-    assert said.startswith("data       sft (alpaca): 11 rows of train from ")
-    assert said.endswith("\n11 rows read back as the tokenizer's own template writes them\n")
+    assert said.startswith("data       sft (alpaca): 7 rows of train from ")
+    assert said.endswith("\n7 rows read back as the tokenizer's own template writes them\n")
 
 
 @pytest.mark.parametrize(

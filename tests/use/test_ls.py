@@ -139,7 +139,7 @@ time.sleep(60)
 def test_a_killed_run_is_told_from_one_that_works(outputs, listed):
     """Both manifests say running. A process holds the one's lock, until it is killed as well."""
     for name in ("first", "sweep/0"):
-        RunDir.open(outputs / name).update_manifest(status="running")
+        Manifest(RunDir.open(outputs / name)).update(status="running")
     command = [sys.executable, "-c", HOLD, str(outputs / "first" / ".lock")]
     holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
@@ -156,7 +156,7 @@ def test_a_killed_run_is_told_from_one_that_works(outputs, listed):
 
 
 def test_looking_leaves_the_lock_free(outputs, listed):
-    RunDir.open(outputs / "first").update_manifest(status="running")
+    Manifest(RunDir.open(outputs / "first")).update(status="running")
     assert as_json(listed)["first"]["status"] == "killed"
     with (outputs / "first" / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -173,7 +173,7 @@ def test_a_run_that_has_not_begun_and_one_that_just_does(here, listed):
 
 
 def test_a_failed_run_says_why(outputs, listed):
-    RunDir.open(outputs / "first").update_manifest(status="failed", error="The loss is nan at step 3.\nMore.")
+    Manifest(RunDir.open(outputs / "first")).update(status="failed", error="The loss is nan at step 3.\nMore.")
     assert "outputs/first failed: The loss is nan at step 3." in listed().splitlines()
 
 
