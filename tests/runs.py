@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import functools
-import json
-import os
 import signal
-import threading
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +16,6 @@ from ftlab.engine.tasks import resume, train
 from ftlab.errors import Interrupted
 from ftlab.rundir.claim import claim
 from ftlab.rundir.directory import RunDir
-from ftlab.rundir.files import sha256
-from ftlab.rundir.names import TIMES
 from ftlab.rundir.plan import Plan
 from ftlab.schema import Run
 
@@ -55,54 +49,27 @@ def create_run(plan: Plan) -> RunDir:
         return run_dir
 
 
+class Stop(PhaseHooks):
+    """Asks a run to stop, as Ctrl-C does, when so many steps of a phase have been taken."""
+
+    def __init__(self, steps: int):
+        self._steps = steps
+
+    def trainer_built(self, phase: Any, trainer: Any) -> None:
+        from transformers import TrainerCallback
+
+        interruption, steps = phase.session.interruption, self._steps
+
+        class Request(TrainerCallback):
+            def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+                if state.global_step == steps:
+                    interruption.request(signal.SIGINT)
+
+        trainer.add_callback(Request())
+
+
 def interrupted_run(folder: Path, step: int, *overrides: str) -> RunDir:
-    """Train in ``folder`` until Ctrl-C, which comes once a loss of that step, or of one of the next, is logged last."""
-    run_dir, is_over = RunDir(folder), threading.Event()
-
-    def press() -> None:
-        while not is_over.wait(0.003):
-            last = run_dir.last_logged() or {}
-            if "loss" in last and step <= last["step"] <= step + 3:
-                os.kill(os.getpid(), signal.SIGINT)
-                return
-
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # of one that comes too late
-    presses = threading.Thread(target=press)
-    presses.start()
-    try:
-        with pytest.raises(Interrupted):
-            train_run(folder, *overrides)
-    finally:
-        is_over.set()
-        presses.join()
-        signal.signal(signal.SIGINT, before)
+    """Train in ``folder`` until Ctrl-C, which comes after so many steps; the one that is begun then is finished."""
+    with pytest.raises(Interrupted):
+        train_run(folder, *overrides, hooks=Stop(step))
     return RunDir.open(folder)
-
-
-def across(
-    rows: Iterable[Any], columns: Iterable[Any], fast: Callable[[Any, Any], bool], ids: Callable[[Any], str] = str
-) -> list[Any]:
-    """Cases for every pair of ``rows`` and ``columns``; those that are not ``fast`` wait for ``make test-matrix``."""
-    columns = list(columns)
-    return [
-        pytest.param(row, column, id=f"{ids(row)}-{ids(column)}", marks=() if fast(row, column) else pytest.mark.matrix)
-        for row in rows
-        for column in columns
-    ]
-
-
-def metrics(run_dir: RunDir, key: str) -> list[float]:
-    lines = [json.loads(line) for line in run_dir.metrics.read_text().splitlines()]
-    return [line[key] for line in lines if key in line]
-
-
-def logged(run_dir: RunDir) -> list[dict]:
-    """Every line of ``metrics.jsonl``, times aside."""
-    return [{key: value for key, value in line.items() if key not in TIMES} for line in run_dir.logged()]
-
-
-def final_hash(run_dir: RunDir) -> str:
-    name = (
-        "adapter_model.safetensors" if (run_dir.final / "adapter_model.safetensors").is_file() else "model.safetensors"
-    )
-    return sha256(run_dir.final / name)

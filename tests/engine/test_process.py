@@ -9,14 +9,13 @@ import warnings
 from pathlib import Path
 
 import pytest
-from transformers import TrainerCallback
 
 from ftlab.engine.hooks import PhaseHooks
 from ftlab.engine.output import Output
 from ftlab.engine.process import TURNS, Interruption, handled_signals
 from ftlab.errors import Interrupted, Preempted
 from ftlab.rundir.directory import RunDir
-from tests.runs import final_hash, logged, resume_run, train_run
+from tests.runs import Stop, final_hash, logged, resume_run, train_run
 
 SFT = (
     "data.max_samples=32", "train.max_steps=8", "train.save_steps=4", "train.logging_steps=2", "eval.steps=4",
@@ -35,18 +34,12 @@ class Warns(PhaseHooks):
         warnings.warn(self.text, stacklevel=1)
 
 
-class StopsAt(Warns):
-    """Asks the run to stop once a step has begun."""
+class WarnsAndStops(Warns, Stop):
+    """Does that, and asks the run to stop."""
 
-    def trainer_built(self, phase, trainer):
-        interruption = phase.session.interruption
-
-        class Stop(TrainerCallback):
-            def on_step_begin(self, args, state, control, **_):
-                if state.global_step == 5:
-                    interruption.request(signal.SIGTERM)
-
-        trainer.add_callback(Stop())
+    def __init__(self, text: str, steps: int):
+        Warns.__init__(self, text)
+        Stop.__init__(self, steps)
 
 
 class InThread(threading.Thread):
@@ -70,12 +63,12 @@ def test_two_runs_at_once_are_what_each_is_alone(tmp_path):
     alone = [train_run(tmp_path / f"{name}-alone", *given) for name, given in (("sft", SFT), ("dpo", DPO))]
     threads = [
         InThread(tmp_path / "sft", *SFT, hooks=Warns("about the sft run")),
-        InThread(tmp_path / "dpo", *DPO, hooks=StopsAt("about the dpo run")),
+        InThread(tmp_path / "dpo", *DPO, hooks=WarnsAndStops("about the dpo run", 5)),
     ]
     for thread in threads:
         thread.join()
     assert threads[0].error is None
-    assert isinstance(threads[1].error, Preempted)
+    assert isinstance(threads[1].error, Interrupted)
     sft, stopped = RunDir.open(tmp_path / "sft"), RunDir.open(tmp_path / "dpo")
     assert stopped.manifest()["status"] == "interrupted" and sft.manifest()["status"] == "finished"
     dpo = resume_run(tmp_path / "dpo")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ftlab.data.tokens.templates import Template
-from ftlab.engine import run as engine
+from ftlab.engine.hooks import PhaseHooks
 from ftlab.model import load
 from ftlab.model.score import score_of
 from ftlab.rundir.directory import RunDir
@@ -46,20 +46,16 @@ OF_STAGE = {
 IDS = torch.arange(20, 52)[None]
 
 
-class Watched(engine.PhaseRun):
-    """The engine's own phase, and what its model was like before and after training."""
+class Watched(PhaseHooks):
+    """What the model of a phase was like before and after training."""
 
-    last: Watched
+    def model_loaded(self, phase: Any) -> None:
+        self.config, self.model = phase.config, phase.model
+        self.before = weights(phase.model)
 
-    def _load_model(self) -> None:
-        super()._load_model()
-        Watched.last = self
-        self.before = weights(self.model)
-
-    def _save_final(self) -> None:
-        super()._save_final()
-        self.after = weights(self.model)
-        self.given = self.output_of(self.model)
+    def final_saved(self, phase: Any) -> None:
+        self.after = weights(phase.model)
+        self.given = self.output_of(phase.model)
 
     @torch.no_grad()
     def output_of(self, model: Any) -> torch.Tensor:
@@ -79,9 +75,8 @@ def weights(model: Any) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture
-def trained(tmp_path, monkeypatch):
+def trained(tmp_path):
     """``trained("stage=dpo", ...)``: the phase as it was watched, and its run directory."""
-    monkeypatch.setattr(engine, "PhaseRun", Watched)
     (tmp_path / "text.jsonl").write_text("".join(f'{{"text": "{n} is more than {n - 1}. " }}\n' for n in range(40)))
     # Rewards that differ, so that there is something to learn of whatever the policy writes.
     (tmp_path / "rewards.py").write_text(
@@ -94,8 +89,9 @@ def trained(tmp_path, monkeypatch):
             more = (f"data.path={tmp_path}/text.jsonl", "data.format=text")
         if stage in ("ppo", "grpo"):
             more = (*more, f"stage.rewards=[{tmp_path}/rewards.py:differs]")
-        run_dir = train_run(tmp_path / "run", f"stage={stage}", *SHORT, *more, *overrides)
-        return Watched.last, run_dir
+        watched = Watched()
+        run_dir = train_run(tmp_path / "run", f"stage={stage}", *SHORT, *more, *overrides, hooks=watched)
+        return watched, run_dir
 
     return run
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ftlab.engine.hooks import PhaseHooks
 from ftlab.model.adapter import apply_method
 from ftlab.model.load import load_model
 from ftlab.rundir.directory import RunDir
@@ -96,20 +97,16 @@ def test_what_pissa_saves_is_what_it_trained(tmp_path, monkeypatch):
     """Read by PEFT alone onto the base as it is on disk."""
     from peft import AutoPeftModelForCausalLM
 
-    from ftlab.engine import run as engine
-
     given: list[torch.Tensor] = []
 
-    class Watched(engine.PhaseRun):
-        def _save_final(self):
-            super()._save_final()
+    class Watched(PhaseHooks):
+        def final_saved(self, phase):
             with torch.no_grad():
-                given.append(self.model.eval()(input_ids=IDS).logits)
+                given.append(phase.model.eval()(input_ids=IDS).logits)
 
-    monkeypatch.setattr(engine, "PhaseRun", Watched)
     run_dir = train_run(
         tmp_path / "run", "stage=sft", *COMMON, "lora=pissa", "hardware.precision=fp32", "train.learning_rate=1e-3",
-        "train.max_steps=6",
+        "train.max_steps=6", hooks=Watched(),
     )  # fmt: skip
     model = AutoPeftModelForCausalLM.from_pretrained(run_dir.final, dtype=torch.float32).eval()
     with torch.no_grad():

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ftlab.engine import run as engine
+from ftlab.engine.hooks import PhaseHooks
 from ftlab.errors import DivergedError
 from ftlab.rundir.checkpoints import checkpoints, is_whole
 from ftlab.rundir.directory import RunDir
@@ -140,8 +140,8 @@ def test_packed_rows_and_steps_between_logs(stage, poisoned, tmp_path, monkeypat
 def test_what_diverged_is_never_written(stage, bad, what, tmp_path, monkeypatch):
     """A gradient or a weight that is no number at step 2, whatever the loss was."""
 
-    class Struck(engine.PhaseRun):
-        def _trainer(self, *given):
+    class Struck(PhaseHooks):
+        def trainer_built(self, phase, trainer):
             from transformers import TrainerCallback
 
             class Strike(TrainerCallback):
@@ -149,7 +149,6 @@ def test_what_diverged_is_never_written(stage, bad, what, tmp_path, monkeypatch)
                     if bad == "weight" and state.global_step == 1:
                         next(p for p in model.parameters() if p.requires_grad).data.fill_(torch.inf)
 
-            trainer = super()._trainer(*given)
             trainer.add_callback(Strike())
             if bad == "gradient":
                 clip = trainer._clip_grad_norm
@@ -159,9 +158,7 @@ def test_what_diverged_is_never_written(stage, bad, what, tmp_path, monkeypatch)
                     return found * torch.nan if trainer.state.global_step == 1 else found
 
                 trainer._clip_grad_norm = struck
-            return trainer
 
-    monkeypatch.setattr(engine, "PhaseRun", Struck)
     more = {
         "ppo": ("stage.rollout_batch_size=8", "stage.mini_batch_size=4", "stage.ppo_epochs=2"),
         "grpo": ("stage.num_generations=2",),
@@ -172,8 +169,9 @@ def test_what_diverged_is_never_written(stage, bad, what, tmp_path, monkeypatch)
     rewards = (f"stage.rewards=[{tmp_path}/rewards.py:differs]", "stage.max_new_tokens=8") if more else ()
     with pytest.raises(DivergedError) as caught:
         train_run(
-            tmp_path / "run", f"stage={stage}", *SHORT, "data.max_samples=16", "train.max_steps=4", *more, *rewards
-        )
+            tmp_path / "run", f"stage={stage}", *SHORT, "data.max_samples=16", "train.max_steps=4", *more, *rewards,
+            hooks=Struck(),
+        )  # fmt: skip
     run_dir = RunDir.open(tmp_path / "run")
     assert str(caught.value).startswith(what) and " at step 2:" in str(caught.value)
     assert named(str(caught.value).replace(" and ", ", ").partition(" more, all")[0])

@@ -13,7 +13,7 @@ import pytest
 
 from ftlab.config import command_line
 from ftlab.config.compose import compose, validate
-from ftlab.engine import run as engine
+from ftlab.engine.hooks import PhaseHooks
 from ftlab.errors import ConfigError, RunDirError
 from ftlab.rundir.directory import RunDir
 from ftlab.use.inspect.command import inspect
@@ -51,14 +51,14 @@ def file_of(folder: Path, stage: str) -> Path:
     return file
 
 
-class Recorded(engine.PhaseRun):
-    """A phase whose trainer writes down what it takes."""
+class Recorded(PhaseHooks):
+    """Has the trainer write down what it takes."""
 
-    taken: Taken = []  # noqa: RUF012 (of all of them)
+    def __init__(self) -> None:
+        self.taken: Taken = []
 
-    def _trainer(self, *given: Any) -> Any:
-        trainer = super()._trainer(*given)
-        stage, pad = self.config.stage.name, self.tokenizer.pad_token_id
+    def trainer_built(self, phase: Any, trainer: Any) -> None:
+        stage, pad = phase.config.stage.name, phase.tokenizer.pad_token_id
         step_of_training = trainer.training_step
 
         def training_step(model: Any, inputs: Any, *more: Any) -> Any:
@@ -78,7 +78,6 @@ class Recorded(engine.PhaseRun):
             return loss
 
         trainer.training_step = training_step
-        return trainer
 
 
 def samples_of(inputs: Any, pad: int) -> list[list[int]]:
@@ -93,17 +92,18 @@ def samples_of(inputs: Any, pad: int) -> list[list[int]]:
 
 
 @pytest.fixture
-def recorded(here, monkeypatch) -> Callable[..., tuple[RunDir, Taken]]:
+def recorded(here) -> Callable[..., tuple[RunDir, Taken]]:
     """A run, and what its trainer took."""
 
     def run(stage: str, *overrides: str) -> tuple[RunDir, Taken]:
-        monkeypatch.setattr(Recorded, "taken", [])
-        monkeypatch.setattr(engine, "PhaseRun", Recorded)
+        recorded = Recorded()
         (here / "rewards.py").write_text(REWARD)
         rewards = (f"stage.rewards=[{here}/rewards.py:differs]",) if stage in MORE else ()
         data = (f"data.path={file_of(here, stage)}", f"data.format={FORMATS[stage]}")
-        run_dir = train_run(here / "run", f"stage={stage}", *SHORT, *data, *MORE.get(stage, ()), *rewards, *overrides)
-        return run_dir, Recorded.taken
+        run_dir = train_run(
+            here / "run", f"stage={stage}", *SHORT, *data, *MORE.get(stage, ()), *rewards, *overrides, hooks=recorded
+        )
+        return run_dir, recorded.taken
 
     return run
 
