@@ -197,8 +197,8 @@ sys.exit(code)
 AS_LIBRARY = f"""
 import json, sys
 import ftlab.main
-from ftlab.config import arguments, check, compose
-check.check(arguments.read(["stage=dpo", "model=llama3_8b"]))
+from ftlab.config import check, command_line, compose
+check.check(command_line.read(["stage=dpo", "model=llama3_8b"]))
 run = compose.validate(compose.compose(["stage=dpo", "model=llama3_8b"]))
 assert run.stage.name == "dpo"
 {REPORT}
