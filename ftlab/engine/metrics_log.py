@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from transformers import TrainerCallback
 
-from ftlab.engine.output import Bar, Output
+from ftlab.base.progress import Bar
+from ftlab.engine.output import Output
 from ftlab.engine.trackers.hub import Trackers
 from ftlab.engine.trackers.rates import Rates
 from ftlab.rundir.directory import RunDir

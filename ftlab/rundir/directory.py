@@ -18,7 +18,7 @@ import yaml
 from pydantic import ValidationError
 
 from ftlab import __version__
-from ftlab.base.redaction import masked
+from ftlab.base.redaction import mask_secrets
 from ftlab.errors import RunDirError
 from ftlab.rundir.checkpoints import checkpoints
 from ftlab.rundir.files import write_atomic
@@ -247,7 +247,7 @@ class RunDir:
 
     def update_manifest(self, **values: Any) -> None:
         text = json.dumps({**self.manifest(), **values}, indent=2, ensure_ascii=False)
-        write_atomic(self.manifest_json, masked(text) + "\n")
+        write_atomic(self.manifest_json, mask_secrets(text) + "\n")
 
     def _check_identity(self, plan: Plan) -> None:
         plan = Plan.model_validate(yaml.safe_load(_yaml(plan)))  # as it would be written: without secrets
@@ -288,7 +288,7 @@ class RunDir:
 
 def _yaml(plan: Plan) -> str:
     text = yaml.safe_dump(plan.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    return masked(text)
+    return mask_secrets(text)
 
 
 def _unused(path: Path) -> Path:

@@ -306,3 +306,9 @@ def test_a_reader_who_goes_away_does_not_stop_training(tmp_path):
     run = RunDir.open(tmp_path / "r")
     assert run.manifest()["status"] == "finished"
     assert "Finished" in run.log.read_text() and "tensorboard" not in run.log.read_text()
+
+
+def test_a_package_that_is_missing_has_no_version_in_the_manifest(repository, plan, monkeypatch):
+    monkeypatch.setattr(starts, "PACKAGES", ("torch", "no-package-of-this-name"))
+    packages = started(plan).manifest()["packages"]
+    assert packages["torch"] is not None and packages["no-package-of-this-name"] is None
