@@ -1,23 +1,14 @@
-"""The machine and what is installed on it: processor, memory, GPUs, versions of packages."""
+"""The machine and what is installed on it: processor, memory, driver, versions of packages."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 from ftlab.base.command import command_output
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """:param memory: bytes."""
-
-    name: str
-    memory: int
 
 
 def package_version(name: str) -> str | None:
@@ -50,16 +41,6 @@ def cpu_name() -> str:
 def memory_gib() -> float:
     """The machine's main memory."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-
-
-def gpus() -> list[Gpu]:
-    """The GPUs that torch sees, in its order."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return []
-    found = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
-    return [Gpu(device.name, device.total_memory) for device in found]
 
 
 def gpu_driver() -> str | None:

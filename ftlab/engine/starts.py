@@ -13,6 +13,7 @@ from typing import Any
 from ftlab import __version__
 from ftlab.base import git, machine
 from ftlab.base.redaction import redact_diff
+from ftlab.distributed.world import visible_gpus
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.files import write_atomic
 from ftlab.rundir.plan import Plan
@@ -94,7 +95,7 @@ def _machine() -> dict[str, Any]:
         "memory_gb": round(machine.memory_gib(), 1),
         "device": "cpu",
     }
-    if gpus := machine.gpus():
+    if gpus := visible_gpus():
         found["device"] = gpus[0].name
         found["gpus"] = [gpu.name for gpu in gpus]
         found["cuda"] = torch.version.cuda

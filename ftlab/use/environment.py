@@ -13,6 +13,7 @@ from pathlib import Path
 from ftlab import __version__
 from ftlab.base import machine
 from ftlab.config.paths import config_dir
+from ftlab.distributed.world import visible_gpus
 from ftlab.schema import EnvTask, Run
 
 _PACKAGES = (
@@ -62,7 +63,7 @@ def _facts() -> dict[str, dict[str, str]]:
 
 
 def _devices() -> dict[str, str]:
-    found = machine.gpus()
+    found = visible_gpus()
     if not found:
         return {"devices": "cpu only"}
     return {f"cuda:{i}": f"{gpu.name}, {gpu.memory / 2**30:.0f} GiB" for i, gpu in enumerate(found)}

@@ -79,7 +79,7 @@ class PpoTrainer(StageTrainer):
             output_dir,
             callbacks,
         )
-        if self.accelerator.num_processes > 1:
+        if self.world.size > 1:
             raise NotReadyError("stage=ppo trains on one device in this build; use hardware.devices=1.")
         self.run = run
         self.data_collator = lambda items: {"step": torch.tensor(items)}
