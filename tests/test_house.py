@@ -289,6 +289,8 @@ def file_names(source: str, module: str) -> list[str]:
             in_paths |= {node.left, node.right}
         elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("Path", "joinpath"):
             in_paths.update(node.args)
+        elif isinstance(node, ast.Compare) and ast.unparse(node.left).endswith(".parent.name"):
+            in_paths.update(node.comparators)
     found = []
     for node in ast.walk(tree):
         text = None if node in skipped else text_of(node)
@@ -351,6 +353,7 @@ def test_the_command_line_is_read_in_main_alone():
         (file_names, 'path = folder / f"samples/{step}.json"'),
         (file_names, 'path = Path("outputs", "final")'),
         (file_names, 'folder.glob("checkpoint-*")'),
+        (file_names, 'in_run = folder.parent.name == "phases"'),
         (file_names, 'path = f"{folder}/checkpoint-{step}"'),
         (ranks, "size = trainer.args.world_size"),
         (ranks, 'rank = os.environ.get("RANK")'),
