@@ -56,7 +56,7 @@ def _hydra_main(cfg: DictConfig) -> None:
         cfg.run.dir = job.runtime.output_dir
     try:
         given = command_line.read(sys.argv[1:])
-        run = compose.validate(cfg, job.overrides.task, *check.loader_of(given))
+        run = compose.validate(cfg, job.overrides.task, *compose.loader_of(given.config_dir, given.config_name))
         call(TASKS[run.task.name], run, [*given.single_flags, *map(phases.as_typed, job.overrides.task)])
     except FtlabError as error:
         code = report(error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from ftlab.distributed.world import planned_devices
 from ftlab.errors import ConfigError, Mistake, RunDirError, nearest
 from ftlab.rundir.plan import WEIGHTS, Phase, Plan
 from ftlab.rundir.sources import policy_of_run
@@ -178,7 +179,7 @@ def _not_chosen(run: Run, phases: Sequence[Phase], chosen: set[str], done: set[s
 
 def _with_batch(run: Run) -> Run:
     """``train.global_batch_size`` turned into the accumulation that it means on these devices."""
-    total, step = run.train.global_batch_size, run.train.micro_batch_size * run.hardware.count
+    total, step = run.train.global_batch_size, run.train.micro_batch_size * planned_devices(run.hardware)
     if total is None:
         return run
     assert total % step == 0, "the rules have seen to this"

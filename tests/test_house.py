@@ -8,7 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
@@ -31,19 +31,29 @@ SOURCES = sorted(path for package in PACKAGES for path in package.rglob("*.py"))
 
 # ---------------------------------------------------------------------------------------------------------- floors
 
+# An import goes to a floor below its own. Parts of one floor know nothing of each other, without exception: the last
+# one that was needed, of __main__, has a floor for itself.
 FLOORS = {
     "errors": 0,
-    "schema": 1, "secrets": 1, "terminal": 1,
-    "plan": 2, "rundir": 2, "compare": 2, "config": 2,
-    "model": 3, "data": 3,
-    "measure": 4,
-    "stages": 5,
-    "engine": 6, "use": 6, "preflight": 6,
-    "main": 7, "__main__": 7, "launchers": 7,
+    "base": 1, "schema": 1,
+    "distributed": 2,
+    "rundir": 3,
+    "config": 4, "planning": 4,
+    "model": 5, "data": 5,
+    "measure": 6, "policy": 6,
+    "stages": 7,
+    "preflight": 8,
+    "engine": 9, "use": 9,
+    "main": 10, "launchers": 10,
+    "__main__": 11,
 }  # fmt: skip
-# Parts of one floor that may still import each other: the engine asks preflight before it starts.
-NEIGHBOURS = {("engine", "preflight"), ("__main__", "main"), ("compare", "rundir")} | {
-    (a, b) for a in ("plan", "rundir", "config") for b in ("plan", "rundir", "config")
+# The same within a part: its folders from below, those of one tuple without knowledge of each other. "" are the files
+# beside the folders.
+FOLDERS = {
+    "data": (("formats",), ("sources",), ("tokens",), ("ledger",), ("packing",), ("",)),
+    "stages": (("losses",), ("trainer",), ("rewards",), ("ppo", "grpo"), ("",)),
+    "engine": (("trackers",), ("",)),
+    "use": (("inspect", "mine"), ("init",), ("",)),
 }
 MAY_IMPORT_HYDRA = {"main", "config", "errors", "launchers"}
 _TARGET = re.compile(r"^ftlab(\.\w+)+(:\w+)?$")
@@ -54,12 +64,31 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+MODULES = {module_name(path): path for path in SOURCES}
+PACKAGE_MODULES = {module for module, path in MODULES.items() if path.name == "__init__.py"}
+
+
 def part_of(module: str) -> str | None:
     """``ftlab.data.sources.blocks`` -> ``data``; None for the bare package and for anything that is not ours."""
     top, _, rest = module.partition(".")
     if top in ("launchers", "hydra_plugins"):
         return "launchers"
     return (rest.split(".")[0] or None) if top == "ftlab" else None
+
+
+def folder_of(module: str) -> str:
+    """The folder that a module lies in; a file beside the folders of ftlab counts as one."""
+    return module if module in PACKAGE_MODULES or module.count(".") == 1 else module.rpartition(".")[0]
+
+
+def level_of(module: str) -> int | None:
+    """The level of a module's folder within its part; None where the part has no order of folders."""
+    part = part_of(module)
+    if part not in FOLDERS:
+        return None
+    inside = folder_of(module).split(".")[2:]
+    name = inside[0] if inside else ""
+    return next((level for level, names in enumerate(FOLDERS[part]) if name in names), -1)
 
 
 def imported(source: str, module: str, is_package: bool = False) -> Iterator[tuple[int, str]]:
@@ -70,40 +99,48 @@ def imported(source: str, module: str, is_package: bool = False) -> Iterator[tup
         elif isinstance(node, ast.ImportFrom):
             above = module.split(".")[: len(module.split(".")) - node.level + is_package] if node.level else []
             base = ".".join([*above, *filter(None, [node.module])])
-            yield from ((node.lineno, f"{base}.{alias.name}" if base == "ftlab" else base) for alias in node.names)
+            for alias in node.names:
+                name = f"{base}.{alias.name}"
+                yield node.lineno, name if base == "ftlab" or name in MODULES else base
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _TARGET.match(node.value):
             yield node.lineno, node.value.partition(":")[0]
 
 
-def violations(source: str, module: str, is_package: bool = False) -> list[str]:
-    own = part_of(module)
+def wrong_imports(source: str, module: str, is_package: bool = False) -> list[str]:
+    own, level = part_of(module), level_of(module)
     found = []
     for line, name in imported(source, module, is_package):
         where = f"{module}:{line}"
         if name.split(".")[0] == "hydra" and own not in MAY_IMPORT_HYDRA:
             found.append(f"{where} imports hydra")
         part = part_of(name)
-        if part is None or part.startswith("__version") or part == own:
+        if part is None or part.startswith("__version"):
             continue
         if part not in FLOORS:
             found.append(f"{where} imports {name}, which has no floor")
         elif own is None:
             found.append(f"{where} (the package itself) imports {name}")
-        elif FLOORS[part] >= FLOORS[own] and (own, part) not in NEIGHBOURS:
-            found.append(f"{where} imports {name}: {own} may not import {part}")
+        elif part != own:
+            if FLOORS[part] >= FLOORS[own]:
+                found.append(f"{where} imports {name}: {own} may not import {part}")
+        elif level is not None and folder_of(name) != folder_of(module):
+            other = level_of(name)
+            assert other is not None
+            if level < 0 or other < 0:
+                found.append(f"{where} imports {name}: a folder of {own} has no place in FOLDERS")
+            elif other >= level:
+                found.append(f"{where} imports {name}: {folder_of(module)} may not import {folder_of(name)}")
     return found
 
 
+def offenders(rule: Callable[..., list[str]]) -> list[str]:
+    """What a rule says of all sources; it takes a source and the name of its module."""
+    return [line for module, path in MODULES.items() for line in rule(path.read_text(encoding="utf-8"), module)]
+
+
 def test_imports_only_go_down():
-    without_a_floor, wrong = [], []
-    for path in SOURCES:
-        module = module_name(path)
-        if module != "ftlab" and part_of(module) not in FLOORS:
-            without_a_floor.append(module)
-        else:
-            wrong += violations(path.read_text(encoding="utf-8"), module, path.name == "__init__.py")
-    assert without_a_floor == [], "a new part of the house needs a floor"
-    assert wrong == []
+    assert [module for module in MODULES if module != "ftlab" and part_of(module) not in FLOORS] == []
+    assert offenders(lambda source, module: wrong_imports(source, module, module in PACKAGE_MODULES)) == []
 
 
 @pytest.mark.parametrize(
@@ -111,7 +148,12 @@ def test_imports_only_go_down():
     [
         ("ftlab.data.sources.blocks", "from ftlab.engine.run import execute", "data may not import engine"),
         ("ftlab.data.sources.blocks", "def f():\n    import ftlab.model.load", "data may not import model"),
-        ("ftlab.model.load", "from ftlab.data import read", "model may not import data"),
+        ("ftlab.data.sources.blocks", "from ftlab.data.packing import store", "may not import ftlab.data.packing"),
+        ("ftlab.data.sources.blocks", "from ftlab.data import prepare", "ftlab.data.sources may not import ftlab.data"),
+        ("ftlab.stages.ppo.trainer", "from ftlab.stages.grpo import order", "may not import ftlab.stages.grpo"),
+        ("ftlab.stages.rewards.models", "from ftlab.stages.ppo.order import x", "may not import ftlab.stages.ppo"),
+        ("ftlab.engine.trackers.hub", "from ..run import execute", "trackers may not import ftlab.engine"),
+        ("ftlab.model.load", "from ftlab.data.sources import read", "model may not import data"),
         (
             "ftlab.model.load",
             "if TYPE_CHECKING:\n    from ftlab.stages.trainer.stage_trainer import X",
@@ -120,9 +162,12 @@ def test_imports_only_go_down():
         ("ftlab.use.chat", "from ftlab import engine", "use may not import engine"),
         ("ftlab.use.chat", "from ftlab import main", "use may not import main"),
         ("ftlab.use.chat", "from ..engine import train", "use may not import engine"),
+        ("ftlab.engine.run", "from ftlab.use.ls import ls", "engine may not import use"),
         ("ftlab.data", "from .. import stages", "data may not import stages"),
-        ("ftlab.preflight.check", "from ftlab.engine import start", "preflight may not import engine"),
-        ("ftlab.schema", "from ftlab.rundir.plan import Plan", "schema may not import plan"),
+        ("ftlab.preflight.check", "from ftlab.engine.tasks import train", "preflight may not import engine"),
+        ("ftlab.schema.base", "from ftlab.rundir.plan import Plan", "schema may not import rundir"),
+        ("ftlab.base.machine", "from ftlab.schema import Run", "base may not import schema"),
+        ("ftlab.config.check", "from ftlab import planning", "config may not import planning"),
         ("ftlab.stages", 'TRAINERS = {"sft": "ftlab.engine.run:execute"}', "stages may not import engine"),
         ("ftlab.rundir.plan", "from hydra.utils import instantiate", "imports hydra"),
         ("ftlab", "from ftlab.schema import Run", "the package itself"),
@@ -130,14 +175,14 @@ def test_imports_only_go_down():
     ],
 )
 def test_a_wrong_import_is_caught(module, source, complaint):
-    found = violations(source, module, is_package=module in ("ftlab", "ftlab.data", "ftlab.stages"))
+    found = wrong_imports(source, module, module in PACKAGE_MODULES)
     assert len(found) == 1 and complaint in found[0]
 
 
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("ftlab.data.sources.blocks", "from ftlab import __version__\nfrom ftlab.data.ledger.ledger import Ledger"),
+        ("ftlab.data.prepare", "from ftlab import __version__\nfrom ftlab.data.ledger.ledger import Ledger"),
         ("ftlab.rundir.directory", "from ftlab.rundir.plan import Plan\nfrom ftlab.errors import RunDirError"),
         ("ftlab.main", 'import hydra\nTASKS = {"train": "ftlab.engine.tasks:train"}'),
         (
@@ -148,7 +193,221 @@ def test_a_wrong_import_is_caught(module, source, complaint):
     ],
 )
 def test_a_right_import_is_not(module, source):
-    assert violations(source, module) == []
+    assert wrong_imports(source, module) == []
+
+
+# --------------------------------------------------------------------------------------------------------- circles
+
+Graph = dict[str, set[str]]
+
+
+def circles(graph: Graph) -> list[list[str]]:
+    """The sets of nodes of which each reaches every other, by name."""
+    reached: Graph = {}
+    for node in graph:
+        seen: set[str] = set()
+        ahead = [*graph[node]]
+        while ahead:
+            if (other := ahead.pop()) not in seen:
+                seen.add(other)
+                ahead += graph.get(other, ())
+        reached[node] = seen
+    rings = {tuple(sorted({b for b in reached[a] if a in reached.get(b, ())} | {a})) for a in graph if a in reached[a]}
+    return sorted(map(list, rings))
+
+
+def import_graph() -> Graph:
+    """Which module imports which. One that names itself does so for processes that it starts."""
+    return {
+        module: {
+            name
+            for _, name in imported(path.read_text(encoding="utf-8"), module, module in PACKAGE_MODULES)
+            if name in MODULES and name != module
+        }
+        for module, path in MODULES.items()
+    }
+
+
+def folders_of(graph: Graph) -> Graph:
+    found: Graph = {}
+    for module, names in graph.items():
+        folder = folder_of(module)
+        found.setdefault(folder, set()).update({folder_of(name) for name in names} - {folder})
+    return found
+
+
+def test_no_circle_of_modules_and_none_of_folders():
+    graph = import_graph()
+    assert circles(graph) == []
+    assert circles(folders_of(graph)) == []
+
+
+def test_a_circle_is_found():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}, "e": {"e"}}) == [["a", "b", "c"], ["e"]]
+    graph = {"ftlab.use.ls": {"ftlab.config.keys"}, "ftlab.config.check": {"ftlab.use.help"}}
+    assert circles(graph) == [] and circles(folders_of(graph)) == [["ftlab.config", "ftlab.use"]]
+
+
+# ------------------------------------------------------------------------------------- what is known in one place
+
+RUN_FILES = {
+    "run.yaml", "manifest.json", "metrics.jsonl", "log.txt", "checkpoint.json", "trainer_state.json", ".lock",
+    "trackers.json", "git.diff", ".final.tmp",
+}  # fmt: skip
+RUN_FOLDERS = {"phases", "final", "samples"}  # plain words: names of a run where they are part of a path
+RANKS = {
+    "RANK", "LOCAL_RANK", "WORLD_SIZE", "world_size", "process_index", "local_process_index", "num_processes",
+    "is_world_process_zero", "is_local_process_zero", "is_main_process", "get_rank", "get_world_size", "n_gpu",
+    "_n_gpu", "device_count",
+}  # fmt: skip
+
+
+def docstrings(tree: ast.AST) -> set[ast.AST]:
+    nodes = [node for node in ast.walk(tree) if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))]
+    first = [node.body[0] for node in nodes if node.body]
+    return {statement.value for statement in first if isinstance(statement, ast.Expr)}
+
+
+def text_of(node: ast.AST) -> str | None:
+    """The text of a string, with {} for what an f-string fills in."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(text_of(part) or "{}" for part in node.values)
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
+
+
+def file_names(source: str, module: str) -> list[str]:
+    """Names of a run's files and folders, spelled outside ftlab/rundir/. What has a space in it is a message."""
+    if part_of(module) == "rundir":
+        return []
+    tree = ast.parse(source)
+    skipped = docstrings(tree)
+    in_paths: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            skipped.update(node.values)
+        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+            in_paths |= {node.left, node.right}
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("Path", "joinpath"):
+            in_paths.update(node.args)
+        elif isinstance(node, ast.Compare) and ast.unparse(node.left).endswith(".parent.name"):
+            in_paths.update(node.comparators)
+    found = []
+    for node in ast.walk(tree):
+        text = None if node in skipped else text_of(node)
+        if text is None or " " in text:
+            continue
+        names = text.split("/")
+        is_file = any(name in RUN_FILES or name.startswith("checkpoint-") for name in names)
+        if is_file or (node in in_paths and any(name in RUN_FOLDERS for name in names)):
+            found.append(f"{module}:{getattr(node, 'lineno', 0)} spells {text}")
+    return found
+
+
+def ranks(source: str, module: str) -> list[str]:
+    """Readings of rank, world size or devices outside ftlab/distributed/."""
+    if part_of(module) == "distributed":
+        return []
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute):
+            of_hardware = node.attr in ("devices", "nodes") and ast.unparse(node.value).split(".")[-1] == "hardware"
+            name = f"hardware.{node.attr}" if of_hardware else node.attr if node.attr in RANKS else None
+        else:
+            name = text_of(node) if text_of(node) in RANKS else None
+        if name is not None:
+            found.append(f"{module}:{getattr(node, 'lineno', 0)} reads {name}")
+    return found
+
+
+def command_lines(source: str, module: str) -> list[str]:
+    """Readings of the process's command line outside ftlab/main.py: a job of a sweep is not what it tells of."""
+    if module == "ftlab.main":
+        return []
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        is_attribute = isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.argv"
+        is_import = isinstance(node, ast.ImportFrom) and node.module == "sys"
+        if is_attribute or (is_import and any(alias.name == "argv" for alias in node.names)):
+            found.append(f"{module}:{node.lineno} reads sys.argv")
+    return found
+
+
+def test_file_names_of_a_run_are_spelled_in_rundir_alone():
+    assert offenders(file_names) == []
+
+
+def test_rank_world_size_and_devices_are_read_in_distributed_alone():
+    assert offenders(ranks) == []
+
+
+def test_the_command_line_is_read_in_main_alone():
+    assert offenders(command_lines) == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "source"),
+    [
+        (file_names, 'path = folder / "run.yaml"'),
+        (file_names, 'names = ["a.txt", "metrics.jsonl"]'),
+        (file_names, 'path = folder / "phases" / name'),
+        (file_names, 'path = folder / f"samples/{step}.json"'),
+        (file_names, 'path = Path("outputs", "final")'),
+        (file_names, 'folder.glob("checkpoint-*")'),
+        (file_names, 'in_run = folder.parent.name == "phases"'),
+        (file_names, 'path = f"{folder}/checkpoint-{step}"'),
+        (ranks, "size = trainer.args.world_size"),
+        (ranks, 'rank = os.environ.get("RANK")'),
+        (ranks, "if run.hardware.nodes > 1: pass"),
+        (ranks, "torch.distributed.get_rank()"),
+        (command_lines, "import sys\nwords = sys.argv[1:]"),
+        (command_lines, "def f():\n    from sys import argv"),
+    ],
+)
+def test_what_is_known_elsewhere_is_caught(rule, source):
+    assert len(rule(source, "ftlab.use.chat")) == 1
+
+
+@pytest.mark.parametrize(
+    ("rule", "module", "source"),
+    [
+        (file_names, "ftlab.rundir.names", 'RUN_YAML = "run.yaml"'),
+        (file_names, "ftlab.use.chat", '"""run.yaml"""\ndef f():\n    """metrics.jsonl"""'),
+        (file_names, "ftlab.use.chat", 'raise RunDirError(f"{folder} has no run.yaml")'),
+        (file_names, "ftlab.use.chat", 'phases = manifest["phases"]; final = names["final"]'),
+        (ranks, "ftlab.distributed.world", 'rank = os.environ["RANK"]'),
+        (ranks, "ftlab.use.chat", "current_world().rank"),
+        (command_lines, "ftlab.main", "import sys\nwords = sys.argv[1:]"),
+    ],
+)
+def test_what_is_right_is_not(rule, module, source):
+    assert rule(source, module) == []
+
+
+def without_sentence(folders: Mapping[str, str | None]) -> list[str]:
+    """Folders whose ``__init__.py`` is missing or does not begin with a sentence. :param folders: path -> its text."""
+    found = []
+    for folder, source in folders.items():
+        told = ast.get_docstring(ast.parse(source)) if source is not None else None
+        if told is None or len(told.split()) < 3 or not told.endswith("."):
+            found.append(folder)
+    return found
+
+
+def test_every_folder_says_in_a_sentence_what_it_is():
+    folders = {path.parent for path in SOURCES if path.is_relative_to(ROOT / "ftlab")}
+    texts = {}
+    for folder in sorted(folders):
+        file = folder / "__init__.py"
+        texts[str(folder)] = file.read_text(encoding="utf-8") if file.is_file() else None
+    assert without_sentence(texts) == []
+
+
+def test_a_folder_that_does_not_is_found():
+    good, silent, curt = '"""Losses as pure functions."""', "import os", '"""Losses."""'
+    assert without_sentence({"a": good, "b": silent, "c": curt, "d": None}) == ["b", "c", "d"]
+
+
+# ---------------------------------------------------------------------------------------------------------- tables
 
 
 def test_every_task_and_trainer_of_the_tables_exists():
@@ -194,8 +453,8 @@ def test_main_is_a_table_of_contents():
 AS_LIBRARY = f"""
 import sys
 import ftlab.main
-from ftlab.config import arguments, check, compose
-check.check(arguments.read(["stage=dpo", "model=llama3_8b"]))
+from ftlab.config import check, command_line, compose
+check.check(command_line.read(["stage=dpo", "model=llama3_8b"]))
 run = compose.validate(compose.compose(["stage=dpo", "model=llama3_8b"]))
 assert run.stage.name == "dpo"
 print([name for name in {HEAVY} if name in sys.modules])

@@ -6,9 +6,11 @@ A secret too many costs a row; one too few is learned by heart. So there are no 
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 REDACTED = "<redacted>"
 _LEFT, _RIGHT = r"(?<![A-Za-z0-9_])", r"(?![A-Za-z0-9_])"
@@ -49,6 +51,8 @@ _USER = re.compile(r"(://)[^\s/@'\"]+@")
 _STAND_INS = re.compile(r"(?i)example|placeholder|change.?me|your|dummy|x{5}|\*{4}|\.{3}|1234567|abcdef")
 # Bits in a letter: random letters of base 64 have more than 4 from about 20 letters on, of hexadecimal about 3.6.
 _BITS = 3.0
+_SECRET_VARIABLES = re.compile(r"(?i)(?:token|secret|password|passwd|api_?key|access_?key|credentials?)$")
+_SHORTEST = 8  # characters of a value of the environment that is worth hiding
 
 
 def secret_in(text: str) -> str | None:
@@ -66,7 +70,7 @@ def secret_in(text: str) -> str | None:
     return None
 
 
-def masked(text: str) -> str:
+def mask_secrets(text: str) -> str:
     """The same with ``<redacted>`` for every key that is known by its form, and for names and passwords in URLs."""
     for _, anchors, pattern in _KINDS:
         if any(anchor in text for anchor in anchors):
@@ -74,7 +78,27 @@ def masked(text: str) -> str:
     return _USER.sub(rf"\1{REDACTED}@", text)
 
 
-def without_secrets(lines: Iterable[str]) -> Iterator[str]:
+def redact(text: str) -> str:
+    """``text`` as it may be sent elsewhere: without the values of the environment's secrets, and without what
+    :func:`mask_secrets` knows."""
+    for name, value in os.environ.items():
+        if len(value) >= _SHORTEST and _SECRET_VARIABLES.search(name):
+            text = text.replace(value, REDACTED)
+    return mask_secrets(text)
+
+
+def redact_values(value: Any) -> Any:
+    """:func:`redact` in every string of a config or a document; one that looks like a secret in itself goes whole."""
+    if isinstance(value, dict):
+        return {redact_values(key): redact_values(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [redact_values(inner) for inner in value]
+    if isinstance(value, str):
+        return REDACTED if secret_in(value) else redact(value)
+    return value
+
+
+def redact_diff(lines: Iterable[str]) -> Iterator[str]:
     """The same lines of a diff, each one that holds a secret with its kind instead; its sign and its end stay."""
     in_key = False
     for line in lines:

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from yaml import YAMLError
 
 from ftlab.config import phases
-from ftlab.config.command_line import Arguments, literal
-from ftlab.config.compose import compose, config_loader, group_choices, read
+from ftlab.config.command_line import Arguments
+from ftlab.config.compose import compose, group_choices, loader_of, read
 from ftlab.config.keys import no_such_key
-from ftlab.config.paths import group_names
 from ftlab.errors import ConfigError, Mistake, nearest
 
 
@@ -30,7 +27,7 @@ def check(arguments: Arguments) -> None:
 
     :raises ConfigError: every mistake at once.
     """
-    loader, config_name = loader_of(arguments)
+    loader, config_name = loader_of(arguments.config_dir, arguments.config_name)
     mistakes: list[Mistake] = []
     overrides = _parse(arguments.overrides, mistakes)
     if not arguments.is_multirun:
@@ -65,31 +62,6 @@ def check(arguments: Arguments) -> None:
         _judge(variant, loader, config_name, mistakes)
     if mistakes:
         raise ConfigError(list({str(mistake): mistake for mistake in mistakes}.values()))
-
-
-def loader_of(arguments: Arguments) -> tuple[ConfigLoaderImpl, str]:
-    """The config loader and the root config's name that the flags of a command line choose."""
-    extra_dir = arguments.flag("--config-dir", "-cd")
-    if extra_dir is not None and not Path(extra_dir).is_dir():
-        raise ConfigError([Mistake("--config-dir", "is no folder", extra_dir)])
-    loader = config_loader(str(Path(extra_dir).resolve()) if extra_dir else None)
-    return loader, arguments.flag("--config-name", "-cn") or "config"
-
-
-def folded(arguments: Arguments) -> list[str]:
-    """The overrides of a good command line, with what they say of phases put into the list of phases: to be shown."""
-    groups = group_names()
-    told = [line for line in arguments.overrides if phases.is_carried(line)]
-    if not told:
-        return [*arguments.overrides]
-    cfg: Any = OmegaConf.to_container(compose(arguments.overrides, *loader_of(arguments)), resolve=False)
-    entries = [phases.flat_of(entry, groups) for entry in cfg["phases"]]
-    for named, key, value in phases.said(cfg[phases.CARRIER], told):
-        for index, entry in enumerate(entries):
-            if named in (entry["name"], str(index)):
-                entry.update(phases.flat_of({key: value} if key else value, groups))
-    left = [line for line in arguments.overrides if line not in told and not line.startswith("phases=")]
-    return [*left, f"phases={literal(entries)}"]
 
 
 def _is_good(lines: list[str], loader: ConfigLoaderImpl, config_name: str) -> bool:

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import OmegaConf
 
 from ftlab.config import dataset_names, phases
+from ftlab.config.compose import compose, loader_of
 from ftlab.config.paths import config_dir, group_names, task_names
 from ftlab.errors import ConfigError, Mistake, nearest
 
@@ -42,8 +44,6 @@ class Arguments:
     def for_hydra(self) -> list[str]:
         if self.flag("--cfg", "-c") is None or self.is_multirun:
             return [*self.flags, *self.overrides]
-        from ftlab.config.check import folded  # which reads arguments itself
-
         return [*self.flags, *folded(self)]
 
     @property
@@ -58,6 +58,15 @@ class Arguments:
     @property
     def is_multirun(self) -> bool:
         return "-m" in self.flags or "--multirun" in self.flags
+
+    @property
+    def config_dir(self) -> str | None:
+        """The user's own folder of configs, as it was typed."""
+        return self.flag("--config-dir", "-cd")
+
+    @property
+    def config_name(self) -> str | None:
+        return self.flag("--config-name", "-cn")
 
     def flag(self, *names: str) -> str | None:
         """The value of the first of the flags ``names`` that was given."""
@@ -138,7 +147,7 @@ def _with_registered(overrides: Sequence[str], flags: Sequence[str]) -> list[str
     for override in overrides:
         key, _, name = override.partition("=")
         if key == "data" and _PLAIN_VALUE.match(name) and name in dataset_names.names(overrides):
-            own = Arguments("", tuple(flags), ()).flag("--config-dir", "-cd")
+            own = Arguments("", tuple(flags), ()).config_dir
             folders = [config_dir(), *([Path(own)] if own else [])]
             if not any((folder / "data" / f"{name}.yaml").is_file() for folder in folders):
                 found += [f"data={dataset_names.CHOICE}", f"data.name={name}"]
@@ -158,6 +167,23 @@ def _switched(flag: str, declared: Mapping[str, object]) -> str:
     raise ConfigError(
         [Mistake(flag, f"no such flag. Flags: {shown}. Config keys take no dashes: key=value.", None, near)]
     )
+
+
+def folded(arguments: Arguments) -> list[str]:
+    """The overrides of a good command line, with what they say of phases put into the list of phases: to be shown."""
+    groups = group_names()
+    told = [line for line in arguments.overrides if phases.is_carried(line)]
+    if not told:
+        return [*arguments.overrides]
+    loader, config_name = loader_of(arguments.config_dir, arguments.config_name)
+    cfg: Any = OmegaConf.to_container(compose(arguments.overrides, loader, config_name), resolve=False)
+    entries = [phases.flat_of(entry, groups) for entry in cfg["phases"]]
+    for named, key, value in phases.said(cfg[phases.CARRIER], told):
+        for index, entry in enumerate(entries):
+            if named in (entry["name"], str(index)):
+                entry.update(phases.flat_of({key: value} if key else value, groups))
+    left = [line for line in arguments.overrides if line not in told and not line.startswith("phases=")]
+    return [*left, f"phases={literal(entries)}"]
 
 
 def literal(value: Any) -> str:

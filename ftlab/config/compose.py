@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -38,6 +39,17 @@ def config_loader(extra_dir: str | None = None) -> ConfigLoaderImpl:
     if extra_dir is not None:
         search_path.prepend("command-line", f"file://{extra_dir}", anchor=SearchPathQuery(provider="schema"))
     return ConfigLoaderImpl(config_search_path=search_path)
+
+
+def loader_of(config_dir: str | None, config_name: str | None) -> tuple[ConfigLoaderImpl, str]:
+    """The config loader and the root config's name that the flags ``--config-dir`` and ``--config-name`` choose.
+
+    :raises ConfigError: ``config_dir`` is no folder.
+    """
+    if config_dir is not None and not Path(config_dir).is_dir():
+        raise ConfigError([Mistake("--config-dir", "is no folder", config_dir)])
+    loader = config_loader(str(Path(config_dir).resolve()) if config_dir else None)
+    return loader, config_name or "config"
 
 
 def compose(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
+from ftlab.distributed.world import planned_devices
 from ftlab.rundir.names import EXACT_MATCH
 from ftlab.schema import DpoStage, Format, PpoStage, Run, SftStage, Stage
 
@@ -172,7 +173,7 @@ def _batch_mistakes(run: Run, total: int) -> list[tuple[str, Any, str]]:
     if isinstance(run.stage, PpoStage):
         reason = "an optimizer step of ppo takes stage.mini_batch_size answers, on however many devices; set that"
         return [("train.global_batch_size", total, reason)]
-    micro, devices = run.train.micro_batch_size, run.hardware.count
+    micro, devices = run.train.micro_batch_size, planned_devices(run.hardware)
     if total % (micro * devices) == 0:
         return []
     reason = f"must be a multiple of train.micro_batch_size x devices = {micro * devices}"

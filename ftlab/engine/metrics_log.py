@@ -8,7 +8,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from ftlab.engine.output import Bar, Output
+from ftlab.base.progress import Bar
+from ftlab.engine.output import Output
 from ftlab.engine.session import Session
 from ftlab.engine.trackers.rates import Rates
 

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import platform
 import shlex
-import subprocess
 from collections.abc import Iterator
 from datetime import datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from ftlab import __version__
-from ftlab.base.redaction import without_secrets
-from ftlab.engine.session import Session
+from ftlab.base import git, machine
+from ftlab.base.redaction import redact_diff
+from ftlab.distributed.world import visible_gpus
+from ftlab.rundir.directory import RunDir
 from ftlab.rundir.files import write_atomic
+from ftlab.rundir.manifest import Manifest
+from ftlab.rundir.plan import Plan
 
 PACKAGES = (
     "torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "datasets", "tokenizers", "hydra-core",
@@ -27,29 +27,28 @@ _UNTRACKED = 100  # files named
 _HERE = Path(__file__).resolve().parents[1]  # this package
 
 
-def begin(session: Session) -> None:
+def begin(run_dir: RunDir, plan: Plan, manifest: Manifest) -> None:
     """Write down a start: the run is running. What it was started with first stays in the manifest's own keys; each
     start has its time, and what differs from the first. ``outputs/latest`` points here, unless the folder was chosen.
     """
-    run_dir, plan, manifest = session.run_dir, session.plan, session.manifest.values
     now = datetime.now().astimezone().isoformat(timespec="milliseconds")
     found, diff = _environment()
-    starts = manifest.get("starts", [])
+    starts = manifest.values.get("starts", [])
     differs: dict[str, Any] = {}
     if starts:
-        before = {key: _without_file(manifest.get(key)) for key in found}
+        before = {key: _without_file(manifest.values.get(key)) for key in found}
         differs = {key: _differing(before[key], value) for key, value in found.items() if before[key] != value}
     if diff and (not starts or "git" in differs):
         path = run_dir.git_diff(len(starts) + 1)
         write_atomic(path, diff)
         (differs if starts else found)["git"]["diff"] = path.name
-    session.manifest.update(
+    manifest.update(
         **({} if starts else found),
         status="running",
         error=None,
         rerun=shlex.join(["ftlab", *plan.overrides]),
         folder=str(Path.cwd()),
-        began=manifest.get("began", now),
+        began=manifest.values.get("began", now),
         starts=[*starts, {"time": now, **differs}],
     )
     if plan.phases[0].config.run.dir is None and run_dir.path.absolute().parent.name == "outputs":
@@ -70,15 +69,14 @@ def _differing(first: Any, value: Any) -> Any:
 
 def _environment() -> tuple[dict[str, Any], str]:
     """Versions, machine and code; and the changes that the code's commit does not have."""
-    own = _own_code()
-    git, diff = _repository()
+    repository, diff = _repository()
     found = {
         "ftlab": __version__,
-        "ftlab_git": own,
+        "ftlab_git": _code_of_ftlab(),
         "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "packages": {name: machine.package_version(name) for name in PACKAGES},
         "machine": _machine(),
-        "git": git,
+        "git": repository,
     }
     return found, diff
 
@@ -91,50 +89,29 @@ def _machine() -> dict[str, Any]:
 
     found: dict[str, Any] = {
         "system": platform.platform(),
-        "cpu": _cpu(),
+        "cpu": machine.cpu_name(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),  # sums are cut otherwise among other numbers of them
-        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "memory_gb": round(machine.memory_gib(), 1),
         "device": "cpu",
     }
-    if torch.cuda.is_available():
-        found["device"] = torch.cuda.get_device_name(0)
-        found["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    if gpus := visible_gpus():
+        found["device"] = gpus[0].name
+        found["gpus"] = [gpu.name for gpu in gpus]
         found["cuda"] = torch.version.cuda
-        found["driver"] = _driver()
+        found["driver"] = machine.gpu_driver()
     return found
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    named = (line.partition(":")[2].strip() for line in lines if line.lower().startswith("model name"))
-    return next(named, "") or platform.machine()
-
-
-def _driver() -> str | None:
-    said = _output(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])
-    return said.split("\n")[0].strip() or None if said else None
 
 
 # --- the code --------------------------------------------------------------------------------------------------------
 
 
-def _own_code() -> dict[str, Any] | None:
+def _code_of_ftlab() -> dict[str, Any] | None:
     """The commit of ftlab itself, where that is known: of its checkout, or of what pip installed."""
-    if _git(_HERE, "ls-files", "--error-unmatch", "__init__.py") is not None:
-        return {"commit": _git(_HERE, "rev-parse", "HEAD"), "dirty": bool(_git(_HERE, "status", *_TRACKED))}
-    written = metadata.distribution("ftlab").read_text("direct_url.json")
-    commit = json.loads(written).get("vcs_info", {}).get("commit_id") if written else None
+    if git.is_tracked(_HERE, "__init__.py"):
+        return {"commit": git.head_commit(_HERE), "dirty": git.has_changes(_HERE)}
+    commit = machine.installed_commit("ftlab")
     return {"commit": commit, "dirty": False} if commit else None
-
-
-_TRACKED = ("--porcelain", "--untracked-files=no")
-# Nothing that a repository's own settings name is run or obeyed.
-_DIFF = ("diff", "HEAD", "--no-ext-diff", "--no-textconv", "--no-color", "--no-relative", "--src-prefix=a/",
-         "--dst-prefix=b/")  # fmt: skip
 
 
 def _repository() -> tuple[dict[str, Any] | None, str]:
@@ -142,48 +119,16 @@ def _repository() -> tuple[dict[str, Any] | None, str]:
     and the changes themselves. None outside a repository, or without git.
     """
     here = Path()
-    commit = _git(here, "rev-parse", "HEAD")
+    commit = git.head_commit(here)
     if commit is None:
         return None, ""
-    is_dirty = bool(_git(here, "status", *_TRACKED))
+    is_dirty = git.has_changes(here)
     found: dict[str, Any] = {"commit": commit, "dirty": is_dirty}
     if not is_dirty:
         return found, ""
-    sha256, lines = _changes()
-    untracked = (_git(here, "ls-files", "--others", "--exclude-standard", "--directory", "--full-name") or "").split(
-        "\n"
-    )
-    notes = [f"# not tracked: {name}\n" for name in untracked[:_UNTRACKED] if name]
-    return {**found, "diff_sha256": sha256}, "".join([*notes, *without_secrets(lines)])
-
-
-def _changes() -> tuple[str, list[str]]:
-    """Of ``git diff``: the hash of all of it, and its lines, as many as there is room for."""
-    digest, kept, size = hashlib.sha256(), bytearray(), 0
-    with subprocess.Popen(
-        ["git", "--no-optional-locks", *_DIFF], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as process:
-        assert process.stdout is not None
-        while block := process.stdout.read(1 << 16):
-            digest.update(block)
-            size += len(block)
-            kept += block[: max(DIFF_BYTES - len(kept), 0)]
-    lines = bytes(kept).decode("utf-8", errors="replace").splitlines(keepends=True)
-    if size > len(kept):
-        lines = [*lines[:-1], f"# cut here: {size:,} bytes in all, of which {DIFF_BYTES:,} are kept\n"]
-    return digest.hexdigest(), lines
-
-
-def _git(folder: Path, *words: str) -> str | None:
-    return _output(["git", "--no-optional-locks", "-C", str(folder), *words])
-
-
-def _output(command: list[str]) -> str | None:
-    """What a command says; None where it fails or is not there."""
-    try:
-        return subprocess.run(command, capture_output=True, text=True, errors="replace", check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
+    sha256, lines = git.changes_here(DIFF_BYTES)
+    notes = [f"# not tracked: {name}\n" for name in git.untracked_files(here)[:_UNTRACKED]]
+    return {**found, "diff_sha256": sha256}, "".join([*notes, *redact_diff(lines)])
 
 
 def differing_starts(manifest: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

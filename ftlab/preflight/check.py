@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ftlab.data.prepare import check_first_rows
 from ftlab.data.sources import resolve
+from ftlab.distributed.world import planned_devices
 from ftlab.errors import ConfigError, DataError, FtlabError, NotReadyError
 from ftlab.model import prequantized, saved_adapter
 from ftlab.preflight.packages import lacking_trackers
@@ -70,7 +71,7 @@ def _not_built(run: Run) -> list[str]:
     lacking = {
         f"deepspeed={run.deepspeed.name}": run.deepspeed.stage is not None,
         "hardware.fsdp": run.hardware.fsdp,
-        "more than one device": run.hardware.nodes > 1 or run.hardware.devices not in ("auto", 1),
+        "more than one device": planned_devices(run.hardware) > 1,
         "train.on_oom=halve": run.train.on_oom == "halve",
     }
     return [key for key, is_lacking in lacking.items() if is_lacking]

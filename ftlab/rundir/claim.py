@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from ftlab.base.redaction import masked
+from ftlab.base.redaction import mask_secrets
 from ftlab.errors import RunDirError
 from ftlab.rundir.checkpoints import MERGED, weights
 from ftlab.rundir.directory import RunDir
@@ -189,7 +189,7 @@ def _forget(run_dir: RunDir, phase: Phase) -> None:
 
 
 def _yaml(plan: Plan) -> str:
-    return masked(yaml.safe_dump(plan.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+    return mask_secrets(yaml.safe_dump(plan.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
 
 
 def _not_writable(path: Path, error: OSError) -> RunDirError:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ftlab.base.redaction import masked
+from ftlab.base.redaction import mask_secrets
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.files import write_atomic
 
@@ -29,7 +29,7 @@ class Manifest:
 
     def update(self, **values: Any) -> None:
         self.values |= values
-        write_atomic(self._path, masked(json.dumps(self.values, indent=2, ensure_ascii=False)) + "\n")
+        write_atomic(self._path, mask_secrets(json.dumps(self.values, indent=2, ensure_ascii=False)) + "\n")
 
     def update_item(self, key: str, name: str, value: Any) -> None:
         """Set one entry of a mapping in the manifest, as ``phases`` and ``data`` are."""

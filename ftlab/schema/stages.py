@@ -26,7 +26,7 @@ class RmStage(Group):
 class DpoStage(Group):
     name: Literal["dpo"]
     beta: PositiveFloat
-    loss_type: Literal["sigmoid", "ipo", "hinge", "robust", "exo", "nca", "simpo", "cpo"]
+    loss_type: Literal["sigmoid", "ipo", "hinge", "robust", "exo", "nca", "apo_zero", "simpo", "cpo"]
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)]
     sft_weight: NonNegativeFloat
     simpo_gamma: NonNegativeFloat

@@ -85,11 +85,6 @@ class Hardware(Group):
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     fsdp: bool
 
-    @property
-    def count(self) -> int:
-        """Devices on all nodes, as far as the config says."""
-        return (1 if self.devices == "auto" else self.devices) * self.nodes
-
 
 class Tracker(Group):
     name: Literal["tensorboard", "wandb", "mlflow", "none"]

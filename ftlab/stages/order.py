@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from ftlab.distributed.world import planned_devices
 from ftlab.schema import GrpoStage, PpoStage, Run
 from ftlab.stages.grpo.generations import generations
 from ftlab.stages.grpo.order import prompts_of_grpo_step, steps_of_epoch
@@ -28,7 +29,7 @@ class Order:
 def order_of(run: Run, count: int) -> Order:
     """The order of a run. :param count: packed rows that train, or prompts."""
     stage, train = run.stage, run.train
-    devices = (1 if run.hardware.devices == "auto" else run.hardware.devices) * run.hardware.nodes
+    devices = planned_devices(run.hardware)
     batch, accumulation = train.micro_batch_size, train.gradient_accumulation_steps
     rows: Callable[[int], list[list[int]]]
     if isinstance(stage, PpoStage):

@@ -8,11 +8,12 @@ import platform
 import shutil
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 
 from ftlab import __version__
+from ftlab.base import machine
 from ftlab.config.paths import config_dir
+from ftlab.distributed.world import visible_gpus
 from ftlab.schema import EnvTask, Run
 
 _PACKAGES = (
@@ -48,11 +49,11 @@ def _facts() -> dict[str, dict[str, str]]:
             "system": platform.platform(),
             "python": f"{platform.python_version()} ({sys.executable})",
             "cpus": str(os.cpu_count()),
-            "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB",
+            "memory": f"{machine.memory_gib():.1f} GiB",
             "free disk here": f"{disk.free / 2**30:.1f} GiB",
             **_devices(),
         },
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {name: machine.package_version(name) or "not installed" for name in _PACKAGES},
         "hub": {
             "cache": constants.HF_HUB_CACHE,
             "HF_TOKEN": "set" if os.environ.get("HF_TOKEN") else "not set",
@@ -62,16 +63,7 @@ def _facts() -> dict[str, dict[str, str]]:
 
 
 def _devices() -> dict[str, str]:
-    import torch
-
-    if not torch.cuda.is_available():
+    found = visible_gpus()
+    if not found:
         return {"devices": "cpu only"}
-    found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-    return {f"cuda:{i}": f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB" for i, gpu in enumerate(found)}
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
+    return {f"cuda:{i}": f"{gpu.name}, {gpu.memory / 2**30:.0f} GiB" for i, gpu in enumerate(found)}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ftlab.config import check, command_line
+from ftlab.config import command_line
+from ftlab.config.compose import loader_of
 from ftlab.config.history import Provenance, trace
 from ftlab.errors import ConfigError, Mistake
 from ftlab.schema import ExplainTask, Run
@@ -19,7 +20,7 @@ def explain(run: Run, argv: Sequence[str]) -> None:
     if run.task.key is None:
         raise ConfigError([Mistake("task.key", "which key? For example: ftlab explain train.learning_rate")])
     given = command_line.read(argv)
-    loader, config_name = check.loader_of(given)
+    loader, config_name = loader_of(given.config_dir, given.config_name)
     print("\n".join(_lines(trace(run.task.key, given.overrides, loader, config_name), "")))
 
 

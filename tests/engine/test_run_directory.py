@@ -104,7 +104,7 @@ def plan():
 
 def started(plan):
     run_dir = create_run(plan)
-    starts.begin(run_dir, plan)
+    starts.begin(run_dir, plan, Manifest(run_dir))
     return run_dir
 
 
@@ -189,7 +189,7 @@ def test_latest_is_the_run_that_was_started_last(tmp_path, plan, monkeypatch):
     assert RunDir.open(Path("outputs/latest")).path == Path("outputs/other"), "by the name that stays"
     other.remove()
     assert not latest.is_symlink() and not other.path.exists()
-    starts.begin(mine, plan)
+    starts.begin(mine, plan, Manifest(mine))
     assert latest.readlink() == Path("mine")
     assert sorted(path.name for path in latest.parent.iterdir()) == ["latest", "mine", "own"]
     with pytest.raises(RunDirError, match="outputs/latest is a link to the run that was started last"):
@@ -431,3 +431,9 @@ def test_going_back_to_a_checkpoint_leaves_the_later_ones_out_of_all_later_start
     assert f"continuing from {folder}/checkpoint-{stopped}" in " ".join(capsys.readouterr().out.split())
     assert logged(finished) == logged(whole)
     assert final_hash(finished) == final_hash(whole)
+
+
+def test_a_package_that_is_missing_has_no_version_in_the_manifest(repository, plan, monkeypatch):
+    monkeypatch.setattr(starts, "PACKAGES", ("torch", "no-package-of-this-name"))
+    packages = started(plan).manifest()["packages"]
+    assert packages["torch"] is not None and packages["no-package-of-this-name"] is None

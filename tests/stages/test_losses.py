@@ -150,6 +150,8 @@ def test_bradley_terry():
         ("exo", 0.8175745 * (-0.2014133 + 0.1053605) + 0.1824255 * (-1.7014133 + 2.3025851)),
         # c = 1, r = -0.5: -log s(1) = 0.3132617, -log s(-1) = 1.3132617, -log s(0.5) = 0.4740770
         ("nca", 0.3132617 + 0.5 * 1.3132617 + 0.5 * 0.4740770),
+        # c = 1, r = -0.5: s(-1) = 0.2689414, s(-0.5) = 0.3775407
+        ("apo_zero", 0.2689414 + 0.3775407),
         # means -0.75 and -2: z = 0.5 * 1.25 - 0.4 = 0.225; -log s(0.225) = 0.5869620, -log s(-0.225) = 0.8119620
         ("simpo", 0.9 * 0.5869620 + 0.1 * 0.8119620),
         # z = 0.5 * (-3 + 4) = 0.5: 0.4740770 and 0.9740770
@@ -190,7 +192,7 @@ def test_where_dpo_starts(loss_type, logprob, other, beta):
         chosen_lengths_P=tensor([3]), rejected_lengths_P=tensor([5]),
     )  # fmt: skip
     # exo: 0.5 (ln 0.5 - ln 0.9) + 0.5 (ln 0.5 - ln 0.1) = 0.5108256; nca: ln 2 (1 + 1/2 + 1/2)
-    starts = {"ipo": 1 / (4 * beta**2), "hinge": 1.0, "exo": 0.5108256, "nca": 2 * LN2}
+    starts = {"ipo": 1 / (4 * beta**2), "hinge": 1.0, "exo": 0.5108256, "nca": 2 * LN2, "apo_zero": 1.0}
     close(found.losses_P, [starts.get(loss_type, LN2)])
     assert found.margins_P.item() == 0.0
 

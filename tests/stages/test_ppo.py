@@ -22,8 +22,9 @@ from ftlab.rundir.files import sha256
 from ftlab.rundir.manifest import Manifest
 from ftlab.rundir.phase_files import PhaseFiles
 from ftlab.stages.losses import gae, kl_penalised_rewards, policy_loss, whiten
-from ftlab.stages.ppo.rollout import Answers, logprobs_and_entropy, parts, sample
+from ftlab.stages.ppo.rollout import Answers, logprobs_and_entropy, sample
 from ftlab.stages.ppo.trainer import PpoTrainer
+from ftlab.stages.trainer.batching import batches_by_tokens
 from tests.conftest import ROOT
 from tests.runs import make_run, metrics, resume_run, train_run
 
@@ -180,7 +181,7 @@ def test_the_policys_gradient_is_that_of_the_formula(tmp_path):
     rollout, stage = trainer._rollout, trainer.stage
     assert rollout is not None
     rows = trainer._mini_batch(0, 0)
-    assert len(parts(rollout.ends_B[rows].tolist(), trainer._budget)) > 1
+    assert len(batches_by_tokens(rollout.ends_B[rows].tolist(), trainer._budget)) > 1
     mine = trainer.roles.parameters(POLICY)
     found = {name: p.grad.clone() for name, p in mine.items()}
     for parameter in mine.values():

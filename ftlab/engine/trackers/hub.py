@@ -13,9 +13,9 @@ from typing import Any
 import yaml
 from rich.markup import escape
 
+from ftlab.base.redaction import redact, redact_values
 from ftlab.engine.trackers.base import About, Tracker, scalars
 from ftlab.engine.trackers.mlflow import Mlflow
-from ftlab.engine.trackers.redact import redact, redacted
 from ftlab.engine.trackers.tensorboard import TensorBoard
 from ftlab.engine.trackers.wandb import Wandb
 from ftlab.rundir.directory import RunDir
@@ -68,12 +68,12 @@ class Trackers:
     def ledger(self, phase: str, step: int) -> None:
         """What became of the rows of a phase that begins at this step."""
         path = self._run_dir.ledger(phase)
-        text = json.dumps(redacted(json.loads(path.read_text(encoding="utf-8"))), indent=2, ensure_ascii=False)
+        text = json.dumps(redact_values(json.loads(path.read_text(encoding="utf-8"))), indent=2, ensure_ascii=False)
         self._document(f"data/{phase}.json", step, text + "\n")
 
     def samples(self, path: Path, step: int) -> None:
         """:param path: a file of ``samples/``."""
-        samples = redacted(json.loads(path.read_text(encoding="utf-8"))["samples"])
+        samples = redact_values(json.loads(path.read_text(encoding="utf-8"))["samples"])
         if samples and path.stem not in self._sent:
             self._sent.add(path.stem)
             self._each("samples", path.stem, step, samples)
@@ -94,11 +94,11 @@ class Trackers:
         manifest = self._manifest.values
         return About(
             folder=run_dir.path.absolute(),
-            project=redacted(phases[0]["config"]["tracker"]["project"]),
+            project=redact_values(phases[0]["config"]["tracker"]["project"]),
             key=ours["key"],
             store=ours["mlflow"],
-            config=redacted(config),
-            environment=redacted({name: manifest[name] for name in _ENVIRONMENT if name in manifest}),
+            config=redact_values(config),
+            environment=redact_values({name: manifest[name] for name in _ENVIRONMENT if name in manifest}),
         )
 
     def _begin(self, name: str, about: About) -> None:

@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ftlab.base.redaction import redact
 from ftlab.engine.trackers.base import About
-from ftlab.engine.trackers.redact import redact
 from ftlab.rundir.compare import flat
 
 _KEY = "ftlab_key"  # the tag that a run is found by

@@ -12,6 +12,7 @@ import torch
 from transformers import TrainerCallback
 
 from ftlab.data.packing.store import PackedRow
+from ftlab.distributed.world import current_world
 from ftlab.model.adapter import Parameters
 from ftlab.model.load import compute_dtype
 from ftlab.schema import Run
@@ -126,7 +127,7 @@ class Rates(TrainerCallback):
         if tokens > 0 and self._spent > 0:
             self.latest["tokens_per_second"] = round(tokens / self._spent, 1)
             if self._work is not None and self._peak is not None:
-                share = mfu(tokens / self._spent, self._work, self._peak * max(args.world_size, 1))
+                share = mfu(tokens / self._spent, self._work, self._peak * current_world().size)
                 self.latest["mfu"] = round(share, 4)
         self.latest |= usage(args.device)
         self._spent, self._since = 0.0, time.monotonic()

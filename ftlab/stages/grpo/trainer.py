@@ -8,7 +8,6 @@ of one continues to the bit; each epoch has its own order, also after a resume; 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import pad
 
 from ftlab.data.prompts import Asked
+from ftlab.distributed.world import current_world
 from ftlab.errors import NotReadyError
 from ftlab.model.guests import Guests, has_adapter
 from ftlab.policy.tokens import tokens_of
@@ -64,7 +64,7 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
         lacking = lacks_vllm(run)
         if lacking is not None:
             raise NotReadyError(f"{lacking}.")
-        devices = int(os.environ.get("WORLD_SIZE", "1"))
+        devices = current_world().size
         check(run, devices)
         self.run, self.files, self._stage = run, files, stage
         self._train_rows, self._validation_rows = train_rows, validation_rows
@@ -182,12 +182,12 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
         model: Any = self.model
         was_training = model.training
         model.eval()
-        mine = rows[self.args.process_index :: self.args.world_size]
+        mine = rows[self.world.rank :: self.world.size]
         mine = sorted(mine, key=lambda row: len(row.ids))  # little padding
         size = self.run.eval.batch_size
         sums: dict[str, float] = {}
         counts: dict[str, float] = {}
-        with _own_random_numbers(self.args.seed + self.args.process_index, self.args.device):
+        with _own_random_numbers(self.args.seed + self.world.rank, self.args.device):
             for start in range(0, len(mine), size):
                 batch = [row for row in mine[start : start + size] for _ in range(EVALUATED)]
                 for name, (total, count) in self._evaluated(batch).items():
@@ -244,7 +244,7 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
         """Over all ranks."""
         names = sorted(sums)
         table = torch.tensor([[sums[name] for name in names], [counts[name] for name in names]], dtype=torch.float32)
-        if self.args.world_size > 1:
+        if self.world.size > 1:
             table = self.accelerator.reduce(table.to(self.args.device), "sum").cpu()
             return {n: (total / count).item() if count else float("nan") for n, total, count in zip(names, *table)}
         return {name: sums[name] / counts[name] if counts[name] else float("nan") for name in names}
@@ -274,8 +274,7 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
             self._metrics["train"].update(state["metrics"])
 
     def _generation_file(self, folder: str) -> Path:
-        name = "generation.pt" if self.args.world_size <= 1 else f"generation_{self.args.process_index}.pt"
-        return Path(folder) / name
+        return Path(folder) / self.world.file_name("generation.pt")
 
 
 class Start:

@@ -115,6 +115,10 @@ def _nca(ratios: _Ratios) -> Tensor:
     return -logsigmoid(chosen_P) - 0.5 * logsigmoid(-chosen_P) - 0.5 * logsigmoid(-rejected_P)
 
 
+def _apo_zero(ratios: _Ratios) -> Tensor:
+    return (-ratios.beta * ratios.chosen_P).sigmoid() + (ratios.beta * ratios.rejected_P).sigmoid()
+
+
 def _simpo(ratios: _Ratios) -> Tensor:
     chosen_P, rejected_P = ratios.means
     return _smoothed(ratios.beta * (chosen_P - rejected_P) - ratios.simpo_gamma, ratios.label_smoothing)
@@ -127,6 +131,7 @@ _DPO: dict[str, Callable[[_Ratios], Tensor]] = {
     "robust": _robust,
     "exo": _exo,
     "nca": _nca,
+    "apo_zero": _apo_zero,
     "simpo": _simpo,
     "cpo": _sigmoid,
 }
@@ -148,18 +153,19 @@ def dpo(
     """Direct preference optimisation, in one of the ways that ``stage.loss_type`` names. With r the log-ratio of policy
     to reference, z = beta (r_chosen - r_rejected), e the label smoothing, p sums and m means over tokens:
 
-    ======= ============================================== ========================================================
-    sigmoid -(1-e) log s(z) - e log s(-z)                  https://arxiv.org/abs/2305.18290, eq. 7; with e > 0
-                                                           conservative DPO, https://ericmitchell.ai/cdpo.pdf
-    ipo     (m r_chosen - m r_rejected - 1/(2 beta))^2     https://arxiv.org/abs/2310.12036, eq. 17
-    hinge   max(0, 1 - z)                                  https://arxiv.org/abs/2305.10425; 2309.06657, eq. 11
-    robust  (-(1-e) log s(z) + e log s(-z)) / (1 - 2e)     https://arxiv.org/abs/2403.00409; below 0 at times
-    exo     KL of (s(z), s(-z)) from (1-e, e), e > 0       https://arxiv.org/abs/2402.00856, eq. 16
-    nca     -log s(c) - log s(-c) / 2 - log s(-r) / 2      https://arxiv.org/abs/2402.05369, with c, r = beta r_*
-    simpo   as sigmoid, z = beta (m p_c - m p_r) - gamma   https://arxiv.org/abs/2405.14734, eq. 6
-    cpo     as sigmoid, z = beta (p_c - p_r)               https://arxiv.org/abs/2401.08417, without its likelihood
-                                                           term, which is ``stage.sft_weight`` = 1
-    ======= ============================================== ========================================================
+    ======== ============================================== ========================================================
+    sigmoid  -(1-e) log s(z) - e log s(-z)                  https://arxiv.org/abs/2305.18290, eq. 7; with e > 0
+                                                            conservative DPO, https://ericmitchell.ai/cdpo.pdf
+    ipo      (m r_chosen - m r_rejected - 1/(2 beta))^2     https://arxiv.org/abs/2310.12036, eq. 17
+    hinge    max(0, 1 - z)                                  https://arxiv.org/abs/2305.10425; 2309.06657, eq. 11
+    robust   (-(1-e) log s(z) + e log s(-z)) / (1 - 2e)     https://arxiv.org/abs/2403.00409; below 0 at times
+    exo      KL of (s(z), s(-z)) from (1-e, e), e > 0       https://arxiv.org/abs/2402.00856, eq. 16
+    nca      -log s(c) - log s(-c) / 2 - log s(-r) / 2      https://arxiv.org/abs/2402.05369, with c, r = beta r_*
+    apo_zero s(-c) + s(r)                                   https://arxiv.org/abs/2408.06266: chosen up, rejected down
+    simpo    as sigmoid, z = beta (m p_c - m p_r) - gamma   https://arxiv.org/abs/2405.14734, eq. 6
+    cpo      as sigmoid, z = beta (p_c - p_r)               https://arxiv.org/abs/2401.08417, without its likelihood
+                                                            term, which is ``stage.sft_weight`` = 1
+    ======== ============================================== ========================================================
 
     Equal to TRL 1.16 (``exo_pair``, ``nca_pair``; simpo and cpo in its CPO trainer), but for label smoothing under
     sigmoid, which that version ignores. IPO divides by the lengths as TRL does, with whose authors that was agreed.

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ftlab.model.head import logits_function
 from ftlab.stages.losses import entropy
+from ftlab.stages.trainer.batching import batches_by_tokens
 from ftlab.stages.trainer.forward import LOGIT_ELEMENTS, packed_hidden
 
 
@@ -90,21 +91,6 @@ class Rollout(Answers):
     def from_state(cls, state: dict[str, Any], device: Any) -> Rollout:
         there: dict[str, Any] = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in state.items()}
         return cls(**there)
-
-
-def parts(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Indices in parts of similar length, each of at most ``budget`` tokens with its padding, or of one index.
-
-    >>> parts([5, 2, 3, 9], budget=8)
-    [[1, 2], [0], [3]]
-    """
-    found: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-        if found and (len(found[-1]) + 1) * lengths[index] <= budget:
-            found[-1].append(index)
-        else:
-            found.append([index])
-    return found
 
 
 @torch.no_grad()
@@ -193,7 +179,7 @@ def for_all(answers: Answers, budget: int, measure: Callable[[Tensor], Tensor]) 
     """
     mask_BT = answers.mask_BT
     values_BT = torch.zeros(mask_BT.shape, device=mask_BT.device)
-    for part in parts(answers.ends_B.tolist(), budget):
+    for part in batches_by_tokens(answers.ends_B.tolist(), budget):
         rows = torch.tensor(part, device=mask_BT.device)
         values_PT = torch.zeros((len(part), mask_BT.shape[1]), device=mask_BT.device)
         values_PT[mask_BT[rows]] = measure(rows).float()

@@ -27,8 +27,9 @@ from ftlab.rundir.phase_files import PhaseFiles
 from ftlab.schema import PpoStage, Run
 from ftlab.stages.losses import AdaptiveKL, gae, kl_penalised_rewards, masked_mean, policy_loss, value_loss, whiten
 from ftlab.stages.ppo import order
-from ftlab.stages.ppo.rollout import Answers, Rollout, for_all, hidden_of, logprobs_and_entropy, parts, sample
+from ftlab.stages.ppo.rollout import Answers, Rollout, for_all, hidden_of, logprobs_and_entropy, sample
 from ftlab.stages.rewards.judge import EVALUATED, Judge
+from ftlab.stages.trainer.batching import batches_by_tokens
 from ftlab.stages.trainer.stage_trainer import StageTrainer
 
 _STATE = "ppo.pt"
@@ -79,7 +80,7 @@ class PpoTrainer(StageTrainer):
             files,
             callbacks,
         )
-        if self.accelerator.num_processes > 1:
+        if self.world.size > 1:
             raise NotReadyError("stage=ppo trains on one device in this build; use hardware.devices=1.")
         self.run = run
         self.data_collator = lambda items: {"step": torch.tensor(items)}
@@ -108,7 +109,7 @@ class PpoTrainer(StageTrainer):
         rows_b = self._mini_batch(number, step)
         self._tokens_of_step = int(rollout.ends_B[rows_b].sum())
         tokens = rollout.learned_BT[rows_b].sum().clamp(min=1)
-        groups = [rows_b[part] for part in parts(rollout.ends_B[rows_b].tolist(), self._budget)]
+        groups = [rows_b[part] for part in batches_by_tokens(rollout.ends_B[rows_b].tolist(), self._budget)]
         with self.roles.acting(POLICY) as policy:
             found = [self._learn_policy(policy, rollout, rows, tokens) for rows in groups]
         with self.roles.acting(CRITIC) as critic:

@@ -19,8 +19,8 @@ from ftlab.model import score as value_heads
 from ftlab.model.guests import TRAINED, Guests, switched
 from ftlab.model.load import fit_embeddings, load_model, load_reference
 from ftlab.schema import Run
-from ftlab.stages.ppo.rollout import parts
 from ftlab.stages.rewards import find
+from ftlab.stages.trainer.batching import batches_by_tokens
 from ftlab.stages.trainer.forward import packed_hidden
 
 
@@ -43,7 +43,7 @@ class RewardModel:
         texts = [[*prompt, *completion] for prompt, completion in zip(prompt_ids, completion_ids)]
         scores = [0.0] * len(texts)
         with self._acting() as model:
-            for part in parts([len(text) for text in texts], self._budget):
+            for part in batches_by_tokens([len(text) for text in texts], self._budget):
                 ends_P = torch.tensor([len(texts[row]) for row in part])
                 ids_PL = torch.zeros((len(part), int(ends_P.max())), dtype=torch.long)
                 for at, row in enumerate(part):

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from ftlab.distributed.world import drive_one_device
 from ftlab.model.load import compute_dtype, uses_cpu
 from ftlab.schema import Run
 from ftlab.stages.trainer.optimizers import projected_modules
@@ -52,6 +53,5 @@ def training_arguments(run: Run, output_dir: str, cls: type[TrainingArguments] =
         **more,
     )
     args.loraplus_ratio = run.lora.loraplus_ratio if run.method.name == "lora" else None  # type: ignore[attr-defined]
-    # One process drives one device; with more in sight transformers would wrap the model in DataParallel.
-    args._n_gpu = min(args.n_gpu, 1)
+    drive_one_device(args)
     return args

@@ -42,5 +42,4 @@ class CountingTrainer(WatchedTrainer):
             self.restore_counters(torch.load(file, map_location=self.args.device, weights_only=True))
 
     def _counters_file(self, folder: str) -> Path:
-        name = "counters.pt" if self.args.world_size <= 1 else f"counters_{self.args.process_index}.pt"
-        return Path(folder) / name
+        return Path(folder) / self.world.file_name("counters.pt")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import Trainer
 
+from ftlab.distributed.world import current_world
 from ftlab.errors import DivergedError
 from ftlab.rundir.checkpoints import checkpoints, is_whole
 from ftlab.rundir.phase_files import PhaseFiles
@@ -51,6 +52,7 @@ class WatchedTrainer(Trainer):
     files: PhaseFiles
 
     def __init__(self, *args: Any, **more: Any) -> None:
+        self.world = current_world()
         self._steps: list[Step] = []
         self._parts: list[Tensor] = []
         self._last_step = -1
@@ -72,7 +74,7 @@ class WatchedTrainer(Trainer):
         args, rows = self.args, cast(Sized, self.train_dataset)
         assert args.data_seed is not None
         batch, accumulation = args.per_device_train_batch_size, args.gradient_accumulation_steps
-        return batching.rows_of_step(step, len(rows), batch, accumulation, max(args.world_size, 1), args.data_seed)
+        return batching.rows_of_step(step, len(rows), batch, accumulation, self.world.size, args.data_seed)
 
     def training_step(self, *args: Any, **more: Any) -> Tensor:
         loss = super().training_step(*args, **more)

@@ -96,12 +96,12 @@ class StageTrainer(WholeCheckpoints):
         losses_I, measures = self.terms(inputs, self.outputs(model, inputs))
         self._meter.add(measures)
         # Ranks average their gradients, and the loss is a sum over them.
-        return losses_I.sum() / items * self.accelerator.num_processes
+        return losses_I.sum() / items * self.world.size
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         items = sum(self.items(batch) for batch in batch_samples)
         self._tokens_of_step = sum(batch["tokens"] for batch in batch_samples)
-        if self.accelerator.num_processes == 1:
+        if self.world.size == 1:
             return items
         counts = self.accelerator.gather(torch.tensor([[items, self._tokens_of_step]], device=device)).sum(0)
         self._tokens_of_step = int(counts[1])

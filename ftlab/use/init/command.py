@@ -179,7 +179,8 @@ def _print_choice(to: Console, rows: _Rows, stage: str, guess: Guess) -> None:
 
 
 def _as_run(run: Run, overrides: Sequence[str], stage: str, guess: Guess, file: str) -> Run:
-    loader, config_name = check.loader_of(command_line.read(overrides))
+    given = command_line.read(overrides)
+    loader, config_name = compose.loader_of(given.config_dir, given.config_name)
     chosen = compose.read([*init_file.given(overrides), f"stage={stage}"], loader, config_name)
     update = {"path": file, "format": guess.format, "columns": guess.columns, "tags": guess.tags, "name": None}
     update["on_invalid"] = "drop" if guess.problems else chosen.data.on_invalid

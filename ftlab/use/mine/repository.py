@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from ftlab.base.git import environment_without
 from ftlab.errors import NotReadyError
 
 # Larger files are binary to git, so that no diff of one fills the memory.
@@ -80,7 +81,7 @@ class Repository:
         self._errors = self._ends.enter_context((folder / "errors").open("w+b"))
         self._index, self._tree = folder / "index", folder / "tree"
         self._tree.mkdir()
-        self._env = _environment(("GIT_",)) | _ISOLATED | {"GIT_DIR": gitdir, "GIT_WORK_TREE": str(self._tree)}
+        self._env = environment_without(("GIT_",)) | _ISOLATED | {"GIT_DIR": gitdir, "GIT_WORK_TREE": str(self._tree)}
         self._env["GIT_INDEX_FILE"] = str(folder / "none")
         self.empty_tree = self._run("hash-object", "-t", "tree", "--stdin").decode().strip()
         self._env["GIT_ATTR_SOURCE"] = self.empty_tree  # the same for a git that reads attributes from HEAD
@@ -226,7 +227,7 @@ def _discover(path: str) -> tuple[str, str, bool]:
     if not folder.is_dir():
         hint = " Clone it first." if "://" in path or path.startswith("git@") else " Relative paths start from here."
         raise NotReadyError(f"task.repo={path} is no folder.{hint}")
-    env = _environment(("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX", "GIT_OBJECT", "GIT_PREFIX", "GIT_COMMON"))
+    env = environment_without(("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX", "GIT_OBJECT", "GIT_PREFIX", "GIT_COMMON"))
     asked = ("rev-parse", "--absolute-git-dir", "--is-shallow-repository", "--show-prefix")
     try:
         done = subprocess.run(["git", "-C", str(folder), *asked], env={**env, "LC_ALL": "C"}, capture_output=True)
@@ -241,10 +242,6 @@ def _discover(path: str) -> tuple[str, str, bool]:
 
 def _damaged(id_: str) -> NotReadyError:
     return NotReadyError(f"The repository is damaged: git has no object {id_}. git fsck says more.")
-
-
-def _environment(without: tuple[str, ...]) -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith(without)}
 
 
 def _out(process: subprocess.Popen[bytes]) -> IO[bytes]:

@@ -1,0 +1,49 @@
+"""The machine and what is installed on it: processor, memory, driver, versions of packages."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+
+from ftlab.base.command import command_output
+
+
+def package_version(name: str) -> str | None:
+    """The installed version of a package; None where it is not installed."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def installed_commit(package: str) -> str | None:
+    """The commit that pip installed a package from; None where it came from elsewhere or is not installed."""
+    try:
+        written = metadata.distribution(package).read_text("direct_url.json")
+    except metadata.PackageNotFoundError:
+        return None
+    commit: str | None = json.loads(written).get("vcs_info", {}).get("commit_id") if written else None
+    return commit
+
+
+def cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    named = (line.partition(":")[2].strip() for line in lines if line.lower().startswith("model name"))
+    return next(named, "") or platform.machine()
+
+
+def memory_gib() -> float:
+    """The machine's main memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+
+
+def gpu_driver() -> str | None:
+    """The version of NVIDIA's driver; None without one."""
+    told = command_output(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])
+    return told.split("\n")[0].strip() or None if told else None

@@ -1,0 +1,1 @@
+"""Which process this is, of how many, and on which devices."""

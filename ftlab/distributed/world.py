@@ -1,0 +1,98 @@
+"""The only place that knows rank, world size and devices."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+from ftlab.errors import NotReadyError
+from ftlab.schema import Hardware
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a run. :param rank: of this one, from 0. :param size: how many there are, on all nodes.
+    :param local_rank: among those of its node, which is also the number of its device.
+    """
+
+    rank: int
+    size: int
+    local_rank: int
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the one process that writes what all have in common."""
+        return self.rank == 0
+
+    def file_name(self, name: str) -> str:
+        """The name of a file that each process has one of: ``state.pt``, or among several ``state_<rank>.pt``."""
+        path = PurePath(name)
+        return name if self.size == 1 else f"{path.stem}_{self.rank}{path.suffix}"
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """:param memory: bytes."""
+
+    name: str
+    memory: int
+
+
+def current_world() -> World:
+    """What torchrun's variables say; one process where they are not set.
+
+    :raises NotReadyError: one of them is no whole number, or they contradict each other.
+    """
+    size = _variable("WORLD_SIZE", 1, least=1)
+    world = World(_variable("RANK", 0), size, _variable("LOCAL_RANK", 0))
+    if "WORLD_SIZE" in os.environ and world.rank >= size:
+        raise NotReadyError(f"RANK={world.rank} of the environment must be below WORLD_SIZE={size}. {_REMEDY}")
+    return world
+
+
+def planned_devices(hardware: Hardware) -> int:
+    """Devices on all nodes, as far as the config says: ``hardware.devices=auto`` counts as one."""
+    return (1 if hardware.devices == "auto" else hardware.devices) * hardware.nodes
+
+
+def visible_gpus() -> list[Gpu]:
+    """The GPUs that torch sees, in its order."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    found = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    return [Gpu(device.name, device.total_memory) for device in found]
+
+
+def drive_one_device(arguments: Any) -> None:
+    """One process drives one device; with more in sight transformers would wrap the model in DataParallel.
+
+    :param arguments: transformers' TrainingArguments.
+    :raises NotReadyError: transformers counts other processes than the environment, as it does without LOCAL_RANK.
+    """
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    world, counted = current_world(), max(arguments.world_size, 1)
+    if world.size != counted:
+        raise NotReadyError(
+            f"WORLD_SIZE={world.size} of the environment, but {counted} process{'es' * (counted > 1)} found each other."
+            f" {_REMEDY}"
+        )
+
+
+_REMEDY = "torchrun sets RANK, WORLD_SIZE and LOCAL_RANK for each process; unset them to train in one."
+
+
+def _variable(name: str, default: int, least: int = 0) -> int:
+    value = os.environ.get(name)
+    if value is None:
+        return default
+    try:
+        number = int(value)
+    except ValueError:
+        number = least - 1
+    if number < least:
+        raise NotReadyError(f"{name}={value} of the environment must be a whole number from {least} on. {_REMEDY}")
+    return number

@@ -1,0 +1,78 @@
+"""What every part uses: machine, git, progress, redaction."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+
+import pytest
+from rich.console import Console
+
+from ftlab.base import git, machine, redaction
+from ftlab.base.progress import Bar
+
+
+def test_a_package_that_is_not_installed_has_no_version_and_no_commit():
+    assert machine.package_version("no-package-of-this-name") is None
+    assert machine.installed_commit("no-package-of-this-name") is None
+    assert machine.package_version("rich") is not None and machine.installed_commit("rich") is None
+
+
+def test_the_machine_without_any_command_on_the_path(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert machine.gpu_driver() is None
+    assert machine.cpu_name() and machine.memory_gib() > 0.1
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A repository with one commit, in which the test stands."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "a.txt").write_text("one\n")
+    for words in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "one"]):
+        subprocess.run(["git", *words], check=True)
+    return tmp_path
+
+
+def test_what_git_tells_of_a_checkout(checkout):
+    commit = git.head_commit(checkout)
+    assert commit is not None and len(commit) == 40
+    assert not git.has_changes(checkout) and git.untracked_files(checkout) == []
+    (checkout / "a.txt").write_text("two\n")
+    (checkout / "b.txt").write_text("new\n")
+    assert git.has_changes(checkout) and git.untracked_files(checkout) == ["b.txt"]
+    assert git.is_tracked(checkout, "a.txt") and not git.is_tracked(checkout, "b.txt")
+    _, lines = git.changes_here(10_000)
+    assert lines[-2:] == ["-one\n", "+two\n"]
+    _, cut = git.changes_here(30)
+    assert cut[-1].startswith("# cut here: ") and cut[-1].endswith("in all, of which 30 are kept\n")
+
+
+def test_outside_a_repository_git_tells_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert git.head_commit(tmp_path) is None
+    monkeypatch.setenv("PATH", "")
+    assert git.run_git(tmp_path, "version") is None
+
+
+def test_where_there_is_no_terminal_a_bar_is_a_line_at_each_tenth():
+    out = io.StringIO()
+    with Bar(Console(file=out, width=100), "training", 20, "steps") as bar:
+        for step in range(1, 21):
+            bar.update(step, f"loss {step}")
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 10
+    assert lines[0].startswith("training  2/20  loss 2  ETA ") and lines[-1].startswith("training  20/20  loss 20")
+
+
+def test_secrets_of_the_environment_go_wherever_they_stand(monkeypatch):
+    monkeypatch.setenv("MY_API_KEY", "quite-plain-words")
+    monkeypatch.setenv("MY_TOKEN", "short")
+    assert redaction.redact("at quite-plain-words, short") == "at <redacted>, short"
+    assert redaction.redact_values({"a": ["quite-plain-words", 1], "url": "https://me:secret@host/x"}) == {
+        "a": ["<redacted>", 1],
+        "url": "https://<redacted>@host/x",
+    }
