@@ -8,7 +8,7 @@ from typing import Any
 
 from ftlab.rundir.checkpoints import set_aside
 from ftlab.rundir.directory import RunDir
-from ftlab.rundir.files import sha256
+from ftlab.rundir.files import sha256, temporary_folder
 from ftlab.rundir.names import WEIGHT_FILES
 
 
@@ -20,7 +20,7 @@ def save_final(model: Any, tokenizer: Any, stop: list[int], final: Path) -> Path
     """
     from ftlab.model.roles import has_adapter
 
-    writing = final.with_name(".final.tmp")
+    writing = temporary_folder(final)
     # A trainer may have put a reference's adapter beside the policy's.
     policy_alone = {"selected_adapters": ["default"]} if has_adapter(model) else {}
     model.save_pretrained(writing, **policy_alone)
@@ -45,7 +45,7 @@ def weight_hashes(final: Path) -> dict[str, str]:
 
 def link_final(run_dir: RunDir, final: Path) -> None:
     """Let ``final`` of the run directory point at a phase's."""
-    link = run_dir.path / ".final.tmp"
+    link = temporary_folder(run_dir.final)
     link.unlink(missing_ok=True)
     link.symlink_to(final.relative_to(run_dir.path))
     link.replace(run_dir.final)

@@ -9,6 +9,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from ftlab.base.progress import Bar
+from ftlab.distributed.world import current_world
 from ftlab.engine.output import Output
 from ftlab.engine.session import Session
 from ftlab.engine.trackers.rates import Rates
@@ -29,7 +30,7 @@ class Metrics(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         # transformers ends with averages since the last (re)start, which no continued run could repeat.
-        if state.is_world_process_zero and "train_runtime" not in logs:
+        if current_world().is_first and "train_runtime" not in logs:
             rates = self._rates.latest if "loss" in logs else {}
             self.write(state.global_step, {"epoch": state.epoch, **logs, **rates})
 

@@ -101,7 +101,7 @@ class PhaseRun:
         trainer = self._trainer(prepared, [rates, metrics, BetweenSteps(session)])
         measuring = Measuring(session, self.phase.name, self.config, self.tokens, self.parts, metrics)
         splits = {"golden": bool(self.parts.get("golden")), "validation": prepared.validation is not None}
-        chooses = stopping.callbacks(train, self.files.folder, splits, self.output.say)
+        chooses = stopping.callbacks(train, self.files, splits, self.output.say)
         # Answers are given before they are compared.
         for callback in (*measuring.between(trainer, rates), *chooses):
             trainer.add_callback(callback)
@@ -126,7 +126,7 @@ class PhaseRun:
                 set_seed(self.config.seed)
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         session.interruption.check()
-        kept = stopping.load_best(trainer, train, self.files.folder)
+        kept = stopping.load_best(trainer, train, self.files)
         self._save_final()
         after = measuring.after(trainer, kept)
         self._finish(trainer, kept, before.values, after.values)

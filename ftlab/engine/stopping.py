@@ -19,6 +19,7 @@ from ftlab.errors import ConfigError, Mistake, RunDirError
 from ftlab.rundir.checkpoints import is_whole
 from ftlab.rundir.compare import lower_is_better
 from ftlab.rundir.names import EXACT_MATCH, TRAINER_STATE
+from ftlab.rundir.phase_files import PhaseFiles
 from ftlab.schema import Train
 
 
@@ -56,11 +57,11 @@ def is_over(checkpoint: Path, train: Train) -> bool:
 
 
 def callbacks(
-    train: Train, folder: Path, splits: Mapping[str, bool], say: Callable[[str], None]
+    train: Train, files: PhaseFiles, splits: Mapping[str, bool], say: Callable[[str], None]
 ) -> list[TrainerCallback]:
     """What watches over the measures, if anything shall.
 
-    :param folder: of the checkpoints. :param splits: whether the data has rows for each.
+    :param files: of the phase. :param splits: whether the data has rows for each.
     :raises ConfigError: there is nothing to measure on.
     """
     if not train.keeps_best:
@@ -71,7 +72,7 @@ def callbacks(
         reason = f"compares evaluations by {train.best_metric}, and this data has no {split} split; "
         reason += f"set data.split.{split}" + (" or .fraction" if split == "validation" else "")
         raise ConfigError([Mistake(f"train.{key}", reason, value)])
-    return [BestKept(train.early_stopping, train.best_metric, folder, say)]
+    return [BestKept(train.early_stopping, train.best_metric, files, say)]
 
 
 def check_measured(train: Train, log: Sequence[dict[str, Any]]) -> None:
@@ -85,7 +86,7 @@ def check_measured(train: Train, log: Sequence[dict[str, Any]]) -> None:
         raise ConfigError([Mistake("train.best_metric", mistake, train.best_metric)])
 
 
-def load_best(trainer: Any, train: Train, folder: Path) -> int:
+def load_best(trainer: Any, train: Train, files: PhaseFiles) -> int:
     """Put the best evaluation's weights back, where they are wanted; which step the trainer's weights are of then.
 
     :raises RunDirError: its checkpoint is gone or torn.
@@ -94,7 +95,7 @@ def load_best(trainer: Any, train: Train, folder: Path) -> int:
     found = best(trainer.state.log_history, train.best_metric) if train.keeps_best else None
     if found is None or found.step == last:
         return last
-    checkpoint = _checkpoint(folder, found.step)
+    checkpoint = files.checkpoint(found.step)
     if not is_whole(checkpoint):
         raise RunDirError(
             f"{checkpoint}, the best evaluation's, is gone or torn. Remove the checkpoints after it and continue: what "
@@ -111,8 +112,8 @@ class BestKept(TrainerCallback):
     :param patience: None never stops.
     """
 
-    def __init__(self, patience: int | None, metric: str, folder: Path, say: Callable[[str], None]):
-        self._patience, self._metric, self._folder, self._say = patience, metric, folder, say
+    def __init__(self, patience: int | None, metric: str, files: PhaseFiles, say: Callable[[str], None]):
+        self._patience, self._metric, self._files, self._say = patience, metric, files, say
         self._training = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -148,7 +149,7 @@ class BestKept(TrainerCallback):
 
     def _protect(self, state: Any) -> None:
         found = best(state.log_history, self._metric)
-        state.best_model_checkpoint = None if found is None else str(_checkpoint(self._folder, found.step))
+        state.best_model_checkpoint = None if found is None else str(self._files.checkpoint(found.step))
 
 
 def _key(metric: str) -> str:
@@ -158,7 +159,3 @@ def _key(metric: str) -> str:
 
 def _named(metric: str) -> str:
     return metric.replace("_", " ") if metric == EXACT_MATCH else f"validation {metric}"
-
-
-def _checkpoint(folder: Path, step: int) -> Path:
-    return folder / f"checkpoint-{step}"

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from ftlab.rundir.names import FINAL
 from ftlab.schema import Run
 
 CONFIG = "adapter_config.json"
@@ -44,8 +45,8 @@ def why_not(run: Run, folder: Path, named: str, instead: str, given: Collection[
 
 
 def _nearby(folder: Path) -> str:
-    if (folder / "final" / CONFIG).is_file():
-        return f"; of a run directory give the final adapter, {folder / 'final'}"
+    if (folder / FINAL / CONFIG).is_file():
+        return f"; of a run directory give the final adapter, {folder / FINAL}"
     if (folder / "config.json").is_file():
         return "; a whole model goes into model.path"
     return "; it must be a folder that PEFT saved, such as final/ of a run directory"

@@ -8,6 +8,7 @@ from typing import Any
 
 from ftlab.errors import RunDirError
 from ftlab.rundir.directory import RunDir
+from ftlab.rundir.files import temporary_folder
 from ftlab.rundir.plan import WEIGHTS, Phase, Plan
 from ftlab.rundir.sources import policy_of_run
 from ftlab.schema import Run
@@ -73,7 +74,7 @@ def _merge(config: Run, base: Path) -> None:
     model: Any = load.load_model(config.model_copy(update={"quant": unquantized}))
     load.fit_embeddings(model, tokenizer)
     merged: Any = PeftModel.from_pretrained(model, str(config.model.adapter)).merge_and_unload()
-    writing = base.with_name(".base.tmp")
+    writing = temporary_folder(base)
     shutil.rmtree(writing, ignore_errors=True)
     merged.save_pretrained(writing)
     tokenizer.save_pretrained(writing)

@@ -20,7 +20,7 @@ from ftlab import __version__
 from ftlab.errors import RunDirError
 from ftlab.rundir.checkpoints import weights
 from ftlab.rundir.lock import is_held
-from ftlab.rundir.names import LATEST
+from ftlab.rundir.names import FINAL, LATEST
 from ftlab.rundir.phase_files import PhaseFiles
 from ftlab.rundir.plan import Plan
 
@@ -41,7 +41,7 @@ class RunDir:
         self.samples = path / "samples"
         self.tensorboard = path / "tensorboard"
         self.log = path / "log.txt"
-        self.final = path / "final"
+        self.final = path / FINAL
         self.lock = path / ".lock"
 
     @property

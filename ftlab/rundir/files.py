@@ -22,6 +22,11 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         raise
 
 
+def temporary_folder(path: Path) -> Path:
+    """Where a folder is written before it is renamed to ``path``."""
+    return path.with_name(f".{path.name}.tmp")
+
+
 def sha256(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:

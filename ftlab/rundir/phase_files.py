@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ftlab.rundir.names import FINAL
+
 
 @dataclass(frozen=True)
 class PhaseFiles:
@@ -26,7 +28,7 @@ class PhaseFiles:
     @property
     def final(self) -> Path:
         """The adapter or model that the phase ended with."""
-        return self.folder / "final"
+        return self.folder / FINAL
 
     @property
     def merged_base(self) -> Path:

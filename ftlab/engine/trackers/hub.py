@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -14,6 +13,7 @@ import yaml
 from rich.markup import escape
 
 from ftlab.base.redaction import redact, redact_values
+from ftlab.distributed.world import current_world
 from ftlab.engine.trackers.base import About, Tracker, scalars
 from ftlab.engine.trackers.mlflow import Mlflow
 from ftlab.engine.trackers.tensorboard import TensorBoard
@@ -51,7 +51,7 @@ class Trackers:
             return
         self._opened = True
         names = self._plan.phases[0].config.tracker.names
-        if not names or not _is_first_process():
+        if not names or not current_world().is_first:
             return
         about = self._about()
         for name in names:
@@ -147,8 +147,3 @@ class Trackers:
             told = f"The tracker {name} failed and is left alone; training goes on, and metrics.jsonl has everything."
             with suppress(OSError):  # a full disk has no room for the log either
                 self._say(f"[yellow]{told} {escape(what[:_LONGEST])}[/yellow]")
-
-
-def _is_first_process() -> bool:
-    """Of those that a launcher such as torchrun has started."""
-    return "RANK" not in os.environ or os.environ["RANK"] == "0"

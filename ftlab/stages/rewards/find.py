@@ -6,6 +6,8 @@ import json
 import re
 from pathlib import Path
 
+from ftlab.rundir.names import FINAL
+
 MAKE = "Train one with stage=rm, and give its run directory."
 HEAD = "score.weight"  # how the names of ftlab.model.score's head end, in whole models and in adapters
 _PHASE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
@@ -20,7 +22,7 @@ def find(named: str, phases: Path | None) -> Path | None:
     given = Path(named).expanduser()
     of_phase = [] if phases is None else [path for path in phases.glob("*") if _is_of(named, path.name)]
     # A folder that happens to have the name of a phase is never used in its place.
-    for folder in [path / "final" for path in sorted(of_phase)] or [given / "final", given]:
+    for folder in [path / FINAL for path in sorted(of_phase)] or [given / FINAL, given]:
         if (folder / "adapter_config.json").is_file() or (folder / "config.json").is_file():
             return folder
     return None
