@@ -11,22 +11,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ftlab.model.guests import TRAINED, Guests, has_adapter, switched
+from ftlab.model.score import value_head
 
 POLICY = "policy"
 CRITIC = "critic"
 REFERENCE = "reference"
-
-
-def value_head(model: Any) -> nn.Linear:
-    """A new head of one output without bias, fp32, drawn as :func:`ftlab.model.score.attach_score` draws it."""
-    config = model.config.get_text_config()
-    head = nn.Linear(config.hidden_size, 1, bias=False, dtype=torch.float32, device=model.device)
-    nn.init.normal_(head.weight, std=config.initializer_range)
-    return head
 
 
 class Roles:

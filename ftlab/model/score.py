@@ -10,12 +10,17 @@ from torch import nn
 NAME = "score"  # what transformers' sequence classifiers call it, so that they can load what is saved
 
 
-def attach_score(model: Any) -> None:
-    """Give a causal language model a head of one output, fp32, drawn from the seed as transformers draws it."""
+def value_head(model: Any) -> nn.Linear:
+    """A new head of one output without bias for a causal language model, fp32, drawn as transformers draws it."""
     config = model.config.get_text_config()
     head = nn.Linear(config.hidden_size, 1, bias=False, dtype=torch.float32, device=model.device)
     nn.init.normal_(head.weight, std=config.initializer_range)
-    setattr(model, NAME, head)
+    return head
+
+
+def attach_score(model: Any) -> None:
+    """Make a reward model of a causal language model: give it a value head, where transformers looks for one."""
+    setattr(model, NAME, value_head(model))
     model.config.num_labels = 1
 
 

@@ -13,7 +13,7 @@ from ftlab.errors import ConfigError, DataError, NotReadyError
 from ftlab.preflight import check
 from ftlab.schema import StageName
 
-DATASET = Path(__file__).resolve().parents[1] / "dataset"
+DATASET = Path(__file__).resolve().parents[2] / "dataset"
 
 
 @pytest.fixture
