@@ -33,8 +33,8 @@ SOURCES = sorted(path for package in PACKAGES for path in package.rglob("*.py"))
 
 FLOORS = {
     "errors": 0,
-    "schema": 1, "secrets": 1, "terminal": 1,
-    "plan": 2, "rundir": 2, "compare": 2, "config": 2,
+    "schema": 1, "secrets": 1, "terminal": 1, "documents": 1,
+    "plan": 2, "rundir": 2, "lock": 2, "compare": 2, "config": 2,
     "model": 3, "data": 3,
     "measure": 4,
     "stages": 5,
@@ -42,7 +42,7 @@ FLOORS = {
     "main": 7, "__main__": 7, "launchers": 7,
 }  # fmt: skip
 # Parts of one floor that may still import each other: the engine asks preflight before it starts.
-NEIGHBOURS = {("engine", "preflight"), ("__main__", "main"), ("compare", "rundir")} | {
+NEIGHBOURS = {("engine", "preflight"), ("__main__", "main"), ("compare", "rundir"), ("rundir", "lock")} | {
     (a, b) for a in ("plan", "rundir", "config") for b in ("plan", "rundir", "config")
 }
 MAY_IMPORT_HYDRA = {"main", "config", "errors", "launchers"}

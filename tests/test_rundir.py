@@ -38,7 +38,7 @@ def plan(make_run):
 def test_a_name_is_a_fixed_folder(plan, here):
     run_dir = RunDir.create(plan("run.name=mine"))
     assert run_dir.path.resolve() == here / "outputs" / "mine"
-    assert [path.name for path in run_dir.path.iterdir()] == ["run.yaml"]
+    assert sorted(path.name for path in run_dir.path.iterdir()) == [".lock", "run.yaml"]
 
 
 def test_without_a_name_it_is_model_stage_method_and_time(plan):
@@ -336,7 +336,7 @@ def test_the_manifest_keeps_what_it_has(plan):
     run_dir.update_manifest(status="done", note="ü")
     assert run_dir.manifest() == {"status": "done", "steps": 3, "note": "ü"}
     assert json.loads(run_dir.manifest_json.read_text(encoding="utf-8")) == run_dir.manifest()
-    assert sorted(path.name for path in run_dir.path.iterdir()) == ["manifest.json", "run.yaml"]
+    assert sorted(path.name for path in run_dir.path.iterdir()) == [".lock", "manifest.json", "run.yaml"]
 
 
 # -------------------------------------------------------------------------------------------------------- checkpoints
@@ -410,7 +410,8 @@ def test_checkpoints_come_newest_step_first(here):
     [
         ("run.yaml", b"phases: [{", r"run\.yaml is no YAML: .*run\.if_exists=new"),
         ("run.yaml", b"\xff\xfe\x00", r"run\.yaml is no YAML: .*run\.if_exists=new"),
-        ("run.yaml", b"", r"run\.yaml is no config of this ftlab, .*(?s:.*)Continue it with the ftlab that wrote it"),
+        ("run.yaml", b"", r"run\.yaml is empty\. .*run\.if_exists=new"),
+        ("run.yaml", b"{}", r"run\.yaml is no config of this ftlab, .*(?s:.*)Continue it with the ftlab that wrote it"),
         ("manifest.json", b'{"status": "runn', r"manifest\.json is no JSON: .*goes on from the checkpoints"),
         ("manifest.json", b"\xff", r"manifest\.json is no JSON: .*goes on from the checkpoints"),
         ("manifest.json", b"[]", r"manifest\.json is no JSON object"),

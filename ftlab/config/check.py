@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -74,6 +75,16 @@ def loader_of(arguments: Arguments) -> tuple[ConfigLoaderImpl, str]:
         raise ConfigError([Mistake("--config-dir", "is no folder", extra_dir)])
     loader = config_loader(str(Path(extra_dir).resolve()) if extra_dir else None)
     return loader, arguments.flag("--config-name", "-cn") or "config"
+
+
+def first_job(arguments: Arguments) -> Arguments:
+    """The command line of the first job of a sweep, whose config is what ``-m --cfg job`` shows. Says so."""
+    overrides = OverridesParser.create().parse_overrides(list(arguments.overrides))
+    first = _first_values(overrides)
+    chosen = [phases.as_typed(_first_values([one])[0]) for one in overrides if one.is_discrete_sweep()]
+    said = f", with {' '.join(chosen)}" if chosen else ""
+    print(f"The config of the first job of the sweep{said}. Another's: its values, without -m.", file=sys.stderr)
+    return replace(arguments, flags=tuple(arguments.single_flags), overrides=tuple(first))
 
 
 def folded(arguments: Arguments) -> list[str]:

@@ -40,11 +40,11 @@ class Arguments:
 
     @property
     def for_hydra(self) -> list[str]:
-        if self.flag("--cfg", "-c") is None or self.is_multirun:
+        if self.flag("--cfg", "-c") is None:
             return [*self.flags, *self.overrides]
-        from ftlab.config.check import folded  # which reads arguments itself
+        from ftlab.config.check import first_job, folded  # which read arguments themselves
 
-        return [*self.flags, *folded(self)]
+        return [*self.single_flags, *folded(first_job(self) if self.is_multirun else self)]
 
     @property
     def wants_help(self) -> bool:
@@ -130,6 +130,20 @@ def read(argv: Sequence[str]) -> Arguments:
         overrides.insert(0, f"task={task}")
     overrides += [f"{key}={_quoted(word)}" for key, word in zip(declared["words"], words)]
     return Arguments(task, tuple(flags), tuple(overrides))
+
+
+def of_job(of_hydra: Any) -> Arguments:
+    """The command line that one job would have been started with alone, from Hydra's own config of it.
+
+    :param of_hydra: the node ``hydra`` of a job's config, wherever that job runs.
+    """
+    own = [Path(source.path) for source in of_hydra.runtime.config_sources if source.provider == "command-line"]
+    here = Path.cwd()
+    flags = [f"--config-dir={path.relative_to(here) if path.is_relative_to(here) else path}" for path in own]
+    if of_hydra.job.config_name != "config":
+        flags.append(f"--config-name={of_hydra.job.config_name}")
+    task = next((line.removeprefix("task=") for line in of_hydra.overrides.task if line.startswith("task=")), "train")
+    return Arguments(task, tuple(flags), tuple(of_hydra.overrides.task))
 
 
 def _with_registered(overrides: Sequence[str], flags: Sequence[str]) -> list[str]:

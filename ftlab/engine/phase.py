@@ -34,7 +34,7 @@ class Clock:
 
     def __init__(self, run_dir: RunDir):
         last = run_dir.last_logged()
-        self._spent = max(run_dir.manifest().get("seconds", 0), last["seconds"] if last else 0)
+        self._spent = max(run_dir.manifest().get("seconds", 0), last.get("seconds", 0) if last else 0)
         self._started = time.monotonic()
 
     def seconds(self) -> float:

@@ -38,16 +38,16 @@ def reproduce(run: Run, overrides: Sequence[str]) -> None:
     _check_data(original, plan, task.force)
     again = _again(plan, _folder(original, plan, task.out))
     check.check_plan(again)
-    run_dir = RunDir.create(again)
-    run_dir.update_manifest(reproduces={"run": str(original.path)})
-    for line in _changed_weights(original):
-        print(line)
-    _execute(run_dir)
-    is_equal, lines = verdict(original, run_dir)
-    run_dir.update_manifest(reproduces={"run": str(original.path), "equal": is_equal})
-    text = "\n".join(lines)
-    with run_dir.log.open("a", encoding="utf-8") as log:
-        log.write(f"{text}\n")
+    with RunDir.claim(again) as run_dir:
+        run_dir.update_manifest(reproduces={"run": str(original.path)})
+        for line in _changed_weights(original):
+            print(line)
+        _execute(run_dir)
+        is_equal, lines = verdict(original, run_dir)
+        run_dir.update_manifest(reproduces={"run": str(original.path), "equal": is_equal})
+        text = "\n".join(lines)
+        with run_dir.log.open("a", encoding="utf-8") as log:
+            log.write(f"{text}\n")
     if not is_equal:
         raise NotReproducedError(text)
     print(text)
@@ -131,7 +131,7 @@ def _folder(original: RunDir, plan: Plan, out: str | None) -> Path:
 def verdict(original: RunDir, again: RunDir) -> tuple[bool, list[str]]:
     """Whether two finished runs of one plan came to the same, and what there is to say of it."""
     first, second = original.manifest(), again.manifest()
-    ours, theirs = _by_phase(original), _by_phase(again)
+    ours, theirs = original.logged_by_phase(), again.logged_by_phase()
     parted, equal = [], []
     for name, result in first["phases"].items():
         metrics = compare.metrics(ours.get(name, []), theirs.get(name, []), 0.0)
@@ -148,13 +148,6 @@ def verdict(original: RunDir, again: RunDir) -> tuple[bool, list[str]]:
         f"{again.path} is not the same as {original.path}:", *parted, *environment,
         f"More: ftlab diff {shlex.quote(str(original.path))} {shlex.quote(str(again.path))}",
     ]  # fmt: skip
-
-
-def _by_phase(run_dir: RunDir) -> dict[str, list[dict[str, Any]]]:
-    found: dict[str, list[dict[str, Any]]] = {}
-    for line in run_dir.logged():
-        found.setdefault(line["phase"], []).append(line)
-    return found
 
 
 def _metrics_part(metrics: compare.Metrics) -> Iterator[str]:

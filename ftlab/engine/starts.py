@@ -77,11 +77,19 @@ def _environment() -> tuple[dict[str, Any], str]:
         "ftlab": __version__,
         "ftlab_git": own,
         "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "packages": {name: _version(name) for name in PACKAGES},
         "machine": _machine(),
         "git": git,
     }
     return found, diff
+
+
+def _version(package: str) -> str | None:
+    """None where it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 # --- the machine -----------------------------------------------------------------------------------------------------
@@ -127,7 +135,10 @@ def _own_code() -> dict[str, Any] | None:
     """The commit of ftlab itself, where that is known: of its checkout, or of what pip installed."""
     if _git(_HERE, "ls-files", "--error-unmatch", "__init__.py") is not None:
         return {"commit": _git(_HERE, "rev-parse", "HEAD"), "dirty": bool(_git(_HERE, "status", *_TRACKED))}
-    written = metadata.distribution("ftlab").read_text("direct_url.json")
+    try:
+        written = metadata.distribution("ftlab").read_text("direct_url.json")
+    except metadata.PackageNotFoundError:
+        return None  # a plain copy of the sources
     commit = json.loads(written).get("vcs_info", {}).get("commit_id") if written else None
     return {"commit": commit, "dirty": False} if commit else None
 

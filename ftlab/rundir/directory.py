@@ -5,15 +5,16 @@ It is the only hand-over between training and everything after it.
 
 from __future__ import annotations
 
-import fcntl
+import itertools
 import json
 import os
 import re
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
@@ -21,20 +22,23 @@ from pydantic import ValidationError
 from ftlab import __version__
 from ftlab.base.redaction import masked
 from ftlab.errors import RunDirError
+from ftlab.rundir import lock
 from ftlab.rundir.checkpoints import MERGED, weights
+from ftlab.rundir.documents import json_lines, last_json_line, read_json, read_yaml
 from ftlab.rundir.files import write_atomic
 from ftlab.rundir.identity import identity_of_phase
+from ftlab.rundir.lock import LockHeldError, RunLock
 from ftlab.rundir.names import LATEST
 from ftlab.rundir.plan import Phase, Plan
 
 _START_AGAIN = "Another run.name, or run.if_exists=new, starts again."
+_WITHOUT_LEDGER = "Put a copy back, or remove it: then a resume cannot tell whether the data has changed since."
 _WITHOUT_MANIFEST = "Put a copy back; without it, a run goes on from the checkpoints that its phases have."
 _SHOWN = 5  # mistakes of a run.yaml
-_TAIL = 1 << 16  # bytes that hold the last line of the metrics
 
 
 class RunDir:
-    """Paths and small files of one run. Construct with :meth:`create` or :meth:`open`."""
+    """Paths and small files of one run. Construct with :meth:`claim` or :meth:`open`."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -45,49 +49,37 @@ class RunDir:
         self.tensorboard = path / "tensorboard"
         self.log = path / "log.txt"
         self.final = path / "final"
-        self.lock = path / ".lock"
+        self.lock = path / lock.FILE
 
     @property
     def has_begun(self) -> bool:
         """Whether anything was measured or trained here. Weights tell it too, where the metrics are gone."""
-        return self.metrics.is_file() or any(weights(self.path / "phases")) or self.final.is_dir()
+        return self.metrics.exists() or any(weights(self.path / "phases")) or self.final.is_dir()
 
     @property
     def is_held(self) -> bool:
         """Whether a process is at work here; also where that cannot be found out."""
-        try:
-            with self.lock.open() as lock:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: those who only ask do not meet each other
-        except FileNotFoundError:
-            return False
-        except OSError:
-            return True
-        return False
+        return lock.is_held(self.path)
 
     def logged(self) -> Iterator[dict[str, Any]]:
         """The lines of ``metrics.jsonl``; what a crash left of a last one is passed over."""
-        if not self.metrics.is_file():
-            return
-        with self.metrics.open(encoding="utf-8", errors="replace") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    yield json.loads(line)
-                except json.JSONDecodeError:
-                    if line.endswith("\n"):
-                        raise RunDirError(f"{self.metrics}:{number} is no JSON: {line[:60].rstrip()}") from None
+        yield from json_lines(self.metrics) if self.metrics.exists() else ()
+
+    def logged_by_phase(self) -> dict[str, list[dict[str, Any]]]:
+        """The lines of each phase.
+
+        :raises RunDirError: one of them names no phase.
+        """
+        found: dict[str, list[dict[str, Any]]] = {}
+        for line in self.logged():
+            if "phase" not in line or "step" not in line:
+                raise RunDirError(f"{self.metrics} has a line without phase or step: {json.dumps(line)[:60]}")
+            found.setdefault(line["phase"], []).append(line)
+        return found
 
     def last_logged(self) -> dict[str, Any] | None:
         """The last whole line of ``metrics.jsonl``, without reading what is before."""
-        if not self.metrics.is_file():
-            return None
-        with self.metrics.open("rb") as file:
-            file.seek(max(0, self.metrics.stat().st_size - _TAIL))
-            *_, last, _ = [b"", *file.read().split(b"\n")]
-        try:
-            return json.loads(last) if last else None
-        except ValueError:
-            start = last[:60].decode(errors="replace")
-            raise RunDirError(f"{self.metrics}: its last line is no JSON: {start}") from None
+        return last_json_line(self.metrics) if self.metrics.exists() else None
 
     def samples_file(self, phase: str, when: str | int) -> Path:
         """What was measured and answered. :param when: ``before`` or ``after`` training, or after a step."""
@@ -105,59 +97,81 @@ class RunDir:
     def data_files(self, phase: str) -> dict[str, str] | None:
         """The files that a phase began with, each with its hash; None where it has not come to its data."""
         ledger = self.ledger(phase)
-        found = json.loads(ledger.read_text(encoding="utf-8"))["sha256"] if ledger.is_file() else None
-        return cast(dict[str, str] | None, found)
+        if not ledger.exists():
+            return None
+        files = read_json(ledger, _WITHOUT_LEDGER).get("sha256")
+        if not isinstance(files, dict):
+            raise RunDirError(f"{ledger} does not say which files were read: it has no sha256. {_WITHOUT_LEDGER}")
+        return files
 
     def phase(self, folder: str) -> Path:
         return self.path / "phases" / folder
 
     @classmethod
     def create(cls, plan: Plan) -> RunDir:
-        """Make the directory of a new run, or find the one that ``plan`` continues.
+        """What :meth:`claim` gives, without the lock: to write a run down, not to work in it."""
+        with cls.claim(plan) as run_dir:
+            return run_dir
 
-        :raises RunDirError: it cannot be written, is somebody else's, or holds another run.
+    @classmethod
+    @contextmanager
+    def claim(cls, plan: Plan) -> Iterator[RunDir]:
+        """Make the directory of a new run, or find the one that ``plan`` continues, and keep others from writing there
+        until the context ends. Nothing is written before that is so.
+
+        :raises RunDirError: it cannot be written, is somebody else's, holds another run or one that works just now.
         """
-        keys = plan.phases[0].config.run
+        keys, text = plan.phases[0].config.run, _checked_yaml(plan)
         if keys.dir is None and keys.name == LATEST:
             raise RunDirError(f"outputs/{LATEST} is a link to the run that was started last. Choose another run.name.")
-        if keys.dir is not None:
-            path = Path(keys.dir)
-        elif keys.name is not None:
-            path = Path("outputs") / keys.name
-        else:
-            path = _unused(Path("outputs") / f"{plan.title}-{time.strftime('%Y%m%d-%H%M%S')}")
+        own = f"{plan.title}-{time.strftime('%Y%m%d-%H%M%S')}"
+        path = Path("outputs") / (keys.name or own) if keys.dir is None else Path(keys.dir)
+        with ExitStack() as held:
+            if keys.if_exists == "new" or (keys.dir is None and keys.name is None):
+                run_dir = cls._lock_unused(path, held)
+            else:
+                run_dir = cls._at(path, keys.if_exists == "refuse")
+                held.enter_context(RunLock(run_dir.path, make=True))
+                run_dir = cls._at(run_dir.path, keys.if_exists == "refuse")  # somebody may just have been there
+            if run_dir.has_begun:
+                run_dir._check_identity(plan)
+            if run_dir.manifest().get("status") != "finished":
+                run_dir._write(text)  # what may differ is taken from the newer command
+            yield run_dir
+
+    @classmethod
+    def _at(cls, path: Path, refuse: bool) -> RunDir:
+        """What is free for a run, or holds one. :param refuse: whether one that is there is not wanted."""
         run_dir = cls(path)
-        if run_dir._is_taken():
-            if keys.if_exists == "refuse":
-                raise RunDirError(f"{path} exists. run.if_exists=resume continues it, run.if_exists=new makes another.")
-            if keys.if_exists == "resume":
-                run_dir = cls.open(path)
-                if run_dir.has_begun:
-                    run_dir._check_identity(plan)
-                if run_dir.manifest().get("status") != "finished":
-                    run_dir._write(plan)  # what may differ is taken from the newer command
-                return run_dir
-            run_dir = cls(_unused(path))
-        run_dir._write(plan)
+        if not run_dir._is_taken():
+            return run_dir
+        if refuse:
+            raise RunDirError(f"{path} exists. run.if_exists=resume continues it, run.if_exists=new makes another.")
+        return cls.open(path)
+
+    @classmethod
+    def _lock_unused(cls, path: Path, held: ExitStack) -> RunDir:
+        """The first of ``path``, ``path-2``, ... that is free. Of those who want it at once, one gets its lock."""
+        for number in itertools.count(1):
+            run_dir = cls(path if number == 1 else path.with_name(f"{path.name}-{number}"))
+            if run_dir._is_taken():
+                continue
+            try:
+                held.enter_context(RunLock(run_dir.path, make=True))
+            except LockHeldError:
+                continue
+            if not run_dir._is_taken():
+                break
+            held.close()
         return run_dir
 
     def _is_taken(self) -> bool:
         """Whether something is here. A first start that was killed while it wrote run.yaml has left nothing."""
         if not self.path.is_dir():
             return self.path.exists()
-        return bool(set(self.path.iterdir()) - set(self.path.glob(f".{self.run_yaml.name}.*.tmp")))
+        return bool(set(self.path.iterdir()) - {self.lock, *self.path.glob(f".{self.run_yaml.name}.*.tmp")})
 
-    def _write(self, plan: Plan) -> None:
-        """:raises RunDirError: it cannot be written, or not without a secret that the run would need."""
-        text = _yaml(plan)
-        for ours, written in zip(plan.phases, Plan.model_validate(yaml.safe_load(text)).phases):
-            kept = identity_of_phase(written)
-            for key, value in identity_of_phase(ours).items():
-                if kept[key] != value:
-                    raise RunDirError(
-                        f"{key} holds what looks like a secret: run.yaml would have {kept[key]!r}, and a run reads its "
-                        "config from there. Secrets come from the environment."
-                    )
+    def _write(self, text: str) -> None:
         try:
             write_atomic(self.run_yaml, text)
         except OSError as error:
@@ -200,10 +214,9 @@ class RunDir:
 
     def plan(self) -> Plan:
         """:raises RunDirError: run.yaml is damaged, or another version's."""
+        values = read_yaml(self.run_yaml, _START_AGAIN)
         try:
-            return Plan.model_validate(yaml.safe_load(self.run_yaml.read_text(encoding="utf-8")))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise RunDirError(f"{self.run_yaml} is no YAML: {str(error).splitlines()[0]}. {_START_AGAIN}") from None
+            return Plan.model_validate(values)
         except ValidationError as error:
             wrong = [f"  - {'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:_SHOWN]]
             more = [f"  - and {left} more"] if (left := error.error_count() - _SHOWN) > 0 else []
@@ -220,15 +233,7 @@ class RunDir:
 
         :raises RunDirError: it is damaged.
         """
-        if not self.manifest_json.is_file():
-            return {}
-        try:
-            found = json.loads(self.manifest_json.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise RunDirError(f"{self.manifest_json} is no JSON: {error}. {_WITHOUT_MANIFEST}") from None
-        if not isinstance(found, dict):
-            raise RunDirError(f"{self.manifest_json} is no JSON object. {_WITHOUT_MANIFEST}")
-        return found
+        return read_json(self.manifest_json, _WITHOUT_MANIFEST) if self.manifest_json.exists() else {}
 
     def started_elsewhere(self) -> str:
         """A line for a message about a path that is not there: where relative ones started from."""
@@ -245,7 +250,7 @@ class RunDir:
         for phase in plan.phases:
             keys = phase.config.run.model_copy(update={"phases": None})
             phases.append(phase.model_copy(update={"config": phase.config.model_copy(update={"run": keys})}))
-        self._write(plan.model_copy(update={"phases": tuple(phases)}))
+        self._write(_checked_yaml(plan.model_copy(update={"phases": tuple(phases)})))
 
     def update_manifest(self, **values: Any) -> None:
         text = json.dumps({**self.manifest(), **values}, indent=2, ensure_ascii=False)
@@ -281,12 +286,7 @@ class RunDir:
         return phase.name in self.manifest().get("phases", {}) or any(own)
 
     def _forget(self, phase: Phase) -> None:
-        """Remove what an untrained phase left that begins anew with other values: data, a merged base, measures.
-
-        :raises RunDirError: another process is at work on it.
-        """
-        if self.is_held:
-            raise RunDirError(f"Another process is at work in {self.path}. Wait for it to change phases.{phase.name}.")
+        """Remove what an untrained phase left that begins anew with other values: data, a merged base, measures."""
         shutil.rmtree(self.phase(phase.folder), ignore_errors=True)
         self.ledger(phase.name).unlink(missing_ok=True)
         times: list[str | int] = ["before", "after", *self.answered(phase.name)]
@@ -294,14 +294,20 @@ class RunDir:
             self.samples_file(phase.name, when).unlink(missing_ok=True)
 
 
+def _checked_yaml(plan: Plan) -> str:
+    """:raises RunDirError: it cannot be written down without a secret that the run would need."""
+    text = _yaml(plan)
+    for ours, written in zip(plan.phases, Plan.model_validate(yaml.safe_load(text)).phases):
+        kept = identity_of_phase(written)
+        for key, value in identity_of_phase(ours).items():
+            if kept[key] != value:
+                raise RunDirError(
+                    f"{key} holds what looks like a secret: run.yaml would have {kept[key]!r}, and a run reads its "
+                    "config from there. Secrets come from the environment."
+                )
+    return text
+
+
 def _yaml(plan: Plan) -> str:
     text = yaml.safe_dump(plan.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     return masked(text)
-
-
-def _unused(path: Path) -> Path:
-    candidate, number = path, 2
-    while candidate.exists():
-        candidate = path.with_name(f"{path.name}-{number}")
-        number += 1
-    return candidate
