@@ -48,16 +48,15 @@ def main() -> None:
         no_reader()
 
 
-@hydra.main(version_base="1.3", config_path=str(paths.config_dir()), config_name="config")
-def _hydra_main(cfg: DictConfig) -> None:
-    job = HydraConfig.get()
-    in_sweep = job.mode == RunMode.MULTIRUN
-    if in_sweep and cfg.run.name is None and cfg.run.dir is None:
-        cfg.run.dir = job.runtime.output_dir
+def job(cfg: DictConfig) -> None:
+    """One run. A launcher's process has a command line of its own: what a job needs is in Hydra's config."""
+    of_hydra = HydraConfig.get()
+    if (in_sweep := of_hydra.mode == RunMode.MULTIRUN) and cfg.run.name is None and cfg.run.dir is None:
+        cfg.run.dir = of_hydra.runtime.output_dir
     try:
-        given = command_line.read(sys.argv[1:])
-        run = compose.validate(cfg, job.overrides.task, *compose.loader_of(given.config_dir, given.config_name))
-        call(TASKS[run.task.name], run, [*given.single_flags, *map(phases.as_typed, job.overrides.task)])
+        given = command_line.of_job(of_hydra)
+        run = compose.validate(cfg, given.overrides, *compose.loader_of(given.config_dir, given.config_name))
+        call(TASKS[run.task.name], run, [*given.flags, *map(phases.as_typed, given.overrides)])
     except FtlabError as error:
         code = report(error)
         if in_sweep and not isinstance(error, Interrupted):
@@ -65,6 +64,9 @@ def _hydra_main(cfg: DictConfig) -> None:
         sys.exit(code)
     except BrokenPipeError:  # which Hydra would show with a traceback
         no_reader()
+
+
+_hydra_main = hydra.main(version_base="1.3", config_path=str(paths.config_dir()), config_name="config")(job)
 
 
 def call(target: str, *values: object) -> None:

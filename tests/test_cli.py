@@ -169,3 +169,18 @@ def test_completion_in_bash(script, env, tmp_path):
         ["quant=nf4", "quant=none"],
     ]
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "r", "said"),
+    [
+        ("-m --cfg job lora.r=8,32 seed=1", 8, "the first job of the sweep, with lora.r=8."),
+        ("--multirun -c job lora=r64", 64, "the first job of the sweep."),
+    ],
+)
+def test_the_config_of_a_sweep_is_that_of_its_first_job(line, r, said, ftlab, tmp_path):
+    done = ftlab(*line.split())
+    assert done.returncode == 0, done.stderr
+    assert said in done.stderr and "Traceback" not in done.stderr
+    assert yaml.safe_load(done.stdout)["lora"]["r"] == r
+    assert list(tmp_path.iterdir()) == []

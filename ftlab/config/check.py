@@ -13,8 +13,8 @@ from omegaconf import DictConfig
 from yaml import YAMLError
 
 from ftlab.config import phases
-from ftlab.config.command_line import Arguments
-from ftlab.config.compose import compose, group_choices, loader_of, read
+from ftlab.config.command_line import Arguments, choices_of, first_values
+from ftlab.config.compose import compose, loader_of, read
 from ftlab.config.keys import no_such_key
 from ftlab.errors import ConfigError, Mistake, nearest
 
@@ -54,7 +54,7 @@ def check(arguments: Arguments) -> None:
     chosen = [o for o in overrides if o.key_or_group in groups and _group_is_right(o, groups, mistakes)]
     rest = [o for o in overrides if o.key_or_group not in groups]
     try:
-        cfg = compose(_first_values(chosen), loader, config_name)
+        cfg = compose(first_values(chosen), loader, config_name)
     except (HydraException, YAMLError) as error:
         raise ConfigError([*mistakes, _of_hydra(error)]) from None
     known = [o for o in rest if o.is_hydra_override() or _key_is_known(o, cfg, sorted(groups), mistakes)]
@@ -129,23 +129,12 @@ def _given_once(overrides: Sequence[Override], mistakes: list[Mistake]) -> None:
         )
 
 
-def _choices(override: Override) -> list[str]:
-    """The override for each value of its sweep; itself when it is none."""
-    if override.is_discrete_sweep():
-        return ["=".join((override.get_key_element(), value)) for value in override.sweep_string_iterator()]
-    return [] if override.is_sweep_override() else [str(override.input_line)]
-
-
-def _first_values(overrides: Sequence[Override]) -> list[str]:
-    return [line for override in overrides for line in _choices(override)[:1]]
-
-
 def _variants(overrides: Sequence[Override]) -> Iterator[list[str]]:
     """Command lines that between them contain every value of every sweep: a sum of lengths, not their product."""
-    yield _first_values(overrides)
+    yield first_values(overrides)
     for override in overrides:
-        for line in _choices(override)[1:]:
-            yield [line, *_first_values([other for other in overrides if other is not override])]
+        for line in choices_of(override)[1:]:
+            yield [line, *first_values([other for other in overrides if other is not override])]
 
 
 def _judge(lines: list[str], loader: ConfigLoaderImpl, config_name: str, mistakes: list[Mistake]) -> None:

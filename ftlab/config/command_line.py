@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,9 @@ class Arguments:
 
     @property
     def for_hydra(self) -> list[str]:
-        if self.flag("--cfg", "-c") is None or self.is_multirun:
+        if self.flag("--cfg", "-c") is None:
             return [*self.flags, *self.overrides]
-        return [*self.flags, *folded(self)]
+        return [*self.single_flags, *folded(first_job(self) if self.is_multirun else self)]
 
     @property
     def wants_help(self) -> bool:
@@ -141,6 +142,20 @@ def read(argv: Sequence[str]) -> Arguments:
     return Arguments(task, tuple(flags), tuple(overrides))
 
 
+def of_job(of_hydra: Any) -> Arguments:
+    """The command line that one job would have been started with alone, from Hydra's own config of it.
+
+    :param of_hydra: the node ``hydra`` of a job's config, wherever that job runs.
+    """
+    own = [Path(source.path) for source in of_hydra.runtime.config_sources if source.provider == "command-line"]
+    here = Path.cwd()
+    flags = [f"--config-dir={path.relative_to(here) if path.is_relative_to(here) else path}" for path in own]
+    if of_hydra.job.config_name != "config":
+        flags.append(f"--config-name={of_hydra.job.config_name}")
+    task = next((line.removeprefix("task=") for line in of_hydra.overrides.task if line.startswith("task=")), "train")
+    return Arguments(task, tuple(flags), tuple(of_hydra.overrides.task))
+
+
 def _with_registered(overrides: Sequence[str], flags: Sequence[str]) -> list[str]:
     """``data=NAME`` for a set that is in the registry, and has no file in the group."""
     found = []
@@ -167,6 +182,29 @@ def _switched(flag: str, declared: Mapping[str, object]) -> str:
     raise ConfigError(
         [Mistake(flag, f"no such flag. Flags: {shown}. Config keys take no dashes: key=value.", None, near)]
     )
+
+
+def first_job(arguments: Arguments) -> Arguments:
+    """The command line of the first job of a sweep, whose config is what ``-m --cfg job`` shows. Says so."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser  # not on the way to --help
+
+    overrides = OverridesParser.create().parse_overrides(list(arguments.overrides))
+    chosen = [phases.as_typed(first_values([one])[0]) for one in overrides if one.is_discrete_sweep()]
+    with_values = f", with {' '.join(chosen)}" if chosen else ""
+    print(f"The config of the first job of the sweep{with_values}. Another's: its values, without -m.", file=sys.stderr)
+    return replace(arguments, flags=tuple(arguments.single_flags), overrides=tuple(first_values(overrides)))
+
+
+def first_values(overrides: Sequence[Any]) -> list[str]:
+    """The first value of each of Hydra's parsed overrides, as a line."""
+    return [line for override in overrides for line in choices_of(override)[:1]]
+
+
+def choices_of(override: Any) -> list[str]:
+    """The override for each value of its sweep; itself when it is none."""
+    if override.is_discrete_sweep():
+        return ["=".join((override.get_key_element(), value)) for value in override.sweep_string_iterator()]
+    return [] if override.is_sweep_override() else [str(override.input_line)]
 
 
 def folded(arguments: Arguments) -> list[str]:

@@ -13,6 +13,9 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.default_element import ConfigDefault
 from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -60,9 +63,12 @@ def compose(
     :raises hydra.errors.HydraException: at the first thing wrong.
     """
     loader = loader or config_loader()
-    cfg = loader.load_configuration(
-        config_name=config_name, overrides=list(overrides), run_mode=RunMode.RUN, from_shell=False
-    )
+    try:
+        cfg = loader.load_configuration(
+            config_name=config_name, overrides=list(overrides), run_mode=RunMode.RUN, from_shell=False
+        )
+    except RecursionError:
+        raise ConfigCompositionException(_endless(overrides, loader)) from None
     assert isinstance(cfg, DictConfig)
     return cfg
 
@@ -74,6 +80,44 @@ def read(lines: Sequence[str], loader: ConfigLoaderImpl | None = None, config_na
     """
     loader = loader or config_loader()
     return validate(compose(lines, loader, config_name), lines, loader, config_name)
+
+
+def _endless(overrides: Sequence[str], loader: ConfigLoaderImpl) -> str:
+    """What there is to say of choices whose defaults lists lead back to themselves."""
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        for choice in _options(override):
+            circle = _circle(loader, [f"{override.key_or_group.partition('@')[0]}/{choice}"])
+            if circle:
+                files = " -> ".join(f"{path}.yaml" for path in circle)
+                return f"{files}: its defaults list leads back to the file itself. Take the last of them out."
+    return "a defaults list of a config leads back to the file itself"
+
+
+def _options(override: Override) -> list[str]:
+    value = override.value()
+    return [str(one) for one in value] if isinstance(value, list) else [str(value)]
+
+
+def _circle(loader: ConfigLoaderImpl, way: list[str]) -> list[str] | None:
+    """The files of a circle of defaults lists, from one of them back to it. :param way: that led there."""
+    loaded = loader.repository.load_config(way[-1])
+    for default in (loaded.defaults_list if loaded is not None else None) or ():
+        if default.is_self():
+            continue
+        default.update_parent(way[-1].rpartition("/")[0], "")
+        if isinstance(default, ConfigDefault):
+            following = [default.get_config_path()]
+        else:
+            following = [f"{default.get_group_path()}/{name}" for name in _names(default)]
+        for path in following:
+            circle = [*way[way.index(path) :], path] if path in way else _circle(loader, [*way, path])
+            if circle:
+                return circle
+    return None
+
+
+def _names(default: Any) -> list[str]:
+    return [str(name) for name in (default.value if isinstance(default.value, list) else [default.value])]
 
 
 def group_choices(loader: ConfigLoaderImpl) -> dict[str, list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,11 @@ from ftlab.data.tokens.templates import prompt_and_answer
 from ftlab.engine.metrics_log import Metrics
 from ftlab.engine.session import Session
 from ftlab.engine.trackers.rates import Rates
+from ftlab.errors import RunDirError
 from ftlab.measure.generate import generate
 from ftlab.measure.metrics import exact_match
 from ftlab.policy.tokens import Tokens
+from ftlab.rundir.documents import read_json
 from ftlab.rundir.files import write_atomic
 from ftlab.rundir.names import EXACT_MATCH
 from ftlab.schema import Run
@@ -171,4 +173,8 @@ def _tokens_at_once(run: Run) -> int:
 
 
 def _read(path: Path) -> Measures:
-    return Measures(**json.loads(path.read_text(encoding="utf-8")))
+    remedy = "Put a copy back, or remove it: what it holds is then measured again."
+    values = read_json(path, remedy)
+    if values.keys() != {one.name for one in fields(Measures)}:
+        raise RunDirError(f"{path} is not what a run writes. {remedy}")
+    return Measures(**values)

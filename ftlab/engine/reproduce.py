@@ -133,7 +133,7 @@ def _folder(original: RunDir, plan: Plan, out: str | None) -> Path:
 def verdict(original: RunDir, again: RunDir) -> tuple[bool, list[str]]:
     """Whether two finished runs of one plan came to the same, and what there is to say of it."""
     first, second = original.manifest(), again.manifest()
-    ours, theirs = _by_phase(original), _by_phase(again)
+    ours, theirs = original.logged_by_phase(), again.logged_by_phase()
     parted, equal = [], []
     for name, result in first["phases"].items():
         metrics = compare.metrics(ours.get(name, []), theirs.get(name, []), 0.0)
@@ -150,13 +150,6 @@ def verdict(original: RunDir, again: RunDir) -> tuple[bool, list[str]]:
         f"{again.path} is not the same as {original.path}:", *parted, *environment,
         f"More: ftlab diff {shlex.quote(str(original.path))} {shlex.quote(str(again.path))}",
     ]  # fmt: skip
-
-
-def _by_phase(run_dir: RunDir) -> dict[str, list[dict[str, Any]]]:
-    found: dict[str, list[dict[str, Any]]] = {}
-    for line in run_dir.logged():
-        found.setdefault(line["phase"], []).append(line)
-    return found
 
 
 def _metrics_part(metrics: compare.Metrics) -> Iterator[str]:

@@ -17,6 +17,7 @@ from ftlab.data.prepare import Prepared
 from ftlab.engine.output import Output
 from ftlab.engine.session import Session
 from ftlab.rundir.directory import RunDir
+from ftlab.rundir.documents import read_json
 from ftlab.rundir.files import write_atomic
 from ftlab.rundir.plan import Phase, Plan
 
@@ -107,7 +108,10 @@ def _samples(output: Output, run_dir: RunDir, phase: str) -> None:
 
 def _answers(run_dir: RunDir, phase: str, when: str) -> list[dict[str, Any]]:
     path = run_dir.samples_file(phase, when)
-    return json.loads(path.read_text(encoding="utf-8"))["samples"] if path.is_file() else []
+    if not path.exists():
+        return []
+    samples: list[dict[str, Any]] = read_json(path, "Put a copy back; the run itself is whole.").get("samples", [])
+    return samples
 
 
 def _short(text: str, limit: int = 160) -> str:

@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from ftlab.errors import RunDirError
+from ftlab.rundir.documents import read_json
 from ftlab.rundir.files import sha256, write_atomic
 from ftlab.rundir.names import CHECKPOINT_MANIFEST, SET_ASIDE, WEIGHT_FILES
 
@@ -63,7 +65,7 @@ def is_whole(checkpoint: Path) -> bool:
     if not manifest.is_file():
         return False
     try:
-        hashes = json.loads(manifest.read_text(encoding="utf-8"))["sha256"]
-    except (ValueError, KeyError):  # the manifest itself was damaged: no JSON, no text, another key
+        hashes = read_json(manifest, "")["sha256"].items()
+    except (RunDirError, KeyError, AttributeError):  # the manifest itself was damaged
         return False
-    return all((checkpoint / name).is_file() and sha256(checkpoint / name) == value for name, value in hashes.items())
+    return all((checkpoint / name).is_file() and sha256(checkpoint / name) == value for name, value in hashes)

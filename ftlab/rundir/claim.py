@@ -45,13 +45,7 @@ def hold(run_dir: RunDir) -> Iterator[None]:
 
     :raises RunDirError: a process is at work in it, or it cannot be written.
     """
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(RunLock(run_dir.path, run_dir.lock))
-        except RunDirError:
-            raise
-        except OSError as error:
-            raise _not_writable(run_dir.path, error) from None
+    with RunLock(run_dir.path):
         yield
 
 

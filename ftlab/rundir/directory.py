@@ -11,23 +11,23 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from ftlab import __version__
 from ftlab.errors import RunDirError
+from ftlab.rundir import lock
 from ftlab.rundir.checkpoints import weights
-from ftlab.rundir.lock import is_held
+from ftlab.rundir.documents import json_lines, last_json_line, read_json, read_yaml
 from ftlab.rundir.names import FINAL, LATEST
 from ftlab.rundir.phase_files import PhaseFiles
 from ftlab.rundir.plan import Plan
 
 _START_AGAIN = "Another run.name, or run.if_exists=new, starts again."
+_WITHOUT_LEDGER = "Put a copy back, or remove it: then a resume cannot tell whether the data has changed since."
 _WITHOUT_MANIFEST = "Put a copy back; without it, a run goes on from the checkpoints that its phases have."
 _SHOWN = 5  # mistakes of a run.yaml
-_TAIL = 1 << 16  # bytes that hold the last line of the metrics
 
 
 class RunDir:
@@ -42,42 +42,37 @@ class RunDir:
         self.tensorboard = path / "tensorboard"
         self.log = path / "log.txt"
         self.final = path / FINAL
-        self.lock = path / ".lock"
+        self.lock = path / lock.FILE
 
     @property
     def has_begun(self) -> bool:
         """Whether anything was measured or trained here. Weights tell it too, where the metrics are gone."""
-        return self.metrics.is_file() or any(weights(self.path / "phases")) or self.final.is_dir()
+        return self.metrics.exists() or any(weights(self.path / "phases")) or self.final.is_dir()
 
     @property
     def is_held(self) -> bool:
         """Whether a process is at work here; also where that cannot be found out."""
-        return is_held(self.lock)
+        return lock.is_held(self.path)
 
     def logged(self) -> Iterator[dict[str, Any]]:
         """The lines of ``metrics.jsonl``; what a crash left of a last one is passed over."""
-        if not self.metrics.is_file():
-            return
-        with self.metrics.open(encoding="utf-8", errors="replace") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    yield json.loads(line)
-                except json.JSONDecodeError:
-                    if line.endswith("\n"):
-                        raise RunDirError(f"{self.metrics}:{number} is no JSON: {line[:60].rstrip()}") from None
+        yield from json_lines(self.metrics) if self.metrics.exists() else ()
+
+    def logged_by_phase(self) -> dict[str, list[dict[str, Any]]]:
+        """The lines of each phase.
+
+        :raises RunDirError: one of them names no phase.
+        """
+        found: dict[str, list[dict[str, Any]]] = {}
+        for line in self.logged():
+            if "phase" not in line or "step" not in line:
+                raise RunDirError(f"{self.metrics} has a line without phase or step: {json.dumps(line)[:60]}")
+            found.setdefault(line["phase"], []).append(line)
+        return found
 
     def last_logged(self) -> dict[str, Any] | None:
         """The last whole line of ``metrics.jsonl``, without reading what is before."""
-        if not self.metrics.is_file():
-            return None
-        with self.metrics.open("rb") as file:
-            file.seek(max(0, self.metrics.stat().st_size - _TAIL))
-            *_, last, _ = [b"", *file.read().split(b"\n")]
-        try:
-            return json.loads(last) if last else None
-        except ValueError:
-            start = last[:60].decode(errors="replace")
-            raise RunDirError(f"{self.metrics}: its last line is no JSON: {start}") from None
+        return last_json_line(self.metrics) if self.metrics.exists() else None
 
     def samples_file(self, phase: str, when: str | int) -> Path:
         """What was measured and answered. :param when: ``before`` or ``after`` training, or after a step."""
@@ -104,8 +99,12 @@ class RunDir:
     def data_files(self, phase: str) -> dict[str, str] | None:
         """The files that a phase began with, each with its hash; None where it has not come to its data."""
         ledger = self.ledger(phase)
-        found = json.loads(ledger.read_text(encoding="utf-8"))["sha256"] if ledger.is_file() else None
-        return cast(dict[str, str] | None, found)
+        if not ledger.exists():
+            return None
+        files = read_json(ledger, _WITHOUT_LEDGER).get("sha256")
+        if not isinstance(files, dict):
+            raise RunDirError(f"{ledger} does not say which files were read: it has no sha256. {_WITHOUT_LEDGER}")
+        return files
 
     def phase(self, folder: str) -> Path:
         return self.path / "phases" / folder
@@ -149,10 +148,9 @@ class RunDir:
 
     def plan(self) -> Plan:
         """:raises RunDirError: run.yaml is damaged, or another version's."""
+        values = read_yaml(self.run_yaml, _START_AGAIN)
         try:
-            return Plan.model_validate(yaml.safe_load(self.run_yaml.read_text(encoding="utf-8")))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise RunDirError(f"{self.run_yaml} is no YAML: {str(error).splitlines()[0]}. {_START_AGAIN}") from None
+            return Plan.model_validate(values)
         except ValidationError as error:
             wrong = [f"  - {'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:_SHOWN]]
             more = [f"  - and {left} more"] if (left := error.error_count() - _SHOWN) > 0 else []
@@ -169,15 +167,7 @@ class RunDir:
 
         :raises RunDirError: it is damaged.
         """
-        if not self.manifest_json.is_file():
-            return {}
-        try:
-            found = json.loads(self.manifest_json.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise RunDirError(f"{self.manifest_json} is no JSON: {error}. {_WITHOUT_MANIFEST}") from None
-        if not isinstance(found, dict):
-            raise RunDirError(f"{self.manifest_json} is no JSON object. {_WITHOUT_MANIFEST}")
-        return found
+        return read_json(self.manifest_json, _WITHOUT_MANIFEST) if self.manifest_json.exists() else {}
 
     def started_elsewhere(self) -> str:
         """A line for a message about a path that is not there: where relative ones started from."""

@@ -1,4 +1,4 @@
-"""The lock of a run directory, held by the one process that writes into it."""
+"""The lock of a run directory: whoever writes into one holds it, so that one process at a time does."""
 
 from __future__ import annotations
 
@@ -6,62 +6,130 @@ import fcntl
 import os
 import time
 from pathlib import Path
-from typing import IO
+from types import TracebackType
 
 from ftlab.errors import RunDirError
 
-_PATIENCE = 0.3  # seconds: whoever only asks whether the lock is held, holds it for a moment
+FILE = ".lock"
+# Seconds that a lock is tried for. Who only asks whether it is held has it for an instant, and may do so at any time.
+_PATIENCE = 0.5
 _PAUSE = 0.01
 
 
-class RunLock:
-    """Taken before the first write into a run directory, by everything that writes there. It ends with the process,
-    however that ends.
+class LockHeldError(RunDirError):
+    """Somebody else holds the lock."""
 
-    :param folder: the run directory, which exists. :param file: the lock file in it.
+
+class RunLock:
+    """The right to write into a run directory: for one holder at a time, of this process, another or another machine.
+
+    It is advisory, belongs to the directory by whatever path that is reached, and ends with the process at the latest.
+    A context manager; one process may hold those of many directories.
+
+    :param folder: the run directory. :param make: whether one that is not there is made.
     """
 
-    def __init__(self, folder: Path, file: Path):
-        self._folder, self._file = folder, file
-        self._opened: IO[str] | None = None
+    def __init__(self, folder: Path, make: bool = False):
+        self.folder, self._make = folder, make
+        self._has_made = False
+        self._descriptor: int | None = None
 
     def __enter__(self) -> RunLock:
-        """:raises RunDirError: another process, or another thread of this one, holds it.
-        :raises OSError: the lock file cannot be written."""
+        self.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def acquire(self) -> None:
+        """Take the lock.
+
+        :raises LockHeldError: somebody holds it, and still does after half a second.
+        :raises RunDirError: the directory cannot be made or written, or its file system has no locks.
+        """
+        assert self._descriptor is None, "it is held already, by this very object"
         until = time.monotonic() + _PATIENCE
         while not self._is_taken():
             if time.monotonic() > until:
-                raise RunDirError(
-                    f"Another process is at work in {self._folder}. Wait for it, or start beside it: run.if_exists=new."
+                raise LockHeldError(
+                    f"Another process is at work in {self.folder}. Wait for it, or start beside it: run.if_exists=new."
                 )
             time.sleep(_PAUSE)
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        assert self._opened is not None
-        self._opened.close()
+    def release(self) -> None:
+        """Give the lock back. A directory that it made, and that nothing was written into, goes too."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is None:
+            return
+        try:
+            if self._has_made and [path.name for path in self.folder.iterdir()] == [FILE]:
+                (self.folder / FILE).unlink()
+                self.folder.rmdir()
+        except OSError:
+            pass  # it was removed, or somebody has put something there
+        finally:
+            os.close(descriptor)
+
+    def _make_folder(self) -> None:
+        try:
+            self.folder.mkdir()
+            self._has_made = True
+        except FileExistsError:
+            pass
+        except FileNotFoundError:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            self._make_folder()
 
     def _is_taken(self) -> bool:
-        opened = self._file.open("a")
+        """Whether one try got the lock."""
+        path = self.folder / FILE
         try:
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Its holder before may have removed it together with a run directory in which nothing had happened.
-            if os.fstat(opened.fileno()).st_ino == self._file.stat().st_ino:
-                self._opened = opened
+            if self._make:
+                self._make_folder()
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except FileNotFoundError:
+            if self._make:
+                return False  # whoever had it removed the directory this instant
+            raise RunDirError(f"{self.folder} is no longer there.") from None
+        except OSError as error:
+            raise RunDirError(
+                f"run.dir={self.folder} cannot be written: {error.strerror}. Give another with run.dir=FOLDER."
+            ) from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_file(descriptor, path):
+                self._descriptor, descriptor = descriptor, -1
                 return True
-        except (BlockingIOError, FileNotFoundError):
-            pass
-        opened.close()
-        return False
+            return False  # of a directory that its last holder removed
+        except (BlockingIOError, PermissionError):
+            return False
+        except OSError as error:
+            raise RunDirError(
+                f"The file system of run.dir={self.folder} has no locks ({error.strerror}), and without one two "
+                "processes could write there at once. Give a folder on another with run.dir=FOLDER."
+            ) from None
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
 
 
-def is_held(file: Path) -> bool:
-    """Whether a process holds the lock; also where that cannot be found out."""
+def is_held(folder: Path) -> bool:
+    """Whether a process is at work in a run directory; also where that cannot be found out."""
     try:
-        with file.open() as opened:
-            fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: those who only ask do not meet each other
-    except FileNotFoundError:
+        with (folder / FILE).open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: those who only ask do not meet each other
+    except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError:
         return True
     return False
+
+
+def _is_file(descriptor: int, path: Path) -> bool:
+    """Whether an open file is still the one at ``path``."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False

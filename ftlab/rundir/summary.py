@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,14 +9,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from ftlab.errors import RunDirError
 from ftlab.rundir.directory import RunDir
-
-# The C parser where PyYAML has it: listing hundreds of runs is mostly reading their run.yaml.
-_YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+from ftlab.rundir.documents import read_json, read_yaml
 
 GOLDEN = "golden exact match"
 VALIDATION = "validation "  # begins the name of every measure on that split
@@ -62,6 +58,13 @@ class _Manifest(BaseModel):
     seconds: float | None = None
     began: datetime | None = None
     phases: dict[str, _Result] = {}
+
+
+class _Ledger(BaseModel):
+    source: Any
+    sha256: dict[str, str]
+    tokenized_by: Any
+    splits: dict[str, dict[str, Any]]
 
 
 class _Line(BaseModel):
@@ -172,24 +175,22 @@ def _summary(run_dir: RunDir) -> Summary:
 def plan_as_written(run_dir: RunDir) -> dict[str, Any]:
     """``run.yaml`` unchecked, so that runs of other versions can be looked at.
 
-    :raises RunDirError: it is no YAML.
+    :raises RunDirError: it is no YAML mapping.
     """
-    try:
-        return yaml.load(run_dir.run_yaml.read_text(encoding="utf-8"), _YAML_LOADER)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RunDirError(f"{run_dir.run_yaml} is no YAML: {error}") from None
+    return read_yaml(run_dir.run_yaml, "Put a copy back.")
 
 
 def ledger_as_written(run_dir: RunDir, phase: str) -> dict[str, Any] | None:
     """None where the phase has not come to its data.
 
-    :raises RunDirError: it is no JSON.
+    :raises RunDirError: it is no JSON object, or not what a run writes.
     """
     path = run_dir.ledger(phase)
-    try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    except ValueError as error:
-        raise RunDirError(f"{path} is no JSON: {error}") from None
+    if not path.exists():
+        return None
+    values = read_json(path, "Put a copy back, or remove it.")
+    _checked(_Ledger, values, path)
+    return values
 
 
 def check_readable(run_dir: RunDir) -> None:

@@ -46,11 +46,8 @@ class Side:
         """:raises RunDirError: it is no run directory, or one of its files cannot be read."""
         run_dir = RunDir.open(Path(folder).expanduser())
         summary.check_readable(run_dir)
-        logged: dict[str, list[dict[str, Any]]] = {}
-        for line in run_dir.logged():
-            logged.setdefault(line["phase"], []).append(line)
         phases = {phase["name"]: phase for phase in summary.plan_as_written(run_dir)["phases"]}
-        return cls(run_dir, run_dir.manifest(), phases, logged)
+        return cls(run_dir, run_dir.manifest(), phases, run_dir.logged_by_phase())
 
     def result(self, phase: str) -> dict[str, Any] | None:
         return self.manifest.get("phases", {}).get(phase)

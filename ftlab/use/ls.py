@@ -22,6 +22,7 @@ from ftlab.base.terminal import Terminal
 from ftlab.errors import ConfigError, Mistake, nearest
 from ftlab.rundir import summary
 from ftlab.rundir.compare import lower_is_better
+from ftlab.rundir.names import LATEST
 from ftlab.rundir.summary import Summary
 from ftlab.schema import LsTask, Run
 
@@ -45,6 +46,8 @@ def ls(run: Run, overrides: Sequence[str]) -> None:
     task = run.task
     assert isinstance(task, LsTask)
     folder = Path(task.folder).expanduser()
+    if folder.name == LATEST and folder.is_symlink():
+        folder = folder.parent / folder.readlink()  # the run has its own name
     if not folder.is_dir():
         reason = "is no folder" if folder.exists() else "does not exist"
         where = "Runs are in outputs/ of the folder that they were started in: ftlab ls FOLDER"

@@ -372,3 +372,23 @@ def test_a_sweep_does_not_put_its_runs_into_one_folder(mistakes, key):
 
 def test_a_list_is_asked_for_as_it_is_spelled(mistakes):
     assert "lora.target_modules: must be a list: lora.target_modules=[q_proj]" in mistakes("lora.target_modules=q_proj")
+
+
+@pytest.mark.parametrize(
+    ("files", "circle"),
+    [
+        ({"mine": "[mine]"}, "experiment/mine.yaml -> experiment/mine.yaml"),
+        ({"mine": "[/experiment: mine]"}, "experiment/mine.yaml -> experiment/mine.yaml"),
+        (
+            {"mine": "[other, _self_]", "other": "[/experiment/mine]"},
+            "experiment/mine.yaml -> experiment/other.yaml -> experiment/mine.yaml",
+        ),
+    ],
+    ids=["by name", "by group", "by way of another"],
+)
+def test_an_experiment_that_includes_itself_is_told(files, circle, tmp_path, mistakes):
+    (tmp_path / "experiment").mkdir()
+    for name, defaults in files.items():
+        (tmp_path / "experiment" / f"{name}.yaml").write_text(f"# @package _global_\ndefaults: {defaults}\n")
+    (said,) = mistakes(f"--config-dir {tmp_path} experiment=mine")
+    assert said == f"config: {circle}: its defaults list leads back to the file itself. Take the last of them out."

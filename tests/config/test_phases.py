@@ -234,25 +234,28 @@ def test_a_choice_shadows_the_command_lines_keys_that_it_sets_in_its_phase_alone
     assert (two.config.lora.r, two.config.lora.dropout) == (24, 0.2)
 
 
-@pytest.mark.parametrize(
-    ("entry", "key", "here", "there"),
-    [
-        ("model.path: other", "path", "other", "TINY"),
-        ("model: smollm2_135m", "path", "HuggingFaceTB/SmolLM2-135M", "TINY"),
+def test_weights_that_are_carried_on_are_not_asked_for_otherwise():
+    tiny = shipped("models/tiny")
+    asked = [
+        ("model.path: other", "path", "other", tiny),
+        ("model: smollm2_135m", "path", "HuggingFaceTB/SmolLM2-135M", tiny),
         ("model.revision: v2", "revision", "v2", "main"),
         ("model.init: random", "init", "random", "pretrained"),
-        ("model: tiny_instruct", "adapter", "TINY_instruct", "null"),
-    ],
-)
-def test_weights_that_are_carried_on_are_not_asked_for_otherwise(entry, key, here, there):
-    said = mistakes_of(f"'phases=[{{name: a, stage: sft}}, {{name: b, stage: sft, {entry}}}]'")
-    here, there = (text.replace("TINY", shipped("models/tiny")) for text in (here, there))
-    assert said == [
-        f"phases.b.model.{key}={here}: but phase b goes on with the weights of phase a, which began with model.{key}="
-        f"{there}. Leave it at that, or begin anew with phases.b.from=none"
+        ("model: tiny_instruct", "adapter", shipped("models/tiny_instruct"), "null"),
     ]
-    _, b = plan_of(f"'phases=[{{name: a, stage: sft}}, {{name: b, stage: sft, from: none, {entry}}}]'").phases
-    assert str(getattr(b.config.model, key)) == here
+
+    def line(source: str) -> str:
+        entries = [f"{{name: b{n}, stage: sft, from: {source}, {entry}}}" for n, (entry, *_) in enumerate(asked)]
+        return f"'phases=[{{name: a, stage: sft}}, {', '.join(entries)}]'"
+
+    assert mistakes_of(line("a")) == [
+        f"phases.b{n}.model.{key}={here}: but phase b{n} goes on with the weights of phase a, which began with "
+        f"model.{key}={there}. Leave it at that, or begin anew with phases.b{n}.from=none"
+        for n, (_, key, here, there) in enumerate(asked)
+    ]
+    _, *others = plan_of(line("none")).phases
+    found = [str(getattr(phase.config.model, key)) for phase, (_, key, *_) in zip(others, asked)]
+    assert found == [here for *_, here, _ in asked]
 
 
 def test_a_phase_goes_on_with_the_model_of_the_one_before_and_with_what_it_says_of_it_itself():
@@ -268,46 +271,37 @@ def test_a_phase_goes_on_with_the_model_of_the_one_before_and_with_what_it_says_
 
 @pytest.fixture
 def other(tmp_path, monkeypatch):
-    """``other(line)``: a run directory; ``other.finish(path)`` lets it look finished."""
+    """``other(line, "01-sft")``: a run directory of that command line, in which those phases look finished."""
     monkeypatch.chdir(tmp_path)
 
-    def make(line: str, *finished: str) -> str:
-        run_dir = create_run(plan_of(f"{line} run.dir=other"))
+    def make(line: str, *finished: str, name: str = "other") -> None:
+        run_dir = create_run(plan_of(f"{line} run.dir={name}"))
         for folder in finished:
             (run_dir.phase(folder) / "final").mkdir(parents=True)
-        return "other"
 
     return make
 
 
-FROM = "'phases=[{{name: one, stage: sft}}, {{name: two, stage: sft, from: {}}}]' {}"
-
-
-@pytest.mark.parametrize(
-    ("line", "finished", "source", "said"),
-    [
-        ("stage=sft", [], "other",
-         "phases.two.from=other: has not finished training; finish it first: ftlab resume other"),
-        ("phase=align", ["01-read"], "other",
-         "phases.two.from=other: has not finished training; finish it first: ftlab resume other"),
-        ("stage=sft", ["01-sft"], "other/phases",
-         "phases.two.from=other/phases: is only a part of a run; name the run directory itself, {here}/other"),
-        ("stage=sft", ["01-sft"], "other/phases/01-sft/final",
-         "phases.two.from=other/phases/01-sft/final: is only a part of a run; name the run directory itself, "
-         "{here}/other"),
-        ("stage=sft", [], ".",
-         "phases.two.from=.: is no run directory: it has no run.yaml. A model or adapter of another origin goes into "
-         "model.path or model.adapter"),
-        ("stage=rm", ["01-rm"], "other",
-         "phases.two.from=other: trained a reward model, which is no policy to start from"),
-    ],
-)  # fmt: skip
-def test_a_run_that_a_phase_cannot_start_from_is_told_before_anything_runs(
-    line, finished, source, said, other, tmp_path
-):
-    other(line, *finished)
-    assert mistakes_of(FROM.format(source, "")) == [said.format(here=tmp_path)]
-    assert plan_of(FROM.format(source, "run.phases=[one]"))  # it may be there in time
+def test_runs_that_no_phase_can_start_from_are_told_before_anything_runs(other, tmp_path):
+    other("stage=sft", name="begun")
+    other("phase=align", "01-read", name="half")
+    other("stage=sft", "01-sft", name="done")
+    other("stage=rm", "01-rm", name="judge")
+    reasons = {
+        "begun": "has not finished training; finish it first: ftlab resume begun",
+        "half": "has not finished training; finish it first: ftlab resume half",
+        "done/phases": f"is only a part of a run; name the run directory itself, {tmp_path}/done",
+        "done/phases/01-sft/final": f"is only a part of a run; name the run directory itself, {tmp_path}/done",
+        ".": "is no run directory: it has no run.yaml. A model or adapter of another origin goes into model.path or "
+        "model.adapter",
+        "judge": "trained a reward model, which is no policy to start from",
+    }
+    entries = [f"{{name: p{number}, stage: sft, from: {source}}}" for number, source in enumerate(reasons)]
+    line = f"'phases=[{{name: one, stage: sft}}, {', '.join(entries)}]'"
+    assert mistakes_of(line) == [
+        f"phases.p{number}.from={source}: {reason}" for number, (source, reason) in enumerate(reasons.items())
+    ]
+    assert plan_of(f"{line} run.phases=[one]")  # they may be there in time
 
 
 def test_a_phase_from_another_run_is_of_its_model_and_adapter(other):

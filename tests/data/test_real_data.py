@@ -166,6 +166,7 @@ def test_a_few_steps(name, format_, stage, first_loss, tmp_path):
     run_dir = train_run(
         tmp_path / "run", f"stage={stage}", f"data.path={FOLDER / name}", f"data.format={format_}",
         "train.max_steps=6", "train.logging_steps=1", "train.warmup_ratio=0", "data.split.validation=none",
+        "data.max_samples=60",
         "hardware.precision=fp32", "tracker=none",
     )  # fmt: skip
     steps = [line for line in logged(run_dir) if "loss" in line]

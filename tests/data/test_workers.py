@@ -25,9 +25,9 @@ SIZE, OVERLAP = 32_768, 2_048
 
 @pytest.fixture(scope="module")
 def documents():
-    """3 MB of the standard library, some of it longer than a block."""
-    found = [path.read_text(encoding="utf-8", errors="replace") for path in python_sources(3_000_000)]
-    assert sum(map(len, found)) > 2_500_000 and max(map(len, found)) > 200_000
+    """1.5 MB of the standard library, some of it longer than a block."""
+    found = [path.read_text(encoding="utf-8", errors="replace") for path in python_sources(1_500_000)]
+    assert sum(map(len, found)) > 1_200_000 and max(map(len, found)) > 200_000
     return found
 
 

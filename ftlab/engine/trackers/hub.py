@@ -19,6 +19,7 @@ from ftlab.engine.trackers.mlflow import Mlflow
 from ftlab.engine.trackers.tensorboard import TensorBoard
 from ftlab.engine.trackers.wandb import Wandb
 from ftlab.rundir.directory import RunDir
+from ftlab.rundir.documents import read_json
 from ftlab.rundir.files import write_atomic
 from ftlab.rundir.manifest import Manifest
 from ftlab.rundir.plan import Plan
@@ -88,7 +89,7 @@ class Trackers:
         if not kept.is_file():
             begun = {"key": secrets.token_hex(8), "mlflow": f"sqlite:///{Path.cwd()}/mlflow.db"}
             write_atomic(kept, json.dumps(begun, indent=2) + "\n")
-        ours = json.loads(kept.read_text(encoding="utf-8"))
+        ours = read_json(kept, "Put a copy back, or remove it: trackers then begin another run.")
         phases = yaml.safe_load(run_dir.run_yaml.read_text(encoding="utf-8"))["phases"]
         config = {phase["name"]: phase["config"] for phase in phases} if len(phases) > 1 else phases[0]["config"]
         manifest = self._manifest.values
