@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import json
 import signal
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from ftlab.engine.tasks import resume, train
 from ftlab.errors import Interrupted
 from ftlab.rundir.claim import claim
 from ftlab.rundir.directory import RunDir
+from ftlab.rundir.files import sha256
+from ftlab.rundir.names import TIMES
 from ftlab.rundir.plan import Plan
 from ftlab.schema import Run
 
@@ -73,3 +77,32 @@ def interrupted_run(folder: Path, step: int, *overrides: str) -> RunDir:
     with pytest.raises(Interrupted):
         train_run(folder, *overrides, hooks=Stop(step))
     return RunDir.open(folder)
+
+
+def across(
+    rows: Iterable[Any], columns: Iterable[Any], fast: Callable[[Any, Any], bool], ids: Callable[[Any], str] = str
+) -> list[Any]:
+    """Cases for every pair of ``rows`` and ``columns``; those that are not ``fast`` wait for ``make test-matrix``."""
+    columns = list(columns)
+    return [
+        pytest.param(row, column, id=f"{ids(row)}-{ids(column)}", marks=() if fast(row, column) else pytest.mark.matrix)
+        for row in rows
+        for column in columns
+    ]
+
+
+def metrics(run_dir: RunDir, key: str) -> list[float]:
+    lines = [json.loads(line) for line in run_dir.metrics.read_text().splitlines()]
+    return [line[key] for line in lines if key in line]
+
+
+def logged(run_dir: RunDir) -> list[dict]:
+    """Every line of ``metrics.jsonl``, times aside."""
+    return [{key: value for key, value in line.items() if key not in TIMES} for line in run_dir.logged()]
+
+
+def final_hash(run_dir: RunDir) -> str:
+    name = (
+        "adapter_model.safetensors" if (run_dir.final / "adapter_model.safetensors").is_file() else "model.safetensors"
+    )
+    return sha256(run_dir.final / name)

@@ -14,7 +14,7 @@ from yaml import YAMLError
 
 from ftlab.config import phases
 from ftlab.config.command_line import Arguments, choices_of, first_values
-from ftlab.config.compose import compose, loader_of, read
+from ftlab.config.compose import compose, group_choices, loader_of, read
 from ftlab.config.keys import no_such_key
 from ftlab.errors import ConfigError, Mistake, nearest
 
