@@ -252,9 +252,11 @@ def test_a_circle_is_found():
 
 RUN_FILES = {
     "run.yaml", "manifest.json", "metrics.jsonl", "log.txt", "checkpoint.json", "trainer_state.json", ".lock",
-    "trackers.json", "git.diff", ".final.tmp",
+    "trackers.json", "git.diff", ".final.tmp", ".base.tmp",
 }  # fmt: skip
-RUN_FOLDERS = {"phases", "final", "samples"}  # plain words: names of a run where they are part of a path
+# Plain words: names of a run where they are part of a path.
+RUN_FOLDERS = {"phases", "final", "samples", "base", "tensorboard"}
+PATH_CALLS = {"Path", "joinpath", "with_name", "glob", "rglob"}
 RANKS = {
     "RANK", "LOCAL_RANK", "WORLD_SIZE", "world_size", "process_index", "local_process_index", "num_processes",
     "is_world_process_zero", "is_local_process_zero", "is_main_process", "get_rank", "get_world_size", "n_gpu",
@@ -287,7 +289,7 @@ def file_names(source: str, module: str) -> list[str]:
             skipped.update(node.values)
         elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
             in_paths |= {node.left, node.right}
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("Path", "joinpath"):
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in PATH_CALLS:
             in_paths.update(node.args)
         elif isinstance(node, ast.Compare) and ast.unparse(node.left).endswith(".parent.name"):
             in_paths.update(node.comparators)
@@ -352,6 +354,8 @@ def test_the_command_line_is_read_in_main_alone():
         (file_names, 'path = folder / "phases" / name'),
         (file_names, 'path = folder / f"samples/{step}.json"'),
         (file_names, 'path = Path("outputs", "final")'),
+        (file_names, 'sorted(phases.glob(f"*-{name}/final"))'),
+        (file_names, 'base = folder.with_name("base")'),
         (file_names, 'folder.glob("checkpoint-*")'),
         (file_names, 'in_run = folder.parent.name == "phases"'),
         (file_names, 'path = f"{folder}/checkpoint-{step}"'),

@@ -11,11 +11,12 @@ from pathlib import Path
 
 from ftlab.errors import RunDirError
 from ftlab.rundir.documents import read_json
-from ftlab.rundir.files import sha256, write_atomic
-from ftlab.rundir.names import CHECKPOINT_MANIFEST, SET_ASIDE, WEIGHT_FILES
+from ftlab.rundir.files import sha256, temporary_folder, write_atomic
+from ftlab.rundir.names import CHECKPOINT_MANIFEST, FINAL, MERGED_BASE, SET_ASIDE, WEIGHT_FILES
 
 _CHECKPOINT = re.compile(r"checkpoint-(0|[1-9][0-9]*)")
-MERGED = ("base", ".base.tmp")  # in a phase's folder: a copy of weights that are elsewhere, to begin with
+# In a phase's folder: a copy of weights that are elsewhere, to begin with; and the same while it is being written.
+MERGED = (MERGED_BASE, temporary_folder(Path(MERGED_BASE)).name)
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -43,7 +44,7 @@ def set_aside(path: Path) -> Path:
 def weights(folder: Path) -> Iterator[Path]:
     """What holds weights below a folder: checkpoints, whole or torn, final and merged models, and files of weights."""
     for path in folder.rglob("*"):
-        is_model = path.name in ("final", *MERGED) or _CHECKPOINT.fullmatch(path.name) is not None
+        is_model = path.name in (FINAL, *MERGED) or _CHECKPOINT.fullmatch(path.name) is not None
         if path.suffix in WEIGHT_FILES or (is_model and path.is_dir()):
             yield path
 

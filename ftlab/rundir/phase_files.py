@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ftlab.rundir.names import FINAL
+from ftlab.rundir.names import FINAL, MERGED_BASE
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class PhaseFiles:
     @property
     def merged_base(self) -> Path:
         """Under ``start: merge`` the base that the adapter before it became a part of."""
-        return self.folder / "base"
+        return self.folder / MERGED_BASE
 
     @property
     def rollouts(self) -> Path:

@@ -6,13 +6,14 @@ import os
 from collections.abc import Mapping, Sequence
 
 from ftlab.engine.trackers.base import About
+from ftlab.rundir.directory import RunDir
 
 
 class TensorBoard:
     """A run that goes on writes its files anew: an event file can neither be cut nor, after a crash, be trusted."""
 
     def __init__(self, about: About) -> None:
-        self._folder = about.folder / "tensorboard"
+        self._folder = RunDir(about.folder).tensorboard
 
     def begin(self) -> str | None:
         from torch.utils.tensorboard import SummaryWriter
