@@ -56,7 +56,7 @@ class Measuring:
     def before(self, trainer: Any) -> Measures:
         """Once; a continued run reads what was measured before it was stopped."""
         path = self._run_dir.samples_file(self._phase, "before")
-        if path.is_file():
+        if path.exists():
             return _read(path)
         measures = Measures(self._validation(trainer, 0))
         self._answer(measures, trainer.model, "before training")

@@ -93,7 +93,7 @@ class PhaseRun:
         session, train = self.session, self.config.train
         checkpoint = self._checkpoint()
         step = step_of(checkpoint) if checkpoint else 0
-        is_measured = self.run_dir.samples_file(self.phase.name, "before").is_file()
+        is_measured = self.run_dir.samples_file(self.phase.name, "before").exists()
         resume_point.cut_back(self.run_dir, self.phase.name, checkpoint, is_measured)
         rates = rates_of(self.config, self.model, self.parameters, prepared.train)
         steps_before = session.steps_before()

@@ -64,7 +64,7 @@ def session_of(run_dir: RunDir, hooks: PhaseHooks) -> Iterator[Session]:
     """
     plan, manifest = run_dir.plan(), Manifest(run_dir)
     last = run_dir.last_logged()
-    clock = Clock(max(manifest.values.get("seconds", 0), last["seconds"] if last else 0))
+    clock = Clock(max(manifest.values.get("seconds", 0), last.get("seconds", 0) if last else 0))
     interruption = Interruption(f"Interrupted. Continue with: {resume_command(run_dir)}")
     with Output(run_dir.log) as output, interruption, TURNS.taking() as let_others_work:
         trackers = Trackers(run_dir, plan, manifest, output.say)

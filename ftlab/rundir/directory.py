@@ -55,20 +55,24 @@ class RunDir:
         return lock.is_held(self.path)
 
     def logged(self) -> Iterator[dict[str, Any]]:
-        """The lines of ``metrics.jsonl``; what a crash left of a last one is passed over."""
-        yield from json_lines(self.metrics) if self.metrics.exists() else ()
+        """The lines of ``metrics.jsonl``; what a crash left of a last one is passed over.
+
+        :raises RunDirError: it cannot be read, or a line does not say which phase and step it belongs to.
+        """
+        for line in json_lines(self.metrics) if self.metrics.exists() else ():
+            if "phase" not in line or "step" not in line:
+                raise RunDirError(
+                    f"{self.metrics} has a line without phase or step: {json.dumps(line)[:60]}. Put a copy back, or "
+                    "remove the line."
+                )
+            yield line
 
     def logged_by_phase(self) -> dict[str, list[dict[str, Any]]]:
-        """The lines of each phase.
-
-        :raises RunDirError: one of them names no phase.
-        """
-        found: dict[str, list[dict[str, Any]]] = {}
+        """The lines of each phase."""
+        lines: dict[str, list[dict[str, Any]]] = {}
         for line in self.logged():
-            if "phase" not in line or "step" not in line:
-                raise RunDirError(f"{self.metrics} has a line without phase or step: {json.dumps(line)[:60]}")
-            found.setdefault(line["phase"], []).append(line)
-        return found
+            lines.setdefault(line["phase"], []).append(line)
+        return lines
 
     def last_logged(self) -> dict[str, Any] | None:
         """The last whole line of ``metrics.jsonl``, without reading what is before."""
