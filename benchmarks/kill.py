@@ -234,7 +234,7 @@ def kills(whole: Path) -> list[Event]:
     phase = first.name.partition("-")[2]
     between = [*_at_end_of(first), Event("function", "_load_model")] if first != last else []
     return [
-        *(Event("function", name) for name in ("update_manifest", "prepare")),
+        *(Event("function", name) for name in ("record", "prepare")),
         *(Event("file", f"cache/**/*{suffix}") for suffix in suffixes),
         *(Event("function", name) for name in ("begin", "evaluate", "generate")),
         Event("file", "run/samples/*-before.json"),

@@ -200,7 +200,7 @@ class PhaseRun:
             "after": after,
             "sha256": weight_hashes(self.files.final),
         }
-        self.session.manifest.update_item("phases", self.phase.name, result)
+        self.session.manifest.record_item("phases", self.phase.name, result)
 
 
 def _total_steps(trainer: Any) -> int:

@@ -41,12 +41,12 @@ def reproduce(run: Run, overrides: Sequence[str]) -> None:
     again = _again(plan, _folder(original, plan, task.out))
     preflight.check_plan(again)
     with claim(again) as run_dir:
-        Manifest(run_dir).update(reproduces={"run": str(original.path)})
+        Manifest(run_dir).record(reproduces={"run": str(original.path)})
         for line in _changed_weights(original):
             print(line)
         _execute(run_dir)
         is_equal, lines = verdict(original, run_dir)
-        Manifest(run_dir).update(reproduces={"run": str(original.path), "equal": is_equal})
+        Manifest(run_dir).record(reproduces={"run": str(original.path), "equal": is_equal})
         text = "\n".join(lines)
         with run_dir.log.open("a", encoding="utf-8") as log:
             log.write(f"{text}\n")

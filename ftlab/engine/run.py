@@ -42,7 +42,7 @@ def execute(run_dir: RunDir, checkpoint: int | None = None, hooks: PhaseHooks | 
                     PhaseRun(session, phase, checkpoint).run()
                     checkpoint = None  # it was a step of the phase at which the run stood
         left = session.phases_left()
-        session.manifest.update(status="stopped" if left else "finished", seconds=session.clock.seconds())
+        session.manifest.record(status="stopped" if left else "finished", seconds=session.clock.seconds())
         summary.results(session)
         if left:
             names = ", ".join(phase.name for phase in left)
@@ -71,17 +71,17 @@ def _ending(session: Session) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        manifest.update(status="interrupted", seconds=session.clock.seconds())
+        manifest.record(status="interrupted", seconds=session.clock.seconds())
         raise
     except FtlabError as error:
         session.output.note(str(error))
         if run_dir.has_begun or isinstance(error, DivergedError):
-            manifest.update(status="failed", error=str(error))
+            manifest.record(status="failed", error=str(error))
         else:
             run_dir.remove()  # nothing was measured, and there are no weights: the mended command starts from nothing
             manifest.values["status"] = "failed"
         raise
     except BaseException as error:
-        manifest.update(status="failed", error=str(error))
+        manifest.record(status="failed", error=str(error))
         session.output.note(traceback.format_exc())
         raise

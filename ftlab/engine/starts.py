@@ -42,7 +42,7 @@ def begin(run_dir: RunDir, plan: Plan, manifest: Manifest) -> None:
         path = run_dir.git_diff(len(starts) + 1)
         write_atomic(path, diff)
         (differs if starts else found)["git"]["diff"] = path.name
-    manifest.update(
+    manifest.record(
         **({} if starts else found),
         status="running",
         error=None,

@@ -31,7 +31,7 @@ def ledger(session: Session, phase: str, prepared: Prepared) -> None:
     write_atomic(path, json.dumps(found.as_dict(), indent=2, ensure_ascii=False) + "\n")
     fingerprint = hashlib.sha256("\n".join(sorted(found.sha256.values())).encode()).hexdigest()
     name = str(path.relative_to(session.run_dir.path))
-    session.manifest.update_item("data", phase, {"files": len(found.sha256), "sha256": fingerprint, "ledger": name})
+    session.manifest.record_item("data", phase, {"files": len(found.sha256), "sha256": fingerprint, "ledger": name})
     for line in ledger_lines(found, prepared.cached):
         session.output.say(line)
     session.output.note(f"tokenized by {found.engine}")

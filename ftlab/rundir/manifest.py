@@ -12,8 +12,10 @@ from ftlab.rundir.files import write_atomic
 
 
 class Manifest:
-    """Read once, kept in memory, written whole at each update. For the holder of the run's lock, which is the only one
-    that writes; everybody else reads with :meth:`RunDir.manifest`.
+    """Read once, kept in memory, and written whole whenever something is recorded.
+
+    It is for the holder of the run's lock, which is the only one that writes; everybody else reads with
+    :meth:`RunDir.manifest`.
 
     :ivar values: what ``manifest.json`` holds, secrets not yet redacted.
     """
@@ -27,10 +29,10 @@ class Manifest:
         """The results of the phases that are done, by name."""
         return self.values.get("phases", {})
 
-    def update(self, **values: Any) -> None:
+    def record(self, **values: Any) -> None:
         self.values |= values
         write_atomic(self._path, mask_secrets(json.dumps(self.values, indent=2, ensure_ascii=False)) + "\n")
 
-    def update_item(self, key: str, name: str, value: Any) -> None:
+    def record_item(self, key: str, name: str, value: Any) -> None:
         """Set one entry of a mapping in the manifest, as ``phases`` and ``data`` are."""
-        self.update(**{key: {**self.values.get(key, {}), name: value}})
+        self.record(**{key: {**self.values.get(key, {}), name: value}})

@@ -63,7 +63,7 @@ def test_a_continued_run_answers_only_what_was_not_answered(tmp_path, answered, 
     run = RunDir.open(tmp_path / "r")
     for step in (8, 12):
         shutil.rmtree(run.phase("01-sft") / f"checkpoint-{step}")
-    Manifest(run).update(phases={}, status="running")
+    Manifest(run).record(phases={}, status="running")
     asked = []
     generate = measuring.generate
     monkeypatch.setattr(measuring, "generate", lambda *a, **k: asked.append(len(a[2])) or generate(*a, **k))

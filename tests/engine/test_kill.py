@@ -101,7 +101,7 @@ def test_a_run_that_is_not_the_same_is_found(tmp_path, whole, other):
 def test_a_run_that_was_killed_when_it_was_done_is_finished(tmp_path, whole):
     """After the last phase was written down, before the run was."""
     shutil.copytree(whole / "disk" / "run", tmp_path / "run", symlinks=True)
-    Manifest(RunDir.open(tmp_path / "run")).update(status="running")
+    Manifest(RunDir.open(tmp_path / "run")).record(status="running")
     assert resume_run(tmp_path / "run").manifest()["status"] == "finished"
 
 

@@ -82,7 +82,7 @@ def test_a_torn_checkpoint_is_passed_over_and_said(tmp_path, whole, capsys):
     shutil.copytree(whole.path, folder, symlinks=True)
     (folder / "final").unlink()
     shutil.rmtree(RunDir.open(folder).phase("01-sft") / "final")
-    Manifest(RunDir.open(folder)).update(phases={}, status="running")
+    Manifest(RunDir.open(folder)).record(phases={}, status="running")
     newest = max(RunDir(folder).phase("01-sft").glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
     weights = newest / "adapter_model.safetensors"
     content = bytearray(weights.read_bytes())
@@ -109,7 +109,7 @@ def test_stopped_after_the_last_step_takes_no_other(tmp_path, method):
     """Killed between the last checkpoint and the end: the weights, steps and metrics are those of the whole run."""
     run_dir = train_run(tmp_path / "r", *LONG, "train.lr_scheduler=constant", "train.max_steps=8", f"method={method}")
     weights, whole, result = final_hash(run_dir), logged(run_dir), run_dir.manifest()["phases"]["sft"]
-    Manifest(run_dir).update(phases={}, status="running")
+    Manifest(run_dir).record(phases={}, status="running")
     again = resume_run(run_dir.path)
     assert final_hash(again) == weights
     assert again.manifest()["phases"]["sft"] == result
@@ -119,7 +119,7 @@ def test_stopped_after_the_last_step_takes_no_other(tmp_path, method):
 def test_a_checkpoint_that_is_not_there_is_refused_and_nothing_is_cut(tmp_path):
     run_dir = train_run(tmp_path / "r", *LONG, "train.max_steps=8")
     lines = run_dir.metrics.read_text()
-    Manifest(run_dir).update(phases={}, status="interrupted")
+    Manifest(run_dir).record(phases={}, status="interrupted")
     with pytest.raises(RunDirError, match=r"run\.checkpoint=3: .* It has: 8, 4\."):
         train_run(run_dir.path, *LONG, "train.max_steps=8", "run.checkpoint=3")
     assert run_dir.metrics.read_text() == lines
@@ -131,12 +131,12 @@ def test_resume_refuses_what_it_would_ignore(tmp_path, whole):
 
 
 def test_two_processes_do_not_share_a_run_directory(tmp_path, whole):
-    Manifest(whole).update(status="running")
+    Manifest(whole).record(status="running")
     with (whole.path / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(RunDirError, match="Another process is at work in"):
             resume_run(whole.path)
-    Manifest(whole).update(status="finished")
+    Manifest(whole).record(status="finished")
 
 
 def test_a_run_that_never_began_leaves_nothing_and_its_name_free(tmp_path):
@@ -157,7 +157,8 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path):
     rows = [{"instruction": f"Say {i}.", "output": str(i)} for i in range(40)]
     data.write_text("\n".join(map(json.dumps, rows)))
     given = (f"data.path={data}", "data.format=alpaca", *LONG)
-    train_run(tmp_path / "r", *given, "train.max_steps=4").update_manifest(phases={}, status="interrupted")
+    run = train_run(tmp_path / "r", *given, "train.max_steps=4")
+    Manifest(run).record(phases={}, status="interrupted")
     data.write_text("\n".join(map(json.dumps, rows[1:])))
     with pytest.raises(RunDirError, match=r"rows\.jsonl has changed since .* began"):
         resume_run(tmp_path / "r")

@@ -320,7 +320,7 @@ def unfinished(run_dir, tmp_path):
     """A copy of the run above, as it was before it was measured after training."""
     shutil.copytree(run_dir.path, tmp_path / "r", symlinks=True)
     copy = RunDir.open(tmp_path / "r")
-    Manifest(copy).update(phases={}, status="interrupted")
+    Manifest(copy).record(phases={}, status="interrupted")
     return copy
 
 
@@ -382,7 +382,7 @@ def test_final_weights_give_way_only_to_the_same(unfinished, run_dir):
     assert final_hash(resume_run(unfinished.path)) == final_hash(run_dir)
     assert not (final.parent / "set_aside").exists()
     (final / "adapter_model.safetensors").write_bytes(b"other weights")
-    Manifest(unfinished).update(phases={}, status="interrupted")
+    Manifest(unfinished).record(phases={}, status="interrupted")
     assert final_hash(resume_run(unfinished.path)) == final_hash(run_dir)
     assert (final.parent / "set_aside" / "final" / "adapter_model.safetensors").read_bytes() == b"other weights"
 

@@ -93,7 +93,7 @@ def test_a_run_stopped_on_the_way_stops_at_the_same_step_with_the_same_weights(m
     for checkpoint in run.phase("01-sft").glob("checkpoint-*"):
         if int(checkpoint.name.split("-")[1]) > result["steps"] - 3:
             shutil.rmtree(checkpoint)
-    Manifest(run).update(phases={}, status="interrupted")
+    Manifest(run).record(phases={}, status="interrupted")
     again = resume_run(run.path)
     assert again.manifest()["phases"]["sft"] == result
     assert final_hash(again) == weights
@@ -110,7 +110,7 @@ def all_kept(tmp_path_factory) -> RunDir:
 def test_killed_after_it_had_stopped_it_takes_no_other_step(all_kept):
     result, weights, logged = all_kept.manifest()["phases"]["sft"], final_hash(all_kept), metrics(all_kept, "loss")
     assert (all_kept.phase("01-sft") / f"checkpoint-{result['steps']}").is_dir()
-    Manifest(all_kept).update(phases={}, status="running")
+    Manifest(all_kept).record(phases={}, status="running")
     again = resume_run(all_kept.path)
     assert again.manifest()["phases"]["sft"] == result
     assert (final_hash(again), metrics(again, "loss")) == (weights, logged)
@@ -121,7 +121,7 @@ def test_a_best_checkpoint_that_was_removed_is_named(tmp_path, all_kept):
     run = RunDir.open(tmp_path / "r")
     best_step = run.manifest()["phases"]["sft"]["weights_of_step"]
     shutil.rmtree(run.phase("01-sft") / f"checkpoint-{best_step}")
-    Manifest(run).update(phases={}, status="running")
+    Manifest(run).record(phases={}, status="running")
     with pytest.raises(RunDirError, match=rf"checkpoint-{best_step}, the best evaluation's, is gone or torn"):
         resume_run(run.path)
 

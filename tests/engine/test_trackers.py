@@ -19,6 +19,7 @@ from ftlab.engine.trackers import hub, rates
 from ftlab.errors import NotReadyError
 from ftlab.preflight import packages
 from ftlab.rundir.directory import RunDir
+from ftlab.rundir.manifest import Manifest
 from tests.engine.test_resume import interrupt_after
 from tests.runs import FAST, final_hash, resume_run, train_run
 
@@ -316,7 +317,7 @@ def test_a_folder_named_wandb_is_no_package(tmp_path, monkeypatch):
 
 def test_only_the_first_process_follows(tmp_path, followed, monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    trackers = hub.Trackers(followed, print)
+    trackers = hub.Trackers(followed, followed.plan(), Manifest(followed), print)
     trackers.open()
     trackers.log({"phase": "sft", "step": 7, "global_step": 7, "loss": 1.0, "time": 1.0})
     assert same(tensorboard_points(followed), logged_points(followed))

@@ -334,8 +334,8 @@ def test_a_crash_before_the_rename_leaves_the_old_file(here, monkeypatch):
 def test_the_manifest_keeps_what_it_has(plan):
     run_dir = create_run(plan("run.name=mine"))
     assert run_dir.manifest() == {}
-    Manifest(run_dir).update(status="running", steps=3)
-    Manifest(run_dir).update(status="done", note="ü")
+    Manifest(run_dir).record(status="running", steps=3)
+    Manifest(run_dir).record(status="done", note="ü")
     assert run_dir.manifest() == {"status": "done", "steps": 3, "note": "ü"}
     assert json.loads(run_dir.manifest_json.read_text(encoding="utf-8")) == run_dir.manifest()
     assert sorted(path.name for path in run_dir.path.iterdir()) == [".lock", "manifest.json", "run.yaml"]
@@ -429,7 +429,7 @@ def test_a_damaged_file_is_named_with_what_to_do(file, content, said, plan):
 
 def test_a_config_of_another_version_is_told_with_what_it_has_otherwise(plan):
     run_dir = create_run(plan("run.name=r"))
-    Manifest(run_dir).update(ftlab="0.0.9")
+    Manifest(run_dir).record(ftlab="0.0.9")
     text = run_dir.run_yaml.read_text()
     run_dir.run_yaml.write_text(text.replace("learning_rate:", "rate_of_learning:"))
     with pytest.raises(RunDirError) as caught:

@@ -67,7 +67,7 @@ def test_a_command_that_is_refused_has_not_touched_the_config_of_the_run_that_wo
 
 def test_a_resume_that_is_refused_has_not_chosen_the_phases_that_are_left(plan):
     run_dir = create_run(plan("phase=align", "run.name=x", "run.phases=[read]"))
-    Manifest(run_dir).update(phases={"read": {}}, status="running")
+    Manifest(run_dir).record(phases={"read": {}}, status="running")
     before = run_dir.run_yaml.read_bytes()
     with other_process(run_dir), pytest.raises(RunDirError, match="Another process is at work in outputs/x"):
         resume_run(run_dir.path)

@@ -126,7 +126,7 @@ def test_a_stopped_run_of_trls_goes_on_to_the_same_weights(finished, tmp_path):
     shutil.rmtree(phase / "checkpoint-4")
     shutil.rmtree(phase / "final")
     (folder / "final").unlink()
-    Manifest(RunDir.open(folder)).update(phases={}, status="interrupted")
+    Manifest(RunDir.open(folder)).record(phases={}, status="interrupted")
     went_on = resume_run(folder)
     assert final_hash(went_on) == final_hash(whole)
     for key in ("loss", "eval_loss"):

@@ -217,7 +217,7 @@ def test_stopped_and_resumed_is_never_stopped(more, tmp_path):
         assert state["step"] == 6 and state["buffer"] is not None, "a generation is trained on in 8 micro-batches"
     for name in ("checkpoint-6", "checkpoint-7", "final"):
         shutil.rmtree(run.phase("01-grpo") / name)
-    Manifest(run).update(phases={}, status="interrupted")
+    Manifest(run).record(phases={}, status="interrupted")
     again = resume_run(run.path)
     assert final_hash(again) == whole
     assert again.manifest()["phases"]["grpo"] == result
@@ -232,7 +232,7 @@ def test_stopped_before_the_first_checkpoint(tmp_path):
     whole = final_hash(run)
     for path in checkpoints(run.phase("01-grpo")):
         shutil.rmtree(path)
-    Manifest(run).update(phases={}, status="interrupted")
+    Manifest(run).record(phases={}, status="interrupted")
     assert final_hash(resume_run(run.path)) == whole
 
 

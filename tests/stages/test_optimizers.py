@@ -172,7 +172,7 @@ def test_stopped_and_continued_is_never_stopped(overrides, plain_losses, tmp_pat
     run = train_run(tmp_path / "r", *overrides, *WITH_DROPOUT)
     weights, losses = final_hash(run), metrics(run, "loss")
     assert plain_losses != losses, "the option does nothing"
-    Manifest(run).update(phases={}, status="interrupted")
+    Manifest(run).record(phases={}, status="interrupted")
     (run.phase("01-sft") / "checkpoint-6" / "checkpoint.json").unlink()
     again = resume_run(run.path)
     assert json.loads((again.phase("01-sft") / "checkpoint-6" / "trainer_state.json").read_text())["global_step"] == 6

@@ -233,7 +233,7 @@ def test_the_engine_resumes_it_too(tmp_path):
     shutil.rmtree(whole.path / "phases/01-ppo/final")
     shutil.rmtree(whole.path / "phases/01-ppo/checkpoint-9")
     manifest = whole.manifest()
-    Manifest(whole).update(phases={}, status="interrupted")
+    Manifest(whole).record(phases={}, status="interrupted")
     again = resume_run(whole.path)
     assert sha256(again.final / "adapter_model.safetensors") == final
     assert manifest["phases"]["ppo"]["sha256"] == again.manifest()["phases"]["ppo"]["sha256"]

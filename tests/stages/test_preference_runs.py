@@ -33,7 +33,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights_and_metrics(finished, tmp_pat
     shutil.rmtree(phase / "final")
     (folder / "final").unlink()
     stopped = RunDir.open(folder)
-    Manifest(stopped).update(phases={}, status="interrupted")
+    Manifest(stopped).record(phases={}, status="interrupted")
     went_on = resume_run(folder)
     assert final_hash(went_on) == final_hash(whole)
     for key in ("loss", "eval_loss"):

@@ -73,13 +73,14 @@ def test_a_plain_copy_of_the_sources_knows_no_commit_and_no_versions(tmp_path):
     """Neither installed nor in git: no metadata of ftlab, nor of any package, is on the path."""
     shutil.copytree(ROOT / "ftlab", tmp_path / "copy" / "ftlab", ignore=shutil.ignore_patterns("__pycache__"))
     script = (
-        "import sys; from importlib import metadata; import ftlab.engine.starts as own; "
+        "import sys; from importlib import metadata; import ftlab.engine.starts as starts; "
+        "from ftlab.base.machine import package_version; "
         "sys.path[:] = [path for path in sys.path if 'site-packages' not in path and path != sys.argv[1]]; "
         "sys.meta_path[:] = [one for one in sys.meta_path if 'editable' not in repr(one)]; "
-        "print(own.__file__, own._own_code(), own._version('peft'))"
+        "print(starts.__file__, starts._code_of_ftlab(), package_version('peft'))"
     )
     env = {"PYTHONPATH": str(tmp_path / "copy"), "PATH": "/usr/bin:/bin", "GIT_CEILING_DIRECTORIES": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", script, str(ROOT)], cwd=tmp_path, env=env, capture_output=True, text=True
     )
-    assert done.stdout.split() == [f"{tmp_path}/copy/ftlab/engine/provenance.py", "None", "None"], done.stderr
+    assert done.stdout.split() == [f"{tmp_path}/copy/ftlab/engine/starts.py", "None", "None"], done.stderr

@@ -107,7 +107,7 @@ def test_the_phases_of_a_curriculum_and_the_measures_of_the_last_that_is_done(he
     run_dir = crafted(here / "outputs" / "x", "phase=align")
     first, second, third = [phase.name for phase in run_dir.plan().phases]
     done = {first: result(3, validation_loss=9.0), second: result(5, validation_loss=2.5)}
-    Manifest(run_dir).update(status="interrupted", phases=done, seconds=61.4)
+    Manifest(run_dir).record(status="interrupted", phases=done, seconds=61.4)
     log(run_dir, phase=first, step=1, loss=1.0)
     log(run_dir, phase=third, step=2, loss=1.0, tokens=7, seconds=75.2)
     found = as_json(listed)["x"]
@@ -120,7 +120,7 @@ def test_the_phases_of_a_curriculum_and_the_measures_of_the_last_that_is_done(he
 
 def test_a_reward_is_told_before_the_loss_that_is_minus_it(here, listed):
     run_dir = crafted(here / "outputs" / "x", "stage=grpo")
-    Manifest(run_dir).update(status="finished", phases={"grpo": result(3, validation_reward=0.5, validation_loss=-0.5)})
+    Manifest(run_dir).record(status="finished", phases={"grpo": result(3, validation_reward=0.5, validation_loss=-0.5)})
     assert "reward 0.5000" in listed() and "loss" not in listed()
 
 
@@ -139,7 +139,7 @@ time.sleep(60)
 def test_a_killed_run_is_told_from_one_that_works(outputs, listed):
     """Both manifests say running. A process holds the one's lock, until it is killed as well."""
     for name in ("first", "sweep/0"):
-        Manifest(RunDir.open(outputs / name)).update(status="running")
+        Manifest(RunDir.open(outputs / name)).record(status="running")
     command = [sys.executable, "-c", HOLD, str(outputs / "first" / ".lock")]
     holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
@@ -156,7 +156,7 @@ def test_a_killed_run_is_told_from_one_that_works(outputs, listed):
 
 
 def test_looking_leaves_the_lock_free(outputs, listed):
-    Manifest(RunDir.open(outputs / "first")).update(status="running")
+    Manifest(RunDir.open(outputs / "first")).record(status="running")
     assert as_json(listed)["first"]["status"] == "killed"
     with (outputs / "first" / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -173,7 +173,7 @@ def test_a_run_that_has_not_begun_and_one_that_just_does(here, listed):
 
 
 def test_a_failed_run_says_why(outputs, listed):
-    Manifest(RunDir.open(outputs / "first")).update(status="failed", error="The loss is nan at step 3.\nMore.")
+    Manifest(RunDir.open(outputs / "first")).record(status="failed", error="The loss is nan at step 3.\nMore.")
     assert "outputs/first failed: The loss is nan at step 3." in listed().splitlines()
 
 
@@ -221,7 +221,7 @@ def several(here) -> None:
         ("run-1", 4000.0, {"validation_loss": float("nan"), "golden_exact_match": 0.1}),
     ):
         run_dir = crafted(here / "outputs" / name)
-        Manifest(run_dir).update(status="finished", phases={"sft": result(3, **after)})
+        Manifest(run_dir).record(status="finished", phases={"sft": result(3, **after)})
         log(run_dir, step=0, time=began)
     crafted(here / "outputs" / "run-0").update_manifest(status="failed", error="no memory")
     os.utime(here / "outputs" / "run-0" / "run.yaml", (2000.0, 2000.0))
