@@ -39,7 +39,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "sft-full": ("method=full",),
     "sft-freeze": ("method=freeze",),
     "sft-qlora": ("method=qlora",),
-    "sft-neftune-loraplus": ("train.neftune_alpha=5", "lora.loraplus_ratio=8"),
+    "sft-neftune-loraplus": ("stage.neftune_alpha=5", "lora=loraplus"),
     "sft-trl": ("train.engine=trl", "eval.generate_every=null"),
     "rm": ("stage=rm",),
     "dpo": ("stage=dpo",),
@@ -108,7 +108,7 @@ def recorded(run_dir: Path) -> dict[str, Any]:
     return {
         "weights": {str(path.relative_to(run_dir)): hashlib.sha256(path.read_bytes()).hexdigest() for path in weights},
         "metrics": [{key: value for key, value in line.items() if key not in TIMES} for line in lines],
-        "samples": {path.name: json.loads(path.read_text("utf-8")) for path in sorted((run_dir / "samples").iterdir())},
+        "samples": {path.name: path.read_text("utf-8") for path in sorted((run_dir / "samples").iterdir())},
     }
 
 
