@@ -56,8 +56,9 @@ RUNS: dict[str, tuple[str, ...]] = {
         "phases=[{name: read, stage: pt}, {name: instruct, stage: sft}, {name: prefer, stage: dpo, start: merge}]",
     ),
     "judged": (
-        "phases=[{name: judge, stage: rm},{name: act, stage: {name: ppo, reward_model: judge, rollout_batch_size: 8, "
-        "mini_batch_size: 4, max_new_tokens: 6}}]",
+        "phases=[{name: judge, stage: rm}, {name: act, stage: ppo}]", "phases.act.stage.reward_model=judge",
+        "phases.act.stage.rollout_batch_size=8", "phases.act.stage.mini_batch_size=4",
+        "phases.act.stage.max_new_tokens=6",
     ),
 }  # fmt: skip
 
