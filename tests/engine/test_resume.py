@@ -20,9 +20,9 @@ from ftlab.rundir.manifest import Manifest
 from tests.runs import final_hash, logged, make_run, metrics, resume_run, train_run
 
 LONG = (
-    "eval.golden_rows=2", "eval.samples=1", "eval.max_new_tokens=4", "train.logging_steps=3", "train.max_steps=14",
-    "train.save_steps=4", "eval.steps=5", "lora.dropout=0.1", "train.gradient_accumulation_steps=2",
-    "train.micro_batch_size=2",
+    "eval.golden_rows=0", "eval.samples=0", "data.split.golden=none", "tracker=none", "train.logging_steps=3",
+    "train.max_steps=14", "train.save_steps=4", "eval.steps=5", "lora.dropout=0.1",
+    "train.gradient_accumulation_steps=2", "train.micro_batch_size=2",
 )  # fmt: skip
 
 

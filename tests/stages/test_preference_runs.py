@@ -10,7 +10,7 @@ import torch
 
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.manifest import Manifest
-from tests.runs import final_hash, metrics, resume_run, train_run
+from tests.runs import BARE, final_hash, metrics, resume_run, train_run
 
 SHORT = (
     "train.max_steps=6", "train.save_steps=3", "train.logging_steps=3", "eval.steps=3", "data.max_samples=64",
@@ -65,5 +65,5 @@ def test_the_measures_of_the_stage_are_in_the_table(finished):
 
 
 def test_kto_trains_one_row_at_a_time(tmp_path):
-    run = train_run(tmp_path / "run", "stage=kto", *SHORT, "train.micro_batch_size=1", "data.packing=false")
+    run = train_run(tmp_path / "run", "stage=kto", *SHORT, *BARE, "train.micro_batch_size=1", "data.packing=false")
     assert all(norm > 0 for norm in metrics(run, "grad_norm"))

@@ -45,9 +45,9 @@ def row(stage: str, number: int) -> dict[str, Any]:
     }.get(stage, {"prompt": question, "answer": str(number)})
 
 
-def file_of(folder: Path, stage: str) -> Path:
+def file_of(folder: Path, stage: str, count: int = COUNT) -> Path:
     file = folder / f"{stage}.jsonl"
-    file.write_text("".join(json.dumps(row(stage, number)) + "\n" for number in range(1, COUNT + 1)))
+    file.write_text("".join(json.dumps(row(stage, number)) + "\n" for number in range(1, count + 1)))
     return file
 
 
@@ -192,7 +192,9 @@ def curriculum(tmp_path_factory) -> RunDir:
     folder = tmp_path_factory.mktemp("curriculum")
     names = {"instruct": "sft", "prefer": "dpo"}
     data = [
-        f"phases.{n}.data.{k}" for n, s in names.items() for k in (f"path={file_of(folder, s)}", f"format={FORMATS[s]}")
+        f"phases.{n}.data.{k}"
+        for n, s in names.items()
+        for k in (f"path={file_of(folder, s, 11)}", f"format={FORMATS[s]}")
     ]
     phases = f"phases=[{', '.join(f'{{name: {name}, stage: {stage}}}' for name, stage in names.items())}]"
     return train_run(folder / "run", phases, *SHORT, "train.epochs=1", *data)
@@ -231,8 +233,8 @@ def test_a_run_that_was_stopped_shows_the_same(run_dir, inspected):
 
 def test_without_a_step_the_data_of_the_run(run_dir, inspected):
     said = inspected(str(run_dir.path), "phase=instruct", "rows=1")
-    assert said.startswith("data       sft (alpaca): 7 rows of train from ")
-    assert said.endswith("\n7 rows read back as the tokenizer's own template writes them\n")
+    assert said.startswith("data       sft (alpaca): 11 rows of train from ")
+    assert said.endswith("\n11 rows read back as the tokenizer's own template writes them\n")
 
 
 @pytest.mark.parametrize(
