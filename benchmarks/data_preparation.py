@@ -128,7 +128,7 @@ def ready_ftlab(what: str, folder: Path, workers: int, packing: bool) -> Callabl
     ]  # fmt: skip
     run = validate(compose(overrides))
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    template = templates.Template.of(tokenizer) if what == "chats" else None
+    template = templates.Template.for_tokenizer(tokenizer) if what == "chats" else None
 
     def go() -> tuple[int, int, Any]:
         sources = resolve.resolve(run.data, run.stage.name)
@@ -190,7 +190,7 @@ def make_tokenizer(folder: Path) -> None:
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    from ftlab.data.tokens.templates import named
+    from ftlab.data.tokens.templates import read_template
 
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.Sequence(
@@ -207,7 +207,7 @@ def make_tokenizer(folder: Path) -> None:
     )
     backend.train_from_iterator(_sources(), trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=special[1], pad_token=special[0])
-    tokenizer.chat_template = named("chatml")
+    tokenizer.chat_template = read_template("chatml")
     tokenizer.save_pretrained(folder)
 
 

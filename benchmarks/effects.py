@@ -119,14 +119,14 @@ def _loaded(stage: str, final: Path | None) -> tuple[Any, Any, Any, Any, Any]:
     from ftlab.data.sources import resolve
     from ftlab.engine.output import quiet_libraries
     from ftlab.model import adapter, load
-    from ftlab.policy.tokens import tokens_of
+    from ftlab.policy.tokens import load_tokens
 
     quiet_libraries()
     given = [f"stage={stage}", "model=tiny_instruct", *([] if final is None else [f"model.adapter={final}"])]
     run = validate(compose(command_line.read(given).overrides))
     model = adapter.apply_method(load.load_model(run), run).eval()
     sources = resolve.resolve(run.data, stage)
-    return run, model, tokens_of(run), sources, split_parts(sources, run.data, run.seed)
+    return run, model, load_tokens(run), sources, split_parts(sources, run.data, run.seed)
 
 
 def _exact_match(final: Path | None) -> float:

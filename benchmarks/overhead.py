@@ -116,11 +116,11 @@ def prepared(overrides: Sequence[str]) -> tuple[Any, list[Any]]:
     from ftlab.config.compose import read
     from ftlab.data.prepare import prepare, split_parts
     from ftlab.data.sources import resolve
-    from ftlab.policy.tokens import tokens_of
+    from ftlab.policy.tokens import load_tokens
 
     run = read(arguments.read(overrides).overrides)
     assert run.stage.name in ("pt", "sft") and run.train.engine == "ftlab", "the plain side has their loss and no other"
-    tokens = tokens_of(run)
+    tokens = load_tokens(run)
     sources = resolve.resolve(run.data, run.stage.name)
     parts = split_parts(sources, run.data, run.seed)
     return run, list(prepare(sources, parts, run.data, run.seed, tokens.template, tokens.tokenizer).train)
@@ -164,8 +164,8 @@ def train_plainly(given: Path, folder: Path) -> None:
     from transformers import Trainer, set_seed
 
     from ftlab.data.packing.collate import PackedCollator
-    from ftlab.policy.build import model_of
-    from ftlab.policy.tokens import tokens_of
+    from ftlab.policy.build import build_model
+    from ftlab.policy.tokens import load_tokens
     from ftlab.stages.trainer.arguments import training_arguments
     from ftlab.stages.trainer.forward import packed_logprobs
 
@@ -182,8 +182,8 @@ def train_plainly(given: Path, folder: Path) -> None:
             return sum(len(batch["targets"]) for batch in batch_samples)
 
     run, rows = pickle.loads(given.read_bytes())
-    tokens = tokens_of(run)
-    model, _ = model_of(run, tokens)
+    tokens = load_tokens(run)
+    model, _ = build_model(run, tokens)
     arguments = training_arguments(run, str(folder))
     arguments.eval_strategy = "no"
     trainer = PlainTrainer(

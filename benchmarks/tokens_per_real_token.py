@@ -136,17 +136,17 @@ def a_trainer(folder: str, *overrides: str) -> tuple[Any, Any]:
     from ftlab.config.compose import read
     from ftlab.data.prepare import prepare, split_parts
     from ftlab.data.sources import resolve
-    from ftlab.policy.build import model_of
-    from ftlab.policy.tokens import tokens_of
+    from ftlab.policy.build import build_model
+    from ftlab.policy.tokens import load_tokens
     from ftlab.rundir.phase_files import PhaseFiles
     from ftlab.stages import trainer_class
 
     run = read(command_line.read(overrides).overrides)
-    tokens = tokens_of(run)
+    tokens = load_tokens(run)
     sources = resolve.resolve(run.data, run.stage.name)
     parts = split_parts(sources, run.data, run.seed)
     rows = prepare(sources, parts, run.data, run.seed, tokens.template, tokens.tokenizer).train
-    model, _ = model_of(run, tokens)
+    model, _ = build_model(run, tokens)
     return trainer_class(run)(run, model, tokens.tokenizer, rows, None, PhaseFiles.in_folder(Path(folder))), rows
 
 

@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from ftlab.base.terminal import no_reader
+from ftlab.base.terminal import discard_output
 from ftlab.config import check, command_line, compose, paths, phases
 from ftlab.errors import FtlabError, Interrupted
 
@@ -32,7 +32,7 @@ TASKS = {
 
 def main() -> None:
     try:
-        if command_line.completes(sys.argv[1:]):
+        if command_line.is_completion(sys.argv[1:]):
             return _hydra_main()
         given = command_line.read(sys.argv[1:])
         if given.wants_help:
@@ -45,7 +45,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(report(Interrupted("Interrupted before anything was begun.")))
     except BrokenPipeError:  # ftlab --help | head
-        no_reader()
+        discard_output()
 
 
 def job(cfg: DictConfig) -> None:
@@ -55,15 +55,15 @@ def job(cfg: DictConfig) -> None:
         cfg.run.dir = of_hydra.runtime.output_dir
     try:
         given = command_line.of_job(of_hydra)
-        run = compose.validate(cfg, given.overrides, *compose.loader_of(given.config_dir, given.config_name))
-        call(TASKS[run.task.name], run, [*given.flags, *map(phases.as_typed, given.overrides)])
+        run = compose.validate(cfg, given.overrides, *compose.select_loader(given.config_dir, given.config_name))
+        call(TASKS[run.task.name], run, [*given.flags, *map(phases.decode_override, given.overrides)])
     except FtlabError as error:
         code = report(error)
         if in_sweep and not isinstance(error, Interrupted):
             raise  # the other jobs go on; Hydra ends the sweep with the first failure
         sys.exit(code)
     except BrokenPipeError:  # which Hydra would show with a traceback
-        no_reader()
+        discard_output()
 
 
 _hydra_main = hydra.main(version_base="1.3", config_path=str(paths.config_dir()), config_name="config")(job)

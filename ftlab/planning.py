@@ -22,7 +22,9 @@ def make_plan(run: Run, overrides: Sequence[str]) -> Plan:
     run = run.model_copy(update={"run": run.run.model_copy(update={"checkpoint": None})})
     overrides = [one for one in overrides if one.lstrip("+").partition("=")[0] != "run.checkpoint"]
     if not run.phases:
-        phases = [Phase(name=stage, folder=f"01-{stage}", config=_with_batch(run), source=None, start="continue")]
+        phases = [
+            Phase(name=stage, folder=f"01-{stage}", config=_resolve_batch_size(run), source=None, start="continue")
+        ]
         parts = [run.model.name, stage, run.method.name]
     else:
         phases = [_phase(run, number, entry) for number, entry in enumerate(run.phases, 1)]
@@ -34,7 +36,7 @@ def make_plan(run: Run, overrides: Sequence[str]) -> Plan:
 def _phase(run: Run, number: int, entry: PhaseEntry) -> Phase:
     config = Run.model_validate(entry.config)
     # What belongs to the run is the same for all, whatever a sweep or a resume made of it.
-    config = _with_batch(config.model_copy(update={"run": run.run, "task": run.task, "tracker": run.tracker}))
+    config = _resolve_batch_size(config.model_copy(update={"run": run.run, "task": run.task, "tracker": run.tracker}))
     return Phase(
         name=entry.name, folder=f"{number:02d}-{entry.name}", config=config, source=entry.source, start=entry.start
     )
@@ -47,23 +49,23 @@ def _check(run: Run, phases: Sequence[Phase]) -> None:
         if name not in names:
             reason = f"no such phase. Phases: {', '.join(names)}."
             mistakes.append(Mistake("run.phases", reason, name, nearest(name, names)))
-    done = _done(run, phases)
+    done = _finished_phases(run, phases)
     chosen = set(names if run.run.phases is None else run.run.phases) - done
     before: dict[str, Phase] = {}
     for phase in phases:
         key = f"phases.{phase.name}." if run.phases else ""
         if phase.source is not None:
             mistakes += _source_mistakes(key, phase, before, phase.name in chosen)
-        for judged, named, value in _judges(phase.config.stage):
-            mistakes += _judge_mistakes(f"{key}{judged}", named, value, names, before)
+        for judged, named, value in _reward_models(phase.config.stage):
+            mistakes += _reward_model_mistakes(f"{key}{judged}", named, value, names, before)
         before[phase.name] = phase
     if not mistakes:
-        mistakes += _not_chosen(run, phases, chosen, done)
+        mistakes += _left_out_mistakes(run, phases, chosen, done)
     if mistakes:
         raise ConfigError(mistakes)
 
 
-def _done(run: Run, phases: Sequence[Phase]) -> set[str]:
+def _finished_phases(run: Run, phases: Sequence[Phase]) -> set[str]:
     """The phases that are finished in the directory that this command continues."""
     from ftlab.rundir.directory import RunDir
 
@@ -107,13 +109,13 @@ def _other_weights(key: str, source: Phase, whose: str, phase: Phase) -> list[Mi
             continue
         reason = (
             f"but phase {phase.name} goes on with the weights of {whose}, which began with model.{name}="
-            f"{_shown(there)}. Leave it at that, or begin anew with {key}from=none"
+            f"{_format_value(there)}. Leave it at that, or begin anew with {key}from=none"
         )
-        found.append(Mistake(f"{key}model.{name}", reason, _shown(here)))
+        found.append(Mistake(f"{key}model.{name}", reason, _format_value(here)))
     return found
 
 
-def _shown(value: str | None) -> str:
+def _format_value(value: str | None) -> str:
     return "null" if value is None else value
 
 
@@ -135,7 +137,7 @@ def _changed_adapter(key: str, source: Phase, whose: str, phase: Phase) -> list[
     return found
 
 
-def _judges(stage: Stage) -> Iterator[tuple[str, str, str]]:
+def _reward_models(stage: Stage) -> Iterator[tuple[str, str, str]]:
     """Reward models that a stage asks for: the key, the phase or run directory, and the value that names it."""
     if isinstance(stage, PpoStage) and stage.reward_model is not None:
         yield "stage.reward_model", stage.reward_model, stage.reward_model
@@ -146,7 +148,7 @@ def _judges(stage: Stage) -> Iterator[tuple[str, str, str]]:
                 yield "stage.rewards", named, reward
 
 
-def _judge_mistakes(
+def _reward_model_mistakes(
     key: str, named: str, value: str, names: Sequence[str], before: Mapping[str, Phase]
 ) -> list[Mistake]:
     judges = [phase.name for phase in before.values() if phase.config.stage.name == "rm"]
@@ -159,13 +161,13 @@ def _judge_mistakes(
     return [Mistake(key, reason, value, nearest(named, judges))]
 
 
-def _not_chosen(run: Run, phases: Sequence[Phase], chosen: set[str], done: set[str]) -> list[Mistake]:
+def _left_out_mistakes(run: Run, phases: Sequence[Phase], chosen: set[str], done: set[str]) -> list[Mistake]:
     """Phases that ``run.phases`` leaves out, though those that it names start from them."""
     wanted, why = set(chosen), list[str]()
     for phase in reversed(phases):
         needs = {str(phase.source): "starts from"} if phase.name in wanted else {}
         if phase.name in wanted:
-            needs |= {named: "is rewarded by" for _, named, _ in _judges(phase.config.stage)}
+            needs |= {named: "is rewarded by" for _, named, _ in _reward_models(phase.config.stage)}
         for other in phases:
             if other.name in needs and other.name not in wanted | done:
                 wanted.add(other.name)
@@ -177,7 +179,7 @@ def _not_chosen(run: Run, phases: Sequence[Phase], chosen: set[str], done: set[s
     return [Mistake("run.phases", reason, f"[{','.join(run.run.phases)}]")]
 
 
-def _with_batch(run: Run) -> Run:
+def _resolve_batch_size(run: Run) -> Run:
     """``train.global_batch_size`` turned into the accumulation that it means on these devices."""
     total, step = run.train.global_batch_size, run.train.micro_batch_size * planned_devices(run.hardware)
     if total is None:

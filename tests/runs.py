@@ -98,7 +98,7 @@ def metrics(run_dir: RunDir, key: str) -> list[float]:
 
 def logged(run_dir: RunDir) -> list[dict]:
     """Every line of ``metrics.jsonl``, times aside."""
-    return [{key: value for key, value in line.items() if key not in TIMES} for line in run_dir.logged()]
+    return [{key: value for key, value in line.items() if key not in TIMES} for line in run_dir.read_metrics()]
 
 
 def final_hash(run_dir: RunDir) -> str:

@@ -55,7 +55,7 @@ _SECRET_VARIABLES = re.compile(r"(?i)(?:token|secret|password|passwd|api_?key|ac
 _SHORTEST = 8  # characters of a value of the environment that is worth hiding
 
 
-def secret_in(text: str) -> str | None:
+def secret_kind(text: str) -> str | None:
     """The kind of the first thing in ``text`` that looks like a secret."""
     for kind, anchors, pattern in _KINDS:
         if any(anchor in text for anchor in anchors) and pattern.search(text):
@@ -94,7 +94,7 @@ def redact_values(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [redact_values(inner) for inner in value]
     if isinstance(value, str):
-        return REDACTED if secret_in(value) else redact(value)
+        return REDACTED if secret_kind(value) else redact(value)
     return value
 
 
@@ -102,7 +102,7 @@ def redact_diff(lines: Iterable[str]) -> Iterator[str]:
     """The same lines of a diff, each one that holds a secret with its kind instead; its sign and its end stay."""
     in_key = False
     for line in lines:
-        kind = secret_in(line)
+        kind = secret_kind(line)
         hidden = "private key" if in_key else kind
         if kind == "private key":
             in_key = "BEGIN " in line and "END " not in line

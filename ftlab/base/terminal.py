@@ -13,9 +13,9 @@ class Terminal(Console):
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
-        no_reader()
+        discard_output()
 
 
-def no_reader() -> None:
-    """Nor does the interpreter complain at its end."""
+def discard_output() -> None:
+    """Send further output of the process to nowhere, so that the interpreter does not complain at its end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

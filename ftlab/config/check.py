@@ -14,8 +14,8 @@ from yaml import YAMLError
 
 from ftlab.config import phases
 from ftlab.config.command_line import Arguments, choices_of, first_values
-from ftlab.config.compose import compose, group_choices, loader_of, read
-from ftlab.config.keys import no_such_key
+from ftlab.config.compose import compose, group_choices, read, select_loader
+from ftlab.config.keys import unknown_key
 from ftlab.errors import ConfigError, Mistake, nearest
 
 
@@ -27,18 +27,18 @@ def check(arguments: Arguments) -> None:
 
     :raises ConfigError: every mistake at once.
     """
-    loader, config_name = loader_of(arguments.config_dir, arguments.config_name)
+    loader, config_name = select_loader(arguments.config_dir, arguments.config_name)
     mistakes: list[Mistake] = []
     overrides = _parse(arguments.overrides, mistakes)
     if not arguments.is_multirun:
         for override in [o for o in overrides if o.is_sweep_override()]:
             overrides.remove(override)
-            typed = phases.as_typed(str(override.input_line))
+            typed = phases.decode_override(str(override.input_line))
             mistakes.append(Mistake(typed, "several values are a sweep: add -m, or quote the value"))
     if not any(override.key_or_group == "hydra/sweeper" for override in overrides):
         for override in [o for o in overrides if o.is_sweep_override() and not o.is_discrete_sweep()]:
             overrides.remove(override)
-            typed = phases.as_typed(str(override.input_line))
+            typed = phases.decode_override(str(override.input_line))
             mistakes.append(Mistake(typed, "an interval needs a sweeper that samples: hydra/sweeper=..."))
     if arguments.is_multirun:
         for override in [
@@ -46,20 +46,20 @@ def check(arguments: Arguments) -> None:
         ]:
             reason = "every run of a sweep needs a folder of its own; leave it out, or sweep it with hydra.sweep.dir"
             mistakes.append(Mistake(str(override.input_line), reason))
-    _given_once(overrides, mistakes)
-    _phases_are_a_list(overrides, mistakes)
+    _check_exclusive_keys(overrides, mistakes)
+    _check_phases_is_list(overrides, mistakes)
     if not mistakes and all(_is_good(lines, loader, config_name) for lines in _variants(overrides)):
         return
     groups = group_choices(loader)
-    chosen = [o for o in overrides if o.key_or_group in groups and _group_is_right(o, groups, mistakes)]
+    chosen = [o for o in overrides if o.key_or_group in groups and _is_known_group(o, groups, mistakes)]
     rest = [o for o in overrides if o.key_or_group not in groups]
     try:
         cfg = compose(first_values(chosen), loader, config_name)
     except (HydraException, YAMLError) as error:
-        raise ConfigError([*mistakes, _of_hydra(error)]) from None
-    known = [o for o in rest if o.is_hydra_override() or _key_is_known(o, cfg, sorted(groups), mistakes)]
+        raise ConfigError([*mistakes, _hydra_message(error)]) from None
+    known = [o for o in rest if o.is_hydra_override() or _is_known_key(o, cfg, sorted(groups), mistakes)]
     for variant in _variants([*chosen, *known]):
-        _judge(variant, loader, config_name, mistakes)
+        _validate_lines(variant, loader, config_name, mistakes)
     if mistakes:
         raise ConfigError(list({str(mistake): mistake for mistake in mistakes}.values()))
 
@@ -80,12 +80,12 @@ def _parse(lines: Sequence[str], mistakes: list[Mistake]) -> list[Override]:
             parsed.append(parser.parse_override(line))
         except HydraException as error:
             reason = str(error).splitlines()[0].rstrip(":")
-            line = phases.as_typed(line)
+            line = phases.decode_override(line)
             mistakes.append(Mistake(line, f"not understood ({reason}); quote special characters: key='...'"))
     return parsed
 
 
-def _group_is_right(override: Override, groups: Mapping[str, Sequence[str]], mistakes: list[Mistake]) -> bool:
+def _is_known_group(override: Override, groups: Mapping[str, Sequence[str]], mistakes: list[Mistake]) -> bool:
     options = groups[override.key_or_group]
     values = list(override.sweep_string_iterator()) if override.is_sweep_override() else [override.value()]
     wrong = [value for value in values if value is None or str(value) not in options]
@@ -100,25 +100,25 @@ def _group_is_right(override: Override, groups: Mapping[str, Sequence[str]], mis
     return not wrong
 
 
-def _key_is_known(override: Override, cfg: DictConfig, groups: Sequence[str], mistakes: list[Mistake]) -> bool:
+def _is_known_key(override: Override, cfg: DictConfig, groups: Sequence[str], mistakes: list[Mistake]) -> bool:
     if "/" in override.key_or_group or override.key_or_group.partition(".")[0] == phases.CARRIER:
         return True  # a phase's keys are judged when it is composed
-    unknown = no_such_key(override.key_or_group, cfg, groups)
+    unknown = unknown_key(override.key_or_group, cfg, groups)
     if unknown is not None:
         value = override.get_value_string() if override.value_type is not None else None
         mistakes.append(replace(unknown, key=override.get_key_element(), value=value))
     return unknown is None
 
 
-def _phases_are_a_list(overrides: list[Override], mistakes: list[Mistake]) -> None:
+def _check_phases_is_list(overrides: list[Override], mistakes: list[Mistake]) -> None:
     """Hydra would not merge anything else with what is there, and say no more than that."""
     for override in [o for o in overrides if o.key_or_group == "phases" and not o.is_sweep_override()]:
         if isinstance(override.value(), dict):
             overrides.remove(override)
-            mistakes.append(phases.no_list(override.get_value_string()))
+            mistakes.append(phases.not_a_list(override.get_value_string()))
 
 
-def _given_once(overrides: Sequence[Override], mistakes: list[Mistake]) -> None:
+def _check_exclusive_keys(overrides: Sequence[Override], mistakes: list[Mistake]) -> None:
     keys = {override.key_or_group for override in overrides if override.value() is not None}
     if {"train.global_batch_size", "train.gradient_accumulation_steps"} <= keys:
         mistakes.append(
@@ -137,7 +137,7 @@ def _variants(overrides: Sequence[Override]) -> Iterator[list[str]]:
             yield [line, *first_values([other for other in overrides if other is not override])]
 
 
-def _judge(lines: list[str], loader: ConfigLoaderImpl, config_name: str, mistakes: list[Mistake]) -> None:
+def _validate_lines(lines: list[str], loader: ConfigLoaderImpl, config_name: str, mistakes: list[Mistake]) -> None:
     try:
         read(lines, loader, config_name)
     except ConfigError as error:
@@ -147,12 +147,12 @@ def _judge(lines: list[str], loader: ConfigLoaderImpl, config_name: str, mistake
         right = [line for line in lines if line.partition("=")[0].lstrip("+") not in wrong]
         if len(right) < len(lines):
             further: list[Mistake] = []
-            _judge(right, loader, config_name, further)
+            _validate_lines(right, loader, config_name, further)
             mistakes.extend(mistake for mistake in further if mistake.key not in wrong)
     except HydraException as error:
-        mistakes.append(_of_hydra(error))
+        mistakes.append(_hydra_message(error))
 
 
-def _of_hydra(error: Exception) -> Mistake:
+def _hydra_message(error: Exception) -> Mistake:
     """What Hydra says, without its search path."""
     return Mistake("config", " ".join(str(error).partition("Config search path:")[0].split()))

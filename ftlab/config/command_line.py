@@ -15,7 +15,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from ftlab.config import dataset_names, phases
-from ftlab.config.compose import compose, loader_of
+from ftlab.config.compose import compose, select_loader
 from ftlab.config.paths import config_dir, group_names, task_names
 from ftlab.errors import ConfigError, Mistake, nearest
 
@@ -80,7 +80,7 @@ class Arguments:
         return None
 
 
-def completes(argv: Sequence[str]) -> bool:
+def is_completion(argv: Sequence[str]) -> bool:
     """Whether Hydra is asked to complete a line. It knows no bare words, so those before the last one are taken out."""
     if not {"--shell-completion", "-sc"} & set(argv):
         return False
@@ -126,19 +126,19 @@ def read(argv: Sequence[str]) -> Arguments:
         takes = " ".join(f"<{key}>" for key in declared["words"]) or "no bare words"
         raise ConfigError([Mistake(" ".join(words), f"ftlab {task} takes {takes}; a value is given as key=value.")])
     own = declared.keys() - {"name", "words"}
-    overrides += [_switched(flag, declared) for flag in switches]
+    overrides += [_flag_override(flag, declared) for flag in switches]
     overrides = [f"++{o}" if _OPEN.match(o) else o for o in overrides]
     groups = group_names()
-    overrides = [phases.carried(override, groups) for override in overrides]
+    overrides = [phases.encode_override(override, groups) for override in overrides]
     # A task's own key may be written bare, or after the task's name.
     overrides = [
         f"task.{bare}" if re.split(r"[.=]", bare := o.removeprefix(f"{task}."), maxsplit=1)[0] in own else o
         for o in overrides
     ]
-    overrides = _with_registered(overrides, flags)
+    overrides = _resolve_dataset_names(overrides, flags)
     if task != "train" and not named:
         overrides.insert(0, f"task={task}")
-    overrides += [f"{key}={_quoted(word)}" for key, word in zip(declared["words"], words)]
+    overrides += [f"{key}={_quote(word)}" for key, word in zip(declared["words"], words)]
     return Arguments(task, tuple(flags), tuple(overrides))
 
 
@@ -156,7 +156,7 @@ def of_job(of_hydra: Any) -> Arguments:
     return Arguments(task, tuple(flags), tuple(of_hydra.overrides.task))
 
 
-def _with_registered(overrides: Sequence[str], flags: Sequence[str]) -> list[str]:
+def _resolve_dataset_names(overrides: Sequence[str], flags: Sequence[str]) -> list[str]:
     """``data=NAME`` for a set that is in the registry, and has no file in the group."""
     found = []
     for override in overrides:
@@ -171,7 +171,7 @@ def _with_registered(overrides: Sequence[str], flags: Sequence[str]) -> list[str
     return found
 
 
-def _switched(flag: str, declared: Mapping[str, object]) -> str:
+def _flag_override(flag: str, declared: Mapping[str, object]) -> str:
     """``--yes`` and ``-y`` of a task with a key ``yes`` that is false: what is switched on."""
     key = {"-y": "yes"}.get(flag, flag.removeprefix("--"))
     if declared.get(key) is False:
@@ -189,7 +189,7 @@ def first_job(arguments: Arguments) -> Arguments:
     from hydra.core.override_parser.overrides_parser import OverridesParser  # not on the way to --help
 
     overrides = OverridesParser.create().parse_overrides(list(arguments.overrides))
-    chosen = [phases.as_typed(first_values([one])[0]) for one in overrides if one.is_discrete_sweep()]
+    chosen = [phases.decode_override(first_values([one])[0]) for one in overrides if one.is_discrete_sweep()]
     with_values = f", with {' '.join(chosen)}" if chosen else ""
     print(f"The config of the first job of the sweep{with_values}. Another's: its values, without -m.", file=sys.stderr)
     return replace(arguments, flags=tuple(arguments.single_flags), overrides=tuple(first_values(overrides)))
@@ -210,16 +210,16 @@ def choices_of(override: Any) -> list[str]:
 def folded(arguments: Arguments) -> list[str]:
     """The overrides of a good command line, with what they say of phases put into the list of phases: to be shown."""
     groups = group_names()
-    told = [line for line in arguments.overrides if phases.is_carried(line)]
+    told = [line for line in arguments.overrides if phases.is_encoded(line)]
     if not told:
         return [*arguments.overrides]
-    loader, config_name = loader_of(arguments.config_dir, arguments.config_name)
+    loader, config_name = select_loader(arguments.config_dir, arguments.config_name)
     cfg: Any = OmegaConf.to_container(compose(arguments.overrides, loader, config_name), resolve=False)
-    entries = [phases.flat_of(entry, groups) for entry in cfg["phases"]]
-    for named, key, value in phases.said(cfg[phases.CARRIER], told):
+    entries = [phases.flatten_choices(entry, groups) for entry in cfg["phases"]]
+    for named, key, value in phases.phase_overrides(cfg[phases.CARRIER], told):
         for index, entry in enumerate(entries):
             if named in (entry["name"], str(index)):
-                entry.update(phases.flat_of({key: value} if key else value, groups))
+                entry.update(phases.flatten_choices({key: value} if key else value, groups))
     left = [line for line in arguments.overrides if line not in told and not line.startswith("phases=")]
     return [*left, f"phases={literal(entries)}"]
 
@@ -233,7 +233,7 @@ def literal(value: Any) -> str:
     return _in_quotes(value) if isinstance(value, str) else json.dumps(value)
 
 
-def _quoted(word: str) -> str:
+def _quote(word: str) -> str:
     return word if _PLAIN_VALUE.match(word) else _in_quotes(word)
 
 

@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
 from ftlab.config import phases
-from ftlab.config.keys import flat
+from ftlab.config.keys import flatten
 from ftlab.config.paths import config_dir, shipped
 from ftlab.config.rules import cross_group_mistakes
 from ftlab.errors import ConfigError, Mistake, nearest
@@ -44,7 +44,7 @@ def config_loader(extra_dir: str | None = None) -> ConfigLoaderImpl:
     return ConfigLoaderImpl(config_search_path=search_path)
 
 
-def loader_of(config_dir: str | None, config_name: str | None) -> tuple[ConfigLoaderImpl, str]:
+def select_loader(config_dir: str | None, config_name: str | None) -> tuple[ConfigLoaderImpl, str]:
     """The config loader and the root config's name that the flags ``--config-dir`` and ``--config-name`` choose.
 
     :raises ConfigError: ``config_dir`` is no folder.
@@ -133,22 +133,22 @@ def group_choices(loader: ConfigLoaderImpl) -> dict[str, list[str]]:
 
 
 def composer(lines: Sequence[str], loader: ConfigLoaderImpl, config_name: str) -> phases.Composer:
-    """How the phases of a command line are composed."""
+    """Return the :class:`ftlab.config.phases.Composer` for the phases of a command line."""
     one = partial(compose, loader=loader, config_name=config_name)
-    return phases.Composer(lines, group_choices(loader), one, validate, partial(_keys_of, loader))
+    return phases.Composer(lines, group_choices(loader), one, validate, partial(_choice_keys, loader))
 
 
-def _keys_of(loader: ConfigLoaderImpl, group: str, choice: str) -> set[str]:
+def _choice_keys(loader: ConfigLoaderImpl, group: str, choice: str) -> set[str]:
     """The keys of a group that a choice itself gives values: not null, and not what it takes from elsewhere."""
     loaded = loader.repository.load_config(f"{group}/{choice}")
     assert loaded is not None, "choices are judged before"
     values: Any = OmegaConf.to_container(loaded.config, resolve=False)
     of_group = values.get(group, {}) if loaded.header["package"] == "_global_" else values
-    found = {key for key, value in flat(of_group) if value is not None and not _ELSEWHERE.match(str(value))}
+    found = {key for key, value in flatten(of_group) if value is not None and not _ELSEWHERE.match(str(value))}
     for default in loaded.defaults_list or ():
         path = default.path if isinstance(default, ConfigDefault) else None
         if path is not None and path.isidentifier() and path != "default" and not path.startswith("_"):
-            found |= _keys_of(loader, group, path)  # another choice of the group, that this one begins with
+            found |= _choice_keys(loader, group, path)  # another choice of the group, that this one begins with
     return found
 
 

@@ -13,7 +13,7 @@ CHOICE = "registered"  # the file of the data group that takes any of them by it
 
 
 def names(overrides: Sequence[str]) -> Collection[str]:
-    """Names in the registry that the command line chooses; what is wrong with it is found when it is used."""
+    """Return the registered data sets that the command line names; whether they exist is checked when they are used."""
     chosen = [o.partition("=")[2] for o in overrides if o.startswith("data.registry=")]
     path = Path(chosen[-1].strip("'\"") if chosen else shipped("dataset/dataset_info.yaml"))
     try:

@@ -30,7 +30,7 @@ class Setting:
 
     value: Any
     source: str
-    chosen: str | None = None
+    choice: str | None = None
     comment: str | None = None
 
 
@@ -58,11 +58,13 @@ def trace(key: str, overrides: Sequence[str], loader: ConfigLoaderImpl, config_n
 
 
 def _trace(key: str, cfg: Any, defaults: Any, overrides: Sequence[str], loader: ConfigLoaderImpl) -> Provenance:
-    settings = [found for default in defaults for found in [_in_file(key, default, loader)] if found is not None]
+    settings = [
+        found for default in defaults for found in [_setting_in_file(key, default, loader)] if found is not None
+    ]
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         inside = key.removeprefix(override.key_or_group).removeprefix(".")
         if not override.is_delete() and key in (override.key_or_group, f"{override.key_or_group}.{inside}"):
-            value = _dig(override.value(), inside.split(".") if inside else [])
+            value = _nested_value(override.value(), inside.split(".") if inside else [])
             settings += [] if value is _ABSENT else [Setting(value, "command line")]
     standing = settings[-1].value if settings else None
     pointed = _references(standing, cfg)
@@ -82,12 +84,12 @@ def _trace_of_phase(
     composed = phases.expand(values["phases"], values.get(phases.CARRIER, {}), composer(overrides, loader, config_name))
     names = [phase.entry.name for phase in composed]
     if named not in (*names, *map(str, range(len(names)))):
-        raise ConfigError([phases.no_such_phase(named, names)])
+        raise ConfigError([phases.unknown_phase(named, names)])
     phase = composed[names.index(named) if named in names else int(named)]
     if not rest:
         raise ConfigError([Mistake(key, f"which of its keys? For example: {key}.train.learning_rate")])
     inner = rest[0]
-    if inner in phases.OWN:
+    if inner in phases.PHASE_KEYS:
         value = {"name": phase.entry.name, "from": phase.entry.source, "start": phase.entry.start}[inner]
         found = Provenance(inner, value, (), ())
     else:
@@ -99,26 +101,26 @@ def _trace_of_phase(
     given = {inner: phase.inherited[inner]} if inner in phase.inherited else {}
     own = [Setting(value, f"{phase.entry.source}, which it starts from") for value in given.values()]
     place = names.index(phase.entry.name)
-    of_entry = phases.flat_of(raw["phases"][place], loader.list_groups(""))
+    of_entry = phases.flatten_choices(raw["phases"][place], loader.list_groups(""))
     if inner in of_entry:
-        own.append(Setting(of_entry[inner], _place_of_entry(place, inner, overrides, loader, config_name)))
-    for typed, of_phase, value in phases.said(raw.get(phases.CARRIER, {}), overrides):
-        of_line = phases.flat_of({of_phase: value} if of_phase else value, loader.list_groups(""))
+        own.append(Setting(of_entry[inner], _entry_location(place, inner, overrides, loader, config_name)))
+    for typed, of_phase, value in phases.phase_overrides(raw.get(phases.CARRIER, {}), overrides):
+        of_line = phases.flatten_choices({of_phase: value} if of_phase else value, loader.list_groups(""))
         if typed in (phase.entry.name, str(place)) and inner in of_line:
             own.append(Setting(of_line[inner], "command line"))
     settings = (*found.settings, *own)
     return replace(found, key=key, settings=settings, references=() if own else found.references)
 
 
-def _place_of_entry(place: int, key: str, overrides: Sequence[str], loader: ConfigLoaderImpl, config_name: str) -> str:
+def _entry_location(place: int, key: str, overrides: Sequence[str], loader: ConfigLoaderImpl, config_name: str) -> str:
     """Where the entry of a phase has a key: file and line, or the command line."""
     if any(override.key_or_group == "phases" for override in OverridesParser.create().parse_overrides(list(overrides))):
         return "command line"
     defaults = loader.compute_defaults_list(config_name, list(overrides), RunMode.RUN).defaults
     *_, (setting, file) = [
-        (setting, _file_of(default, loader)[1])
+        (setting, _config_file(default, loader)[1])
         for default in defaults
-        for setting in [_in_file("phases", default, loader)]
+        for setting in [_setting_in_file("phases", default, loader)]
         if setting is not None
     ]
     root: Any = yaml.compose(file.read_text(encoding="utf-8"))
@@ -137,7 +139,7 @@ def _line_in(node: yaml.MappingNode, key: str) -> int:
     return _line_in(merged[0], key) if merged else node.start_mark.line
 
 
-def _in_file(key: str, default: Any, loader: ConfigLoaderImpl) -> Setting | None:
+def _setting_in_file(key: str, default: Any, loader: ConfigLoaderImpl) -> Setting | None:
     """What one file of the defaults list sets ``key`` to."""
     if default.config_path is None or default.config_path.startswith("hydra"):
         return None
@@ -149,17 +151,17 @@ def _in_file(key: str, default: Any, loader: ConfigLoaderImpl) -> Setting | None
         return None
     inside = key.removeprefix(package)
     raw = OmegaConf.to_container(loaded.config, resolve=False)
-    value = _dig(raw, inside.split("."))
+    value = _nested_value(raw, inside.split("."))
     if value is _ABSENT:
         return None
-    folder, file = _file_of(default, loader)
+    folder, file = _config_file(default, loader)
     line, comment = _line(file, inside.split("."))
     group, _, choice = default.config_path.rpartition("/")
     chosen = f"{group}={choice}" if group and not choice.startswith("_") else None
     return Setting(value, f"{Path(folder.name) / file.relative_to(folder)}:{line}", chosen, comment)
 
 
-def _file_of(default: Any, loader: ConfigLoaderImpl) -> tuple[Path, Path]:
+def _config_file(default: Any, loader: ConfigLoaderImpl) -> tuple[Path, Path]:
     """The folder of configs that a file of the defaults list is from, and the file."""
     loaded = loader.repository.load_config(default.config_path)
     assert loaded is not None
@@ -167,7 +169,7 @@ def _file_of(default: Any, loader: ConfigLoaderImpl) -> tuple[Path, Path]:
     return folder, folder / f"{default.config_path}.yaml"
 
 
-def _dig(values: Any, parts: Sequence[str]) -> Any:
+def _nested_value(values: Any, parts: Sequence[str]) -> Any:
     for part in parts:
         if not isinstance(values, dict) or part not in values:
             return _ABSENT
@@ -197,7 +199,7 @@ def _references(value: Any, cfg: Any) -> list[str]:
 
 def _check_exists(key: str, cfg: Any, prefix: str) -> None:
     """:param prefix: before the key as it was typed."""
-    if _dig(OmegaConf.to_container(cfg, resolve=True), key.split(".")) is _ABSENT:
+    if _nested_value(OmegaConf.to_container(cfg, resolve=True), key.split(".")) is _ABSENT:
         known = _dotted(OmegaConf.to_container(cfg, resolve=False), "")
         last = {name.split(".")[-1]: name for name in known}
         near = nearest(key, known) or [last[name] for name in nearest(key.split(".")[-1], last)]

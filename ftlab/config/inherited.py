@@ -12,17 +12,17 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from ftlab.config.keys import flat, is_open
+from ftlab.config.keys import flatten, is_open
 from ftlab.errors import RunDirError
 from ftlab.rundir.sources import policy_of_run
 
 
 @dataclass(frozen=True)
-class Keys:
+class GivenKeys:
     """Groups and dotted keys that are said. :param own: by the phase. :param shared: by the command line."""
 
-    own: Collection[str]
-    shared: Collection[str]
+    phase: Collection[str]
+    command_line: Collection[str]
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class Policy:
     lora: Mapping[str, Any]
     is_of_another_run: bool = False
 
-    def gives(self, group: str, said: Keys) -> bool:
+    def supplies(self, group: str, given: GivenKeys) -> bool:
         """Whether the choice of a group is left to it. An earlier phase has had the command line's already."""
-        return group not in said.own and not (self.is_of_another_run and group in said.shared)
+        return group not in given.phase and not (self.is_of_another_run and group in given.command_line)
 
 
-def of_run(source: str | None) -> Policy | None:
-    """What the run directory ``source`` ended with; None where there is none: the plan says what is wrong with it."""
+def read_policy(source: str | None) -> Policy | None:
+    """Return the policy that the run directory ``source`` ended with, or None where there is none."""
     if source is None or not Path(source).is_dir():
         return None
     try:
@@ -53,16 +53,16 @@ def of_run(source: str | None) -> Policy | None:
     return Policy(phase.config.model.name, phase.config.model.model_dump(mode="json"), lora, is_of_another_run=True)
 
 
-def apply(cfg: DictConfig, policy: Policy | None, said: Keys) -> dict[str, Any]:
+def apply(cfg: DictConfig, policy: Policy | None, given: GivenKeys) -> dict[str, Any]:
     """Give ``cfg`` what ``policy`` has of which nothing is said; what that changed."""
     changed: dict[str, Any] = {}
     if policy is None:
         return changed
     for group, values in (("model", policy.model), ("lora", policy.lora)):
-        if not policy.gives(group, said):
+        if not policy.supplies(group, given):
             continue
-        for key, value in flat(values, f"{group}."):
-            if key in said.own or key in said.shared or OmegaConf.select(cfg, key) == value:
+        for key, value in flatten(values, f"{group}."):
+            if key in given.phase or key in given.command_line or OmegaConf.select(cfg, key) == value:
                 continue
             OmegaConf.update(cfg, key, value, merge=False, force_add=is_open(key))
             changed[key] = value

@@ -18,22 +18,22 @@ def is_open(key: str) -> bool:
     return key.startswith(tuple(f"{name}." for name in _OPEN))
 
 
-def flat(
+def flatten(
     given: Mapping[str, Any], prefix: str = "", keep_empty: Callable[[str], bool] = lambda _: True
 ) -> Iterator[tuple[str, Any]]:
-    """Dotted keys and their values. :param keep_empty: whether a key is told of that holds an empty mapping."""
+    """Flatten a mapping to dotted keys and values. :param keep_empty: whether keys of empty mappings are kept."""
     for key, value in given.items():
         dotted = f"{prefix}{key}"
         if isinstance(value, Mapping) and (value or not keep_empty(dotted)):
-            yield from flat(value, f"{dotted}.", keep_empty)
+            yield from flatten(value, f"{dotted}.", keep_empty)
         else:
             yield dotted, value
 
 
-def no_such_key(
+def unknown_key(
     key: str, cfg: DictConfig, groups: Sequence[str] = (), hidden: Sequence[str] = ("experiment", "phase")
 ) -> Mistake | None:
-    """Why there is no ``key``, with near ones; None where there is one.
+    """Return why there is no ``key``, with similar keys, or None where the key exists.
 
     :param groups: that may stand at the top too. :param hidden: what is not told of there.
     """

@@ -39,7 +39,7 @@ def cross_group_mistakes(run: Run) -> list[tuple[str, Any, str]]:
         )
     found += _stage_mistakes(run.stage)
     if run.train.engine == "trl" and not run.phases:
-        found += _not_trls(run)
+        found += _trl_mistakes(run)
     if not run.phases and run.data.max_length > run.model.architecture.max_positions:
         found.append(
             ("data.max_length", run.data.max_length, f"model={run.model.name} has a context of "
@@ -107,14 +107,14 @@ def _quant_mistakes(run: Run) -> list[tuple[str, Any, str]]:
 
 # What evaluations log of the validation split, so that they can be compared by it; of grpo also each reward function.
 _REWARDS = ("rewards/chosen", "rewards/rejected", "rewards/accuracies")
-_OF_PAIRS = ("loss", "preference_accuracy", *_REWARDS, "rewards/margins", "logps/chosen", "logps/rejected")
+_PAIR_STAGES = ("loss", "preference_accuracy", *_REWARDS, "rewards/margins", "logps/chosen", "logps/rejected")
 _MEASURES = {
     "pt": ("loss", "perplexity"),
     "sft": ("loss", "perplexity"),
     "rm": ("loss", "accuracy", "score/chosen", "score/rejected", "score/margin"),
-    "dpo": _OF_PAIRS,
+    "dpo": _PAIR_STAGES,
     "kto": ("loss", "kl", *_REWARDS),
-    "orpo": (*_OF_PAIRS, "nll", "log_odds"),
+    "orpo": (*_PAIR_STAGES, "nll", "log_odds"),
     "ppo": ("loss", "reward", "kl", "answer_length"),
     "grpo": ("loss", "reward", "kl", "completion_length", "ended"),
 }
@@ -137,11 +137,11 @@ def _training_mistakes(run: Run) -> list[tuple[str, Any, str]]:
         reason = f"projects whole weight matrices; method={run.method.name} has none that train, so use method=full"
         found.append(("train.optimizer", train.optimizer, reason))
     if train.keeps_best:
-        found += _choosing_mistakes(run)
+        found += _best_metric_mistakes(run)
     return found
 
 
-def _choosing_mistakes(run: Run) -> list[tuple[str, Any, str]]:
+def _best_metric_mistakes(run: Run) -> list[tuple[str, Any, str]]:
     """Where evaluations cannot be compared as ``train.early_stopping`` or ``train.keep_best`` want it."""
     train, stage, found = run.train, run.stage.name, list[tuple[str, Any, str]]()
     wanted: tuple[str, Any] = ("train.early_stopping", train.early_stopping)
@@ -201,7 +201,7 @@ def _stage_mistakes(stage: Stage) -> list[tuple[str, Any, str]]:
     return found
 
 
-def _not_trls(run: Run) -> list[tuple[str, Any, str]]:
+def _trl_mistakes(run: Run) -> list[tuple[str, Any, str]]:
     """What TRL's own trainers cannot do, or do otherwise under the same name."""
     if run.stage.name not in TRL_STAGES:
         reason = f"TRL's own trainers here are those of {', '.join(TRL_STAGES)}; stage={run.stage.name} needs "

@@ -18,12 +18,12 @@ from typing import Any
 from ftlab.data.formats import COLUMNS, CONVERTERS, Columns, Record, RowError
 from ftlab.data.ledger.ledger import Ledger
 from ftlab.data.packing import selection
-from ftlab.data.packing.split_builder import Means, Part, SplitBuilder
+from ftlab.data.packing.split_builder import BuildContext, Part, SplitBuilder
 from ftlab.data.packing.store import PackedRows, read_split
 from ftlab.data.sources.resolve import STAGE_FORMATS, Source
 from ftlab.data.sources.rows import Row
 from ftlab.data.tokens.block_encoder import MEND, Recipe
-from ftlab.data.tokens.encoder import Encoder, Unlike
+from ftlab.data.tokens.encoder import Encoder, FastPathMismatch
 from ftlab.data.tokens.templates import Template
 from ftlab.errors import DataError
 from ftlab.schema import Data
@@ -35,7 +35,7 @@ _LEDGER = "ledger.json"
 
 @dataclass
 class Prepared:
-    """What a trainer takes, and what became of every row.
+    """The packed rows of every split, as a trainer takes them, and the ledger of all source rows.
 
     :param rows: packed rows by split. :param cached: whether an earlier preparation was found.
     """
@@ -54,7 +54,7 @@ class Prepared:
 
 
 def split_parts(sources: Sequence[Source], data: Data, seed: int) -> Parts:
-    """Which rows of which set go to which split; rows are counted, not read."""
+    """Assign the rows of each data set to splits; rows are counted, not read."""
     parts: Parts = {}
     for source in sources:
         for split, location in source.splits.items():
@@ -64,7 +64,7 @@ def split_parts(sources: Sequence[Source], data: Data, seed: int) -> Parts:
                 continue
             limit = data.num_samples if data.num_samples is not None else source.num_samples
             drawn = data.model_copy(update={"num_samples": limit})
-            found = selection.chosen(count, drawn, seed, set(source.splits))
+            found = selection.select_rows(count, drawn, seed, set(source.splits))
             sizes = {name: count if ordinals is None else len(ordinals) for name, ordinals in found.items()}
             for name, ordinals in found.items():
                 left_out = count - sum(sizes.values()) if name == "train" else 0
@@ -83,7 +83,7 @@ class Example:
 
 
 def examples(parts: Sequence[Part]) -> Iterator[Example]:
-    """The good rows of a split, in order, as they are asked for."""
+    """Yield the good rows of a split lazily, in order."""
     for index, part in enumerate(parts):
         for block in part.blocks():
             for ordinal, row in zip(block.ordinals, block.rows()):
@@ -112,11 +112,11 @@ def check_first_rows(sources: Sequence[Source], data: Data, count: int = 200) ->
                         _convert(source, row.value)
                     except RowError as error:
                         said = f"{block.file}, row {row.number}: {error}."
-                        raise DataError(f"{said}{_read_otherwise(row, source.format)}\n{MEND}") from None
+                        raise DataError(f"{said}{_other_format_hint(row, source.format)}\n{MEND}") from None
                 break
 
 
-def _read_otherwise(row: Row, tried: str) -> str:
+def _other_format_hint(row: Row, tried: str) -> str:
     """The sentence that says which other format has a place for every column of a row; empty if none has."""
     if row.problem is not None:
         return ""
@@ -160,7 +160,7 @@ def prepare(
 
     def make(folder: Path) -> Prepared:
         # The encoder looks through the whole vocabulary: nothing to do where the result is found.
-        means = Means(data, seed, recipes, tokenizer, Encoder(tokenizer), True, progress)
+        means = BuildContext(data, seed, recipes, tokenizer, Encoder(tokenizer), True, progress)
         return _make(folder, parts, means, fingerprints)
 
     if data.cache is None:
@@ -174,27 +174,31 @@ def prepare(
         return prepared
     key = _key(fingerprints, recipes, data, seed, tokenizer)
     folder = Path(data.cache).expanduser() / "data" / key
-    with _locked(folder):
+    with _preparation_lock(folder):
         if (folder / _LEDGER).is_file():
             return _read(folder, data, cached=True)
         return make(folder)
 
 
-def _make(folder: Path, parts: Parts, means: Means, fingerprints: dict[str, dict[str, dict[str, str]]]) -> Prepared:
+def _make(
+    folder: Path, parts: Parts, means: BuildContext, fingerprints: dict[str, dict[str, dict[str, str]]]
+) -> Prepared:
     """Build every split beside ``folder``, and move it there whole."""
     files: dict[str, list[str]] = {}
     for split, of in parts.items():
-        files[split] = sorted({file for part in of for file in fingerprints[part.source.name][_own(part, split)]})
+        files[split] = sorted(
+            {file for part in of for file in fingerprints[part.source.name][_source_split(part, split)]}
+        )
     hashes = {file: value for of in fingerprints.values() for split in of.values() for file, value in split.items()}
     writing = folder.with_name(f".{folder.name}.tmp")
     try:
         try:
             splits = _build(writing, parts, means)
-        except Unlike:
+        except FastPathMismatch:
             means = replace(means, encoder=Encoder(means.tokenizer, fast=False), fast=False)
             splits = _build(writing, parts, means)
         ledger = Ledger(" + ".join(means.recipes), files, hashes, splits, means.encoder.engine)
-        _check_something_is_left(ledger)
+        _check_not_empty(ledger)
         (writing / _LEDGER).write_text(json.dumps(ledger.counts(), ensure_ascii=False), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         writing.replace(folder)
@@ -203,12 +207,12 @@ def _make(folder: Path, parts: Parts, means: Means, fingerprints: dict[str, dict
     return _read(folder, means.data, cached=False)
 
 
-def _build(folder: Path, parts: Parts, means: Means) -> dict[str, Any]:
+def _build(folder: Path, parts: Parts, means: BuildContext) -> dict[str, Any]:
     shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was stopped
     return {split: SplitBuilder(split, of_split, means).build(folder / split) for split, of_split in parts.items()}
 
 
-def _check_something_is_left(ledger: Ledger) -> None:
+def _check_not_empty(ledger: Ledger) -> None:
     for name, split in ledger.splits.items():
         if not split.packed_rows and (name == "train" or split.rows_in):
             reasons = ", ".join(f"{reason}: {count}" for reason, count in split.dropped.items())
@@ -217,7 +221,7 @@ def _check_something_is_left(ledger: Ledger) -> None:
 
 
 def _read(folder: Path, data: Data, cached: bool) -> Prepared:
-    ledger = Ledger.of_counts(json.loads((folder / _LEDGER).read_text(encoding="utf-8")))
+    ledger = Ledger.from_counts(json.loads((folder / _LEDGER).read_text(encoding="utf-8")))
     joined = data.packing == "wrapped" and not data.reset_positions
     rows = {name: read_split(folder / name, joined) for name, split in ledger.splits.items() if split.packed_rows}
     return Prepared(rows, ledger, cached)
@@ -227,7 +231,7 @@ def _fingerprints(source: Source) -> dict[str, dict[str, str]]:
     return {split: location.fingerprint() for split, location in source.splits.items()}
 
 
-def _own(part: Part, split: str) -> str:
+def _source_split(part: Part, split: str) -> str:
     """The split of the source that a part's rows come from: train, where they are held out of it."""
     return split if split in part.source.splits else "train"
 
@@ -250,7 +254,7 @@ def _key(fingerprints: Any, recipes: dict[str, Recipe], data: Data, seed: int, t
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _preparation_lock(folder: Path) -> Iterator[None]:
     """One process prepares; others that want the same wait for it."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

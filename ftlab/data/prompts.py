@@ -13,7 +13,7 @@ from ftlab.data.prepare import examples
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class PromptRow:
     """:param ids: the prompt's tokens, up to where the answer begins. :param columns: the row's other columns, which
     reward functions get by name. :param where: ``file:row``.
     """
@@ -25,8 +25,8 @@ class Asked:
     where: str
 
 
-def asked(parts: Sequence[Part], rows: PackedRows) -> list[Asked]:
-    """Every prompt of a split that was kept, in order. :param rows: the split as it was prepared."""
+def prompt_rows(parts: Sequence[Part], rows: PackedRows) -> list[PromptRow]:
+    """Return every prompt of a split that was kept, in order. :param rows: the split as it was prepared."""
     units = {(part, ordinal): unit for unit, (part, ordinal, _) in enumerate(rows.kept.tolist())}
     found = []
     for example in examples(parts):
@@ -36,5 +36,5 @@ def asked(parts: Sequence[Part], rows: PackedRows) -> list[Asked]:
             assert isinstance(record, Prompt)
             (sample,) = rows.unit(unit)
             ids = sample.input_ids.tolist()
-            found.append(Asked(ids, record.messages, record.answer, record.columns, example.where))
+            found.append(PromptRow(ids, record.messages, record.answer, record.columns, example.where))
     return found

@@ -9,18 +9,18 @@ from ftlab.data.packing.split_builder import Part
 from ftlab.data.packing.store import Rows
 
 
-def places(parts: Sequence[Part], rows: Rows, indices: Iterable[int]) -> list[str]:
-    """``file:row`` of everything that packed rows hold, in order, each once. Reads the files again.
+def row_locations(parts: Sequence[Part], rows: Rows, indices: Iterable[int]) -> list[str]:
+    """Return ``file:row`` of everything that packed rows hold, in order, each once. The files are read again.
 
     :param parts: of the split that ``rows`` are of. :param indices: of the packed rows.
     """
     units = dict.fromkeys(unit for index in indices for unit in rows.units(index).tolist())
-    found = places_of_units(parts, rows, units)
+    found = unit_locations(parts, rows, units)
     return [found[unit] for unit in units]
 
 
-def places_of_units(parts: Sequence[Part], rows: Rows, units: Iterable[int]) -> dict[int, str]:
-    """Of used rows of the source, by their places in ``rows.kept``."""
+def unit_locations(parts: Sequence[Part], rows: Rows, units: Iterable[int]) -> dict[int, str]:
+    """Return ``file:row`` of used source rows, by their indices in ``rows.kept``."""
     wanted: dict[int, dict[int, int]] = {}  # part -> ordinal -> unit
     for unit in units:
         part, ordinal, _ = rows.kept[unit].tolist()

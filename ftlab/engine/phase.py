@@ -10,8 +10,8 @@ from typing import Any
 from rich.markup import escape
 
 from ftlab.data.prepare import prepare, split_parts
-from ftlab.data.prompts import asked
-from ftlab.data.row_origins import places
+from ftlab.data.prompts import prompt_rows
+from ftlab.data.row_origins import row_locations
 from ftlab.data.sources import resolve
 from ftlab.engine import resume_point, summary
 from ftlab.engine.final_weights import link_final, save_final, weight_hashes
@@ -35,7 +35,7 @@ class PhaseRun:
         self.session, self.phase, self._wanted = session, phase, checkpoint
         self.run_dir, self.output = session.run_dir, session.output
         self.files = session.run_dir.phase_files(phase.folder)
-        self.config = lineage.starting(session.run_dir, session.plan, phase)
+        self.config = lineage.starting_config(session.run_dir, session.plan, phase)
         self._look_at = summary.look_at(session.run_dir, session.plan, phase)
 
     def run(self) -> None:
@@ -64,20 +64,20 @@ class PhaseRun:
             )
 
     def _load_tokenizer(self) -> None:
-        from ftlab.policy.tokens import tokens_of
+        from ftlab.policy.tokens import load_tokens
 
-        self.tokens = tokens_of(self.config)
+        self.tokens = load_tokens(self.config)
         self.tokenizer = self.tokens.tokenizer
 
     def _load_model(self) -> None:
         from ftlab.model import adapter
-        from ftlab.policy.build import model_of
+        from ftlab.policy.build import build_model
 
-        self.model, added = model_of(self.config, self.tokens)
+        self.model, added = build_model(self.config, self.tokens)
         additions = str(self.tokens.additions)
         if additions:
             self.output.say(escape(f"tokenizer: {additions}" + (f"; {added} embeddings added" if added else "")))
-        self.parameters = adapter.count(self.model)
+        self.parameters = adapter.count_parameters(self.model)
         self.output.say(f"{self.config.model.name}: {self.parameters}")
 
     def _train(self, prepared: Any) -> None:
@@ -87,7 +87,7 @@ class PhaseRun:
         from ftlab.engine.between_steps import BetweenSteps
         from ftlab.engine.measuring import Measuring
         from ftlab.engine.metrics_log import Advance, Metrics
-        from ftlab.engine.trackers.rates import rates_of
+        from ftlab.engine.trackers.rates import make_rates
         from ftlab.stages.trainer.stage_trainer import StageTrainer
 
         session, train = self.session, self.config.train
@@ -95,7 +95,7 @@ class PhaseRun:
         step = step_of(checkpoint) if checkpoint else 0
         is_measured = self.run_dir.samples_file(self.phase.name, "before").exists()
         resume_point.cut_back(self.run_dir, self.phase.name, checkpoint, is_measured)
-        rates = rates_of(self.config, self.model, self.parameters, prepared.train)
+        rates = make_rates(self.config, self.model, self.parameters, prepared.train)
         steps_before = session.steps_before()
         metrics = Metrics(session, self.phase.name, rates)
         trainer = self._trainer(prepared, [rates, metrics, BetweenSteps(session)])
@@ -119,7 +119,9 @@ class PhaseRun:
         session.interruption.check()
         with self.output.progress("training", _total_steps(trainer), "steps") as bar:
             trainer.add_callback(Advance(self.output, bar, rates))
-            if checkpoint is not None and (step >= _total_steps(trainer) or stopping.is_over(checkpoint, train)):
+            if checkpoint is not None and (
+                step >= _total_steps(trainer) or stopping.has_stopped_early(checkpoint, train)
+            ):
                 resume_point.restore(trainer, checkpoint)
             else:
                 # What was computed before, and what was found in a cache, leaves no trace in the random state.
@@ -146,8 +148,8 @@ class PhaseRun:
         rows: tuple[Any, Any] = (prepared.train, prepared.validation)
         if self.config.stage.name in ("ppo", "grpo"):
             held = prepared.validation
-            validation = None if held is None else asked(self.parts["validation"], held)
-            rows = (asked(self.parts["train"], prepared.train), validation)
+            validation = None if held is None else prompt_rows(self.parts["validation"], held)
+            rows = (prompt_rows(self.parts["train"], prepared.train), validation)
         trainer = trainer_class(self.config)(self.config, self.model, self.tokenizer, *rows, self.files, beside)
         trainer.watch(self.config.train.loss_spike, self._names(trainer, rows[0]), self.output.note, self._look_at)
         for chatter in ("PrinterCallback", "ProgressCallback"):
@@ -162,7 +164,7 @@ class PhaseRun:
         if not isinstance(rows, Rows):
             return lambda indices: [rows[index].where for index in indices]
         of_stage = trainer.train_dataset if isinstance(trainer.train_dataset, Rows) else rows
-        return lambda indices: places(self.parts["train"], of_stage, indices)
+        return lambda indices: row_locations(self.parts["train"], of_stage, indices)
 
     def _probe(self, prepared: Any) -> None:
         from ftlab.data.packing.collate import PackedCollator

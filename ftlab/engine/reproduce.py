@@ -35,10 +35,10 @@ def reproduce(run: Run, overrides: Sequence[str]) -> None:
     task = run.task
     assert isinstance(task, ReproduceTask)
     quiet_libraries()
-    original = _finished(run, overrides)
+    original = _check_finished(run, overrides)
     plan = original.plan()
     _check_data(original, plan, task.force)
-    again = _again(plan, _folder(original, plan, task.out))
+    again = _copy_plan(plan, _folder(original, plan, task.out))
     preflight.check_plan(again)
     with claim(again) as run_dir:
         Manifest(run_dir).record(reproduces={"run": str(original.path)})
@@ -61,7 +61,7 @@ def _execute(run_dir: RunDir) -> None:
     execute(run_dir)
 
 
-def _finished(run: Run, overrides: Sequence[str]) -> RunDir:
+def _check_finished(run: Run, overrides: Sequence[str]) -> RunDir:
     if run.run.dir is None:
         raise ConfigError([Mistake("run.dir", "ftlab reproduce needs a run directory: ftlab reproduce outputs/my-run")])
     ignored = [o for o in overrides if not o.startswith(("task=", "task.", "run.dir=", "-"))]
@@ -84,7 +84,7 @@ def _check_data(original: RunDir, plan: Plan, force: bool) -> None:
         try:
             sources = resolve.resolve(phase.config.data, phase.config.stage.name)
         except DataError as error:
-            raise DataError(f"{error}{original.started_elsewhere()}") from None
+            raise DataError(f"{error}{original.start_folder_hint()}") from None
         changed |= dict.fromkeys(resolve.changed_files(sources, original.data_files(phase.name)))
     if changed and not force:
         files, have = ", ".join(changed), "has" if len(changed) == 1 else "have"
@@ -99,7 +99,7 @@ def _check_data(original: RunDir, plan: Plan, force: bool) -> None:
 # --- the second run --------------------------------------------------------------------------------------------------
 
 
-def _again(plan: Plan, out: Path) -> Plan:
+def _copy_plan(plan: Plan, out: Path) -> Plan:
     """The same plan in another folder, all of its phases."""
     keys = {"name": None, "dir": str(out), "if_exists": "resume", "phases": None, "checkpoint": None}
     phases = []
@@ -117,7 +117,7 @@ def _folder(original: RunDir, plan: Plan, out: str | None) -> Path:
     folder, number = first, 2
     while folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         there = RunDir(folder)
-        is_ours = there.run_yaml.is_file() and there.plan() == _again(plan, folder)
+        is_ours = there.run_yaml.is_file() and there.plan() == _copy_plan(plan, folder)
         if is_ours and there.manifest().get("status") != "finished":
             return folder
         if out is not None:
@@ -156,7 +156,7 @@ def _metrics_part(metrics: compare.Metrics) -> Iterator[str]:
     """The first step at which they do, with every key and both values; and what only one of them logged."""
     for one in metrics.partings:
         if one.step == metrics.first_step:
-            a, b = compare.both_shown(one.a, one.b)
+            a, b = compare.format_both(one.a, one.b)
             yield f"step {one.step}: {one.key} was {a} and is {b} now"
     later = len({one.key for one in metrics.partings if one.step != metrics.first_step})
     if later:
@@ -170,7 +170,7 @@ def _metrics_part(metrics: compare.Metrics) -> Iterator[str]:
 
 def _weights_part(ours: Mapping[str, str], theirs: Mapping[str, str]) -> Iterator[str]:
     for one in compare.differences(ours, theirs):
-        a, b = compare.both_shown(one.a, one.b)
+        a, b = compare.format_both(one.a, one.b)
         yield f"final weights: {one.key} was {a} and is {b} now"
 
 
@@ -181,7 +181,7 @@ def _changed_weights(original: RunDir) -> Iterator[str]:
         for file, value in result["sha256"].items():
             path = original.phase_files(folders[name]).final / file
             if path.is_file() and (found := sha256(path)) != value:
-                a, b = compare.both_shown(value, found)
+                a, b = compare.format_both(value, found)
                 yield f"{path} has changed since the run finished: it was {a} and is {b} now"
 
 
@@ -192,9 +192,9 @@ def _environment(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterato
     else:
         yield "environment:"
     for one in found:
-        a, b = compare.both_shown(one.a, one.b)
+        a, b = compare.format_both(one.a, one.b)
         yield f"  {one.key} was {a} and is {b} now"
     for whose, manifest in (("first run", first), ("second run", second)):
         for when, differs in differing_starts(dict(manifest)):
-            keys = ", ".join(key for key, _ in compare.flat(differs))
+            keys = ", ".join(key for key, _ in compare.flatten(differs))
             yield f"  the {whose} was continued at {when} with another {keys}"

@@ -82,7 +82,7 @@ def cut_back(run_dir: RunDir, phase: str, checkpoint: Path | None, is_measured: 
         at_checkpoint = any(key in entry and key in logged for key in _KINDS)
         return entry["step"] < step or (entry["step"] == step and at_checkpoint)
 
-    kept = [json.dumps(entry) + "\n" for entry in run_dir.logged() if entry["phase"] != phase or stands(entry)]
+    kept = [json.dumps(entry) + "\n" for entry in run_dir.read_metrics() if entry["phase"] != phase or stands(entry)]
     write_atomic(run_dir.metrics, "".join(kept))
 
 

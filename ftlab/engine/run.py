@@ -31,7 +31,7 @@ def execute(run_dir: RunDir, checkpoint: int | None = None, hooks: PhaseHooks | 
             session.output.say(f"{run_dir.path} is finished already. run.if_exists=new starts another run beside it.")
             summary.results(session)
             return
-        starts.begin(run_dir, session.plan, session.manifest)
+        starts.record_start(run_dir, session.plan, session.manifest)
         session.output.say(f"[bold]{escape(session.plan.title)}[/bold]  {escape(str(run_dir.path))}")
         with _ending(session):
             chosen = session.plan.phases[0].config.run.phases

@@ -63,7 +63,7 @@ def session_of(run_dir: RunDir, hooks: PhaseHooks) -> Iterator[Session]:
     :raises Interrupted: on Ctrl-C, SIGTERM or SIGUSR1, with a checkpoint if training had begun.
     """
     plan, manifest = run_dir.plan(), Manifest(run_dir)
-    last = run_dir.last_logged()
+    last = run_dir.read_last_metrics()
     clock = Clock(max(manifest.values.get("seconds", 0), last.get("seconds", 0) if last else 0))
     interruption = Interruption(f"Interrupted. Continue with: {resume_command(run_dir)}")
     with Output(run_dir.log) as output, interruption, TURNS.taking() as let_others_work:

@@ -27,7 +27,7 @@ _UNTRACKED = 100  # files named
 _HERE = Path(__file__).resolve().parents[1]  # this package
 
 
-def begin(run_dir: RunDir, plan: Plan, manifest: Manifest) -> None:
+def record_start(run_dir: RunDir, plan: Plan, manifest: Manifest) -> None:
     """Write down a start: the run is running. What it was started with first stays in the manifest's own keys; each
     start has its time, and what differs from the first. ``outputs/latest`` points here, unless the folder was chosen.
     """
@@ -37,7 +37,7 @@ def begin(run_dir: RunDir, plan: Plan, manifest: Manifest) -> None:
     differs: dict[str, Any] = {}
     if starts:
         before = {key: _without_file(manifest.values.get(key)) for key in found}
-        differs = {key: _differing(before[key], value) for key, value in found.items() if before[key] != value}
+        differs = {key: _differences(before[key], value) for key, value in found.items() if before[key] != value}
     if diff and (not starts or "git" in differs):
         path = run_dir.git_diff(len(starts) + 1)
         write_atomic(path, diff)
@@ -52,7 +52,7 @@ def begin(run_dir: RunDir, plan: Plan, manifest: Manifest) -> None:
         starts=[*starts, {"time": now, **differs}],
     )
     if plan.phases[0].config.run.dir is None and run_dir.path.absolute().parent.name == "outputs":
-        run_dir.be_latest()
+        run_dir.link_latest()
 
 
 def _without_file(value: Any) -> Any:
@@ -60,7 +60,7 @@ def _without_file(value: Any) -> Any:
     return {key: one for key, one in value.items() if key != "diff"} if isinstance(value, dict) else value
 
 
-def _differing(first: Any, value: Any) -> Any:
+def _differences(first: Any, value: Any) -> Any:
     """Of a mapping, the keys whose values are not the first start's."""
     if isinstance(first, dict) and isinstance(value, dict):
         return {key: one for key, one in value.items() if first.get(key) != one}

@@ -32,7 +32,7 @@ class Best:
     since: int
 
 
-def best(log: Sequence[dict[str, Any]], metric: str) -> Best | None:
+def find_best(log: Sequence[dict[str, Any]], metric: str) -> Best | None:
     """The best value in a trainer's log of one measure; NaN is never better. None where there is none."""
     sign = -1 if lower_is_better(metric) else 1
     key = _key(metric)
@@ -47,19 +47,19 @@ def best(log: Sequence[dict[str, Any]], metric: str) -> Best | None:
     return found
 
 
-def is_over(checkpoint: Path, train: Train) -> bool:
+def has_stopped_early(checkpoint: Path, train: Train) -> bool:
     """Whether the run had stopped early when it wrote this checkpoint."""
     if train.early_stopping is None:
         return False
     log = json.loads((checkpoint / TRAINER_STATE).read_text(encoding="utf-8"))["log_history"]
-    found = best(log, train.best_metric)
+    found = find_best(log, train.best_metric)
     return found is not None and found.since >= train.early_stopping
 
 
 def callbacks(
     train: Train, files: PhaseFiles, splits: Mapping[str, bool], say: Callable[[str], None]
 ) -> list[TrainerCallback]:
-    """What watches over the measures, if anything shall.
+    """Return the callbacks that keep the best evaluation or stop early, if the config asks for either.
 
     :param files: of the phase. :param splits: whether the data has rows for each.
     :raises ConfigError: there is nothing to measure on.
@@ -72,11 +72,11 @@ def callbacks(
         reason = f"compares evaluations by {train.best_metric}, and this data has no {split} split; "
         reason += f"set data.split.{split}" + (" or .fraction" if split == "validation" else "")
         raise ConfigError([Mistake(f"train.{key}", reason, value)])
-    return [BestKept(train.early_stopping, train.best_metric, files, say)]
+    return [KeepBest(train.early_stopping, train.best_metric, files, say)]
 
 
 def check_measured(train: Train, log: Sequence[dict[str, Any]]) -> None:
-    """What is measured before training is what will be compared.
+    """Check that an evaluation before training logs the measure that will be compared.
 
     :raises ConfigError: ``train.best_metric`` is not among it.
     """
@@ -92,7 +92,7 @@ def load_best(trainer: Any, train: Train, files: PhaseFiles) -> int:
     :raises RunDirError: its checkpoint is gone or torn.
     """
     last: int = trainer.state.global_step
-    found = best(trainer.state.log_history, train.best_metric) if train.keeps_best else None
+    found = find_best(trainer.state.log_history, train.best_metric) if train.keeps_best else None
     if found is None or found.step == last:
         return last
     checkpoint = files.checkpoint(found.step)
@@ -105,7 +105,7 @@ def load_best(trainer: Any, train: Train, files: PhaseFiles) -> int:
     return found.step
 
 
-class BestKept(TrainerCallback):
+class KeepBest(TrainerCallback):
     """Has every evaluation that is better than all before it saved, keeps that checkpoint, and stops after
     ``patience`` evaluations that are not.
 
@@ -131,7 +131,7 @@ class BestKept(TrainerCallback):
         last = state.log_history[-1] if state.log_history else {}
         if not self._training or _key(self._metric) not in last or last["step"] != state.global_step:
             return
-        found = best(state.log_history, self._metric)
+        found = find_best(state.log_history, self._metric)
         assert found is not None, "it has at least this one"
         self._protect(state)
         if found.step == state.global_step:
@@ -139,7 +139,7 @@ class BestKept(TrainerCallback):
         elif self._patience is not None and found.since >= self._patience:
             control.should_training_stop = True
             self._say(
-                f"stopped early at step {state.global_step} of {state.max_steps}: no better {_named(self._metric)} "
+                f"stopped early at step {state.global_step} of {state.max_steps}: no better {_label(self._metric)} "
                 f"in {found.since} evaluations; the best was {found.value:.4f} at step {found.step}, whose weights are "
                 "kept"
             )
@@ -148,7 +148,7 @@ class BestKept(TrainerCallback):
         self._training = False
 
     def _protect(self, state: Any) -> None:
-        found = best(state.log_history, self._metric)
+        found = find_best(state.log_history, self._metric)
         state.best_model_checkpoint = None if found is None else str(self._files.checkpoint(found.step))
 
 
@@ -157,5 +157,5 @@ def _key(metric: str) -> str:
     return metric if metric == EXACT_MATCH else f"eval_{metric}"
 
 
-def _named(metric: str) -> str:
+def _label(metric: str) -> str:
     return metric.replace("_", " ") if metric == EXACT_MATCH else f"validation {metric}"

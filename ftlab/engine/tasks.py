@@ -42,7 +42,7 @@ def resume(run: Run, overrides: Sequence[str], hooks: PhaseHooks | None = None) 
         try:
             preflight.check_plan(run_dir.plan())
         except (DataError, NotReadyError) as error:
-            raise type(error)(f"{error}{run_dir.started_elsewhere()}") from None
+            raise type(error)(f"{error}{run_dir.start_folder_hint()}") from None
         _execute(run_dir, None, hooks)
 
 

@@ -20,7 +20,7 @@ def generate(
     stop: Sequence[int],
     advance: Callable[[int], None] = lambda count: None,
 ) -> list[str]:
-    """The greedy continuation of each prompt, without special tokens, in the order of the prompts.
+    """Return the greedy continuation of each prompt, without special tokens, in the order of the prompts.
 
     Prompts run in batches of similar length; leaves the model's training mode and the random state as they were.
 

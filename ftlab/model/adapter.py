@@ -33,7 +33,7 @@ def apply_method(model: Any, run: Run, new_tokens: Sequence[int] = ()) -> Any:
     """
     if run.model.adapter is not None and run.method.name != "lora":
         # Wrapping it froze the model; what trains of it is decided below.
-        model = _started_from(model, run.model.adapter, {}).merge_and_unload().requires_grad_(True)
+        model = _load_adapter(model, run.model.adapter, {}).merge_and_unload().requires_grad_(True)
     if getattr(model, "is_quantized", False):
         from peft import prepare_model_for_kbit_training
 
@@ -43,7 +43,7 @@ def apply_method(model: Any, run: Run, new_tokens: Sequence[int] = ()) -> Any:
             gradient_checkpointing_kwargs={"use_reentrant": False},
         )
     if run.method.name == "lora":
-        model = _adapted(model, run, new_tokens)
+        model = _attach_adapter(model, run, new_tokens)
     elif run.method.name == "freeze":
         freeze(model, run.method)
         if run.stage.name == "rm":
@@ -57,7 +57,7 @@ def apply_method(model: Any, run: Run, new_tokens: Sequence[int] = ()) -> Any:
     return model
 
 
-def _adapted(model: Any, run: Run, new_tokens: Sequence[int]) -> Any:
+def _attach_adapter(model: Any, run: Run, new_tokens: Sequence[int]) -> Any:
     """The model with the adapter that trains: a new one, or the one that ``model.adapter`` starts from."""
     from peft import get_peft_model
 
@@ -65,12 +65,12 @@ def _adapted(model: Any, run: Run, new_tokens: Sequence[int]) -> Any:
     if run.stage.name == "rm":
         options = {"task_type": "SEQ_CLS", "modules_to_save": [score.NAME]}
     if run.model.adapter is not None:
-        return _started_from(model, run.model.adapter, {"lora_dropout": run.lora.dropout, **options})
+        return _load_adapter(model, run.model.adapter, {"lora_dropout": run.lora.dropout, **options})
     targets = target_modules(model, run.lora)
     return get_peft_model(model, _lora_config(run.lora, targets, _embeddings(model, new_tokens), **options))
 
 
-def _started_from(model: Any, adapter: str, options: dict[str, Any]) -> Any:
+def _load_adapter(model: Any, adapter: str, options: dict[str, Any]) -> Any:
     """The model with a saved adapter, of the saved shape, to be trained on.
 
     :param options: what this run's adapter has otherwise.
@@ -105,7 +105,7 @@ def _started_from(model: Any, adapter: str, options: dict[str, Any]) -> Any:
     return adapted
 
 
-def count(model: Any) -> Parameters:
+def count_parameters(model: Any) -> Parameters:
     """Parameters as the model has them unquantized: a packed 4-bit weight counts each of its elements.
 
     Layers of GPTQ and AWQ checkpoints hold theirs in buffers.

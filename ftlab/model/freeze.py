@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ftlab.errors import ConfigError
-from ftlab.model.modules import decoder_layers, is_called, last_names, norms, unknown
+from ftlab.model.modules import decoder_layers, last_names, matches_name, norms, unknown_module_mistakes
 from ftlab.schema import Method
 
 
@@ -20,7 +20,7 @@ def freeze(model: Any, method: Method) -> None:
         count = method.trainable_layers
         chosen = layers[-count:] if count > 0 else layers[:-count]
     if method.trainable_modules is not None:
-        chosen = _named(chosen, method.trainable_modules, within_layers=bool(method.trainable_layers))
+        chosen = _select_parameters(chosen, method.trainable_modules, within_layers=bool(method.trainable_layers))
     elif not method.trainable_layers:
         chosen = []
     if method.train_embeddings:
@@ -32,7 +32,7 @@ def freeze(model: Any, method: Method) -> None:
         module.requires_grad_(True)
 
 
-def _named(parents: list[Any], names: tuple[str, ...], within_layers: bool) -> list[Any]:
+def _select_parameters(parents: list[Any], names: tuple[str, ...], within_layers: bool) -> list[Any]:
     found = [
         (path, module)
         for parent in parents
@@ -42,7 +42,7 @@ def _named(parents: list[Any], names: tuple[str, ...], within_layers: bool) -> l
     where = "the chosen layers have" if within_layers else "the model has"
     paths = [path for path, _ in found]
     reason = f"{where} no such module. They are called"
-    mistakes = unknown("method.trainable_modules", names, paths, reason, last_names(paths))
+    mistakes = unknown_module_mistakes("method.trainable_modules", names, paths, reason, last_names(paths))
     if mistakes:
         raise ConfigError(mistakes)
-    return [module for path, module in found if any(is_called(path, name) for name in names)]
+    return [module for path, module in found if any(matches_name(path, name) for name in names)]

@@ -20,7 +20,7 @@ def has_adapter(model: Any) -> bool:
 
 
 @contextmanager
-def switched(model: Any, adapter: str) -> Iterator[Any]:
+def active_adapter(model: Any, adapter: str) -> Iterator[Any]:
     """The model with one adapter at work. ``set_adapter`` would do that too, but it also takes ``requires_grad`` from
     the other adapters, and a critic that trains no more says nothing about it.
 
@@ -40,7 +40,7 @@ def switched(model: Any, adapter: str) -> Iterator[Any]:
             layer._disable_adapters, layer._active_adapter = disabled, active
 
 
-class Guests:
+class GuestAdapters:
     """The adapters that a policy's base carries beside the policy's own. PEFT knows of none of them when it saves.
 
     :param policy: a PEFT model. :ivar names: of the adapters.

@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 
 from ftlab.errors import NotReadyError
-from ftlab.model.prequantized import kind_of
+from ftlab.model.prequantized import quantization_kind
 from ftlab.schema import Run
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -20,7 +20,7 @@ def uses_cpu(run: Run) -> bool:
 
 
 def compute_dtype(run: Run) -> torch.dtype:
-    """What matrices are multiplied in: ``hardware.precision``; auto is bf16 where an accelerator has it, else fp32."""
+    """Return the dtype of matrix products: ``hardware.precision``; auto is bf16 where available, else fp32."""
     if run.hardware.precision != "auto":
         return _DTYPES[run.hardware.precision]
     bf16 = not uses_cpu(run) and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
@@ -52,9 +52,9 @@ def load_model(run: Run) -> Any:
             return AutoModelForCausalLM.from_config(config, **options)
         if run.quant.name != "none":
             options["quantization_config"] = _quantization(run, compute)
-        elif kind_of(run.model) in ("gptq", "awq"):
-            options["quantization_config"] = _trainable_kernels(str(kind_of(run.model)))
-        if run.quant.name != "none" or kind_of(run.model) is not None:
+        elif quantization_kind(run.model) in ("gptq", "awq"):
+            options["quantization_config"] = _trainable_kernels(str(quantization_kind(run.model)))
+        if run.quant.name != "none" or quantization_kind(run.model) is not None:
             options["device_map"] = {"": "cpu" if uses_cpu(run) else torch.accelerator.current_device_index()}
         model = AutoModelForCausalLM.from_pretrained(run.model.path, **source, **options)
     except (OSError, ValueError, ImportError, SafetensorError) as error:
@@ -80,7 +80,7 @@ def load_reference(run: Run, path: str) -> Any:
 
 
 def fit_embeddings(model: Any, tokenizer: Any) -> int:
-    """Give every token of the tokenizer a row in the embeddings; how many rows that took.
+    """Give every token of the tokenizer a row in the embeddings, and return how many rows were added.
 
     New rows are drawn about the mean of the others (Hewitt 2021), so that at first they change little.
     """

@@ -10,13 +10,13 @@ from torch import nn
 from ftlab.errors import Mistake, nearest
 
 
-def is_called(path: str, name: str) -> bool:
+def matches_name(path: str, name: str) -> bool:
     """Whether ``name`` is the end of a module's path: ``q_proj`` and ``self_attn.q_proj``, but not ``proj``."""
     return path == name or path.endswith(f".{name}")
 
 
 def last_names(paths: Iterable[str]) -> list[str]:
-    """What modules are called in their parents, without the numbers of lists."""
+    """Return the names of modules in their parents, without the indices of lists."""
     return sorted({name for name in (path.rpartition(".")[2] for path in paths) if name and not name.isdigit()})
 
 
@@ -31,12 +31,14 @@ def is_linear(module: nn.Module) -> bool:
 
 
 def linear_names(model: Any) -> list[str]:
-    """What the model's linear layers are called."""
+    """Return the names of the model's linear layers in their parents."""
     return last_names(path for path, module in model.named_modules() if is_linear(module))
 
 
-def unknown(key: str, names: Sequence[str], paths: Iterable[str], reason: str, listed: Sequence[str]) -> list[Mistake]:
-    """A mistake for each of the names that no path ends with.
+def unknown_module_mistakes(
+    key: str, names: Sequence[str], paths: Iterable[str], reason: str, listed: Sequence[str]
+) -> list[Mistake]:
+    """Return a mistake for each of the names that no path ends with.
 
     :param reason: what such a name is not. :param listed: what a user could have meant.
     """
@@ -44,7 +46,7 @@ def unknown(key: str, names: Sequence[str], paths: Iterable[str], reason: str, l
     return [
         Mistake(key, f"{reason}: {', '.join(listed)}.", name, nearest(name, listed))
         for name in names
-        if not any(is_called(path, name) for path in paths)
+        if not any(matches_name(path, name) for path in paths)
     ]
 
 

@@ -19,7 +19,7 @@ _NEEDS: dict[str, dict[str, str]] = {
 }
 
 
-def kind_of(model: Model) -> str | None:
+def quantization_kind(model: Model) -> str | None:
     """``gptq``, ``awq``, ``bitsandbytes`` or another of transformers' names; None for weights as they are, and for a
     model whose config.json is not on this machine."""
     found = _config(model).get("quantization_config")
@@ -30,9 +30,9 @@ def kind_of(model: Model) -> str | None:
     return str(found.get("quant_method", "unknown"))
 
 
-def why_not(run: Run) -> str | None:
-    """Why this run cannot train on its checkpoint's quantized weights, and what would do; None if it can."""
-    kind = kind_of(run.model)
+def unsupported_reason(run: Run) -> str | None:
+    """Return why the run cannot train on its checkpoint's quantized weights, and what would do; None if it can."""
+    kind = quantization_kind(run.model)
     if kind is None:
         return None
     said = f"model.path={run.model.path} is quantized already ({kind})"

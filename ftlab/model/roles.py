@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ftlab.model.guests import TRAINED, Guests, has_adapter, switched
+from ftlab.model.guests import TRAINED, GuestAdapters, active_adapter, has_adapter
 from ftlab.model.score import value_head
 
 POLICY = "policy"
@@ -28,7 +28,7 @@ class Roles:
     :param guests: of the policy's base; None where it has no adapter.
     """
 
-    def __init__(self, policy: Any, guests: Guests | None):
+    def __init__(self, policy: Any, guests: GuestAdapters | None):
         self._policy = policy
         self._others: dict[str, Any] = {}  # roles that are models of their own
         self.heads = nn.ModuleDict({CRITIC: value_head(policy)})
@@ -54,14 +54,14 @@ class Roles:
         if role in self._others:
             yield self._others[role]
         elif has_adapter(self._policy):
-            with switched(self._policy, TRAINED if role == POLICY else role) as model:
+            with active_adapter(self._policy, TRAINED if role == POLICY else role) as model:
                 yield model
         else:
             assert role == POLICY, role
             yield self._policy
 
     def parameters(self, role: str) -> dict[str, nn.Parameter]:
-        """What of the policy or the critic trains, by name."""
+        """Return the trained parameters of the policy or the critic, by name."""
         found: dict[str, nn.Parameter] = {}
         for name, parameter in self._others.get(role, self._policy).named_parameters():
             shared = role not in self._others and has_adapter(self._policy)
@@ -73,7 +73,7 @@ class Roles:
         return found
 
     def module(self) -> nn.Module:
-        """All that trains, for an optimizer to look through."""
+        """A module that holds everything that trains, for an optimizer to look through."""
         return nn.ModuleList([self._policy, *self._others.values(), self.heads])
 
     def train(self, mode: bool) -> None:
@@ -83,7 +83,7 @@ class Roles:
             self._others[CRITIC].train(mode)
 
     def restore_flags(self) -> None:
-        """What trains, as it was at the start: loading an adapter changes it."""
+        """Restore ``requires_grad`` as it was at the start: loading an adapter changes it."""
         for name, parameter in self.module().named_parameters():
             parameter.requires_grad_(self._trainable[name])
 

@@ -13,35 +13,35 @@ from ftlab.schema import Run
 CONFIG = "adapter_config.json"
 
 
-def why_not(run: Run, folder: Path, named: str, instead: str, given: Collection[str]) -> list[str]:
-    """All that keeps this run from starting with an adapter; empty if nothing does.
+def adapter_mistakes(run: Run, folder: Path, spec: str, alternative: str, given: Collection[str]) -> list[str]:
+    """Return every reason why this run cannot start from an adapter; empty if there is none.
 
     Under ``method=lora`` the adapter that trains is the saved one, of its own rank, scale and kind. A config that wants
     another is refused; one that has what is recommended for the model, and so perhaps nobody's choice, is not.
 
-    :param folder: where the adapter is. :param named: what the user typed for it.
-    :param instead: how to begin a new one. :param given: keys of the command line.
+    :param folder: where the adapter is. :param spec: what the user typed for it.
+    :param alternative: how to begin a new one. :param given: keys of the command line.
     """
     if not (folder / CONFIG).is_file():
-        return [f"{named} has no {CONFIG}{_nearby(folder)}"]
+        return [f"{spec} has no {CONFIG}{_nearby(folder)}"]
     try:
         saved = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         kind, task = saved["peft_type"], saved.get("task_type")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        return [f"{named}: {folder / CONFIG} cannot be read ({error})"]
+        return [f"{spec}: {folder / CONFIG} cannot be read ({error})"]
     if run.stage.name != "rm" and task == "SEQ_CLS":
         return [
-            f"{named} is the adapter of a reward model (task_type SEQ_CLS), which is no policy for "
+            f"{spec} is the adapter of a reward model (task_type SEQ_CLS), which is no policy for "
             f"stage={run.stage.name} to start from; a reward model goes into stage.reward_model of stage=ppo, or "
             "stage.rewards=[model:RUN] of stage=grpo"
         ]
     if run.model.init == "random":
-        return [f"{named} was trained on weights that model.init=random does not load; {instead}"]
+        return [f"{spec} was trained on weights that model.init=random does not load; {alternative}"]
     if run.method.name != "lora":
         return []  # it is merged, whatever it is
     if kind != "LORA":
-        return [f"{named} is of PEFT's kind {kind}, and method=lora trains LORA alone; merge it with method=full"]
-    return [*_unquantizable(run, saved, named), *_other_shape(run, saved, named, instead, given)]
+        return [f"{spec} is of PEFT's kind {kind}, and method=lora trains LORA alone; merge it with method=full"]
+    return [*_unquantizable(run, saved, spec), *_other_shape(run, saved, spec, alternative, given)]
 
 
 def _nearby(folder: Path) -> str:
@@ -52,19 +52,19 @@ def _nearby(folder: Path) -> str:
     return "; it must be a folder that PEFT saved, such as final/ of a run directory"
 
 
-def _unquantizable(run: Run, saved: dict[str, Any], named: str) -> Iterator[str]:
+def _unquantizable(run: Run, saved: dict[str, Any], spec: str) -> Iterator[str]:
     """The rules of ``lora.variant`` and ``quant``, for the variant that the adapter has."""
     variant = _variant(saved)
     if variant == "pissa" and run.quant.name != "none":
         yield (
-            f"{named} is a PiSSA adapter, which belongs to what is left of the unquantized weights; "
+            f"{spec} is a PiSSA adapter, which belongs to what is left of the unquantized weights; "
             f"quant={run.quant.name} cannot have it. Use quant=none"
         )
     if variant == "dora" and run.quant.name == "int8":
-        yield f"{named} is a DoRA adapter, which cannot read the scales of int8 weights; use quant=nf4"
+        yield f"{spec} is a DoRA adapter, which cannot read the scales of int8 weights; use quant=nf4"
 
 
-def _other_shape(run: Run, saved: dict[str, Any], named: str, instead: str, given: Collection[str]) -> Iterator[str]:
+def _other_shape(run: Run, saved: dict[str, Any], spec: str, alternative: str, given: Collection[str]) -> Iterator[str]:
     lora, recommended = run.lora, run.model.recommended.lora
     asked: dict[str, tuple[Any, Any]] = {}
     if lora.r != recommended.r or "lora.r" in given:
@@ -80,8 +80,8 @@ def _other_shape(run: Run, saved: dict[str, Any], named: str, instead: str, give
     for key, (wanted, has) in asked.items():
         if wanted != has:
             yield (
-                f"lora.{key}={wanted}: {named} has {key} {has}, and is trained on as it is. Leave lora.{key} out, or "
-                f"{instead}, or merge the adapter with method=full"
+                f"lora.{key}={wanted}: {spec} has {key} {has}, and is trained on as it is. Leave lora.{key} out, or "
+                f"{alternative}, or merge the adapter with method=full"
             )
 
 

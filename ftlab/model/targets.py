@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from ftlab.errors import ConfigError, Mistake
-from ftlab.model.modules import is_linear, is_packed, last_names, linear_names, unknown
+from ftlab.model.modules import is_linear, is_packed, last_names, linear_names, unknown_module_mistakes
 from ftlab.schema import Lora
 
 # model_type -> the layers that a family's adapters are classically put on: the attention's queries and values, or the
@@ -36,7 +36,7 @@ _DEFAULTS = {
 
 
 def target_modules(model: Any, lora: Lora) -> str | list[str]:
-    """What PEFT is given for ``lora.target_modules``.
+    """Return the module names that PEFT takes for ``lora.target_modules``.
 
     :raises ConfigError: the model has no such layers, or its family no default.
     """
@@ -48,7 +48,7 @@ def target_modules(model: Any, lora: Lora) -> str | list[str]:
         return names
     paths = [path for path, module in model.named_modules() if is_linear(module) or isinstance(module, nn.Embedding)]
     reason = "the model has no such linear layer or embedding. Its linear layers"
-    mistakes = unknown("lora.target_modules", names, paths, reason, linear_names(model))
+    mistakes = unknown_module_mistakes("lora.target_modules", names, paths, reason, linear_names(model))
     if mistakes:
         raise ConfigError(mistakes)
     return names

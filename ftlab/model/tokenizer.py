@@ -68,7 +68,7 @@ def complete(tokenizer: Any, needed: Sequence[str]) -> Additions:
 
 
 def stop_tokens(tokenizer: Any, trained_text: str | None) -> list[int]:
-    """Ids at which an answer ends: the end of text, and the last token of what the template trains.
+    """Return the ids at which an answer ends: the end of text, and the last token of what the template trains.
 
     :param trained_text: the text of one assistant turn as the template marks it, or None for plain text.
     """

@@ -13,7 +13,7 @@ from ftlab.policy.tokens import Tokens
 from ftlab.schema import Run
 
 
-def model_of(run: Run, tokens: Tokens) -> tuple[Any, int]:
+def build_model(run: Run, tokens: Tokens) -> tuple[Any, int]:
     """The base with an embedding for every token, rm's value head, and what ``method`` trains, drawn from the seed; and
     how many embeddings that added.
 

@@ -14,7 +14,7 @@ from ftlab.rundir.sources import policy_of_run
 from ftlab.schema import Run
 
 
-def starting(run_dir: RunDir, plan: Plan, phase: Phase) -> Run:
+def starting_config(run_dir: RunDir, plan: Plan, phase: Phase) -> Run:
     """The config of ``phase`` with the model that it starts from.
 
     Under ``start: merge`` the adapter becomes part of a base of the phase's own, in the phase's folder; it is merged
@@ -24,7 +24,7 @@ def starting(run_dir: RunDir, plan: Plan, phase: Phase) -> Run:
     """
     if phase.source is None:
         return phase.config
-    ended = _ended(run_dir, plan, phase.source)
+    ended = _ending_config(run_dir, plan, phase.source)
     weights = {name: getattr(ended.model, name) for name in WEIGHTS}
     if phase.start == "merge" and ended.model.adapter is not None:
         base = run_dir.phase_files(phase.folder).merged_base
@@ -34,12 +34,12 @@ def starting(run_dir: RunDir, plan: Plan, phase: Phase) -> Run:
     return phase.config.model_copy(update={"model": phase.config.model.model_copy(update=weights)})
 
 
-def _ended(run_dir: RunDir, plan: Plan, source: str) -> Run:
+def _ending_config(run_dir: RunDir, plan: Plan, source: str) -> Run:
     """The config of what ``source`` names, a phase or the last one of a run, with the model that it ended with."""
     phase = next((phase for phase in plan.phases if phase.name == source), None)
     if phase is None:
         other = RunDir.open(Path(source))
-        return _ended(other, other.plan(), _policy_of_run(source).name)
+        return _ending_config(other, other.plan(), _policy_of_run(source).name)
     final = run_dir.phase_files(phase.folder).final
     if not final.is_dir():
         raise RunDirError(
@@ -47,7 +47,7 @@ def _ended(run_dir: RunDir, plan: Plan, source: str) -> Run:
             f"run.phases out, or add {source} to it."
         )
     if (final / "adapter_config.json").is_file():
-        began = starting(run_dir, plan, phase)  # whose adapter, if it had one, is what was trained on
+        began = starting_config(run_dir, plan, phase)  # whose adapter, if it had one, is what was trained on
         return began.model_copy(update={"model": began.model.model_copy(update={"adapter": str(final)})})
     weights = {"path": str(final), "revision": "main", "adapter": None, "init": "pretrained"}
     return phase.config.model_copy(update={"model": phase.config.model.model_copy(update=weights)})
@@ -66,10 +66,10 @@ def _merge(config: Run, base: Path) -> None:
     from transformers import set_seed
 
     from ftlab.model import load
-    from ftlab.policy.tokens import tokens_of
+    from ftlab.policy.tokens import load_tokens
 
     unquantized = config.quant.model_copy(update={"name": "none"})
-    tokenizer = tokens_of(config).tokenizer
+    tokenizer = load_tokens(config).tokenizer
     set_seed(config.seed)  # from which model.init=random draws
     model: Any = load.load_model(config.model_copy(update={"quant": unquantized}))
     load.fit_embeddings(model, tokenizer)

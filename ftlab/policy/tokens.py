@@ -24,7 +24,7 @@ class Tokens:
     stop: list[int]
 
 
-def tokens_of(run: Run) -> Tokens:
+def load_tokens(run: Run) -> Tokens:
     """The tokenizer of ``run.model``, with the template's tokens and a token that pads, and the template it carries.
 
     :raises NotReadyError: there is no tokenizer, or no template that says what an assistant writes.
@@ -33,7 +33,7 @@ def tokens_of(run: Run) -> Tokens:
 
     disable_progress_bar()
     tokenizer = tokenizers.load_tokenizer(run.model)
-    template = None if run.stage.name == "pt" else Template.of(tokenizer, run.model.template)
+    template = None if run.stage.name == "pt" else Template.for_tokenizer(tokenizer, run.model.template)
     matter = front_matter(template.source) if template else None
     additions = tokenizers.complete(tokenizer, matter.tokens if matter else ())
     if template is not None:

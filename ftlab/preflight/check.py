@@ -10,7 +10,7 @@ from ftlab.data.sources import resolve
 from ftlab.distributed.world import planned_devices
 from ftlab.errors import ConfigError, DataError, FtlabError, NotReadyError
 from ftlab.model import prequantized, saved_adapter
-from ftlab.preflight.packages import lacking_trackers
+from ftlab.preflight.packages import missing_trackers
 from ftlab.preflight.reachable import cached_folder, unreachable
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.plan import Phase, Plan
@@ -22,7 +22,7 @@ from ftlab.stages.trainer import optimizers
 
 
 def check_plan(plan: Plan) -> None:
-    """Every phase that will run.
+    """Check that every phase of the plan can run.
 
     :raises NotReadyError, ConfigError, DataError: as :func:`check` does; of a curriculum what every phase lacks.
     """
@@ -32,7 +32,7 @@ def check_plan(plan: Plan) -> None:
     lacking = []
     for phase in phases:
         try:
-            check(phase.config, _no_adapter(plan, phase, given))
+            check(phase.config, _phase_adapter_mistakes(plan, phase, given))
         except FtlabError as error:
             if len(plan.phases) == 1:
                 raise
@@ -46,27 +46,27 @@ def check(run: Run, adapter: Collection[str] | None = None) -> None:
     :raises NotReadyError: everything that is missing, at once.
     :raises ConfigError, DataError: the data does not exist or does not fit.
     """
-    missing = [f"{key} is not in this build yet" for key in _not_built(run)]
+    missing = [f"{key} is not in this build yet" for key in _missing_parts(run)]
     if isinstance(run.stage, PpoStage) and (mistakes := reward_names.check_stage(run.stage)):
         raise ConfigError(mistakes)
     if run.stage.name == "grpo":
         generations.check(run)
-        missing += filter(None, [generations.lacks_vllm(run)])
+        missing += filter(None, [generations.missing_vllm(run)])
     try:
         sources = resolve.resolve(run.data, run.stage.name)
         check_first_rows(sources, run.data)
     except DataError as error:
         missing.append(str(error))
-    missing += filter(None, [optimizers.lacks_package(run)])
-    missing += lacking_trackers(run)
-    missing += _unreachable_model(run) or filter(None, [prequantized.why_not(run)])
+    missing += filter(None, [optimizers.missing_package(run)])
+    missing += missing_trackers(run)
+    missing += _unreachable_model(run) or filter(None, [prequantized.unsupported_reason(run)])
     missing += _unreachable_reference(run)
-    missing += why_no_adapter(run, ()) if adapter is None else adapter
+    missing += adapter_mistakes(run, ()) if adapter is None else adapter
     if missing:
         raise NotReadyError("\n".join(["This run cannot start here:", *(f"  - {line}" for line in missing)]))
 
 
-def _not_built(run: Run) -> list[str]:
+def _missing_parts(run: Run) -> list[str]:
     """Valid choices whose machinery this build lacks."""
     lacking = {
         f"deepspeed={run.deepspeed.name}": run.deepspeed.stage is not None,
@@ -77,23 +77,23 @@ def _not_built(run: Run) -> list[str]:
     return [key for key, is_lacking in lacking.items() if is_lacking]
 
 
-def _no_adapter(plan: Plan, phase: Phase, given: Collection[str]) -> list[str]:
+def _phase_adapter_mistakes(plan: Plan, phase: Phase, given: Collection[str]) -> list[str]:
     """What is wrong with the adapter that a phase starts from, where that is there already.
 
     An earlier phase's is not, and the plan has compared what the two phases want of it.
     """
     if phase.source is None:
-        return why_no_adapter(phase.config, given)
+        return adapter_mistakes(phase.config, given)
     folder = RunDir(Path(phase.source)).final
     is_phase = any(other.name == phase.source for other in plan.phases)
     if is_phase or phase.start == "merge" or not (folder / saved_adapter.CONFIG).is_file():
         return []
     instead = f"begin a new one with phases.{phase.name}.start=merge"
-    return saved_adapter.why_not(phase.config, folder, f"the adapter of {phase.source}", instead, given)
+    return saved_adapter.adapter_mistakes(phase.config, folder, f"the adapter of {phase.source}", instead, given)
 
 
-def why_no_adapter(run: Run, given: Collection[str]) -> list[str]:
-    """Why ``model.adapter`` cannot be started from, with what would do; empty when it can.
+def adapter_mistakes(run: Run, given: Collection[str]) -> list[str]:
+    """Return why ``model.adapter`` cannot be started from, with what would do; empty when it can.
 
     :param given: keys of the command line.
     """
@@ -104,7 +104,7 @@ def why_no_adapter(run: Run, given: Collection[str]) -> list[str]:
         return lacking
     folder = Path(path) if Path(path).is_dir() else cached_folder(path, saved_adapter.CONFIG)
     instead = "begin a new one with model.adapter=null"
-    return saved_adapter.why_not(run, folder, f"model.adapter={path}", instead, given)
+    return saved_adapter.adapter_mistakes(run, folder, f"model.adapter={path}", instead, given)
 
 
 def _unreachable_model(run: Run) -> list[str]:
@@ -116,7 +116,7 @@ def _unreachable_model(run: Run) -> list[str]:
         return []
     if not (Path(path) / "config.json").is_file():
         return [f"model.path={path} has no config.json; it must be a folder in Hugging Face format"]
-    if find.wrong(path) is None:
+    if find.reward_model_problem(path) is None:
         return [
             f"model.path={path} is a reward model: it has a {find.HEAD}. stage={run.stage.name} starts from a "
             "language model; a reward model goes into stage.reward_model of stage=ppo, or stage.rewards=[model:RUN] "

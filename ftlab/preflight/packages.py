@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from ftlab.schema import Run
 
 
-def lacking_trackers(run: Run) -> list[str]:
+def missing_trackers(run: Run) -> list[str]:
     """Trackers whose packages are not installed."""
     needs = {"wandb": ["wandb"], "mlflow": ["mlflow"]}
     if "MLFLOW_TRACKING_URI" not in os.environ or "sql" in os.environ["MLFLOW_TRACKING_URI"].partition(":")[0]:

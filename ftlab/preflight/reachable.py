@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ftlab.data.sources.hub import answers
+from ftlab.data.sources.hub import is_reachable
 
 
 def cached_folder(path: str, file: str) -> Path:
@@ -15,7 +15,7 @@ def cached_folder(path: str, file: str) -> Path:
 
 
 def unreachable(key: str, path: str, revision: str, file: str) -> list[str]:
-    """Why there is neither a folder nor a repository at ``path``, with what would do."""
+    """Return why there is neither a folder nor a repository at ``path``, with what would do."""
     folder = Path(path)
     if folder.is_dir():
         return []
@@ -35,7 +35,7 @@ def _unreachable_on_hub(key: str, path: str, revision: str, file: str) -> list[s
     try:
         if isinstance(try_to_load_from_cache(path, file, revision=revision), str):
             return []
-        if constants.HF_HUB_OFFLINE or not answers(constants.ENDPOINT):
+        if constants.HF_HUB_OFFLINE or not is_reachable(constants.ENDPOINT):
             return [f"{key}={path} is not in the cache, and the hub cannot be reached. {instead}"]
         hf_hub_download(path, file, revision=revision)
     except GatedRepoError:

@@ -177,7 +177,7 @@ def _forget(run_dir: RunDir, phase: Phase) -> None:
     """Remove what an untrained phase left that begins anew with other values: data, a merged base, measures."""
     shutil.rmtree(run_dir.phase(phase.folder), ignore_errors=True)
     run_dir.ledger(phase.name).unlink(missing_ok=True)
-    times: list[str | int] = ["before", "after", *run_dir.answered(phase.name)]
+    times: list[str | int] = ["before", "after", *run_dir.answered_steps(phase.name)]
     for when in times:
         run_dir.samples_file(phase.name, when).unlink(missing_ok=True)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ftlab.rundir.identity import identity_as_written
+from ftlab.rundir.identity import identity_of_config
 from ftlab.rundir.names import TIMES
 
 MISSING = object()  # where one side has no such key
@@ -65,30 +65,30 @@ def pairs(a: Sequence[str], b: Sequence[str]) -> tuple[list[Pair], list[str], li
     return both, [name for name in a if name not in b], [name for name in b if name not in a]
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values."""
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Flatten a mapping to dotted keys and values."""
     for key, value in values.items():
         if isinstance(value, dict) and value:
-            yield from flat(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any], tolerance: float = 0.0) -> Iterator[Difference]:
-    """Between flat mappings, in the order of ``a`` and then of what only ``b`` has."""
+    """Return the differences between flat mappings, in the order of ``a`` and then of what only ``b`` has."""
     for key in dict.fromkeys((*a, *b)):
         ours, theirs = a.get(key, MISSING), b.get(key, MISSING)
-        if not same(ours, theirs, tolerance):
+        if not is_equal(ours, theirs, tolerance):
             yield Difference(key, ours, theirs)
 
 
-def same(a: Any, b: Any, tolerance: float) -> bool:
+def is_equal(a: Any, b: Any, tolerance: float) -> bool:
     if _is_number(a) and _is_number(b):
         return a == b or (math.isnan(a) and math.isnan(b)) or abs(a - b) <= tolerance
     return bool(a == b)
 
 
-def _whether(side: Any, what: str) -> str:
+def _presence(side: Any, what: str) -> str:
     return what if side is not None else f"not {what}"
 
 
@@ -100,24 +100,24 @@ def _is_number(value: Any) -> bool:
 
 
 def config(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[tuple[bool, Difference]]:
-    """Of two phases of a run.yaml: whether the key is part of a run's identity, and the difference."""
-    identity = {key for phase in (a, b) for key, _ in identity_as_written(phase["config"])}
-    for found in differences(_configured(a), _configured(b)):
+    """Compare the configs of two phases: whether each key is part of a run's identity, and the difference."""
+    identity = {key for phase in (a, b) for key, _ in identity_of_config(phase["config"])}
+    for found in differences(_config_values(a), _config_values(b)):
         parts = found.key.split(".")
         prefixes = {".".join(parts[: i + 1]) for i in range(len(parts))}
         yield parts[0] == "phase" or bool(prefixes & identity), found
 
 
-def _configured(phase: Mapping[str, Any]) -> dict[str, Any]:
+def _config_values(phase: Mapping[str, Any]) -> dict[str, Any]:
     own = {f"phase.{key}": value for key, value in phase.items() if key not in _NOT_OF_A_PHASE}
     # The curriculum under ``phases`` holds what is compared as the phases themselves.
-    return {**own, **dict(flat({key: value for key, value in phase["config"].items() if key != "phases"}))}
+    return {**own, **dict(flatten({key: value for key, value in phase["config"].items() if key != "phases"}))}
 
 
-def by_phase(found: Iterable[tuple[str, Difference]]) -> list[Difference]:
-    """The same difference of several phases told once, with their names."""
+def merge(differences: Iterable[tuple[str, Difference]]) -> list[Difference]:
+    """Merge equal differences of several phases into one that names the phases."""
     told: dict[tuple[str, str, str], Difference] = {}
-    for phase, one in found:
+    for phase, one in differences:
         place = (one.key, repr(one.a), repr(one.b))
         before = told[place].phases if place in told else ()
         told[place] = Difference(one.key, one.a, one.b, (*before, phase))
@@ -128,10 +128,10 @@ def by_phase(found: Iterable[tuple[str, Difference]]) -> list[Difference]:
 
 
 def data(a: Mapping[str, Any] | None, b: Mapping[str, Any] | None) -> Iterator[Difference]:
-    """Of two ledgers: fingerprints of files, counts, and what encoded the text. A file that was only moved is equal."""
+    """Compare two ledgers: fingerprints of files, counts, and what encoded the text. A moved file is equal."""
     if a is None or b is None:
         if a is not b:
-            yield Difference("ledger", _whether(a, "written"), _whether(b, "written"))
+            yield Difference("ledger", _presence(a, "written"), _presence(b, "written"))
         return
     yield from _files(a["sha256"], b["sha256"])
     yield from differences(_counts(a), _counts(b))
@@ -154,7 +154,7 @@ def _counts(ledger: Mapping[str, Any]) -> dict[str, Any]:
         name: {part: values for part, values in split.items() if part in _COUNTED}
         for name, split in ledger["splits"].items()
     }
-    found = dict(flat({"source": ledger["source"], "tokenized_by": ledger["tokenized_by"], **splits}))
+    found = dict(flatten({"source": ledger["source"], "tokenized_by": ledger["tokenized_by"], **splits}))
     return {key: value for key, value in found.items() if value != {} and not key.endswith(".first")}
 
 
@@ -162,18 +162,18 @@ def _counts(ledger: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def environment(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Difference]:
-    """Of two manifests: versions, machine, code."""
+    """Compare two manifests: versions, machine, code."""
     ours, theirs = ({key: value for key, value in side.items() if key not in _NOT_ENVIRONMENT} for side in (a, b))
-    yield from differences(dict(flat(ours)), dict(flat(theirs)))
+    yield from differences(dict(flatten(ours)), dict(flatten(theirs)))
 
 
 def results(a: Mapping[str, Any] | None, b: Mapping[str, Any] | None, tolerance: float) -> Iterator[Difference]:
-    """Of what the manifests say of two phases; None is a phase that is not done."""
+    """Compare the results of two phases in the manifests; None is a phase that is not done."""
     if a is None or b is None:
         if a is not b:
-            yield Difference("phase", _whether(a, "done"), _whether(b, "done"))
+            yield Difference("phase", _presence(a, "done"), _presence(b, "done"))
         return
-    yield from differences(dict(flat(a)), dict(flat(b)), tolerance)
+    yield from differences(dict(flatten(a)), dict(flatten(b)), tolerance)
 
 
 # --- metrics ---------------------------------------------------------------------------------------------------------
@@ -222,16 +222,22 @@ _Cells = dict[tuple[int, str, int], Any]  # (step, key, how many of them were be
 def metrics(
     a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]], tolerance: float, aside: Collection[str] = ()
 ) -> Metrics:
-    """Of the lines that two phases logged. Times are left aside. :param aside: other keys that are."""
+    """Compare the lines that two phases logged. Times are left aside. :param aside: other keys that are."""
     ours, theirs = _cells(a, aside), _cells(b, aside)
     parted: dict[str, list[tuple[int, Any, Any]]] = {}
     for place, value in ours.items():
-        if place in theirs and not same(value, theirs[place], tolerance):
+        if place in theirs and not is_equal(value, theirs[place], tolerance):
             parted.setdefault(place[1], []).append((place[0], value, theirs[place]))
     partings = sorted((_parting(key, found) for key, found in parted.items()), key=lambda one: one.step)
     last_a, last_b = (max((step for step, _, _ in cells), default=None) for cells in (ours, theirs))
     both = -1 if last_a is None or last_b is None else min(last_a, last_b)
-    return Metrics((len(a), len(b)), (last_a, last_b), partings, _alone(ours, theirs, both), _alone(theirs, ours, both))
+    return Metrics(
+        (len(a), len(b)),
+        (last_a, last_b),
+        partings,
+        _unmatched_keys(ours, theirs, both),
+        _unmatched_keys(theirs, ours, both),
+    )
 
 
 def _cells(lines: Sequence[Mapping[str, Any]], aside: Collection[str]) -> _Cells:
@@ -245,7 +251,7 @@ def _cells(lines: Sequence[Mapping[str, Any]], aside: Collection[str]) -> _Cells
     return cells
 
 
-def _alone(ours: _Cells, theirs: _Cells, last: int) -> dict[str, tuple[int, int]]:
+def _unmatched_keys(ours: _Cells, theirs: _Cells, last: int) -> dict[str, tuple[int, int]]:
     found: dict[str, tuple[int, int]] = {}
     for step, key, _ in (place for place in ours if place not in theirs and place[0] <= last):
         first, count = found.get(key, (step, 0))
@@ -253,9 +259,9 @@ def _alone(ours: _Cells, theirs: _Cells, last: int) -> dict[str, tuple[int, int]
     return found
 
 
-def _parting(key: str, found: Sequence[tuple[int, Any, Any]]) -> Parting:
-    step, a, b = found[0]
-    apart = [(abs(x - y), at) for at, x, y in found if _is_number(x) and _is_number(y) and math.isfinite(x - y)]
+def _parting(key: str, places: Sequence[tuple[int, Any, Any]]) -> Parting:
+    step, a, b = places[0]
+    apart = [(abs(x - y), at) for at, x, y in places if _is_number(x) and _is_number(y) and math.isfinite(x - y)]
     largest, at = max(apart, key=lambda one: one[0], default=(None, None))
     return Parting(key, step, a, b, largest, at)
 
@@ -263,18 +269,18 @@ def _parting(key: str, found: Sequence[tuple[int, Any, Any]]) -> Parting:
 # --- words -----------------------------------------------------------------------------------------------------------
 
 
-def both_shown(a: Any, b: Any) -> tuple[str, str]:
+def format_both(a: Any, b: Any) -> tuple[str, str]:
     """Two values for a person to read: with six digits, or as many as it takes to see that they differ."""
     if isinstance(a, float) and isinstance(b, float) and f"{a:.6g}" != f"{b:.6g}":
         return f"{a:.6g}", f"{b:.6g}"
-    return _shown(a), _shown(b)
+    return _format_value(a), _format_value(b)
 
 
 def short_hash(sha256: str) -> str:
     return sha256[:_HASH]
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if value is MISSING:
         return "(none)"
     if isinstance(value, str):

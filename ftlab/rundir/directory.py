@@ -50,12 +50,12 @@ class RunDir:
         return self.metrics.exists() or any(weights(self.path / "phases")) or self.final.is_dir()
 
     @property
-    def is_held(self) -> bool:
+    def is_locked(self) -> bool:
         """Whether a process is at work here; also where that cannot be found out."""
         return lock.is_held(self.path)
 
-    def logged(self) -> Iterator[dict[str, Any]]:
-        """The lines of ``metrics.jsonl``; what a crash left of a last one is passed over.
+    def read_metrics(self) -> Iterator[dict[str, Any]]:
+        """Return the lines of ``metrics.jsonl``; a last line that a crash cut short is skipped.
 
         :raises RunDirError: it cannot be read, or a line does not say which phase and step it belongs to.
         """
@@ -70,20 +70,20 @@ class RunDir:
     def logged_by_phase(self) -> dict[str, list[dict[str, Any]]]:
         """The lines of each phase."""
         lines: dict[str, list[dict[str, Any]]] = {}
-        for line in self.logged():
+        for line in self.read_metrics():
             lines.setdefault(line["phase"], []).append(line)
         return lines
 
-    def last_logged(self) -> dict[str, Any] | None:
-        """The last whole line of ``metrics.jsonl``, without reading what is before."""
+    def read_last_metrics(self) -> dict[str, Any] | None:
+        """Return the last whole line of ``metrics.jsonl``, without reading what is before."""
         return last_json_line(self.metrics) if self.metrics.exists() else None
 
     def samples_file(self, phase: str, when: str | int) -> Path:
-        """What was measured and answered. :param when: ``before`` or ``after`` training, or after a step."""
+        """The file of generations and measures. :param when: ``before`` or ``after`` training, or after a step."""
         return self.samples / f"{phase}-{when if isinstance(when, str) else f'step-{when}'}.json"
 
-    def answered(self, phase: str) -> list[int]:
-        """Steps after which a phase answered prompts."""
+    def answered_steps(self, phase: str) -> list[int]:
+        """Return the steps after which a phase answered prompts."""
         of_phase = re.compile(rf"{re.escape(phase)}-step-([0-9]+)\.json")
         files = self.samples.iterdir() if self.samples.is_dir() else ()
         return sorted(int(found[1]) for path in files if (found := of_phase.fullmatch(path.name)))
@@ -130,7 +130,7 @@ class RunDir:
             )
         return run_dir
 
-    def be_latest(self) -> None:
+    def link_latest(self) -> None:
         """Let ``outputs/latest`` point here. A file system without links has none."""
         link = self.path.parent / LATEST
         if link.exists() and not link.is_symlink():
@@ -144,7 +144,7 @@ class RunDir:
             temporary.unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Everything, and ``outputs/latest`` if it points here."""
+        """Remove the directory, and ``outputs/latest`` if it points here."""
         link = self.path.parent / LATEST
         if link.is_symlink() and link.readlink() == Path(self.path.name):
             link.unlink()
@@ -167,13 +167,13 @@ class RunDir:
             ) from None
 
     def manifest(self) -> dict[str, Any]:
-        """Empty where there is none yet.
+        """Return the manifest; empty where there is none yet.
 
         :raises RunDirError: it is damaged.
         """
         return read_json(self.manifest_json, _WITHOUT_MANIFEST) if self.manifest_json.exists() else {}
 
-    def started_elsewhere(self) -> str:
-        """A line for a message about a path that is not there: where relative ones started from."""
+    def start_folder_hint(self) -> str:
+        """Return a line for a message about a missing path: the folder that relative paths started from."""
         folder = self.manifest().get("folder")
         return f"\nThe run was started in {folder}." if folder not in (None, str(Path.cwd())) else ""

@@ -15,10 +15,10 @@ def identity_of_phase(phase: Phase) -> dict[str, Any]:
 
 def identity(run: Run) -> Iterator[tuple[str, Any]]:
     """Dotted keys and values of what a continued run must share with its start."""
-    yield from identity_as_written(run.model_dump(mode="json"))
+    yield from identity_of_config(run.model_dump(mode="json"))
 
 
-def identity_as_written(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+def identity_of_config(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """The same of a config in a run.yaml, which may be of another version and have keys that this one does not know."""
     schema = Run.model_json_schema()
     train = config["train"]

@@ -11,7 +11,7 @@ WEIGHTS = ("path", "revision", "init", "adapter")
 
 
 class Phase(Group):
-    """One process's worth of work.
+    """The part of a run that one process executes.
 
     :param folder: below ``phases/`` in the run directory.
     :param config: a full run config of its own; nothing is looked up elsewhere.

@@ -112,7 +112,7 @@ class Summary:
         return next((VALIDATION + name for name in _MAIN if VALIDATION + name in self.after), None)
 
 
-def find(folder: Path) -> Iterator[Path]:
+def find_runs(folder: Path) -> Iterator[Path]:
     """Run directories in and below ``folder``. Links and hidden folders are not followed, nor is a run looked into."""
     for path, folders, files in os.walk(folder):
         if "run.yaml" in files or {"manifest.json", "metrics.jsonl"} <= {*files}:
@@ -121,10 +121,10 @@ def find(folder: Path) -> Iterator[Path]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
 
 
-def summary(path: Path) -> Summary:
-    """What there is to say of a run; one that cannot be read is an answer too."""
+def summarize(path: Path) -> Summary:
+    """Summarize a run; one that cannot be read gets a summary with the problem."""
     try:
-        return _summary(RunDir.open(path))
+        return _summarize(RunDir.open(path))
     except (RunDirError, OSError) as error:
         nothing: dict[str, Any] = {"done": (), "phases": (), "stages": (), "before": {}, "after": {}}
         return Summary(
@@ -133,19 +133,19 @@ def summary(path: Path) -> Summary:
         )  # fmt: skip
 
 
-def _summary(run_dir: RunDir) -> Summary:
-    phases = _checked(_Plan, plan_as_written(run_dir), run_dir.run_yaml).phases
-    manifest = _checked(_Manifest, run_dir.manifest(), run_dir.manifest_json)
+def _summarize(run_dir: RunDir) -> Summary:
+    phases = _validate(_Plan, read_plan(run_dir), run_dir.run_yaml).phases
+    manifest = _validate(_Manifest, run_dir.manifest(), run_dir.manifest_json)
     status = manifest.status
-    if status == "running" and not run_dir.is_held:
+    if status == "running" and not run_dir.is_locked:
         status = "killed"
-    elif status == "new" and run_dir.is_held:
+    elif status == "new" and run_dir.is_locked:
         status = "running"
     done = tuple(phase.name for phase in phases if phase.name in manifest.phases)
     results = [manifest.phases[name] for name in done]
     steps, tokens = sum(result.steps for result in results), sum(result.tokens for result in results)
-    ends = (next(run_dir.logged(), None), run_dir.last_logged())
-    first, last = (None if line is None else _checked(_Line, line, run_dir.metrics) for line in ends)
+    ends = (next(run_dir.read_metrics(), None), run_dir.read_last_metrics())
+    first, last = (None if line is None else _validate(_Line, line, run_dir.metrics) for line in ends)
     if last is not None and last.phase not in done:
         steps += last.step
         tokens += last.tokens
@@ -172,7 +172,7 @@ def _summary(run_dir: RunDir) -> Summary:
     )
 
 
-def plan_as_written(run_dir: RunDir) -> dict[str, Any]:
+def read_plan(run_dir: RunDir) -> dict[str, Any]:
     """``run.yaml`` unchecked, so that runs of other versions can be looked at.
 
     :raises RunDirError: it is no YAML mapping.
@@ -180,7 +180,7 @@ def plan_as_written(run_dir: RunDir) -> dict[str, Any]:
     return read_yaml(run_dir.run_yaml, "Put a copy back.")
 
 
-def ledger_as_written(run_dir: RunDir, phase: str) -> dict[str, Any] | None:
+def read_ledger(run_dir: RunDir, phase: str) -> dict[str, Any] | None:
     """None where the phase has not come to its data.
 
     :raises RunDirError: it is no JSON object, or not what a run writes.
@@ -189,17 +189,17 @@ def ledger_as_written(run_dir: RunDir, phase: str) -> dict[str, Any] | None:
     if not path.exists():
         return None
     values = read_json(path, "Put a copy back, or remove it.")
-    _checked(_Ledger, values, path)
+    _validate(_Ledger, values, path)
     return values
 
 
 def check_readable(run_dir: RunDir) -> None:
     """:raises RunDirError: what every run has is not in ``run.yaml``, or not in the manifest."""
-    _checked(_Plan, plan_as_written(run_dir), run_dir.run_yaml)
-    _checked(_Manifest, run_dir.manifest(), run_dir.manifest_json)
+    _validate(_Plan, read_plan(run_dir), run_dir.run_yaml)
+    _validate(_Manifest, run_dir.manifest(), run_dir.manifest_json)
 
 
-def _checked(kind: type[_Part], values: Any, file: Path) -> _Part:
+def _validate(kind: type[_Part], values: Any, file: Path) -> _Part:
     try:
         return kind.model_validate(values)
     except ValidationError as error:

@@ -29,6 +29,6 @@ TRL_TRAINERS = {
 
 
 def trainer_class(run: Run) -> Any:
-    """What trains the run's stage with its engine."""
+    """Return the trainer class of the run's stage and engine."""
     module, name = (TRL_TRAINERS if run.train.engine == "trl" else TRAINERS)[run.stage.name].split(":")
     return getattr(importlib.import_module(module), name)

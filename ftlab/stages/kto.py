@@ -43,7 +43,7 @@ class WithMismatched(Rows):
             ids = np.concatenate([own.input_ids[:asked], other.input_ids[answered:]])[: self._limit]
             learned = np.concatenate([np.zeros(asked, dtype=bool), other.learned[answered:]])[: self._limit]
             samples += [own, Sample(ids, learned)]
-        return self.packed(index, samples)
+        return self.pack(index, samples)
 
     def view_indices(self, index: int) -> Counts:
         own = self._rows.view_indices(index)

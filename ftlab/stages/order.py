@@ -9,7 +9,7 @@ from functools import partial
 
 from ftlab.distributed.world import planned_devices
 from ftlab.schema import GrpoStage, PpoStage, Run
-from ftlab.stages.grpo.generations import generations
+from ftlab.stages.grpo.generations import plan_generations
 from ftlab.stages.grpo.order import prompts_of_grpo_step, steps_of_epoch
 from ftlab.stages.ppo.order import prompts_of_ppo_step, steps_of_rollout
 from ftlab.stages.trainer.batching import rows_of_step
@@ -22,11 +22,11 @@ class Order:
     """
 
     steps: int
-    of_epoch: int
+    steps_per_epoch: int
     rows: Callable[[int], list[list[int]]]
 
 
-def order_of(run: Run, count: int) -> Order:
+def step_order(run: Run, count: int) -> Order:
     """The order of a run. :param count: packed rows that train, or prompts."""
     stage, train = run.stage, run.train
     devices = planned_devices(run.hardware)
@@ -36,7 +36,7 @@ def order_of(run: Run, count: int) -> Order:
         of_epoch = math.ceil(count / stage.rollout_batch_size) * steps_of_rollout(stage)
         rows = partial(prompts_of_ppo_step, stage=stage, count=count, seed=run.seed)
     elif isinstance(stage, GrpoStage):
-        planned = generations(run, devices)
+        planned = plan_generations(run, devices)
         repeats = stage.num_iterations * planned.steps
         of_epoch = steps_of_epoch(count, planned.prompts, repeats, accumulation)[0]
         rows = partial(

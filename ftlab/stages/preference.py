@@ -23,14 +23,14 @@ class PairTrainer(StageTrainer):
     def items(self, batch: dict[str, Any]) -> int:
         return int(batch["samples"]) // 2
 
-    def measures(self, found: Preference, sums_S: Tensor) -> dict[str, Tensor]:
+    def measures(self, preference: Preference, sums_S: Tensor) -> dict[str, Tensor]:
         """What is logged of every pair, in TRL's names; ``preference_accuracy`` asks the policy alone."""
         chosen_P, rejected_P = sums_S.detach()[0::2], sums_S.detach()[1::2]
         return {
-            "rewards/chosen": found.chosen_rewards_P,
-            "rewards/rejected": found.rejected_rewards_P,
-            "rewards/margins": found.margins_P,
-            "rewards/accuracies": found.accuracies_P,
+            "rewards/chosen": preference.chosen_rewards_P,
+            "rewards/rejected": preference.rejected_rewards_P,
+            "rewards/margins": preference.margins_P,
+            "rewards/accuracies": preference.accuracies_P,
             "logps/chosen": chosen_P,
             "logps/rejected": rejected_P,
             "preference_accuracy": (chosen_P > rejected_P).float(),

@@ -60,22 +60,22 @@ class TrlEngine(WholeCheckpoints):
         args = training_arguments(run, str(files.folder), self.arguments, **self.options())
         if validation_rows is None:
             args.eval_strategy = "no"
-        with _as_it_starts(model):
+        with _keep_start_weights(model):
             super().__init__(
                 model=model,
                 args=args,
                 callbacks=list(callbacks),
                 processing_class=tokenizer,
                 **self.data(tokenizer, train_rows, validation_rows),
-                **self.more(model),
+                **self.extra_arguments(model),
             )
 
     def options(self) -> dict[str, Any]:
-        """Arguments that only this trainer of TRL's has."""
+        """Return the arguments that only this trainer of TRL's has."""
         return {"include_num_input_tokens_seen": "non_padding"}
 
-    def more(self, model: Any) -> dict[str, Any]:
-        """What else its constructor gets."""
+    def extra_arguments(self, model: Any) -> dict[str, Any]:
+        """Return further arguments of the trainer's constructor."""
         return {}
 
     def data(self, tokenizer: Any, train: PackedRows, validation: PackedRows | None) -> dict[str, Any]:
@@ -142,9 +142,12 @@ class TrlSftTrainer(TrlEngine, SFTTrainer):
         }
 
     def data(self, tokenizer: Any, train: PackedRows, validation: PackedRows | None) -> dict[str, Any]:
-        return {"train_dataset": _packed(train), "eval_dataset": None if validation is None else _packed(validation)}
+        return {
+            "train_dataset": _packed_dataset(train),
+            "eval_dataset": None if validation is None else _packed_dataset(validation),
+        }
 
-    def more(self, model: Any) -> dict[str, Any]:
+    def extra_arguments(self, model: Any) -> dict[str, Any]:
         _check_head(model)
         return {}
 
@@ -156,8 +159,8 @@ class TrlRewardTrainer(TrlEngine, RewardTrainer):
 
     def batch(self, samples: list[Sample], columns: dict[str, Any], pad_id: int) -> dict[str, Tensor]:
         assert isinstance(self.run.stage, RmStage)
-        cut = [_to_its_end(sample) for sample in samples]
-        found = _padded(cut[0::2] + cut[1::2], pad_id)
+        cut = [_cut_after_answer(sample) for sample in samples]
+        found = _pad_samples(cut[0::2] + cut[1::2], pad_id)
         del found["completion_mask"]
         return {**found, "margin": torch.full((len(cut) // 2,), self.run.stage.margin)}
 
@@ -191,7 +194,7 @@ class TrlDpoTrainer(TrlEngine, DPOTrainer):
             "label_smoothing": stage.label_smoothing,
         }
 
-    def more(self, model: Any) -> dict[str, Any]:
+    def extra_arguments(self, model: Any) -> dict[str, Any]:
         assert isinstance(self.run.stage, DpoStage)
         _check_head(model)
         if self.run.stage.reference_model is None:
@@ -200,7 +203,7 @@ class TrlDpoTrainer(TrlEngine, DPOTrainer):
         return {"ref_model": reference.get_base_model() if has_adapter(reference) else reference}
 
     def batch(self, samples: list[Sample], columns: dict[str, Any], pad_id: int) -> dict[str, Tensor]:
-        return _padded(samples[0::2] + samples[1::2], pad_id)
+        return _pad_samples(samples[0::2] + samples[1::2], pad_id)
 
 
 class TrlKtoTrainer(TrlEngine, KTOTrainer):
@@ -222,7 +225,7 @@ class TrlKtoTrainer(TrlEngine, KTOTrainer):
             "undesirable_weight": stage.undesirable_weight,
         }
 
-    def more(self, model: Any) -> dict[str, Any]:
+    def extra_arguments(self, model: Any) -> dict[str, Any]:
         _check_head(model)
         return {"ref_model": _reference(model)}
 
@@ -230,11 +233,15 @@ class TrlKtoTrainer(TrlEngine, KTOTrainer):
         return WithMismatched(rows, self.run.seed, self.run.data.max_length)
 
     def batch(self, samples: list[Sample], columns: dict[str, Any], pad_id: int) -> dict[str, Tensor]:
-        mismatched = {f"KL_{name}": found for name, found in _padded(samples[1::2], pad_id).items()}
-        return {**_padded(samples[0::2], pad_id), **mismatched, "label": torch.from_numpy(columns["label"][0::2] != 0)}
+        mismatched = {f"KL_{name}": found for name, found in _pad_samples(samples[1::2], pad_id).items()}
+        return {
+            **_pad_samples(samples[0::2], pad_id),
+            **mismatched,
+            "label": torch.from_numpy(columns["label"][0::2] != 0),
+        }
 
 
-def _packed(rows: PackedRows) -> Dataset:
+def _packed_dataset(rows: PackedRows) -> Dataset:
     packed = [rows[i] for i in range(len(rows))]
     return Dataset.from_dict(
         {
@@ -245,7 +252,7 @@ def _packed(rows: PackedRows) -> Dataset:
     )
 
 
-def _padded(samples: Sequence[Sample], pad_id: int) -> dict[str, Tensor]:
+def _pad_samples(samples: Sequence[Sample], pad_id: int) -> dict[str, Tensor]:
     """Samples below each other, padded on the right, each shape (S, L); ``completion_mask``: what is learned."""
     shape = len(samples), max(len(sample.input_ids) for sample in samples)
     ids_SL, attended_SL, learned_SL = np.full(shape, pad_id), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
@@ -256,7 +263,7 @@ def _padded(samples: Sequence[Sample], pad_id: int) -> dict[str, Tensor]:
     return dict(zip(names, map(torch.from_numpy, (ids_SL, attended_SL, learned_SL))))
 
 
-def _to_its_end(sample: Sample) -> Sample:
+def _cut_after_answer(sample: Sample) -> Sample:
     """Up to the last token that is learned, where an answer is judged."""
     length = len(sample.learned) - int(sample.learned[::-1].argmax())
     return Sample(sample.input_ids[:length], sample.learned[:length])
@@ -283,7 +290,7 @@ def _check_head(model: Any) -> None:
 
 
 @contextmanager
-def _as_it_starts(model: Any) -> Iterator[None]:
+def _keep_start_weights(model: Any) -> Iterator[None]:
     """What trains stays as it is while TRL makes a trainer of it, and its copy of the adapter is one. TRL rounds what
     trains to bf16 where the base is quantized; PiSSA would take its part out of the base once more for the copy; and of
     an adapter TRL copies LoRA's matrices alone."""

@@ -39,25 +39,25 @@ class Side:
     run_dir: RunDir
     manifest: dict[str, Any]
     phases: dict[str, dict[str, Any]]
-    logged: dict[str, list[dict[str, Any]]]
+    metrics: dict[str, list[dict[str, Any]]]
 
     @classmethod
     def read(cls, folder: str) -> Side:
         """:raises RunDirError: it is no run directory, or one of its files cannot be read."""
         run_dir = RunDir.open(Path(folder).expanduser())
         summary.check_readable(run_dir)
-        phases = {phase["name"]: phase for phase in summary.plan_as_written(run_dir)["phases"]}
+        phases = {phase["name"]: phase for phase in summary.read_plan(run_dir)["phases"]}
         return cls(run_dir, run_dir.manifest(), phases, run_dir.logged_by_phase())
 
     def result(self, phase: str) -> dict[str, Any] | None:
         return self.manifest.get("phases", {}).get(phase)
 
     def lines(self, phase: str) -> list[dict[str, Any]]:
-        return self.logged.get(phase, [])  # nothing was logged of a phase that has not begun
+        return self.metrics.get(phase, [])  # nothing was logged of a phase that has not begun
 
 
 @dataclass(frozen=True)
-class Found:
+class Comparison:
     """:param parts: name -> differences. :param metrics: by the name of the pair."""
 
     pairs: list[Pair]
@@ -93,17 +93,17 @@ def diff(run: Run, overrides: Sequence[str]) -> None:
         _print(a, b, found)
 
 
-def compare(a: Side, b: Side, tolerance: float) -> Found:
+def compare(a: Side, b: Side, tolerance: float) -> Comparison:
     pairs, only_a, only_b = parts.pairs([*a.phases], [*b.phases])
     configs = [(pair.name, one) for pair in pairs for one in parts.config(a.phases[pair.a], b.phases[pair.b])]
-    ledgers = [(pair, summary.ledger_as_written(a.run_dir, pair.a), summary.ledger_as_written(b.run_dir, pair.b))
+    ledgers = [(pair, summary.read_ledger(a.run_dir, pair.a), summary.read_ledger(b.run_dir, pair.b))
                for pair in pairs]  # fmt: skip
     found = {
-        "identity": parts.by_phase((name, one) for name, (is_identity, one) in configs if is_identity),
-        "operational": parts.by_phase((name, one) for name, (is_identity, one) in configs if not is_identity),
-        "data": parts.by_phase((pair.name, one) for pair, ours, theirs in ledgers for one in parts.data(ours, theirs)),
+        "identity": parts.merge((name, one) for name, (is_identity, one) in configs if is_identity),
+        "operational": parts.merge((name, one) for name, (is_identity, one) in configs if not is_identity),
+        "data": parts.merge((pair.name, one) for pair, ours, theirs in ledgers for one in parts.data(ours, theirs)),
         "environment": list(parts.environment(a.manifest, b.manifest)),
-        "results": parts.by_phase(
+        "results": parts.merge(
             (pair.name, one) for pair in pairs
             for one in parts.results(a.result(pair.a), b.result(pair.b), tolerance)
         ),
@@ -111,49 +111,49 @@ def compare(a: Side, b: Side, tolerance: float) -> Found:
     metrics = {
         pair.name: parts.metrics(a.lines(pair.a), b.lines(pair.b), tolerance, parts.OF_EARLIER_PHASES) for pair in pairs
     }
-    return Found(pairs, only_a, only_b, found, metrics)
+    return Comparison(pairs, only_a, only_b, found, metrics)
 
 
 # --- the table -------------------------------------------------------------------------------------------------------
 
 
-def _print(a: Side, b: Side, found: Found) -> None:
+def _print(a: Side, b: Side, comparison: Comparison) -> None:
     to = Terminal(highlight=False, emoji=False)
     for letter, side in (("A", a), ("B", b)):
-        status = summary.summary(side.run_dir.path).status
+        status = summary.summarize(side.run_dir.path).status
         to.print(Text(f"{letter}  {side.run_dir.path}  {status}  {side.manifest.get('rerun', '')}"), soft_wrap=True)
-    for letter, names in (("A", found.only_a), ("B", found.only_b)):
+    for letter, names in (("A", comparison.only_a), ("B", comparison.only_b)):
         if names:
             to.print(f"[yellow]phases in {letter} alone: {', '.join(names)}[/yellow]", soft_wrap=True)
     for part in _PARTS:
-        _print_part(to, part, found)
+        _print_part(to, part, comparison)
         if part == "results":
-            _say_weights(to, a, b, found.pairs)
+            _print_weights(to, a, b, comparison.pairs)
     to.print("\n[bold]metrics[/bold]: the first step at which they part")
-    for name, metrics in found.metrics.items():
+    for name, metrics in comparison.metrics.items():
         _print_metrics(to, name, metrics)
-    steps = [one for one in found.parts["operational"] if one.key == "train.logging_steps"]
+    steps = [one for one in comparison.parts["operational"] if one.key == "train.logging_steps"]
     if steps:
         to.print("train.logging_steps differs: what is logged is a mean over other steps")
 
 
-def _print_part(to: Console, part: str, found: Found) -> None:
-    rows = found.parts[part]
+def _print_part(to: Console, part: str, differences: Comparison) -> None:
+    rows = differences.parts[part]
     title = Text.assemble("\n", (_TITLES[part], "bold"))
     if not rows:
         to.print(title.append(": no difference"), soft_wrap=True)
         return
     to.print(title, soft_wrap=True)
-    with_phases = len(found.pairs) > 1 and part != "environment"
-    phases = [", ".join(one.phases) if len(one.phases) < len(found.pairs) else "all" for one in rows]
+    with_phases = len(differences.pairs) > 1 and part != "environment"
+    phases = [", ".join(one.phases) if len(one.phases) < len(differences.pairs) else "all" for one in rows]
     cells = [
-        (one.key, *([phase] if with_phases else []), *parts.both_shown(one.a, one.b))
+        (one.key, *([phase] if with_phases else []), *parts.format_both(one.a, one.b))
         for one, phase in zip(rows, phases)
     ]
     _table(to, ("", *(["phases"] if with_phases else []), "A", "B"), cells)
 
 
-def _say_weights(to: Console, a: Side, b: Side, pairs: Sequence[Pair]) -> None:
+def _print_weights(to: Console, a: Side, b: Side, pairs: Sequence[Pair]) -> None:
     for pair in pairs:
         ours, theirs = a.result(pair.a), b.result(pair.b)
         if ours is not None and theirs is not None:
@@ -176,7 +176,7 @@ def _print_metrics(to: Console, name: str, metrics: Metrics) -> None:
     to.print(Text(f"  {name}: {said}"), soft_wrap=True)
     if metrics.partings:
         rows = [
-            (one.key, str(one.step), *parts.both_shown(one.a, one.b),
+            (one.key, str(one.step), *parts.format_both(one.a, one.b),
              "" if one.largest is None else f"{one.largest:.6g} at step {one.largest_step}")
             for one in metrics.partings
         ]  # fmt: skip
@@ -209,29 +209,29 @@ def _table(to: Console, header: Sequence[str], rows: Sequence[Sequence[str]]) ->
 # --- json ------------------------------------------------------------------------------------------------------------
 
 
-def _as_dict(a: Side, b: Side, found: Found) -> dict[str, Any]:
+def _as_dict(a: Side, b: Side, comparison: Comparison) -> dict[str, Any]:
     return {
         "a": str(a.run_dir.path),
         "b": str(b.run_dir.path),
-        "equal": found.equal,
-        "phases": {"both": [vars(pair) for pair in found.pairs], "a": found.only_a, "b": found.only_b},
-        "config": {part: _listed(found.parts[part]) for part in ("identity", "operational")},
-        **{part: _listed(found.parts[part]) for part in ("data", "environment", "results")},
-        "metrics": {name: _metrics_as_dict(metrics) for name, metrics in found.metrics.items()},
+        "equal": comparison.equal,
+        "phases": {"both": [vars(pair) for pair in comparison.pairs], "a": comparison.only_a, "b": comparison.only_b},
+        "config": {part: _differences_as_dicts(comparison.parts[part]) for part in ("identity", "operational")},
+        **{part: _differences_as_dicts(comparison.parts[part]) for part in ("data", "environment", "results")},
+        "metrics": {name: _metrics_as_dict(metrics) for name, metrics in comparison.metrics.items()},
     }
 
 
-def _listed(found: Iterable[Difference]) -> list[dict[str, Any]]:
+def _differences_as_dicts(differences: Iterable[Difference]) -> list[dict[str, Any]]:
     """A side that has no such key has none here either."""
     return [
         {"key": one.key, **({"phases": one.phases} if one.phases else {}),
-         **{side: _plain(value) for side, value in (("a", one.a), ("b", one.b)) if value is not MISSING}}
-        for one in found
+         **{side: _json_number(value) for side, value in (("a", one.a), ("b", one.b)) if value is not MISSING}}
+        for one in differences
     ]  # fmt: skip
 
 
 def _metrics_as_dict(metrics: Metrics) -> dict[str, Any]:
-    partings = [{**vars(one), "a": _plain(one.a), "b": _plain(one.b)} for one in metrics.partings]
+    partings = [{**vars(one), "a": _json_number(one.a), "b": _json_number(one.b)} for one in metrics.partings]
     alone = {
         side: {key: {"first_step": step, "values": count} for key, (step, count) in keys.items()}
         for side, keys in (("a", metrics.alone_a), ("b", metrics.alone_b))
@@ -240,6 +240,6 @@ def _metrics_as_dict(metrics: Metrics) -> dict[str, Any]:
     return {**sides, "equal": metrics.equal, "first_step": metrics.first_step, "parts": partings, "alone": alone}
 
 
-def _plain(value: Any) -> Any:
+def _json_number(value: Any) -> Any:
     """Numbers that JSON has no way to write become words."""
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -23,10 +23,10 @@ TRY = (
 
 def show(task: str, argv: Sequence[str]) -> None:
     """Print the general help, or that of the task that was named beside ``--help``."""
-    print(_of_task(task) if task in argv else _general())
+    print(_task_help(task) if task in argv else _general_help())
 
 
-def _general() -> str:
+def _general_help() -> str:
     lines = ["ftlab: one config for every fine-tuning run", "", "  ftlab [TASK] [GROUP=CHOICE ...] [KEY=VALUE ...]", ""]
     lines += ["Tasks (ftlab TASK --help says more)"]
     lines += [f"  {name:<12}{_comments(config_dir() / 'task' / f'{name}.yaml')[0]}" for name in task_names()]
@@ -44,18 +44,18 @@ def _general() -> str:
     return "\n".join(lines)
 
 
-def _of_task(task: str) -> str:
+def _task_help(task: str) -> str:
     path = config_dir() / "task" / f"{task}.yaml"
     about, *examples = _comments(path)
     declared = yaml.safe_load(path.read_text(encoding="utf-8"))
     words = "".join(f" <{word.removeprefix('task.')}>" for word in declared["words"])
     lines = [f"ftlab {task}{words}: {about}", "", *(f"  {line}" for line in examples)]
     unquoted = [line.replace('"', "", 2) for line in path.read_text(encoding="utf-8").splitlines()]  # "yes" is a key
-    keys = [line for line in unquoted if line.split(":")[0] in _own(declared)]
+    keys = [line for line in unquoted if line.split(":")[0] in _task_keys(declared)]
     return "\n".join([*lines, *(["", "Keys of its own", *(f"  {line}" for line in keys)] if keys else [])])
 
 
-def _own(declared: dict[str, object]) -> set[str]:
+def _task_keys(declared: dict[str, object]) -> set[str]:
     return set(declared) - {"name", "words"}
 
 

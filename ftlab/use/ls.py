@@ -31,7 +31,7 @@ _COLOURS = {
     "killed": "red", "failed": "red", "unreadable": "red",
 }  # fmt: skip
 # Of what is told of a run, what a narrow terminal goes without, in this order.
-_SPARED = ("seconds", "tokens", "method", "model", "steps", "began", "stage", "phases")
+_DROPPED_FIRST = ("seconds", "tokens", "method", "model", "steps", "began", "stage", "phases")
 _TO_THE_RIGHT = ("phases", "steps", "tokens", "seconds")
 _BETWEEN = 2  # cells between columns
 _NAME = 24  # cells that are enough for a name, which is folded before the run's measures are left out
@@ -52,7 +52,7 @@ def ls(run: Run, overrides: Sequence[str]) -> None:
         reason = "is no folder" if folder.exists() else "does not exist"
         where = "Runs are in outputs/ of the folder that they were started in: ftlab ls FOLDER"
         raise ConfigError([Mistake("task.folder", f"{reason}. {where}", task.folder)])
-    every = [summary.summary(path) for path in summary.find(folder)]
+    every = [summary.summarize(path) for path in summary.find_runs(folder)]
     measure = None if task.sort in ("time", "name", *_COUNTS) else _measure(every, task.sort)
     chosen = _sorted([one for one in every if task.status in (None, one.status)], measure or task.sort)
     shown = chosen[: task.limit]
@@ -69,22 +69,24 @@ def ls(run: Run, overrides: Sequence[str]) -> None:
 
 def _measure(every: list[Summary], word: str) -> str:
     """The measure that is meant by ``golden_exact_match``, ``validation_loss`` or ``loss``."""
-    known = {_as_word(name): name for one in every for name in one.after}
-    found = next((known[name] for name in (_as_word(word), _as_word(summary.VALIDATION + word)) if name in known), None)
+    known = {_measure_word(name): name for one in every for name in one.after}
+    found = next(
+        (known[name] for name in (_measure_word(word), _measure_word(summary.VALIDATION + word)) if name in known), None
+    )
     if found is None and every:
         words = ["time", "name", *_COUNTS, *known]
         raise ConfigError([Mistake("task.sort", f"must be one of: {', '.join(words)}.", word, nearest(word, words))])
     return found or word
 
 
-def _sorted(chosen: list[Summary], by: str) -> list[Summary]:
+def _sorted(runs: list[Summary], by: str) -> list[Summary]:
     """Newest, best or most first; a run without the measure comes last, after those where it is no number."""
     if by == "time":
-        return sorted(chosen, key=lambda one: -one.began)
+        return sorted(runs, key=lambda one: -one.began)
     if by == "name":
-        return sorted(chosen, key=lambda one: [_natural(part) for part in one.path.parts])
+        return sorted(runs, key=lambda one: [_natural(part) for part in one.path.parts])
     if by in _COUNTS:
-        return sorted(chosen, key=lambda one: -(getattr(one, by) or 0))
+        return sorted(runs, key=lambda one: -(getattr(one, by) or 0))
     sign = 1 if lower_is_better(by) else -1
 
     def place(one: Summary) -> tuple[int, float]:
@@ -92,10 +94,10 @@ def _sorted(chosen: list[Summary], by: str) -> list[Summary]:
             return (2, 0.0)
         return (1, 0.0) if math.isnan(one.after[by]) else (0, sign * one.after[by])
 
-    return sorted(chosen, key=place)
+    return sorted(runs, key=place)
 
 
-def _as_word(measure: str) -> str:
+def _measure_word(measure: str) -> str:
     """``golden exact match`` as it is typed: ``golden_exact_match``."""
     return measure.lower().replace(" ", "_")
 
@@ -108,14 +110,14 @@ def _natural(name: str) -> list[tuple[int, str]]:
 # --- the table -------------------------------------------------------------------------------------------------------
 
 
-def _print(to: Console, folder: Path, shown: Sequence[Summary], of: int, measure: str | None) -> None:
-    """:param of: how many there were before ``limit``. :param measure: what they are sorted by, if by a measure."""
-    columns = {"run": [_name(one.path, folder) for one in shown], "status": [one.status for one in shown]}
-    columns |= {name: [_cell(one, name) for one in shown] for name in ("phases", "stage", "model", "method", *_COUNTS)}
-    columns["golden exact match"] = [_change(one, summary.GOLDEN) for one in shown]
-    columns["validation"] = [_named_change(one, measure) for one in shown]
-    columns["began"] = [time.strftime("%Y-%m-%d %H:%M", time.localtime(one.began)) for one in shown]
-    spared = _spare(columns, to.width if to.is_terminal else None)
+def _print(to: Console, folder: Path, runs: Sequence[Summary], total: int, measure: str | None) -> None:
+    """:param total: how many there were before ``limit``. :param measure: what they are sorted by, if by a measure."""
+    columns = {"run": [_name(one.path, folder) for one in runs], "status": [one.status for one in runs]}
+    columns |= {name: [_cell(one, name) for one in runs] for name in ("phases", "stage", "model", "method", *_COUNTS)}
+    columns["golden exact match"] = [_change(one, summary.GOLDEN) for one in runs]
+    columns["validation"] = [_main_change(one, measure) for one in runs]
+    columns["began"] = [time.strftime("%Y-%m-%d %H:%M", time.localtime(one.began)) for one in runs]
+    spared = _drop_columns(columns, to.width if to.is_terminal else None)
     table = Table(box=None, pad_edge=False)
     for name in columns:
         table.add_column(
@@ -126,14 +128,14 @@ def _print(to: Console, folder: Path, shown: Sequence[Summary], of: int, measure
     wide = to if to.is_terminal else Terminal(highlight=False, emoji=False, width=_width(columns))
     wide.print(Text(str(folder), style="bold"), soft_wrap=True)
     wide.print(table)
-    for line in _notes(shown, spared, of):
+    for line in _notes(runs, spared, total):
         to.print(Text(line), soft_wrap=True)
 
 
-def _spare(columns: dict[str, list[str]], width: int | None) -> list[str]:
+def _drop_columns(columns: dict[str, list[str]], width: int | None) -> list[str]:
     """Take out columns until the rest fits ``width``; None is a pipe, which takes everything."""
     spared = []
-    for name in _SPARED:
+    for name in _DROPPED_FIRST:
         long_names = max(0, max(map(cell_len, columns["run"])) - _NAME)
         if width is None or _width(columns) - long_names <= width:
             break
@@ -168,7 +170,7 @@ def _cell(one: Summary, column: str) -> str:
     return "" if value is None else f"{value:,.0f}"
 
 
-def _named_change(one: Summary, measure: str | None) -> str:
+def _main_change(one: Summary, measure: str | None) -> str:
     """What the runs are sorted by, or what the run's stage is about."""
     name = measure if measure in one.after and measure != summary.GOLDEN else one.main
     return f"{name.removeprefix(summary.VALIDATION)} {_change(one, name)}" if name is not None else ""
@@ -182,17 +184,17 @@ def _change(one: Summary, measure: str) -> str:
     return f"{before}{one.after[measure]:.{digits}f}"
 
 
-def _notes(shown: Sequence[Summary], spared: Sequence[str], of: int) -> list[str]:
-    lines = [f"{len(shown)} of {of} runs"] if len(shown) < of else []
-    if spared:
-        lines.append(f"For want of width without: {', '.join(spared)} (format=json has everything)")
-    for one in shown:
+def _notes(runs: Sequence[Summary], dropped: Sequence[str], total: int) -> list[str]:
+    lines = [f"{len(runs)} of {total} runs"] if len(runs) < total else []
+    if dropped:
+        lines.append(f"For want of width without: {', '.join(dropped)} (format=json has everything)")
+    for one in runs:
         if one.problem is not None and one.status in ("failed", "unreadable"):
             lines.append(
                 f"{one.path} {'failed' if one.status == 'failed' else 'cannot be read'}: {_first(one.problem)}"
             )
-    killed = [one for one in shown if one.status == "killed"]
-    stopped = killed or [one for one in shown if one.status == "interrupted"]
+    killed = [one for one in runs if one.status == "killed"]
+    stopped = killed or [one for one in runs if one.status == "interrupted"]
     if killed:
         lines.append("killed: the manifest says running, but no process is at work there")
     if stopped:

@@ -129,13 +129,13 @@ def test_the_value_of_a_flag():
 )
 def test_what_the_flags_ask_for(line, multirun, wants_help, completes):
     given = read(line)
-    asked = (given.is_multirun, given.wants_help, command_line.completes(line.split()))
+    asked = (given.is_multirun, given.wants_help, command_line.is_completion(line.split()))
     assert asked == (multirun, wants_help, completes)
 
 
 def test_completion_is_asked_about_a_line_without_its_bare_words(monkeypatch):
     monkeypatch.setenv("COMP_LINE", "ftlab explain train.learning_rate model=tiny lora.al")
-    assert command_line.completes(["-sc", "query=bash"])
+    assert command_line.is_completion(["-sc", "query=bash"])
     assert os.environ["COMP_LINE"] == "ftlab model=tiny lora.al"
 
 

@@ -198,9 +198,9 @@ def test_a_merged_adapter_may_have_another_shape():
 
 @pytest.mark.parametrize("override", ["phases.prefer.stage.beta=0.2", "phases.2.stage=kto", "phases.a.lora.r=8,16"])
 def test_what_hydra_carries_is_shown_as_it_was_typed(override):
-    carried = phases.carried(override, ["stage", "lora"])
+    carried = phases.encode_override(override, ["stage", "lora"])
     assert carried != override
-    assert phases.as_typed(carried) == override
+    assert phases.decode_override(carried) == override
 
 
 def test_what_hydra_would_not_take_is_said_as_it_was_typed(mistakes):

@@ -130,7 +130,7 @@ def bench() -> Workbench:
     from ftlab.model.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(_run(()).model)
-    return Workbench(tokenizer, Template.of(tokenizer))
+    return Workbench(tokenizer, Template.for_tokenizer(tokenizer))
 
 
 @pytest.fixture

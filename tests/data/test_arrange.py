@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ftlab.data.packing.layout import arranged, chunk_spans
-from ftlab.data.packing.selection import chosen, mixed, repeated
+from ftlab.data.packing.layout import chunk_spans, lay_out
+from ftlab.data.packing.selection import mix_sources, repeat_units, select_rows
 
 lengths_sizes_overlaps = st.integers(1, 40).flatmap(
     lambda size: st.tuples(st.integers(1, 200), st.just(size), st.integers(0, size - 1))
@@ -31,7 +31,7 @@ def options(**given):
 def texts(lengths, order=None, **given):
     """Views of texts that were stored one after the other."""
     order = np.arange(len(lengths)) if order is None else np.asarray(order, dtype=np.int64)
-    return arranged(np.asarray(lengths, dtype=np.int64), 1, order, options(**given), is_text=True)
+    return lay_out(np.asarray(lengths, dtype=np.int64), 1, order, options(**given), is_text=True)
 
 
 def rows_of(views):
@@ -153,7 +153,7 @@ def test_nothing_is_arranged_to_nothing(given_):
 @pytest.mark.parametrize("packing", [True, False])
 def test_both_answers_of_a_pair_stand_side_by_side_in_one_row(packing):
     counts = np.array([3, 4, 8, 7, 1, 2, 2, 2])
-    views = arranged(counts, 2, np.array([0, 1, 2, 3]), options(packing=packing), is_text=False)
+    views = lay_out(counts, 2, np.array([0, 1, 2, 3]), options(packing=packing), is_text=False)
     rows = rows_of(views)
     starts = np.concatenate([[0], counts.cumsum()])
     pairs = {(starts[i], starts[i + 1]) for i in (0, 2, 4, 6)}
@@ -174,33 +174,33 @@ def test_both_answers_of_a_pair_stand_side_by_side_in_one_row(packing):
 @settings(deadline=None)
 @given(st.integers(1, 30), st.integers(1, 100), st.integers(0, 5))
 def test_repetition_takes_each_row_as_often_as_every_other_or_once_more(units, wanted, seed):
-    order = repeated(units, wanted, seed)
+    order = repeat_units(units, wanted, seed)
     uses = np.bincount(order, minlength=units)
     assert len(order) == max(units, wanted)
     assert uses.min() >= 1
     assert uses.max() - uses.min() <= 1
-    assert np.array_equal(order, repeated(units, wanted, seed))
+    assert np.array_equal(order, repeat_units(units, wanted, seed))
 
 
 def test_repetition_follows_the_seed_and_is_in_order():
-    assert repeated(3, None, 0).tolist() == repeated(3, 2, 0).tolist() == [0, 1, 2]
-    assert repeated(3, 6, 0).tolist() == [0, 1, 2, 0, 1, 2]
-    assert repeated(0, 5, 0).tolist() == []
-    drawn = {tuple(repeated(40, 50, seed)[40:].tolist()) for seed in range(4)}
+    assert repeat_units(3, None, 0).tolist() == repeat_units(3, 2, 0).tolist() == [0, 1, 2]
+    assert repeat_units(3, 6, 0).tolist() == [0, 1, 2, 0, 1, 2]
+    assert repeat_units(0, 5, 0).tolist() == []
+    drawn = {tuple(repeat_units(40, 50, seed)[40:].tolist()) for seed in range(4)}
     assert len(drawn) == 4 and all(list(one) == sorted(one) for one in drawn)
 
 
 def test_splits_are_drawn_apart_and_cover_what_is_drawn():
-    found = chosen(100, options(max_samples=50, fraction=0.2, test_fraction=0.1), 3, set())
+    found = select_rows(100, options(max_samples=50, fraction=0.2, test_fraction=0.1), 3, set())
     assert {name: len(rows) for name, rows in found.items()} == {"train": 36, "validation": 10, "test": 4}
     assert len({row for rows in found.values() for row in rows}) == 50
     assert all(rows == sorted(rows) for rows in found.values())
-    assert found == chosen(100, options(max_samples=50, fraction=0.2, test_fraction=0.1), 3, set())
-    assert found != chosen(100, options(max_samples=50, fraction=0.2, test_fraction=0.1), 4, set())
-    own = chosen(100, options(fraction=0.2, test_fraction=0.1), 3, {"validation"})
+    assert found == select_rows(100, options(max_samples=50, fraction=0.2, test_fraction=0.1), 3, set())
+    assert found != select_rows(100, options(max_samples=50, fraction=0.2, test_fraction=0.1), 4, set())
+    own = select_rows(100, options(fraction=0.2, test_fraction=0.1), 3, {"validation"})
     assert {name: len(rows) for name, rows in own.items()} == {"train": 90, "test": 10}
-    assert chosen(100, options(), 3, set()) == {"train": None}
-    assert chosen(1, options(fraction=0.5), 3, set()) == {"train": None}, "the only row is for training"
+    assert select_rows(100, options(), 3, set()) == {"train": None}
+    assert select_rows(1, options(fraction=0.5), 3, set()) == {"train": None}, "the only row is for training"
 
 
 # --- several sets ----------------------------------------------------------------------------------------------------
@@ -222,7 +222,7 @@ def of_datasets(sizes, how, **given):
 
 
 def test_one_after_the_other():
-    assert mixed(orders_of([2, 3]), "concat", None, 0).tolist() == [0, 1, 2, 3, 4]
+    assert mix_sources(orders_of([2, 3]), "concat", None, 0).tolist() == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("how", ["interleave_under", "interleave_over"])
@@ -230,11 +230,11 @@ def test_in_turns_as_datasets_interleaves(how):
     @settings(max_examples=25, deadline=None)
     @given(sizes_of_sets)
     def check(sizes):
-        assert mixed(orders_of(sizes), how, None, 0).tolist() == of_datasets(sizes, how)
+        assert mix_sources(orders_of(sizes), how, None, 0).tolist() == of_datasets(sizes, how)
 
     check()
     expected = {"interleave_under": [0, 3, 1, 4], "interleave_over": [0, 3, 1, 4, 2, 3]}
-    assert mixed(orders_of([3, 2]), how, None, 0).tolist() == expected[how]
+    assert mix_sources(orders_of([3, 2]), how, None, 0).tolist() == expected[how]
 
 
 @pytest.mark.parametrize("how", ["interleave_under", "interleave_over"])
@@ -244,9 +244,9 @@ def test_by_probabilities_until_the_first_or_the_last_set_is_used_up(how):
     def check(sizes, seed, data):
         shares = data.draw(st.lists(st.floats(0.05, 1), min_size=len(sizes), max_size=len(sizes)))
         orders = orders_of(sizes)
-        found = mixed(orders, how, shares, seed)
+        found = mix_sources(orders, how, shares, seed)
         doubled = [2 * share for share in shares]
-        assert np.array_equal(found, mixed(orders, how, doubled, seed)), "seed and shares decide"
+        assert np.array_equal(found, mix_sources(orders, how, doubled, seed)), "seed and shares decide"
         uses = [np.bincount(found, minlength=sum(sizes))[order] for order in orders]
         whole = [bool(of_set.min() >= 1) for of_set in uses]
         assert all(of_set.max() - of_set.min() <= 1 for of_set in uses), "each begins again only when it is through"
@@ -262,17 +262,17 @@ def test_by_probabilities_until_the_first_or_the_last_set_is_used_up(how):
 
 def test_probabilities_are_the_shares_and_the_seed_decides_the_order():
     orders = orders_of([4000, 4000])
-    found = mixed(orders, "interleave_under", [3, 1], 5)
+    found = mix_sources(orders, "interleave_under", [3, 1], 5)
     share = float((found < 4000).mean())
     assert abs(share - 0.75) < 0.02
-    assert not np.array_equal(found[:100], mixed(orders, "interleave_under", [3, 1], 6)[:100])
+    assert not np.array_equal(found[:100], mix_sources(orders, "interleave_under", [3, 1], 6)[:100])
 
 
 @pytest.mark.parametrize("shares", [None, [0.2, 0.5, 0.3]])
 @pytest.mark.parametrize("how", ["interleave_under", "interleave_over"])
 def test_a_set_of_which_no_row_is_left_takes_no_turn(how, shares):
     nothing = np.empty(0, np.int64)
-    found = mixed([np.arange(3), nothing, np.arange(3, 5)], how, shares, 1)
-    without = mixed([np.arange(3), np.arange(3, 5)], how, shares and [shares[0], shares[2]], 1)
+    found = mix_sources([np.arange(3), nothing, np.arange(3, 5)], how, shares, 1)
+    without = mix_sources([np.arange(3), np.arange(3, 5)], how, shares and [shares[0], shares[2]], 1)
     assert len(found) and found.tolist() == without.tolist()
-    assert mixed([nothing, nothing], how, shares and shares[:2], 1).tolist() == []
+    assert mix_sources([nothing, nothing], how, shares and shares[:2], 1).tolist() == []

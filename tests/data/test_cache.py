@@ -253,7 +253,7 @@ def _prepare_in_a_process(overrides, started, answers):
     sources = resolve.resolve(run.data, run.stage.name)
     parts = prepare.split_parts(sources, run.data, run.seed)
     started.wait(timeout=60)
-    found = prepare.prepare(sources, parts, run.data, run.seed, Template.of(tokenizer), tokenizer)
+    found = prepare.prepare(sources, parts, run.data, run.seed, Template.for_tokenizer(tokenizer), tokenizer)
     answers.put((found.cached, len(found.train), found.ledger.as_dict()))
 
 

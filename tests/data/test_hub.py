@@ -189,7 +189,7 @@ def test_what_the_hub_answers(answering, status, code, said):
 def test_a_hub_that_goes_away(answering):
     from huggingface_hub import constants
 
-    assert hub.answers(constants.ENDPOINT)
+    assert hub.is_reachable(constants.ENDPOINT)
     answering.stop()
     with pytest.raises(DataError) as caught:
         Hub("owner/gone").count()

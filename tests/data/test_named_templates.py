@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from ftlab import schema
 from ftlab.data.formats import Conversation, RowError
-from ftlab.data.tokens.templates import FrontMatter, Template, front_matter, named, names
+from ftlab.data.tokens.templates import FrontMatter, Template, front_matter, read_template, template_names
 from ftlab.errors import NotReadyError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -327,7 +327,7 @@ CALLED_EXPECTED: dict[str, tuple[str, list[str]]] = {
 
 @functools.cache
 def about(name: str) -> FrontMatter:
-    found = front_matter(named(name))
+    found = front_matter(read_template(name))
     assert found is not None
     return found
 
@@ -338,7 +338,7 @@ def stop_of(name: str) -> str:
 
 @functools.cache
 def template(name: str) -> Template:
-    return Template(named(name), SPECIAL, name)
+    return Template(read_template(name), SPECIAL, name)
 
 
 def without_system(name: str, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -350,7 +350,7 @@ WITHOUT_TOOLS = [name for name in SHIPPED if not about(name).tools]
 
 
 def test_every_template_has_its_expectations_and_can_be_named():
-    assert names() == SHIPPED == list(WORDS_EXPECTED)
+    assert template_names() == SHIPPED == list(WORDS_EXPECTED)
     assert list(CALLED_EXPECTED) == WITH_TOOLS
     assert sorted(get_args(schema.Template)) == SHIPPED
 
@@ -359,7 +359,7 @@ def test_the_front_matter_is_what_the_template_does(subtests):
     for name in SHIPPED:
         with subtests.test(name):
             said = about(name)
-            body = named(name).split("-#}", 1)[1]
+            body = read_template(name).split("-#}", 1)[1]
             assert said.source
             assert said.stop == "eos_token" or said.stop in said.tokens
             # The role tokens of chatglm3 and phi3 are put together from the role's name.
@@ -700,7 +700,7 @@ def test_whatever_is_said(system, drawn, with_tools, place):
 def test_spans_without_the_marks(subtests):
     """Rendering prefixes finds what the marks say, or the template is refused before any data is read."""
     for name in SHIPPED:
-        source = re.sub(r"\{%-?\s*(?:end)?generation\s*-?%\}", "", named(name))
+        source = re.sub(r"\{%-?\s*(?:end)?generation\s*-?%\}", "", read_template(name))
         with subtests.test(name):
             assert "generation %" not in source
             if name in AMBIGUOUS:
@@ -722,7 +722,7 @@ def check_tokens(name: str, tokenizer: Any) -> None:
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in missing])
     tokenizer.bos_token = "<s>"
     stop = about(name).stop.replace("eos_token", tokenizer.eos_token)
-    rendered = Template.of(tokenizer, name).render(Conversation(without_system(name, WORDS)))
+    rendered = Template.for_tokenizer(tokenizer, name).render(Conversation(without_system(name, WORDS)))
     encoded = tokenizer(rendered.text, add_special_tokens=False, return_offsets_mapping=True)
     ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
     for start, end in rendered.spans:
@@ -753,19 +753,19 @@ def tiny() -> Any:
 
 
 def test_a_template_can_travel(tiny):
-    said = Template.of(tiny, "qwen")
+    said = Template.for_tokenizer(tiny, "qwen")
     again = pickle.loads(pickle.dumps(said))
     assert again.render(Conversation(WORDS)) == said.render(Conversation(WORDS))
 
 
 def test_of_a_name_is_the_shipped_one(tiny):
-    assert Template.of(tiny, "chatml").source == named("chatml")
-    assert Template.of(tiny).source == tiny.chat_template
+    assert Template.for_tokenizer(tiny, "chatml").source == read_template("chatml")
+    assert Template.for_tokenizer(tiny).source == tiny.chat_template
 
 
 def test_an_unknown_name():
     with pytest.raises(NotReadyError) as caught:
-        named("qwen9")
+        read_template("qwen9")
     assert str(caught.value) == f"There is no template 'qwen9'. Known: {', '.join(SHIPPED)}."
 
 
@@ -773,7 +773,7 @@ def test_a_tokenizer_without_the_token_that_ends_turns(tiny):
     tokenizer = copy.deepcopy(tiny)
     tokenizer.eos_token = None
     with pytest.raises(NotReadyError, match=r"zephyr ends turns with eos_token, and the tokenizer of .* none"):
-        Template.of(tokenizer, "zephyr")
+        Template.for_tokenizer(tokenizer, "zephyr")
 
 
 def test_a_template_without_front_matter():
@@ -782,7 +782,7 @@ def test_a_template_without_front_matter():
 
 
 def test_front_matter():
-    assert front_matter(named("chatml")) == FrontMatter(
+    assert front_matter(read_template("chatml")) == FrontMatter(
         source="https://huggingface.co/docs/transformers/chat_templating (ChatML), as in llama.cpp "
         'tests/test-chat-template.cpp "teknium/OpenHermes-2.5-Mistral-7B"',
         tokens=("<|im_start|>", "<|im_end|>"),

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ftlab.data.formats import Conversation, RowError
-from ftlab.data.tokens.templates import Rendered, Template, names, prompt_and_answer
+from ftlab.data.tokens.templates import Rendered, Template, prompt_and_answer, template_names
 from ftlab.errors import NotReadyError
 
 START, END = "<|im_start|>", "<|im_end|>"
@@ -48,7 +48,7 @@ def tiny() -> Reader:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(TINY)
-    return Reader(tokenizer, Template.of(tokenizer))
+    return Reader(tokenizer, Template.for_tokenizer(tokenizer))
 
 
 TWO_TURNS = [
@@ -366,10 +366,10 @@ def test_a_tokenizer_without_a_template_is_refused_with_advice(tiny):
     tokenizer = AutoTokenizer.from_pretrained(tiny.tokenizer.name_or_path)
     tokenizer.chat_template = None
     with pytest.raises(NotReadyError) as caught:
-        Template.of(tokenizer)
+        Template.for_tokenizer(tokenizer)
     assert str(caught.value) == (
         f"The tokenizer of {tokenizer.name_or_path} has no chat template. Name a shipped one: model.template=NAME, "
-        f"with NAME of {', '.join(names())}. Or put one in its chat_template.jinja."
+        f"with NAME of {', '.join(template_names())}. Or put one in its chat_template.jinja."
     )
 
 
@@ -380,7 +380,7 @@ def test_special_tokens_can_be_named_in_a_template(tiny):
     tokenizer.chat_template = (
         "{% for m in messages %}{% generation %}{{ m.content + eos_token }}{% endgeneration %}{% endfor %}"
     )
-    rendered = Template.of(tokenizer).render(Conversation([{"role": "assistant", "content": "b"}]))
+    rendered = Template.for_tokenizer(tokenizer).render(Conversation([{"role": "assistant", "content": "b"}]))
     assert rendered == Rendered("b<|endoftext|>", [(0, 14)], [0])
 
 

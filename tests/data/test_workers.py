@@ -213,11 +213,11 @@ def test_a_process_that_is_killed_is_said_in_words(bench, write, monkeypatch):
 
 def test_auto_takes_several_processes_where_that_pays(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(40)))
-    assert workers.worth("auto", 1 << 20) == 1
-    assert workers.worth("auto", 1 << 30) == 16
+    assert workers.worker_count("auto", 1 << 20) == 1
+    assert workers.worker_count("auto", 1 << 30) == 16
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
-    assert workers.worth("auto", 1 << 30) == 2
-    assert workers.worth(5, 10) == 5
+    assert workers.worker_count("auto", 1 << 30) == 2
+    assert workers.worker_count(5, 10) == 5
 
 
 def test_one_process_is_this_one(bench, write, monkeypatch):

@@ -97,9 +97,9 @@ def test_a_phase_runs_with_the_template_and_attention_that_run_yaml_says(start, 
     assert [phase.config.model.template for phase in plan.phases] == ["chatml", "alpaca"]
     served = [(run.phase(folder) / "final" / "chat_template.jinja").read_text() for folder in ("01-a", "02-b")]
     assert "<|im_start|>" in served[0] and "### Response:" in served[1] and "<|im_start|>" not in served[1]
-    config = policy.starting(run, plan, plan.phases[1])
+    config = policy.starting_config(run, plan, plan.phases[1])
     assert (config.model.template, config.model.attention) == ("alpaca", "eager")
-    assert policy.starting(run, plan, plan.phases[0]).model == plan.phases[0].config.model
+    assert policy.starting_config(run, plan, plan.phases[0]).model == plan.phases[0].config.model
 
 
 def test_random_weights_are_merged_as_they_were_trained_on(tmp_path):

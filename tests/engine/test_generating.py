@@ -24,7 +24,7 @@ GIVEN = (
 
 def exact_matches(run: RunDir) -> dict[int, float]:
     """By step; a step that has two lines fails."""
-    lines = [line for line in run.logged() if "golden_exact_match" in line]
+    lines = [line for line in run.read_metrics() if "golden_exact_match" in line]
     assert len({line["step"] for line in lines}) == len(lines)
     return {line["step"]: line["golden_exact_match"] for line in lines}
 

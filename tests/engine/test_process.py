@@ -76,7 +76,7 @@ def test_two_runs_at_once_are_what_each_is_alone(tmp_path):
         assert final_hash(one) == final_hash(other)
         assert logged(one) == logged(other)
     # They were at work at the same time, step by step.
-    times = [[line["time"] for line in run.logged() if "loss" in line] for run in (sft, stopped)]
+    times = [[line["time"] for line in run.read_metrics() if "loss" in line] for run in (sft, stopped)]
     assert max(min(one) for one in times) < min(max(one) for one in times)
     texts = [run.log.read_text(encoding="utf-8") for run in (sft, dpo)]
     for text, own, of_other in ((texts[0], "sft", "dpo"), (texts[1], "dpo", "sft")):

@@ -52,7 +52,7 @@ def change(path: Path, edit: Callable[[Any], None]) -> None:
 
 
 def tamper(run_dir: RunDir, step: int, key: str, value: float) -> None:
-    lines = list(run_dir.logged())
+    lines = list(run_dir.read_metrics())
     next(line for line in lines if line["step"] == step and key in line)[key] = value
     run_dir.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
@@ -98,7 +98,7 @@ def test_a_curriculum_comes_to_the_same(tmp_path, capsys):
 def test_what_was_changed_afterwards_is_where_they_part(copies, capsys):
     first, second = copies
     shutil.rmtree(second.path)
-    was = next(line["loss"] for line in first.logged() if line["step"] == 3 and "loss" in line)
+    was = next(line["loss"] for line in first.read_metrics() if line["step"] == 3 and "loss" in line)
     tamper(first, 3, "loss", 1.5)
     weights = first.phase("01-sft") / "final" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4] + b"\0\1\2\3")
@@ -150,7 +150,7 @@ def test_weights_and_environment_that_differ(copies):
 
 def test_a_run_that_logged_more_or_ended_earlier(copies):
     first, second = copies
-    lines = [line for line in second.logged() if line["step"] < 4]
+    lines = [line for line in second.read_metrics() if line["step"] < 4]
     lines[-1]["new"] = 1.0
     second.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
     is_equal, said = verdict(first, second)

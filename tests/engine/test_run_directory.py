@@ -59,7 +59,7 @@ def test_manifest_says_what_was_done_and_how_to_do_it_again(run_dir):
 def test_manifest_says_where_when_and_on_what(run_dir):
     manifest = run_dir.manifest()
     began = datetime.fromisoformat(manifest["began"])
-    assert began.timestamp() <= next(run_dir.logged())["time"] and began.tzinfo is not None
+    assert began.timestamp() <= next(run_dir.read_metrics())["time"] and began.tzinfo is not None
     assert manifest["starts"] == [{"time": manifest["began"]}], "resuming what is finished is no start"
     machine = manifest["machine"]
     assert machine["cpus"] == os.cpu_count() and machine["threads"] == torch.get_num_threads()
@@ -104,7 +104,7 @@ def plan():
 
 def started(plan):
     run_dir = create_run(plan)
-    starts.begin(run_dir, plan, Manifest(run_dir))
+    starts.record_start(run_dir, plan, Manifest(run_dir))
     return run_dir
 
 
@@ -189,7 +189,7 @@ def test_latest_is_the_run_that_was_started_last(tmp_path, plan, monkeypatch):
     assert RunDir.open(Path("outputs/latest")).path == Path("outputs/other"), "by the name that stays"
     other.remove()
     assert not latest.is_symlink() and not other.path.exists()
-    starts.begin(mine, plan, Manifest(mine))
+    starts.record_start(mine, plan, Manifest(mine))
     assert latest.readlink() == Path("mine")
     assert sorted(path.name for path in latest.parent.iterdir()) == ["latest", "mine", "own"]
     with pytest.raises(RunDirError, match="outputs/latest is a link to the run that was started last"):
@@ -425,7 +425,7 @@ def test_going_back_to_a_checkpoint_leaves_the_later_ones_out_of_all_later_start
     assert {path.name for path in (folder / "set_aside").iterdir()} == earlier
     assert all(is_whole(path) for path in (folder / "set_aside").iterdir())
     stopped = max(int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*"))
-    assert [line["step"] for line in run.logged() if "loss" in line] == [*range(1, stopped + 1)]
+    assert [line["step"] for line in run.read_metrics() if "loss" in line] == [*range(1, stopped + 1)]
     assert "run.checkpoint" not in run.manifest()["rerun"]
     finished = resume_run(tmp_path / "r")
     assert f"continuing from {folder}/checkpoint-{stopped}" in " ".join(capsys.readouterr().out.split())

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ftlab.engine.stopping import Best, best
+from ftlab.engine.stopping import Best, find_best
 from ftlab.errors import ConfigError, RunDirError
 from ftlab.rundir.checkpoints import is_whole
 from ftlab.rundir.directory import RunDir
@@ -42,11 +42,11 @@ def history(*values: float, metric: str = "loss") -> list[dict[str, float]]:
     ],
 )
 def test_the_first_best_and_what_came_after_it(values, metric, expected):
-    assert best(history(*values, metric=metric), metric) == expected
+    assert find_best(history(*values, metric=metric), metric) == expected
 
 
 def test_no_evaluation_has_no_best():
-    assert best(history(), "loss") is None
+    assert find_best(history(), "loss") is None
 
 
 @pytest.fixture(scope="module")

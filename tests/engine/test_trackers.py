@@ -54,7 +54,7 @@ def followed(tmp_path_factory, place) -> RunDir:
 def logged_points(run_dir: RunDir, of_several: bool = False) -> Points:
     """What ``metrics.jsonl`` has, by the names of the trackers."""
     found: Points = {}
-    for line in run_dir.logged():
+    for line in run_dir.read_metrics():
         of_phase = f"{line['phase']}/" if of_several else ""
         for key, value in line.items():
             if key.startswith(("eval_", "golden_")):
@@ -181,7 +181,7 @@ def files_with(secret: str, *folders: Path) -> list[Path]:
 
 
 def test_a_tensorboard_that_is_open_forgets_what_is_written_anew(tmp_path):
-    about = hub.About(tmp_path, "p", "k", "", {}, {})
+    about = hub.TrackedRun(tmp_path, "p", "k", "", {}, {})
     first = hub.TensorBoard(about)
     first.begin()
     for step in range(5):
@@ -233,7 +233,7 @@ TIMED = ("train/seconds", "train/tokens_per_second")
     ("status", "known"), [("interrupted", "KILLED"), ("failed", "FAILED"), ("stopped", "FINISHED")]
 )
 def test_mlflow_is_told_how_it_ended(tmp_path, status, known):
-    about = hub.About(tmp_path, f"ended-{status}", "k", "", {"seed": 1}, {})
+    about = hub.TrackedRun(tmp_path, f"ended-{status}", "k", "", {"seed": 1}, {})
     for _ in range(2):  # and of one that goes on the same
         tracker = hub.Mlflow(about)
         tracker.begin()
@@ -356,12 +356,12 @@ def test_what_a_token_of_a_run_takes(followed):
     """The tiny model's own numbers; packed samples attend to themselves alone."""
     run = followed.plan().phases[0].config
     from ftlab.data.packing.store import PackedRow, Sample
-    from ftlab.model.adapter import apply_method, count
+    from ftlab.model.adapter import apply_method, count_parameters
     from ftlab.model.load import load_model
 
     model = apply_method(load_model(run), run)
     samples = [Sample(torch.zeros(n).numpy(), torch.zeros(n).numpy()) for n in (10, 30)]
-    work = rates.work_of(run, model, count(model), [PackedRow(tuple(samples))])
+    work = rates.estimate_work(run, model, count_parameters(model), [PackedRow(tuple(samples))])
     shape = run.model.architecture
     parameters = followed.manifest()["phases"]["sft"]["parameters"]
     assert (work.total, work.trained) == (parameters["total"], parameters["trainable"])

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from ftlab.measure.generate import generate
-from ftlab.policy.build import model_of
-from ftlab.policy.tokens import tokens_of
+from ftlab.policy.build import build_model
+from ftlab.policy.tokens import load_tokens
 from tests.runs import make_run
 
 PROMPTS = ["Where does it live?", "Name it.", "What does the word that you see here at the end mean? " * 3, "Why?"] * 3
@@ -18,8 +18,8 @@ PROMPTS = ["Where does it live?", "Name it.", "What does the word that you see h
 @pytest.fixture(scope="module")
 def loaded():
     run = make_run("model=tiny_instruct")
-    tokens = tokens_of(run)
-    return model_of(run, tokens)[0], tokens
+    tokens = load_tokens(run)
+    return build_model(run, tokens)[0], tokens
 
 
 def answers(loaded, batch_size: int, max_tokens: int) -> tuple[list[str], list[tuple[int, ...]]]:

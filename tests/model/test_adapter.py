@@ -7,7 +7,7 @@ import torch
 
 from ftlab.data.packing.collate import PackedCollator
 from ftlab.errors import ConfigError
-from ftlab.model.adapter import apply_method, count
+from ftlab.model.adapter import apply_method, count_parameters
 from ftlab.model.load import load_model
 from ftlab.stages.losses import cross_entropy
 from ftlab.stages.trainer.forward import packed_logprobs
@@ -70,7 +70,9 @@ def test_freeze_changes_the_chosen_layers_whole(layers, expected):
 
 
 def test_trained_parameters_are_fp32_and_a_four_bit_weight_counts_its_elements():
-    plain, quantized = (count(apply_method(load_model(run), run)) for run in (make_run(), make_run("method=qlora")))
+    plain, quantized = (
+        count_parameters(apply_method(load_model(run), run)) for run in (make_run(), make_run("method=qlora"))
+    )
     assert plain == quantized
     run = make_run("method=qlora")
     assert {p.dtype for p in apply_method(load_model(run), run).parameters() if p.requires_grad} == {torch.float32}

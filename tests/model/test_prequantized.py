@@ -11,7 +11,7 @@ import torch
 
 from ftlab.errors import NotReadyError
 from ftlab.model import prequantized
-from ftlab.model.adapter import apply_method, count
+from ftlab.model.adapter import apply_method, count_parameters
 from ftlab.model.load import load_model
 from ftlab.preflight import check
 from tests.conftest import ROOT
@@ -70,13 +70,13 @@ def test_packages_are_named_where_they_lack(kind, installed, said, tmp_path, mon
 
     monkeypatch.setattr(prequantized.metadata, "version", version)
     path = checkpoint(tmp_path / "m", {"quant_method": kind})
-    found = prequantized.why_not(make_run("model=tiny", f"model.path={path}"))
+    found = prequantized.unsupported_reason(make_run("model=tiny", f"model.path={path}"))
     assert found is None if said is None else said in str(found)
 
 
 def test_weights_as_they_are_need_nothing():
-    assert prequantized.why_not(make_run("method=qlora")) is None
-    assert prequantized.kind_of(make_run("model.path=nobody/nothing").model) is None
+    assert prequantized.unsupported_reason(make_run("method=qlora")) is None
+    assert prequantized.quantization_kind(make_run("model.path=nobody/nothing").model) is None
 
 
 def test_a_checkpoint_saved_in_four_bits_trains_as_the_quantized_model_does(tmp_path):
@@ -86,12 +86,12 @@ def test_a_checkpoint_saved_in_four_bits_trains_as_the_quantized_model_does(tmp_
     for file in [*TINY.glob("*token*"), TINY / "chat_template.jinja"]:
         (tmp_path / "m" / file.name).write_bytes(file.read_bytes())
     given = make_run("model=tiny", f"model.path={tmp_path}/m")
-    assert prequantized.kind_of(given.model) == "bitsandbytes"
+    assert prequantized.quantization_kind(given.model) == "bitsandbytes"
     models = []
     for one in (run, given):
         torch.manual_seed(0)
         models.append(apply_method(load_model(one), one))
-    assert count(models[0]) == count(models[1])
+    assert count_parameters(models[0]) == count_parameters(models[1])
     ids = torch.arange(20, 52)[None]
     with torch.no_grad():
         assert torch.allclose(*(model(input_ids=ids).logits for model in models), atol=1e-5)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ftlab.model.adapter import apply_method
-from ftlab.model.guests import Guests, has_adapter, switched
+from ftlab.model.guests import GuestAdapters, active_adapter, has_adapter
 from ftlab.model.load import load_model
 from ftlab.model.roles import CRITIC, POLICY, REFERENCE, Roles
 from tests.runs import make_run
@@ -21,7 +21,7 @@ def policy(*overrides: str):
 
 
 def roles_of(model) -> Roles:
-    return Roles(model, Guests(model) if has_adapter(model) else None)
+    return Roles(model, GuestAdapters(model) if has_adapter(model) else None)
 
 
 def logits(model) -> torch.Tensor:
@@ -85,7 +85,7 @@ def test_switching_leaves_what_trains_as_it_was_and_comes_back_after_an_error():
     roles = roles_of(model)
     before = {name: p.requires_grad for name, p in model.named_parameters()}
     active = logits(model)
-    with pytest.raises(ZeroDivisionError), switched(model, CRITIC):
+    with pytest.raises(ZeroDivisionError), active_adapter(model, CRITIC):
         assert {name: p.requires_grad for name, p in model.named_parameters()} == before
         raise ZeroDivisionError
     assert {name: p.requires_grad for name, p in model.named_parameters()} == before

@@ -442,7 +442,7 @@ def test_a_config_of_another_version_is_told_with_what_it_has_otherwise(plan):
 def test_a_last_line_of_metrics_that_no_one_can_read_is_passed_over(plan):
     run_dir = create_run(plan("run.name=r"))
     run_dir.metrics.write_bytes(b'{"step": 1}\n\xff\xfe{"st')
-    assert list(run_dir.logged()) == [{"step": 1}]
+    assert list(run_dir.read_metrics()) == [{"step": 1}]
 
 
 # -------------------------------------------------------------------------------------------------- names in file names
@@ -468,7 +468,7 @@ def test_a_phase_has_only_its_own_samples_where_its_name_begins_another(curricul
     for phase in ("sft", "sft-long", "sft-step-1"):
         for when in ("before", "after", 2, 10):
             write_atomic(run_dir.samples_file(phase, when), "{}")
-    assert [run_dir.answered(phase) for phase in ("sft", "sft-long", "sft-step-1")] == [[2, 10]] * 3
+    assert [run_dir.answered_steps(phase) for phase in ("sft", "sft-long", "sft-step-1")] == [[2, 10]] * 3
     others = {path.name for path in run_dir.samples.iterdir() if path.name.startswith(("sft-long-", "sft-step-1-"))}
     assert len(others) == 8
     create_run(curriculum(*given, "phases.sft.train.weight_decay=0.5"))  # which has not trained, and begins anew
@@ -479,7 +479,7 @@ def test_a_folder_with_the_signs_of_a_pattern_in_its_name(plan):
     run_dir = create_run(plan("run.dir='a[1]*?'"))
     write_atomic(run_dir.samples_file("sft", 3), "{}")
     (run_dir.phase("01-sft") / "checkpoint-3").mkdir(parents=True)
-    assert run_dir.answered("sft") == [3]
+    assert run_dir.answered_steps("sft") == [3]
     assert [path.name for path in checkpoints(run_dir.phase("01-sft"))] == ["checkpoint-3"]
 
 

@@ -101,8 +101,8 @@ def test_who_only_asks_does_not_get_in_the_way_of_a_start(plan):
         with pytest.raises(BlockingIOError), run_dir.lock.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         with claim(plan("run.name=x")) as held:
-            assert (held.path, held.is_held) == (run_dir.path, True)
-    assert not run_dir.is_held
+            assert (held.path, held.is_locked) == (run_dir.path, True)
+    assert not run_dir.is_locked
 
 
 def test_a_lock_is_held_once_also_in_one_process(here):

@@ -11,14 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ftlab.data.prompts import Asked
+from ftlab.data.prompts import PromptRow
 from ftlab.errors import ConfigError, NotReadyError
 from ftlab.rundir.checkpoints import checkpoints
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.manifest import Manifest
 from ftlab.rundir.phase_files import PhaseFiles
 from ftlab.schema import Run
-from ftlab.stages.grpo.generations import check, generations, lacks_vllm
+from ftlab.stages.grpo.generations import check, missing_vllm, plan_generations
 from ftlab.stages.losses import group_advantages, grpo
 from ftlab.stages.rewards.scoring import RewardError
 from tests.conftest import ROOT
@@ -48,23 +48,23 @@ def reward_file(folder: Path, body: str) -> str:
     return f"stage.rewards=['{path}:reward']"
 
 
-def trainer_of(run: Run, folder: Path, rows: list[Asked] | None = None) -> Any:
+def trainer_of(run: Run, folder: Path, rows: list[PromptRow] | None = None) -> Any:
     """A trainer outside an engine. :param rows: its prompts; the shipped ones otherwise."""
     from transformers import set_seed
 
     from ftlab.data.prepare import prepare, split_parts
-    from ftlab.data.prompts import asked
+    from ftlab.data.prompts import prompt_rows
     from ftlab.data.sources import resolve
     from ftlab.model import adapter, load
-    from ftlab.policy.tokens import tokens_of
+    from ftlab.policy.tokens import load_tokens
     from ftlab.stages.grpo.trainer import GrpoTrainer
 
-    tokens = tokens_of(run)
+    tokens = load_tokens(run)
     if rows is None:
         sources = resolve.resolve(run.data, run.stage.name)
         parts = split_parts(sources, run.data, run.seed)
         prepared = prepare(sources, parts, run.data, run.seed, tokens.template, tokens.tokenizer)
-        rows = asked(parts["train"], prepared.train)
+        rows = prompt_rows(parts["train"], prepared.train)
     set_seed(run.seed)
     model = load.load_model(run)
     load.fit_embeddings(model, tokens.tokenizer)
@@ -278,7 +278,7 @@ def test_refused_before_anything_is_loaded(options, said):
 
 def test_generations_hold_whole_groups():
     def planned(*options: str) -> tuple[int, int]:
-        found = generations(make_run("stage=grpo", *options))
+        found = plan_generations(make_run("stage=grpo", *options))
         return found.steps, found.prompts
 
     two, eight = "train.micro_batch_size=2", "stage.num_generations=8"
@@ -309,13 +309,13 @@ def test_every_prompt_comes_in_every_epoch_in_an_order_of_its_own():
 
 
 def test_what_fills_up_the_last_generation_is_said(tmp_path):
-    rows = [Asked([3, 4, 5], [{"role": "user", "content": "q"}], "a", {}, "f:1")] * 6
+    rows = [PromptRow([3, 4, 5], [{"role": "user", "content": "q"}], "a", {}, "f:1")] * 6
     with pytest.warns(UserWarning, match="2 of 6 prompts come twice in each epoch"):
         trainer_of(make_run(*SMALL), tmp_path, rows)
 
 
 def test_too_few_prompts_and_too_long_ones(tmp_path):
-    rows = [Asked([3, 4, 5], [{"role": "user", "content": "q"}], "a", {}, "f:1")] * 3
+    rows = [PromptRow([3, 4, 5], [{"role": "user", "content": "q"}], "a", {}, "f:1")] * 3
     with pytest.raises(ConfigError, match="one generation answers 4 prompts, and 3 train"):
         trainer_of(make_run(*SMALL), tmp_path, rows)
     with pytest.raises(ConfigError, match=r"the longest prompt has 3 tokens, .* use 2045 or less"):
@@ -325,10 +325,10 @@ def test_too_few_prompts_and_too_long_ones(tmp_path):
 def test_vllm_is_asked_for_and_missing(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     run = make_run(*SMALL, "stage.vllm=true")
-    said = lacks_vllm(run)
+    said = missing_vllm(run)
     assert said is not None and said.startswith("stage.vllm=true needs the package vllm")
     from ftlab.stages.grpo.trainer import GrpoTrainer
 
     with pytest.raises(NotReadyError, match="needs the package vllm"):
         GrpoTrainer(run, None, None, [], None, PhaseFiles.in_folder(tmp_path))
-    assert lacks_vllm(make_run(*SMALL)) is None
+    assert missing_vllm(make_run(*SMALL)) is None

@@ -152,7 +152,7 @@ def check(stage: str, method: str, phase: Watched, run_dir: RunDir) -> None:
             return
         prompt = "Once"
         if stage != "pt":
-            prompt = Template.of(tokenizer, None).prompt([{"role": "user", "content": "Say the word red."}])
+            prompt = Template.for_tokenizer(tokenizer, None).prompt([{"role": "user", "content": "Say the word red."}])
         asked = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
         written = model.generate(**asked, max_new_tokens=8, do_sample=False)[0, asked["input_ids"].shape[1] :]
     assert 1 <= len(written) <= 8

@@ -27,14 +27,14 @@ def test_a_mean_is_over_the_items_that_have_the_measure():
 
 def test_a_loss_that_is_not_a_number_is_seen():
     meter = Meter()
-    meter.add({"loss": torch.tensor([1.0, nan])}, of_all=True)
-    meter.add({"loss": torch.tensor([1.0])}, of_all=True)
+    meter.add({"loss": torch.tensor([1.0, nan])}, is_complete=True)
+    meter.add({"loss": torch.tensor([1.0])}, is_complete=True)
     assert math.isnan(meter.means(alone)["loss"])
 
 
 def test_many_small_terms_do_not_drown():
     meter = Meter()
-    meter.add({"loss": torch.tensor([1e8])}, of_all=True)
+    meter.add({"loss": torch.tensor([1e8])}, is_complete=True)
     for _ in range(1000):
-        meter.add({"loss": torch.tensor([1.0])}, of_all=True)
+        meter.add({"loss": torch.tensor([1.0])}, is_complete=True)
     assert meter.means(alone)["loss"] == (1e8 + 1000) / 1001

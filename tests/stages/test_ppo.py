@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from ftlab.data.prepare import prepare, split_parts
-from ftlab.data.prompts import asked
+from ftlab.data.prompts import prompt_rows
 from ftlab.data.sources import resolve
 from ftlab.errors import ConfigError, DivergedError, NotReadyError
 from ftlab.model.load import load_model
 from ftlab.model.roles import CRITIC, POLICY, REFERENCE
-from ftlab.policy.build import model_of
-from ftlab.policy.tokens import tokens_of
+from ftlab.policy.build import build_model
+from ftlab.policy.tokens import load_tokens
 from ftlab.rundir.files import sha256
 from ftlab.rundir.manifest import Manifest
 from ftlab.rundir.phase_files import PhaseFiles
@@ -39,14 +39,14 @@ NO_MEASURES = ("eval.golden_rows=0", "eval.samples=2", "data.split.golden=none",
 def a_trainer(folder: Path, *overrides: str) -> PpoTrainer:
     """What the engine makes of a command line, without its run directory."""
     run = make_run(*SMALL, *overrides)
-    tokens = tokens_of(run)
+    tokens = load_tokens(run)
     sources = resolve.resolve(run.data, "ppo")
     split = split_parts(sources, run.data, run.seed)
     prepared = prepare(sources, split, run.data, run.seed, tokens.template, tokens.tokenizer)
-    model, _ = model_of(run, tokens)
-    held = None if prepared.validation is None else asked(split["validation"], prepared.validation)
+    model, _ = build_model(run, tokens)
+    held = None if prepared.validation is None else prompt_rows(split["validation"], prepared.validation)
     return PpoTrainer(
-        run, model, tokens.tokenizer, asked(split["train"], prepared.train), held, PhaseFiles.in_folder(folder)
+        run, model, tokens.tokenizer, prompt_rows(split["train"], prepared.train), held, PhaseFiles.in_folder(folder)
     )
 
 
@@ -118,7 +118,7 @@ def test_a_reward_model_of_its_own_under_full(reward_run, tmp_path):
     shared = a_trainer(tmp_path / "lora", f"stage.reward_model={reward_run}", "train.max_steps=1")
     reward = trainer.judge.rewards[0].function
     before = {name: value.clone() for name, value in reward.model.state_dict().items()}
-    found = [t._roll(0) for t in (trainer, shared)]
+    found = [t._make_rollout(0) for t in (trainer, shared)]
     assert torch.equal(found[0].ids_BL, found[1].ids_BL), "the same policy, merged or not, writes the same answers"
     torch.testing.assert_close(found[0].scores_B, found[1].scores_B, atol=1e-4, rtol=1e-4)
     trainer.train()
@@ -264,7 +264,7 @@ def test_answers_without_a_reward_are_left_out(tmp_path):
         "def half(completions, **_):\n    return [None if i % 2 else float(i) for i in range(len(completions))]\n"
         "def none(completions, **_):\n    return [None] * len(completions)\n"
     )
-    rollout = a_trainer(tmp_path, f"stage.rewards=[{tmp_path}/rewards.py:half]")._roll(0)
+    rollout = a_trainer(tmp_path, f"stage.rewards=[{tmp_path}/rewards.py:half]")._make_rollout(0)
     assert rollout.measures["reward_missing"] == 4 and rollout.measures["reward"] == 3.0
     assert not rollout.learned_BT[1::2].any() and torch.equal(rollout.learned_BT[0::2], rollout.mask_BT[0::2])
     assert not rollout.advantages_BT[1::2].any()
@@ -310,12 +310,12 @@ def test_padding_changes_no_log_probability(tmp_path):
     model = trainer.model.eval()
     prompts = [trainer._prompts[i].ids for i in range(4)]
     replies = [[30], [40, 41, 42, 43, 44, 45], [50, 51], [60, 61, 62]]
-    together = Answers.of(prompts, replies, trainer.processing_class.pad_token_id, "cpu")
+    together = Answers.from_lists(prompts, replies, trainer.processing_class.pad_token_id, "cpu")
     assert [together.answer(row) for row in range(4)] == replies
     with torch.no_grad():
         found = together.spread(logprobs_and_entropy(model, together, torch.arange(4), 0.8)[0])
         for row in range(4):
-            alone = Answers.of([prompts[row]], [replies[row]], 0, "cpu")
+            alone = Answers.from_lists([prompts[row]], [replies[row]], 0, "cpu")
             expected = logprobs_and_entropy(model, alone, torch.arange(1), 0.8)[0]
             torch.testing.assert_close(found[row, : len(replies[row])], expected, atol=1e-5, rtol=1e-5)
             assert not found[row, len(replies[row]) :].any()

@@ -69,17 +69,17 @@ def scores_of(run: Path, texts: list[list[int]]) -> list[float]:
 
 @pytest.mark.parametrize("method", ["lora", "qlora", "full"])
 def test_grpo_mixes_a_reward_model_and_a_function(method, reward_run, longer, tmp_path, monkeypatch):
-    from ftlab.stages.rewards.judge import Judge
+    from ftlab.stages.rewards.judge import RewardScorer
 
     seen: list[Any] = []
-    asked = Judge.__call__
+    asked = RewardScorer.__call__
 
-    def watched(self: Judge, rows: Any, completions: Any, ids: Any, only: Any = None) -> Any:
+    def watched(self: RewardScorer, rows: Any, completions: Any, ids: Any, only: Any = None) -> Any:
         found = asked(self, rows, completions, ids, only)
         seen.append((self, [[*row.ids, *more] for row, more in zip(rows, ids)], found))
         return found
 
-    monkeypatch.setattr(Judge, "__call__", watched)
+    monkeypatch.setattr(RewardScorer, "__call__", watched)
     named = f"model:{reward_run}"
     run = train_run(tmp_path / "r", *GRPO, *QUICK, f"method={method}", f"stage.rewards=['{named}','{longer}']",
                     "stage.reward_weights=[0.5,2]")  # fmt: skip
@@ -227,12 +227,12 @@ def finished_phases(folder: Path, *names: str) -> Path:
 @pytest.mark.parametrize("others", [("01-my-judge", "03-judge-2"), ("1-judge", "007-judge", "judge", "x-judge")])
 def test_a_reward_model_is_found_by_the_whole_name_of_its_phase(others, tmp_path):
     phases = finished_phases(tmp_path / "phases", *others)
-    assert find.find("judge", phases) is None
-    assert "is neither" in str(find.wrong("judge", phases))
+    assert find.find_reward_model("judge", phases) is None
+    assert "is neither" in str(find.reward_model_problem("judge", phases))
     finished_phases(phases, "02-judge")
-    assert find.find("judge", phases) == phases / "02-judge" / "final"
+    assert find.find_reward_model("judge", phases) == phases / "02-judge" / "final"
     finished_phases(phases, "112-last")
-    assert find.find("last", phases) == phases / "112-last" / "final"
+    assert find.find_reward_model("last", phases) == phases / "112-last" / "final"
 
 
 def test_a_folder_does_not_stand_in_for_a_phase_of_its_name(tmp_path, monkeypatch):
@@ -240,5 +240,5 @@ def test_a_folder_does_not_stand_in_for_a_phase_of_its_name(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     finished_phases(tmp_path, "judge")
     (tmp_path / "phases" / "02-judge").mkdir(parents=True)
-    assert find.find("judge", tmp_path / "phases") is None
-    assert find.find("judge", None) == Path("judge/final")
+    assert find.find_reward_model("judge", tmp_path / "phases") is None
+    assert find.find_reward_model("judge", None) == Path("judge/final")

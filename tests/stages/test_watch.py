@@ -15,7 +15,7 @@ from ftlab.errors import DivergedError
 from ftlab.rundir.checkpoints import checkpoints, is_whole
 from ftlab.rundir.directory import RunDir
 from ftlab.stages.trainer.batching import rows_of_step
-from ftlab.stages.trainer.divergence import Spikes
+from ftlab.stages.trainer.divergence import SpikeDetector
 from tests.conftest import ROOT
 from tests.runs import metrics, train_run
 
@@ -119,7 +119,7 @@ def test_packed_rows_and_steps_between_logs(stage, poisoned, tmp_path, monkeypat
 
     said, _ = stopped(tmp_path, stage, poisoned, 23)
     looks = []
-    look = WatchedTrainer._look
+    look = WatchedTrainer._check_steps
 
     def seldom(self):
         control = self.control
@@ -127,7 +127,7 @@ def test_packed_rows_and_steps_between_logs(stage, poisoned, tmp_path, monkeypat
             looks.append(self.state.global_step)
             look(self)
 
-    monkeypatch.setattr(WatchedTrainer, "_look", seldom)
+    monkeypatch.setattr(WatchedTrainer, "_check_steps", seldom)
     (tmp_path / "later").mkdir()
     later, run_dir = stopped(tmp_path / "later", stage, poisoned, 23, "train.logging_steps=7", "train.save_steps=100")
     assert step_of(later) == step_of(said) and named(later) == named(said) and 23 in named(said)
@@ -200,13 +200,15 @@ def test_a_spike_is_told_with_its_rows_and_goes_on(tmp_path):
 
 
 def test_spikes_are_measured_by_the_start_and_by_what_came_last():
-    spikes = Spikes(5.0)
-    assert [spikes.usual(100.0) for _ in range(19)] == [None] * 19 and spikes.usual(1e9) is None, "nothing to go by yet"
-    assert spikes.usual(499.0) is None and spikes.usual(501.0) == 100.0
+    spikes = SpikeDetector(5.0)
+    assert [spikes.usual_value(100.0) for _ in range(19)] == [None] * 19 and spikes.usual_value(1e9) is None, (
+        "nothing to go by yet"
+    )
+    assert spikes.usual_value(499.0) is None and spikes.usual_value(501.0) == 100.0
     for _ in range(200):
-        assert spikes.usual(0.01) is None
-    assert spikes.usual(400.0) is None, "many times the median of late, but no more than at the start"
-    assert spikes.usual(-1e9) is None
+        assert spikes.usual_value(0.01) is None
+    assert spikes.usual_value(400.0) is None, "many times the median of late, but no more than at the start"
+    assert spikes.usual_value(-1e9) is None
 
 
 @pytest.mark.parametrize(("rows", "batch", "accumulation", "devices"), [(10, 2, 2, 1), (11, 2, 3, 1), (12, 1, 1, 1)])

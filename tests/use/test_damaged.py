@@ -63,7 +63,7 @@ def test_a_line_of_metrics_without_a_phase_is_told(two):
 
 
 def test_the_latest_run_is_listed_by_its_link(two, capsys):
-    RunDir.open(two / "b").be_latest()
+    RunDir.open(two / "b").link_latest()
     call(ls, "ls", "outputs/latest")
     said = capsys.readouterr().out
     assert said.splitlines()[0] == "outputs/b" and "new" in said

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from ftlab.config import command_line
-from ftlab.config.compose import loader_of, read
+from ftlab.config.compose import read, select_loader
 from ftlab.errors import ConfigError
 from ftlab.use.explain import explain
 
@@ -22,7 +22,7 @@ def explained(capsys):
 
     def run(*argv: str) -> list[str]:
         given = command_line.read(["explain", *argv])
-        explain(read(given.overrides, *loader_of(given.config_dir, given.config_name)), ["explain", *argv])
+        explain(read(given.overrides, *select_loader(given.config_dir, given.config_name)), ["explain", *argv])
         return capsys.readouterr().out.splitlines()
 
     return run

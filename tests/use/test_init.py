@@ -20,7 +20,7 @@ from ftlab.config.compose import compose, config_loader, validate
 from ftlab.data.sources.rows import Row
 from ftlab.errors import ConfigError, DataError, NotReadyError
 from ftlab.use.init.command import init
-from ftlab.use.init.guess import ORDER, STAGES, equals, fitting, guesses
+from ftlab.use.init.guess import ORDER, STAGES, guesses, select_fitting, tied_guesses
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
@@ -179,16 +179,16 @@ SPOKEN = [{"speaker": "customer", "text": "q"}, {"speaker": "agent", "text": "a"
     ids=lambda value: "+".join(value) if isinstance(value, dict) else None,
 )  # fmt: skip
 def test_every_format_is_known_by_its_columns(row, format_, columns, tags):
-    best = fitting(guesses([Row(1, row), Row(2, {**row, "id": "x"})], ORDER, {}))[0]
+    best = select_fitting(guesses([Row(1, row), Row(2, {**row, "id": "x"})], ORDER, {}))[0]
     assert (best.format, best.columns, best.tags) == (format_, columns, tags)
     assert best.share == 1 and best.unused == (["title"] if "title" in row else [])
 
 
 def test_two_meanings_of_the_same_columns_are_both_there():
     rows = [Row(n, {"question": "q", "answer": str(n)}) for n in range(3)]
-    assert [guess.format for guess in equals(fitting(guesses(rows, ORDER, {})))] == ["alpaca", "prompts"]
+    assert [guess.format for guess in tied_guesses(select_fitting(guesses(rows, ORDER, {})))] == ["alpaca", "prompts"]
     rows = [Row(n, {"text": "t"}) for n in range(3)]
-    assert [guess.format for guess in equals(fitting(guesses(rows, ORDER, {})))] == ["text"]
+    assert [guess.format for guess in tied_guesses(select_fitting(guesses(rows, ORDER, {})))] == ["text"]
 
 
 def test_a_column_that_the_user_named_is_taken():

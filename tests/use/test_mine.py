@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ftlab.base.redaction import secret_in
+from ftlab.base.redaction import secret_kind
 from ftlab.config import command_line
 from ftlab.config.compose import compose, validate
 from ftlab.errors import ConfigError, NotReadyError
@@ -356,7 +356,7 @@ def test_messages_in_other_encodings(repo, mined):
 
 @pytest.mark.parametrize("kind", SECRETS)
 def test_a_secret_is_known(kind):
-    assert secret_in(f"x = 1\n+{SECRETS[kind]}\n") == kind
+    assert secret_kind(f"x = 1\n+{SECRETS[kind]}\n") == kind
 
 
 @pytest.mark.parametrize(
@@ -372,7 +372,7 @@ def test_a_secret_is_known(kind):
     ],
 )  # fmt: skip
 def test_what_is_no_secret(text):
-    assert secret_in(text) is None
+    assert secret_kind(text) is None
 
 
 def test_no_planted_secret_is_in_any_output(repo, mined):

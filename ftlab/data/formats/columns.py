@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ftlab.data.formats.records import RowError, blank, shown
+from ftlab.data.formats.records import RowError, is_blank, shorten_value
 
 _NO_TAGS: Mapping[str, str] = {}
 _MOST_NAMED = 12  # columns that a reason lists
@@ -26,7 +26,7 @@ class Columns:
 
     @property
     def id(self) -> str | None:
-        """What the row is called, where it has a string or a whole number for it."""
+        """The row's identifier, where it has a string or a whole number for it."""
         value = self.get("id")
         if isinstance(value, str):
             return value or None
@@ -52,9 +52,9 @@ class Columns:
     def text(self, column: str, may_be_blank: bool = False) -> str:
         """A string column that must be there."""
         if self.get(column) is None:
-            raise self.lacks(((column,),))
+            raise self.missing_columns(((column,),))
         value = self.optional(column)
-        if blank(value) and not may_be_blank:
+        if is_blank(value) and not may_be_blank:
             raise RowError(f"column {self.name(column)!r} is empty")
         return value
 
@@ -72,7 +72,7 @@ class Columns:
         OpenAI's API has it, and as chat templates expect it."""
         value = self.get("tools")
         if isinstance(value, str):
-            value = None if blank(value) else parse_json(value, f"column {self.name('tools')!r} is not JSON")
+            value = None if is_blank(value) else parse_json(value, f"column {self.name('tools')!r} is not JSON")
         if not value and (value is None or isinstance(value, str | list)):
             return None
         if not isinstance(value, list):
@@ -82,22 +82,22 @@ class Columns:
                 raise RowError(f"tool {number} must be an object, not {type(tool).__name__}")
         return [{"type": "function", "function": tool} if _is_bare(tool) else tool for tool in value]
 
-    def others(self, read: Iterable[str]) -> dict[str, Any]:
-        """What the row has beside the columns that were ``read``."""
+    def unread_columns(self, read: Iterable[str]) -> dict[str, Any]:
+        """Return the columns that are not in ``read``, with their values."""
         names = {self._names.get(column, column) for column in read}
         return {name: value for name, value in self._row.items() if name not in names}
 
-    def lacks(self, *ways: tuple[tuple[str, ...], ...]) -> RowError:
-        """That no way of giving a record is there; of every column of a way, its other spellings."""
-        named = [["|".join(map(repr, self._spelled(column))) for column in way] for way in ways]
+    def missing_columns(self, *ways: tuple[tuple[str, ...], ...]) -> RowError:
+        """Return the error that lists every set of columns, with other spellings, none of which the row has."""
+        named = [["|".join(map(repr, self._spellings(column))) for column in way] for way in ways]
         wanted = ", or ".join(" + ".join(way) for way in named if all(way)) or "columns that data.columns sets to null"
         only = ways[0][0] if len(ways) == len(ways[0]) == 1 else ()
         lacking = f"has no column {self.name(only[0])!r}" if len(only) == 1 else f"needs {wanted}"
-        has = list(map(shown, self._row))
+        has = list(map(shorten_value, self._row))
         listed = ", ".join(has[:_MOST_NAMED]) + (", ..." if len(has) > _MOST_NAMED else "")
         return RowError(f"{lacking}; it has {listed or 'none'}")
 
-    def _spelled(self, columns: tuple[str, ...]) -> list[str]:
+    def _spellings(self, columns: tuple[str, ...]) -> list[str]:
         names = [self._names.get(column, column) for column in columns]
         return [name for name in names if name is not None]
 

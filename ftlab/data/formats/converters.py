@@ -19,10 +19,10 @@ from ftlab.data.formats.records import (
     Record,
     RowError,
     Text,
-    blank,
-    shown,
+    is_blank,
+    shorten_value,
 )
-from ftlab.data.formats.turns import Turns, begins_conversation, read_turns, words_of
+from ftlab.data.formats.turns import Turns, begins_conversation, detect_words, read_turns
 
 _PROMPTS = ("prompt", "instruction", "messages", "conversations")
 _LISTS = ("messages", "conversations")
@@ -49,19 +49,19 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 
 def alpaca(row: Columns) -> Conversation:
     """instruction, output; optional input, system, history (a list of [question, answer]), tools."""
-    return Conversation([*_instruction(row), _said("assistant", row.text("output"))], row.tools())
+    return Conversation([*_instruction(row), _message("assistant", row.text("output"))], row.tools())
 
 
 def instruction(row: Columns) -> Conversation:
     """instruction, response; optional context, system."""
-    asked = _said("user", _question(row, "context"))
-    return Conversation([*_system(row), asked, _said("assistant", row.text("response"))])
+    asked = _message("user", _question(row, "context"))
+    return Conversation([*_system(row), asked, _message("assistant", row.text("response"))])
 
 
 def prompt_completion(row: Columns) -> Conversation:
     """prompt, completion, each a string or a list of messages; optional system, tools."""
     if row.get("prompt") is None:
-        raise row.lacks((("prompt",),))
+        raise row.missing_columns((("prompt",),))
     prompt, answer = _prompt(row, "prompt"), _answer(row, "completion")
     trains = None
     if prompt.trains or answer.trains or any(message["role"] == "assistant" for message in prompt.messages):
@@ -85,7 +85,7 @@ def text(row: Columns) -> Text:
     """text, or training_content."""
     column = row.first(_TEXTS)
     if column is None:
-        raise row.lacks((_TEXTS,))
+        raise row.missing_columns((_TEXTS,))
     return Text(row.text(column))
 
 
@@ -96,20 +96,20 @@ def preference(row: Columns) -> Pair:
     with no prompt, or beside one as a string, which is then part of them (TRL's implicit prompt).
     """
     if row.get("chosen") is None or row.get("rejected") is None:
-        raise row.lacks((_PROMPTS, ("chosen",), ("rejected",)), (("chosen",), ("rejected",)))
+        raise row.missing_columns((_PROMPTS, ("chosen",), ("rejected",)), (("chosen",), ("rejected",)))
     column = row.first(_PROMPTS)
     whole = [begins_conversation(row.get(name), row.tags) for name in ("chosen", "rejected")]
     if all(whole) and (column is None or (column == "prompt" and isinstance(row.get("prompt"), str))):
         both = (_turns(row, name, row.get(name), ends=True).messages for name in ("chosen", "rejected"))
-        pair = Pair(*_parted(*both), row.tools())
+        pair = Pair(*_split_shared_turns(*both), row.tools())
         asked = row.optional("prompt").strip()
         if not any(asked in message["content"] for message in pair.prompt):
             raise RowError("the prompt is no part of the conversations that chosen and rejected are")
         return pair
     if column is None:
-        raise row.lacks((_PROMPTS, ("chosen",), ("rejected",)))
+        raise row.missing_columns((_PROMPTS, ("chosen",), ("rejected",)))
     prompt, chosen, rejected = _prompt(row, column), _answer(row, "chosen"), _answer(row, "rejected")
-    if _same(chosen.messages, rejected.messages):
+    if _is_same_message(chosen.messages, rejected.messages):
         raise RowError(_NO_DIFFERENCE)
     return Pair(prompt.messages, chosen.messages, rejected.messages, row.tools())
 
@@ -118,7 +118,7 @@ def kto(row: Columns) -> Labelled:
     """label; prompt or instruction and completion, output or response, or a conversation whose last turn is judged."""
     asked, answered, conversation = row.first(_QUESTIONS), row.first(_COMPLETIONS), row.first(_LISTS)
     if row.get("label") is None or not ((asked and answered) or conversation):
-        raise row.lacks((_QUESTIONS, _COMPLETIONS, ("label",)), (_LISTS, ("label",)))
+        raise row.missing_columns((_QUESTIONS, _COMPLETIONS, ("label",)), (_LISTS, ("label",)))
     label = _label(row.get("label"), row.name("label"))
     if asked and answered:
         return Labelled(_prompt(row, asked).messages, _answer(row, answered).messages, label, row.tools())
@@ -134,13 +134,13 @@ def prompts(row: Columns) -> Prompt:
     """
     column = row.first(_PROMPTS)
     if column is None:
-        raise row.lacks((_PROMPTS,))
+        raise row.missing_columns((_PROMPTS,))
     turns = _prompt(row, column, may_be_answered=True)
-    answered = turns.messages.pop()["content"] if turns.answered else ""
+    answered = turns.messages.pop()["content"] if turns.has_answer else ""
     given = row.first(_ANSWERS)
-    answer = _exact(row, given) if given else None if blank(answered) else answered
+    answer = _reference_answer(row, given) if given else None if is_blank(answered) else answered
     read = (*(_INSTRUCTION if column == "instruction" else (column, "system")), "tools", *((given,) if given else ()))
-    return Prompt(turns.messages, answer, row.others(read), row.tools())
+    return Prompt(turns.messages, answer, row.unread_columns(read), row.tools())
 
 
 CONVERTERS: dict[str, Callable[[Columns], Record]] = {
@@ -156,20 +156,20 @@ CONVERTERS: dict[str, Callable[[Columns], Record]] = {
 }
 
 
-def _said(role: str, content: str) -> Message:
+def _message(role: str, content: str) -> Message:
     return {"role": role, "content": content}
 
 
 def _system(row: Columns) -> list[Message]:
     content = row.optional("system")
-    return [] if blank(content) else [_said("system", content)]
+    return [] if is_blank(content) else [_message("system", content)]
 
 
 def _question(row: Columns, more: str) -> str:
     """The instruction and, on a line of its own, what it is about; either may be empty."""
     about = row.optional(more)
-    asked = row.text("instruction", may_be_blank=not blank(about))
-    return "\n".join(part for part in (asked, about) if not blank(part))
+    asked = row.text("instruction", may_be_blank=not is_blank(about))
+    return "\n".join(part for part in (asked, about) if not is_blank(part))
 
 
 def _instruction(row: Columns) -> list[Message]:
@@ -178,15 +178,15 @@ def _instruction(row: Columns) -> list[Message]:
     for number, turn in enumerate(history if isinstance(history, list) else [history], 1):
         if not (isinstance(turn, list) and len(turn) == 2 and all(isinstance(part, str) for part in turn)):
             raise RowError("history must be a list of [question, answer] pairs of strings")
-        if any(map(blank, turn)):
-            raise RowError(f"history pair {number}: the {'question' if blank(turn[0]) else 'answer'} is empty")
-        found += [_said("user", turn[0]), _said("assistant", turn[1])]
-    return [*found, _said("user", _question(row, "input"))]
+        if any(map(is_blank, turn)):
+            raise RowError(f"history pair {number}: the {'question' if is_blank(turn[0]) else 'answer'} is empty")
+        found += [_message("user", turn[0]), _message("assistant", turn[1])]
+    return [*found, _message("user", _question(row, "input"))]
 
 
 def _conversation(row: Columns, column: str, style: str | None) -> Conversation:
     if row.get(column) is None:
-        raise row.lacks(((column,),))
+        raise row.missing_columns(((column,),))
     turns = _turns(row, column, row.get(column), ends=True, style=style)
     return Conversation(turns.messages, row.tools(), turns.trains)
 
@@ -202,8 +202,8 @@ def _turns(
         raise RowError(f"column {row.name(column)!r} must be a list that is not empty")
     try:
         system = "" if is_answer else row.optional("system")
-        turns = read_turns(value, words_of(value, style, row.tags), system, is_answer)
-        if ends and not turns.answered:
+        turns = read_turns(value, detect_words(value, style, row.tags), system, is_answer)
+        if ends and not turns.has_answer:
             raise RowError("the conversation does not end with an assistant turn")
     except RowError as error:
         if column in _LISTS:
@@ -221,9 +221,9 @@ def _prompt(row: Columns, column: str, may_be_answered: bool = False) -> Turns:
         if not isinstance(value, str):
             kind = type(value).__name__
             raise RowError(f"column {row.name(column)!r} must be a string or a list of messages, not {kind}")
-        return Turns([*_system(row), _said("user", row.text(column))], None)
+        return Turns([*_system(row), _message("user", row.text(column))], None)
     turns = _turns(row, column, value, ends=False)
-    asked = turns.messages[:-1] if turns.answered and may_be_answered else turns.messages
+    asked = turns.messages[:-1] if turns.has_answer and may_be_answered else turns.messages
     if not asked or asked[-1]["role"] not in ("user", "tool"):
         raise RowError("the prompt does not end with a user or tool turn")
     return turns
@@ -233,19 +233,21 @@ def _answer(row: Columns, column: str) -> Turns:
     """A string, a message, or a list of messages that begins and ends with the assistant's."""
     value = row.get(column)
     if value is None or isinstance(value, str):
-        return Turns([_said("assistant", row.text(column))], None)
+        return Turns([_message("assistant", row.text(column))], None)
     if not isinstance(value, dict | list):
         kind = type(value).__name__
         raise RowError(f"column {row.name(column)!r} must be a string, a message or a list of messages, not {kind}")
     return _turns(row, column, [value] if isinstance(value, dict) else value, ends=True, is_answer=True)
 
 
-def _parted(chosen: list[Message], rejected: list[Message]) -> tuple[list[Message], list[Message], list[Message]]:
+def _split_shared_turns(
+    chosen: list[Message], rejected: list[Message]
+) -> tuple[list[Message], list[Message], list[Message]]:
     """What two conversations share, up to a question; and what each has beyond it, its last answer at least."""
-    if _same(chosen, rejected):
+    if _is_same_message(chosen, rejected):
         raise RowError(_NO_DIFFERENCE)
     most = min(len(chosen), len(rejected)) - 1
-    shared = next((i for i in range(most) if not _same(chosen[i], rejected[i])), most)
+    shared = next((i for i in range(most) if not _is_same_message(chosen[i], rejected[i])), most)
     while shared and not chosen[shared]["role"] == rejected[shared]["role"] == "assistant":
         shared -= 1
     if not shared:
@@ -253,7 +255,7 @@ def _parted(chosen: list[Message], rejected: list[Message]) -> tuple[list[Messag
     return chosen[:shared], chosen[shared:], rejected[shared:]
 
 
-def _same(one: Any, other: Any) -> bool:
+def _is_same_message(one: Any, other: Any) -> bool:
     try:
         return bool(one == other)
     except RecursionError:
@@ -267,10 +269,10 @@ def _label(value: Any, column: str) -> bool:
             return known
     elif isinstance(value, bool | int | float) and value in (0, 1):
         return bool(value)
-    raise RowError(f"column {column!r} must be true or false, or 1 or 0, not {shown(value)}")
+    raise RowError(f"column {column!r} must be true or false, or 1 or 0, not {shorten_value(value)}")
 
 
-def _exact(row: Columns, column: str) -> str:
+def _reference_answer(row: Columns, column: str) -> str:
     """An answer to compare with: a string, or a number or truth value as JSON writes it."""
     value = row.get(column)
     if isinstance(value, str):
@@ -280,4 +282,6 @@ def _exact(row: Columns, column: str) -> str:
     try:
         return json.dumps(value, allow_nan=False)
     except ValueError:  # not a number, infinite, or of thousands of digits
-        raise RowError(f"column {row.name(column)!r} must be a string or a number, not {shown(value)}") from None
+        raise RowError(
+            f"column {row.name(column)!r} must be a string or a number, not {shorten_value(value)}"
+        ) from None

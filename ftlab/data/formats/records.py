@@ -11,7 +11,7 @@ Message = dict[
 
 
 class RowError(ValueError):
-    """Why one row cannot be used. Rows are counted by it, so what varies from row to row is kept short."""
+    """The reason why one row cannot be used. Rows are counted by it, so what varies from row to row is kept short."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +61,8 @@ class Prompt:
 Record = Conversation | Text | Pair | Labelled | Prompt
 
 
-def shown(value: Any) -> str:
-    """A value as a reason names it: short, whatever it is."""
+def shorten_value(value: Any) -> str:
+    """Return a short form of any value, for use in a reason."""
     try:
         text = repr(value)
     except ValueError:  # Python writes no longer one
@@ -72,5 +72,5 @@ def shown(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
-def blank(text: str) -> bool:
+def is_blank(text: str) -> bool:
     return not text or text.isspace()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ftlab.data.formats.columns import parse_json
-from ftlab.data.formats.records import Message, RowError, blank, shown
+from ftlab.data.formats.records import Message, RowError, is_blank, shorten_value
 
 # What data.tags may name: the keys of role and content, and the words for each role.
 TAGS = ("role", "content", "user", "assistant", "observation", "function", "system")
@@ -56,7 +56,7 @@ class Words:
     role: str
     content: str
     roles: dict[str, str]
-    own: bool
+    is_canonical: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,21 +65,21 @@ class Turns:
     trains: list[bool] | None
 
     @property
-    def answered(self) -> bool:
+    def has_answer(self) -> bool:
         return bool(self.messages) and self.messages[-1]["role"] == "assistant"
 
 
-def words_of(turns: list[Any], style: str | None, tags: Mapping[str, str]) -> Words:
+def detect_words(turns: list[Any], style: str | None, tags: Mapping[str, str]) -> Words:
     """:param style: ``sharegpt`` or ``messages``; None sees which by the keys of the first turn."""
     seen = style
     if seen is None:
         first = turns[0]
         seen = "sharegpt" if isinstance(first, dict) and ("from" in first or "value" in first) else "messages"
-    return _tagged(seen, style is None, frozenset(tags.items())) if tags else _PLAIN[seen]
+    return _words_of_tags(seen, style is None, frozenset(tags.items())) if tags else _PLAIN[seen]
 
 
 @functools.cache
-def _tagged(style: str, either: bool, tags: frozenset[tuple[str, str]]) -> Words:
+def _words_of_tags(style: str, either: bool, tags: frozenset[tuple[str, str]]) -> Words:
     given, own = dict(tags), _STYLES[style]
     roles: dict[str, str] = {}
     for known in _STYLES.values() if either else (own,):
@@ -110,7 +110,7 @@ def begins_conversation(turns: Any, tags: Mapping[str, str]) -> bool:
     """Whether the value is a list that begins with a question or a system message, not with an answer."""
     if not isinstance(turns, list) or not turns or not isinstance(turns[0], dict):
         return False
-    words = words_of(turns, None, tags)
+    words = detect_words(turns, None, tags)
     role = turns[0].get(words.role)
     return isinstance(role, str) and words.roles.get(role) in BEGINNING
 
@@ -121,10 +121,10 @@ def read_turns(turns: list[Any], words: Words, system: str = "", is_answer: bool
     :param system: the system message of a column of its own. :param is_answer: the list begins with an answer.
     :raises RowError: with the number of the turn, from 1.
     """
-    role_key, content_key, roles, own = words.role, words.content, words.roles, words.own
+    role_key, content_key, roles, own = words.role, words.content, words.roles, words.is_canonical
     messages: list[Message] = []
     allowed = _ANSWER if is_answer else BEGINNING
-    if not blank(system):
+    if not is_blank(system):
         messages.append({"role": "system", "content": system})
         allowed = _QUESTION
     trains: dict[int, bool] = {}
@@ -144,7 +144,7 @@ def read_turns(turns: list[Any], words: Words, system: str = "", is_answer: bool
             if said is not None:
                 trains[len(messages)] = said
         if role not in allowed:
-            raise _misplaced(role, allowed, number)
+            raise _order_error(role, allowed, number)
         allowed = _NEXT[role]
         if not content or content.isspace():
             if role == "system":  # the same as none, as in a column
@@ -160,7 +160,7 @@ def read_turns(turns: list[Any], words: Words, system: str = "", is_answer: bool
     return Turns(messages, [trains.get(i, m["role"] == "assistant") for i, m in enumerate(messages)])
 
 
-def _misplaced(role: str, allowed: frozenset[str], number: int) -> RowError:
+def _order_error(role: str, allowed: frozenset[str], number: int) -> RowError:
     if role == "system":
         return RowError("a system message stands after the first place")
     expected = "an assistant" if "assistant" in allowed else "a user or tool"
@@ -176,10 +176,10 @@ def _read(turn: Any, words: Words, number: int) -> Message:
     word, content = turn[words.role], turn.get(words.content)
     role = words.roles.get(word) if isinstance(word, str) else None
     if role is None:
-        raise RowError(f"{here} has the unknown role {shown(word)}; known: {', '.join(words.roles)}")
+        raise RowError(f"{here} has the unknown role {shorten_value(word)}; known: {', '.join(words.roles)}")
     calls = _tool_calls(turn, here)
     if role == _CALL:
-        calls, role, content = _written_calls(content, here), "assistant", ""
+        calls, role, content = _parse_calls(content, here), "assistant", ""
     if calls and role != "assistant":
         raise RowError(f"{here}: only an assistant calls tools, not {role}")
     message: Message = {
@@ -206,7 +206,7 @@ def _content(content: Any, key: str, here: str) -> str:
     for part in content:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind is not None and kind != "text":
-            raise RowError(f"{here}: a part of {key!r} is of type {shown(kind)}; only 'text' can be read")
+            raise RowError(f"{here}: a part of {key!r} is of type {shorten_value(kind)}; only 'text' can be read")
         text = part.get("text") if kind else None
         if not isinstance(text, str):
             raise RowError(f"{here}: a part of {key!r} must be an object with 'type' and 'text'")
@@ -218,9 +218,9 @@ def _trains(turn: Message, words: Words, number: int) -> bool | None:
     """What the message says of itself: OpenAI's ``weight`` of 0 or 1, or ``train``."""
     weight, train = turn.get("weight"), turn.get("train")
     if weight is not None and weight not in (0, 1):
-        raise RowError(f"{words.noun} {number}: 'weight' must be 0 or 1, not {shown(weight)}")
+        raise RowError(f"{words.noun} {number}: 'weight' must be 0 or 1, not {shorten_value(weight)}")
     if train is not None and not isinstance(train, bool):
-        raise RowError(f"{words.noun} {number}: 'train' must be true or false, not {shown(train)}")
+        raise RowError(f"{words.noun} {number}: 'train' must be true or false, not {shorten_value(train)}")
     if weight is not None and train is not None and bool(weight) != train:
         raise RowError(f"{words.noun} {number}: 'weight' and 'train' contradict each other")
     return train if weight is None else bool(weight)
@@ -241,7 +241,7 @@ def _tool_calls(turn: Message, here: str) -> list[Message]:
     for call in calls:
         kind = call.get("type") if isinstance(call, dict) else None
         if kind is not None and kind != "function":
-            raise RowError(f"{here}: a tool call is of type {shown(kind)}; only 'function' can be read")
+            raise RowError(f"{here}: a tool call is of type {shorten_value(kind)}; only 'function' can be read")
         nested = isinstance(call, dict) and call.get("function") is not None
         function = _function(call["function"] if nested else call, here, "a tool call")
         if nested:
@@ -253,7 +253,7 @@ def _tool_calls(turn: Message, here: str) -> list[Message]:
     return found
 
 
-def _written_calls(content: Any, here: str) -> list[Message]:
+def _parse_calls(content: Any, here: str) -> list[Message]:
     """The calls that a ShareGPT turn writes as JSON."""
     value = parse_json(content, f"{here}: function_call is not JSON") if isinstance(content, str) else content
     calls = value if isinstance(value, list) else [value]
@@ -268,14 +268,16 @@ def _tool_call(function: Message) -> Message:
 def _function(function: Any, here: str, what: str) -> Message:
     """A call's name and arguments, the arguments an object whether or not they came as JSON of one."""
     name = function.get("name") if isinstance(function, dict) else None
-    if not isinstance(name, str) or blank(name):
+    if not isinstance(name, str) or is_blank(name):
         form = "JSON" if what == "function_call" else "an object"
         raise RowError(f"{here}: {what} must be {form} with 'name' and 'arguments'")
     arguments = function.get("arguments")
     if isinstance(arguments, dict):
         return function
     if isinstance(arguments, str):
-        arguments = {} if blank(arguments) else parse_json(arguments, f"{here}: the arguments of {what} are not JSON")
+        arguments = (
+            {} if is_blank(arguments) else parse_json(arguments, f"{here}: the arguments of {what} are not JSON")
+        )
     if arguments is None:
         arguments = {}
     if not isinstance(arguments, dict):

@@ -74,7 +74,7 @@ class SplitLedger:
 
     @property
     def tokens_padded(self) -> int:
-        """What is left empty at the ends of the rows, if every row is as long as it may be."""
+        """Positions that stay empty at the ends of the packed rows, if every row is as long as it may be."""
         return self.packed_capacity - self.tokens_held
 
     @property
@@ -118,10 +118,10 @@ class Ledger:
                 "splits": splits}  # fmt: skip
 
     def counts(self) -> dict[str, Any]:
-        """Everything, for :meth:`of_counts` to read."""
+        """Everything, for :meth:`from_counts` to read."""
         splits = {name: {f.name: getattr(split, f.name) for f in fields(split)} for name, split in self.splits.items()}
         return {**vars(self), "splits": splits}
 
     @classmethod
-    def of_counts(cls, counts: dict[str, Any]) -> Ledger:
+    def from_counts(cls, counts: dict[str, Any]) -> Ledger:
         return cls(**{**counts, "splits": {name: SplitLedger(**split) for name, split in counts["splits"].items()}})

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def best_fit_decreasing(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Indices of ``lengths`` in bins of at most ``capacity`` tokens.
+    """Return the indices of ``lengths``, grouped into bins of at most ``capacity`` tokens.
 
     The longest item goes first, each into the fullest bin that still takes it (Johnson 1974: at most 11/9 of the
     optimum plus 4 bins); ties go to the earlier index. Runs in O(n log n + n * capacity / 64).

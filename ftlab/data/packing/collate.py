@@ -49,7 +49,7 @@ class PackedCollator:
             np.concatenate([sample.learned for sample in row.samples], out=learned_BL[b, :end])
             position_ids_BL[b, :end] = np.arange(end) - np.repeat(ends - lengths, lengths)
             segments_BL[b, :end] = np.repeat(np.arange(first, first + len(lengths)), lengths)
-            ends_S += [b * width + end - 1 - _after(sample) for end, sample in zip(ends, row.samples)]
+            ends_S += [b * width + end - 1 - _unlearned_tail(sample) for end, sample in zip(ends, row.samples)]
             first += len(lengths)
         labelled_N = np.flatnonzero(learned_BL)
         return {
@@ -65,6 +65,6 @@ class PackedCollator:
         }
 
 
-def _after(sample: Sample) -> int:
+def _unlearned_tail(sample: Sample) -> int:
     """How many tokens stand after the last one that is learned."""
     return int(sample.learned[::-1].argmax())

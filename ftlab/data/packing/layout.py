@@ -27,16 +27,16 @@ class Views:
     rows: Counts
 
 
-def arranged(counts: Counts, per_unit: int, order: Counts, data: Data, is_text: bool) -> Views:
-    """Views of the units in ``order``, packed as the config says.
+def lay_out(counts: Counts, per_unit: int, order: Counts, data: Data, is_text: bool) -> Views:
+    """Return the views of the units in ``order``, packed as the config asks.
 
     :param counts: int64, shape (S,): tokens of each stored sample; ``per_unit`` of them belong together in one row.
     """
     starts = np.concatenate([[0], counts.cumsum()])
     if data.packing == "wrapped":
-        return _wrapped(starts, order, data.max_length, data.reset_positions)  # the schema has it for texts only
+        return _wrap_texts(starts, order, data.max_length, data.reset_positions)  # the schema has it for texts only
     if is_text:
-        bounds, units = _chunked(starts, order, data.max_length, data.overlap)
+        bounds, units = _chunk_texts(starts, order, data.max_length, data.overlap)
     else:
         samples = (order[:, None] * per_unit + np.arange(per_unit)).reshape(-1)
         bounds = np.stack([starts[samples], starts[samples + 1], np.ones(len(samples), np.int64)], axis=1)
@@ -65,7 +65,7 @@ def chunk_spans(length: int, size: int, overlap: int) -> list[tuple[int, int]]:
     return spans
 
 
-def _chunked(starts: Counts, order: Counts, size: int, overlap: int) -> tuple[Counts, Counts]:
+def _chunk_texts(starts: Counts, order: Counts, size: int, overlap: int) -> tuple[Counts, Counts]:
     """Chunks of long texts; every token is trained in at most one of them, the shared ones in the earlier."""
     lengths = starts[order + 1] - starts[order]
     bounds = np.stack([starts[order], starts[order + 1], np.ones(len(order), np.int64)], axis=1)
@@ -86,7 +86,7 @@ def _chunked(starts: Counts, order: Counts, size: int, overlap: int) -> tuple[Co
     return np.concatenate(parts)[by_place], np.concatenate(owners)[by_place]
 
 
-def _wrapped(starts: Counts, order: Counts, size: int, reset: bool) -> Views:
+def _wrap_texts(starts: Counts, order: Counts, size: int, reset: bool) -> Views:
     """Texts end to end, cut every ``size`` tokens; the last row may be shorter. Its first token is never trained.
 
     :param reset: whether every text's part of a row stands alone, its own first token not trained either.

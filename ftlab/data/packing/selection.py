@@ -11,38 +11,38 @@ from ftlab.data.tokens.encoder import Counts
 from ftlab.schema import Data
 
 
-def chosen(rows: int, data: Data, seed: int, own: set[str]) -> dict[str, list[int] | None]:
-    """Ordinals of train and of the splits held out of it, each drawn by seed; None is all.
+def select_rows(rows: int, data: Data, seed: int, given_splits: set[str]) -> dict[str, list[int] | None]:
+    """Select the ordinals of train and of the splits held out of it, each drawn by seed; None stands for all rows.
 
-    :param own: splits that have rows of their own.
+    :param given_splits: splits that have rows of their own.
     """
     train: Sequence[int] = range(rows)
     limits = [limit for limit in (data.max_samples, data.num_samples) if limit is not None]
     if limits and min(limits) < rows:
         train = sorted(random.Random(f"{seed}/max_samples").sample(range(rows), min(limits)))
-    found: dict[str, list[int] | None] = {}
+    held_out: dict[str, list[int] | None] = {}
     for split, how, fraction in (
         ("validation", data.split.validation, data.split.fraction),
         ("test", data.split.test, data.split.test_fraction),
     ):
-        if split in own or how != "auto" or not fraction or len(train) < 2:
+        if split in given_splits or how != "auto" or not fraction or len(train) < 2:
             continue
         drawn = set(random.Random(f"{seed}/{split}").sample(range(len(train)), max(int(len(train) * fraction), 1)))
-        found[split] = [row for i, row in enumerate(train) if i in drawn]
+        held_out[split] = [row for i, row in enumerate(train) if i in drawn]
         train = [row for i, row in enumerate(train) if i not in drawn]
-    return {"train": None if len(train) == rows else list(train), **found}
+    return {"train": None if len(train) == rows else list(train), **held_out}
 
 
-def repeated(units: int, wanted: int | None, seed: int) -> Counts:
-    """Units in order, all of them as often as it takes to have ``wanted``, the last time round drawn by seed."""
+def repeat_units(units: int, wanted: int | None, seed: int) -> Counts:
+    """Return the units in order, repeated until there are ``wanted``; the last, partial round is drawn by seed."""
     if wanted is None or wanted <= units or not units:
         return np.arange(units)
     more = random.Random(f"{seed}/num_samples").sample(range(units), wanted % units)
     return np.concatenate([np.tile(np.arange(units), wanted // units), np.sort(np.array(more, dtype=np.int64))])
 
 
-def mixed(orders: Sequence[Counts], how: str, probabilities: Sequence[float] | None, seed: int) -> Counts:
-    """Several sets' units in one order.
+def mix_sources(orders: Sequence[Counts], how: str, probabilities: Sequence[float] | None, seed: int) -> Counts:
+    """Mix the units of several data sets into one order.
 
     ``concat``: one set after the other. ``interleave_under`` draws from them, in turns or by ``probabilities``, until
     the first is used up; ``interleave_over`` until the last is, beginning again with those that are used up before

@@ -15,9 +15,9 @@ from ftlab.data.packing import layout, selection
 from ftlab.data.packing.store import Writer
 from ftlab.data.sources.blocks import Block, Location
 from ftlab.data.sources.resolve import Source
-from ftlab.data.tokens.block_encoder import BlockEncoder, Encoded, Problem, Recipe
+from ftlab.data.tokens.block_encoder import BlockEncoder, EncodedBlock, Problem, Recipe
 from ftlab.data.tokens.encoder import Counts, Encoder
-from ftlab.data.tokens.workers import in_order, worth
+from ftlab.data.tokens.workers import encode_in_order, worker_count
 from ftlab.errors import DataError
 from ftlab.schema import Data
 
@@ -54,8 +54,8 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Means:
-    """What a split is built with. :param fast: whether the encoder may take the fast path. :param progress: of bars."""
+class BuildContext:
+    """The settings of a build. :param fast: whether the encoder may take the fast path. :param progress: of bars."""
 
     data: Data
     seed: int
@@ -69,10 +69,10 @@ class Means:
 class SplitBuilder:
     """Builds one split; use once."""
 
-    def __init__(self, name: str, parts: Sequence[Part], means: Means):
+    def __init__(self, name: str, parts: Sequence[Part], means: BuildContext):
         self._name, self._parts, self._means, self._data = name, parts, means, means.data
         self._ledger = SplitLedger()
-        self._blocks: list[Encoded] = []
+        self._blocks: list[EncodedBlock] = []
         self._files: list[str] = []  # of every kept row
         self._parts_of: list[int] = []
         self._orders: list[Counts] = []
@@ -92,20 +92,20 @@ class SplitBuilder:
     def _read(self, part: Part, bar: Any) -> None:
         means = self._means
         recipe = means.recipes[part.source.name]
-        workers = worth(self._data.workers, part.location.size() or 0)
+        workers = worker_count(self._data.workers, part.location.size() or 0)
         encode = BlockEncoder(recipe, means.encoder)
         first, seen = len(self._files), set[str]()
         if part.left_out:
             self._ledger.leave_out(_LEFT_OUT, part.left_out)
-        for block, encoded in in_order(part.blocks(), encode, recipe, means.tokenizer, means.fast, workers):
+        for block, encoded in encode_in_order(part.blocks(), encode, recipe, means.tokenizer, means.fast, workers):
             self._add(block, encoded, seen)
             if bar is not None:
                 bar.advance(encoded.rows)
         wanted = self._data.num_samples if self._data.num_samples is not None else part.source.num_samples
         wanted = wanted if self._name == "train" and not part.left_out else None
-        self._orders.append(selection.repeated(len(self._files) - first, wanted, means.seed) + first)
+        self._orders.append(selection.repeat_units(len(self._files) - first, wanted, means.seed) + first)
 
-    def _add(self, block: Block, encoded: Encoded, seen: set[str]) -> None:
+    def _add(self, block: Block, encoded: EncodedBlock, seen: set[str]) -> None:
         self._ledger.rows_in += encoded.rows
         if encoded.names is not None:
             self._refuse_second(encoded, encoded.names, seen)
@@ -121,7 +121,7 @@ class SplitBuilder:
         self._blocks.append(encoded)
         self._files += [block.file] * len(encoded.kept)
 
-    def _refuse_second(self, encoded: Encoded, names: Sequence[str | None], seen: set[str]) -> None:
+    def _refuse_second(self, encoded: EncodedBlock, names: Sequence[str | None], seen: set[str]) -> None:
         second = []
         per_row = len(encoded.counts) // max(len(encoded.kept), 1)
         for i, name in enumerate(names):
@@ -135,7 +135,7 @@ class SplitBuilder:
                 seen.add(name)
         if second:
             encoded.problems.sort(key=lambda problem: problem.ordinal)
-            encoded.without(second)
+            encoded.drop_rows(second)
 
     def _close(self) -> None:
         joined = {
@@ -147,12 +147,12 @@ class SplitBuilder:
         data = self._data
         order = np.concatenate([np.empty(0, np.int64), *self._orders]).astype(np.int64)
         if self._name == "train" and len(self._orders) > 1:
-            order = selection.mixed(self._orders, data.mix, data.probabilities, self._means.seed)
+            order = selection.mix_sources(self._orders, data.mix, data.probabilities, self._means.seed)
         uses = np.bincount(order, minlength=len(kept))
         self._count_uses(uses, kept, joined["full"], per_unit)
         self._count_samples(np.flatnonzero(uses), kept, joined, per_unit)
         is_text = all(self._means.recipes[part.source.name].format == "text" for part in self._parts)
-        views = layout.arranged(joined["counts"], per_unit, order, data, is_text)
+        views = layout.lay_out(joined["counts"], per_unit, order, data, is_text)
         self._count_tokens(views, joined, order, per_unit, is_text)
         kept = np.concatenate([np.array(self._parts_of, dtype=np.int64)[:, None], kept], axis=1)
         self._writer.close(views, kept=kept, label=joined["label"])

@@ -69,19 +69,19 @@ class Rows(Sequence[PackedRow]):
         self._columns[name] = values
 
     def view_indices(self, index: int) -> Counts:
-        """Which of the views a row holds, in its order."""
+        """Return the indices of the views that a row holds, in its order."""
         raise AssertionError("every kind of rows says so")
 
     def units(self, index: int) -> Counts:
-        """Of which rows of the source a row holds something, by their places in ``kept``."""
+        """Return the source rows of which a packed row holds something, as indices into ``kept``."""
         raise AssertionError("every kind of rows says so")
 
     def fingerprint(self) -> str:
         """A hash of every token, flag and place."""
         raise AssertionError("every kind of rows has one")
 
-    def packed(self, index: int, samples: Sequence[Sample]) -> PackedRow:
-        """A row of these samples, with what was attached to them."""
+    def pack(self, index: int, samples: Sequence[Sample]) -> PackedRow:
+        """Return a row of these samples, with the values attached to them."""
         members = self.view_indices(index)
         return PackedRow(tuple(samples), {name: values[members] for name, values in self._columns.items()})
 
@@ -107,7 +107,7 @@ class PackedRows(Rows):
         samples = [self.view(int(view)) for view in self.view_indices(index)]
         if self._joined:
             samples = [Sample(*(np.concatenate(part) for part in zip(*((s.input_ids, s.learned) for s in samples))))]
-        return self.packed(index, samples)
+        return self.pack(index, samples)
 
     def view_indices(self, index: int) -> Counts:
         return self._views.members[self._views.rows[index] : self._views.rows[index + 1]]
@@ -116,7 +116,7 @@ class PackedRows(Rows):
         return self.units_of(self.view_indices(index))
 
     def units_of(self, views: Counts) -> Counts:
-        """The used row of the source that each of some views comes from."""
+        """Return, for each of some views, the index of the used source row that it comes from."""
         return self._views.units[views]
 
     def fingerprint(self) -> str:
@@ -126,17 +126,17 @@ class PackedRows(Rows):
         return found.hexdigest()
 
     def unit(self, index: int) -> list[Sample]:
-        """The samples of one used row of the source: one, its chunks, or chosen and rejected."""
+        """Return the samples of one used source row: a single one, its chunks, or chosen and rejected."""
         views = np.flatnonzero(self._views.units == index)
         return [self.view(int(view)) for view in views]
 
     def start(self, index: int) -> int:
-        """How many tokens of its row of the source stand before a view."""
+        """Return how many tokens of its source row precede a view."""
         same = np.flatnonzero(self._views.units == self._views.units[index])
         return int(self._views.bounds[index, 0] - self._views.bounds[same, 0].min())
 
     def view(self, index: int) -> Sample:
-        """One sample of all."""
+        """Return one sample, by its index among all views."""
         start, end, skip = self._views.bounds[index].tolist()
         learned = self._trained[start:end].copy()
         learned[:skip] = False
@@ -165,13 +165,13 @@ class Writer:
 
 def read_split(folder: Path, joined: bool) -> PackedRows:
     """A split as :class:`Writer` left it, its tokens mapped into memory."""
-    ids, trained = _mapped(folder / "ids.i32", np.int32), _mapped(folder / "trained.u8", np.bool_)
+    ids, trained = _memory_map(folder / "ids.i32", np.int32), _memory_map(folder / "trained.u8", np.bool_)
     views = Views(**{name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in Views.__slots__})
     kept, labels = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("kept", "label"))
     return PackedRows(ids, trained, views, kept, labels[views.units], joined)
 
 
-def _mapped(path: Path, kind: Any) -> Any:
+def _memory_map(path: Path, kind: Any) -> Any:
     if path.stat().st_size == 0:  # nothing can be mapped
         return np.empty(0, kind)
     # A plain array over the mapping: slices of np.memmap cost several times as much.

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ftlab.data.sources import tables
-from ftlab.data.sources.rows import Broken, Row, an_object, from_json, from_text
+from ftlab.data.sources.rows import Broken, Row, from_json, from_text, require_object
 
 __all__ = ["BLOCK_BYTES", "BLOCK_ROWS", "Block", "Kind", "Location", "Row", "cut", "cut_batches"]
 
@@ -48,10 +48,10 @@ class Block:
         return _unpickled, (self.file, self.ordinals, self.numbers, raw, self.kind)
 
     def take(self, keep: Sequence[int]) -> Block:
-        """Only these rows, by their places within the block; each keeps its number and its ordinal."""
-        chosen = self.raw.take(list(keep)) if self.kind == "table" else [self.raw[i] for i in keep]
+        """Return the block with only these rows, by their places within it; each keeps its number and its ordinal."""
+        kept = self.raw.take(list(keep)) if self.kind == "table" else [self.raw[i] for i in keep]
         numbers, ordinals = [self.numbers[i] for i in keep], [self.ordinals[i] for i in keep]
-        return replace(self, ordinals=ordinals, numbers=numbers, raw=chosen)
+        return replace(self, ordinals=ordinals, numbers=numbers, raw=kept)
 
     def rows(self) -> Iterator[Row]:
         """Parse. A row that cannot be parsed, or that no tokenizer could take, has a problem."""
@@ -63,7 +63,7 @@ class Block:
             return map(from_json, self.raw)
         if self.kind == "text":
             return map(from_text, self.raw)
-        return map(an_object, self.raw if self.kind == "values" else tables.rows(self.raw))
+        return map(require_object, self.raw if self.kind == "values" else tables.rows(self.raw))
 
 
 def _unpickled(file: str, ordinals: Sequence[int], numbers: Sequence[int], raw: Any, kind: Kind) -> Block:
@@ -71,11 +71,11 @@ def _unpickled(file: str, ordinals: Sequence[int], numbers: Sequence[int], raw: 
 
 
 class Location(ABC):
-    """Where the rows of one split are: local files, or a set on a hub. Picklable and hashable; ``str`` names it."""
+    """The source of one split's rows: local files, or a set on a hub. Picklable and hashable; ``str`` names it."""
 
     @abstractmethod
     def count(self) -> int:
-        """How many rows :meth:`blocks` gives. Of Parquet and Arrow files only what they say of themselves is read.
+        """Return how many rows :meth:`blocks` yields. For Parquet and Arrow files only the metadata is read.
 
         :raises DataError: a file that is not what its name says.
         """
@@ -96,7 +96,7 @@ class Location(ABC):
 
     @abstractmethod
     def size(self) -> int | None:
-        """Bytes, as they are stored; None where nobody knows before reading."""
+        """Return the stored size in bytes; None where it is unknown before reading."""
 
 
 def cut(file: str, first: int, items: Iterable[tuple[int, Any, int]], kind: Kind, size: int) -> Iterator[Block]:

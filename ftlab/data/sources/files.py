@@ -41,7 +41,7 @@ Item = tuple[int, object, int]  # number of a row, what stands there, its bytes
 
 
 def kind_of(path: Path) -> str:
-    """``document`` for what is no file of rows: then the whole of it is one text."""
+    """Return the kind of a file by its name; ``document`` where the whole file is one text."""
     name = path.name.lower().removesuffix(".gz")
     return KINDS.get(Path(name).suffix, "document")
 
@@ -80,7 +80,7 @@ class Files(Location):
 
 
 def sha256(path: Path) -> str:
-    """Of a file's bytes, read in pieces.
+    """Return the SHA-256 of a file's bytes, read in pieces.
 
     :raises DataError: it cannot be read.
     """
@@ -100,13 +100,13 @@ def _blocks(path: Path, first: int, size: int) -> Iterator[Block]:
     if kind == "csv":
         return cut(file, first, _csv(path), "values", size)
     if kind == "text":
-        return cut(file, first, _some(path, _lines(path, b"\r\n")), "text", size)
+        return cut(file, first, _require_items(path, _lines(path, b"\r\n")), "text", size)
     if kind == "document":
         return cut(file, first, _document(path), "text", size)
     if kind == "json" and _is_list(path):
         return cut(file, first, _json_list(path), "values", size)
     _check_is_json_lines(path)
-    return cut(file, first, _some(path, _lines(path)), "json", size)
+    return cut(file, first, _require_items(path, _lines(path)), "json", size)
 
 
 def _count(path: Path) -> int:
@@ -125,7 +125,7 @@ def _count(path: Path) -> int:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def _open(path: Path) -> Iterator[BinaryIO]:
     """:raises DataError: the file cannot be read, or is gzip that is cut short or damaged."""
     try:
         with path.open("rb", buffering=_PIECE) as file:
@@ -143,14 +143,14 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 def _lines(path: Path, end: bytes = b"\n") -> Iterator[Item]:
     """Every line that is not blank. :param end: what ends it, and is no part of it."""
-    with _opened(path) as file:
+    with _open(path) as file:
         for number, line in enumerate(file, 1):
             content = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
             if content.strip():
                 yield number, content.rstrip(end), len(content)
 
 
-def _some(path: Path, items: Iterator[Item]) -> Iterator[Item]:
+def _require_items(path: Path, items: Iterator[Item]) -> Iterator[Item]:
     """:raises DataError: there is none."""
     first = next(items, None)
     if first is None:
@@ -181,7 +181,7 @@ def _check_is_json_lines(path: Path) -> None:
 
 def _is_list(path: Path) -> bool:
     """Whether a file called .json is JSON as a whole; what starts with an object is JSON Lines."""
-    with _opened(path) as file:
+    with _open(path) as file:
         for line in file:
             begin = line.removeprefix(codecs.BOM_UTF8).lstrip()
             if begin:
@@ -190,16 +190,16 @@ def _is_list(path: Path) -> bool:
 
 
 def _json_list(path: Path) -> Iterator[Item]:
-    with _opened(path) as file:
+    with _open(path) as file:
         content = file.read().removeprefix(codecs.BOM_UTF8)
     size, is_suspect = len(content), rows.may_be_unusable(content)
-    values = _parsed_list(path, content)
+    values = _parse_list(path, content)
     del content  # as large as the rows, which are held until they are used
     for number, value in enumerate(values, 1):
-        yield number, rows.usable(value) if is_suspect else value, size // len(values)
+        yield number, rows.check_usable(value) if is_suspect else value, size // len(values)
 
 
-def _parsed_list(path: Path, content: bytes) -> list[object]:
+def _parse_list(path: Path, content: bytes) -> list[object]:
     try:
         values = json.loads(content.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -210,7 +210,7 @@ def _parsed_list(path: Path, content: bytes) -> list[object]:
             "It must be a JSON list of rows, or JSON Lines in a file ending in .jsonl."
         ) from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not JSON: {rows.beyond_python(error)}.") from None
+        raise DataError(f"{path}: not JSON: {rows.is_reader_limit(error)}.") from None
     if not isinstance(values, list):
         raise DataError(f"{path}: must hold a list of rows, not a {type(values).__name__}.")
     if not values:
@@ -224,7 +224,7 @@ def _parsed_list(path: Path, content: bytes) -> list[object]:
 def _csv(path: Path) -> Iterator[Item]:
     """Rows under a header; all values are strings, and an empty one is None."""
     csv.field_size_limit(1 << 30)  # Python's own limit is 128 KB, less than a long document
-    with _opened(path) as file:
+    with _open(path) as file:
         text = (line.decode("utf-8", "surrogateescape") for line in file)
         tab = kind_suffix(path) == ".tsv"
         reader = csv.reader(text, delimiter="\t" if tab else ",", strict=True)
@@ -253,7 +253,7 @@ def _header(path: Path, reader: Iterator[list[str]]) -> list[str]:
         raise DataError(f"{path}: the header is {fields.problem}.")
     header = [name.strip() for name in fields]
     header[0] = header[0].removeprefix("\ufeff").strip()
-    if isinstance(_decoded("".join(header)), Broken):
+    if isinstance(_decoding_problem("".join(header)), Broken):
         raise DataError(f"{path}: the header is not text in UTF-8; save the file as UTF-8.")
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
@@ -276,11 +276,11 @@ def _csv_row(number: int, header: list[str], fields: list[str] | Broken) -> Item
         many = f"has {len(fields)} field{'s' * (len(fields) != 1)} where the header has {len(header)}"
         return number, Broken(many), 0
     whole = "".join(fields)
-    bad = _decoded(whole)
+    bad = _decoding_problem(whole)
     return number, bad or {name: field or None for name, field in zip(header, fields)}, len(whole)
 
 
-def _decoded(text: str) -> Broken | None:
+def _decoding_problem(text: str) -> Broken | None:
     """What is wrong with text that was decoded with its errors kept."""
     if "\0" in text:
         return Broken(rows.NUL)
@@ -297,7 +297,7 @@ def _decoded(text: str) -> Broken | None:
 
 def _document(path: Path) -> Iterator[Item]:
     """The whole file, unless it is blank."""
-    with _opened(path) as file:
+    with _open(path) as file:
         content = file.read().removeprefix(codecs.BOM_UTF8)
     if content.strip():
         yield 1, content, len(content)

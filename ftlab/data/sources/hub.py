@@ -46,10 +46,10 @@ class Hub(Location):
 
     def count(self) -> int:
         data = _load(self)
-        said = self._said(data)
+        said = self._declared_count(data)
         return sum(len(block) for block in self._blocks(data, BLOCK_ROWS)) if said is None else said
 
-    def _said(self, data: Any) -> int | None:
+    def _declared_count(self, data: Any) -> int | None:
         """How many rows the set says that it has; None where it says nothing."""
         if not self.streaming:
             return len(data)
@@ -63,14 +63,14 @@ class Hub(Location):
             yield block
         if seen == 0:
             raise DataError(f"{self}: has no rows.")
-        said = self._said(data)
+        said = self._declared_count(data)
         if said not in (None, seen):  # rows were drawn from as many as it said
             raise DataError(
                 f"{self}: says that it has {said} rows, but {seen} came. data.hub.streaming=false counts them."
             )
 
     def _blocks(self, data: Any, size: int) -> Iterator[Block]:
-        with _explained(self):
+        with _explain_errors(self):
             yield from cut_batches(str(self), 0, _batches(data, size), size)
 
     def fingerprint(self) -> dict[str, str]:
@@ -121,7 +121,7 @@ def _load(hub: Hub) -> Any:
     place, commit = _place(hub)
     # A snapshot in the cache is of the revision already.
     revision = commit if place == hub.id else None
-    with _explained(hub), _quiet():
+    with _explain_errors(hub), _silence_datasets():
         from datasets import load_dataset
 
         return load_dataset(
@@ -136,14 +136,14 @@ def _place(hub: Hub) -> tuple[str, str | None]:
     :raises DataError: the set cannot be had.
     """
     if hub.host == "ms":
-        return _downloaded_from_modelscope(hub.id, hub.revision), None
+        return _download_from_modelscope(hub.id, hub.revision), None
     if hub.local:
         return str(hub.local), None
     from huggingface_hub import HfApi, constants
 
-    if constants.HF_HUB_OFFLINE or not answers(constants.ENDPOINT):
+    if constants.HF_HUB_OFFLINE or not is_reachable(constants.ENDPOINT):
         return _in_cache(hub)
-    with _explained(hub):
+    with _explain_errors(hub):
         return hub.id, HfApi().dataset_info(hub.id, revision=hub.revision, timeout=30).sha
 
 
@@ -164,7 +164,7 @@ def _in_cache(hub: Hub) -> tuple[str, str]:
 
 
 @functools.cache
-def answers(endpoint: str) -> bool:
+def is_reachable(endpoint: str) -> bool:
     """Whether anything answers there, asked once: the hub's own client tries for half a minute."""
     try:
         urlopen(Request(endpoint, method="HEAD"), timeout=5).close()
@@ -175,7 +175,7 @@ def answers(endpoint: str) -> bool:
     return True
 
 
-def _downloaded_from_modelscope(id_: str, revision: str | None) -> str:
+def _download_from_modelscope(id_: str, revision: str | None) -> str:
     try:
         from modelscope.hub.snapshot_download import dataset_snapshot_download
     except ImportError:
@@ -193,7 +193,7 @@ def _downloaded_from_modelscope(id_: str, revision: str | None) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _silence_datasets() -> Iterator[None]:
     """Without the progress bars and the log of ``datasets``; its errors we tell ourselves."""
     from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, logging
 
@@ -209,7 +209,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _explained(hub: Hub) -> Iterator[None]:
+def _explain_errors(hub: Hub) -> Iterator[None]:
     """:raises DataError: one line for what ``datasets`` and the hub's client raise."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 

@@ -55,7 +55,7 @@ _PLACES = ("hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_n
 
 
 def translate(registry: Path, name: str, raw: Any, stage: str) -> Entry:
-    """What one of its entries says, as an entry of ours.
+    """Translate an entry of LLaMA-Factory's registry into an entry of ours.
 
     :raises DataError: it is wrong, or of a kind that cannot be served.
     """
@@ -65,7 +65,7 @@ def translate(registry: Path, name: str, raw: Any, stage: str) -> Entry:
     columns = {**_DEFAULTS, **({"chosen": "chosen", "rejected": "rejected"} if raw.get("ranking") else {})}
     if "columns" in raw:
         columns = {key: column for key, column in raw["columns"].items() if column is not None}
-    format_, ours = _reading(raw, columns, stage)
+    format_, ours = _format_and_columns(raw, columns, stage)
     raise_all(registry, list(unknown_columns(f"{name}.columns", format_, ours)))
     others: dict[str, str | None] = {column: None for column in COLUMNS[format_] if column != "id"}
     values = {
@@ -101,11 +101,11 @@ def _mistakes(name: str, raw: Mapping[str, Any]) -> Iterator[Mistake]:
                 yield Mistake(f"{name}.{key}.{one}", f"unknown. Known: {', '.join(known)}.", None, nearest(one, known))
         if key == "columns" and (media := [column for column in _MEDIA if given.get(column)]):
             yield Mistake(f"{name}.columns.{media[0]}", f"rows with {media[0]} cannot be used; ftlab trains on text.")
-    yield from _unserved(name, raw)
+    yield from _unsupported(name, raw)
 
 
-def _unserved(name: str, raw: Mapping[str, Any]) -> Iterator[Mistake]:
-    place = _chosen_place(raw)
+def _unsupported(name: str, raw: Mapping[str, Any]) -> Iterator[Mistake]:
+    place = _select_place(raw)
     instead = "Download the set, and name its files with file_name."
     if place is None:
         yield Mistake(name, f"has none of {', '.join(_PLACES)}.")
@@ -118,7 +118,7 @@ def _unserved(name: str, raw: Mapping[str, Any]) -> Iterator[Mistake]:
         yield Mistake(f"{name}.split", reason, raw["split"])
 
 
-def _chosen_place(raw: Mapping[str, Any]) -> str | None:
+def _select_place(raw: Mapping[str, Any]) -> str | None:
     if "ms_hub_url" in raw and (_is_set("USE_MODELSCOPE_HUB") or "hf_hub_url" not in raw):
         return "ms_hub_url"
     if "om_hub_url" in raw and (_is_set("USE_OPENMIND_HUB") or "hf_hub_url" not in raw):
@@ -131,7 +131,7 @@ def _is_set(variable: str) -> bool:
 
 
 def _place(raw: Mapping[str, Any]) -> dict[str, Any]:
-    place = _chosen_place(raw)
+    place = _select_place(raw)
     if place == "file_name":
         return {"files": {"train": raw["file_name"]}}
     host = "hub" if place == "hf_hub_url" else "modelscope"
@@ -139,7 +139,7 @@ def _place(raw: Mapping[str, Any]) -> dict[str, Any]:
     return {host: raw[str(place)], **of_hubs}
 
 
-def _reading(raw: Mapping[str, Any], columns: Mapping[str, str], stage: str) -> tuple[str, dict[str, str]]:
+def _format_and_columns(raw: Mapping[str, Any], columns: Mapping[str, str], stage: str) -> tuple[str, dict[str, str]]:
     """The format of the rows under this stage, and their columns."""
     style = _FORMATS[raw.get("formatting", "alpaca")]
     if "prompt" in columns and "messages" not in columns:
@@ -149,17 +149,17 @@ def _reading(raw: Mapping[str, Any], columns: Mapping[str, str], stage: str) -> 
     if style != "alpaca" and "messages" in columns:
         ours["conversations" if style == "sharegpt" else "messages"] = columns["messages"]
     if raw.get("ranking"):
-        return "preference", _known(ours, "preference")
+        return "preference", _known_columns(ours, "preference")
     if "label" in ours:
         return "kto", ours
     if stage in ("ppo", "grpo"):
-        return "prompts", _known(ours, "prompts")
+        return "prompts", _known_columns(ours, "prompts")
     if "instruction" in ours and (stage == "pt" or "output" not in ours):
         return "text", {"text": ours["instruction"]}
     return style, ours
 
 
-def _known(columns: Mapping[str, str], format_: str) -> dict[str, str]:
+def _known_columns(columns: Mapping[str, str], format_: str) -> dict[str, str]:
     """Without those that rows of this kind have no use for, such as the answer beside chosen and rejected ones."""
     return {name: column for name, column in columns.items() if name in COLUMNS[format_]}
 

@@ -33,18 +33,18 @@ def find(specs: str | Sequence[str], base: Path, where: str, hint: str = "", doc
         such as a ``.py``, is one text as a whole.
     :raises DataError: a file does not exist, is empty, or cannot be read.
     """
-    found = [_find(base / Path(spec).expanduser(), where, hint, documents) for spec in _listed(specs)]
+    found = [_find(base / Path(spec).expanduser(), where, hint, documents) for spec in _as_list(specs)]
     labels = [one.label for one in found if one.label]
     return Files(tuple(path for one in found for path in one.paths), labels[0] if len(found) == 1 and labels else "")
 
 
-def _listed(specs: str | Sequence[str]) -> Sequence[str]:
+def _as_list(specs: str | Sequence[str]) -> Sequence[str]:
     return [specs] if isinstance(specs, str) else specs
 
 
 def _find(path: Path, where: str, hint: str, documents: bool) -> Files:
     if path.is_dir():
-        return _of_folder(path, where, documents)
+        return _files_in_folder(path, where, documents)
     if not path.exists() and glob.has_magic(str(path)):
         root = next(parent for parent in path.parents if parent.is_dir())  # whose name is no pattern, whatever is in it
         pattern = str(path.relative_to(root))
@@ -54,7 +54,7 @@ def _find(path: Path, where: str, hint: str, documents: bool) -> Files:
             raise DataError(f"{where}: no file matches {path}.{hint}")
         for file in files:
             _check_name(file, where, documents)
-        return _filled(files, path, where)
+        return _non_empty(files, path, where)
     if not path.is_file():
         raise DataError(f"{where}: {path} does not exist.{hint}")
     _check_readable(path, where)
@@ -64,24 +64,24 @@ def _find(path: Path, where: str, hint: str, documents: bool) -> Files:
     return Files((path,))
 
 
-def _of_folder(folder: Path, where: str, documents: bool) -> Files:
-    names = [name for name in _names(folder) if name.name not in _NO_ROWS and not _ABOUT.match(name.name)]
+def _files_in_folder(folder: Path, where: str, documents: bool) -> Files:
+    names = [name for name in _visible_files(folder) if name.name not in _NO_ROWS and not _ABOUT.match(name.name)]
     rows = [name for name in names if kind_of(name) != "document"]
     texts = [name for name in names if name.suffix.lower() in DOCUMENTS] if documents else []
     if rows and texts:
         both = " and ".join(f"{len(of)} files {_suffixes(of)}" for of in (rows, texts))
         raise DataError(
             f"{where}: {folder} holds {both}; of the first each line or entry is a row, of the others each file is. "
-            f"Say which with a pattern: '{folder}/**/*{_commonest(texts)}'"
+            f"Say which with a pattern: '{folder}/**/*{_most_common(texts)}'"
         )
     if not rows and not texts:
         raise DataError(f"{where}: the folder {folder} holds no file that can be read. {_can_be_read(documents)}")
     if rows:
         _check_one_split(rows, folder, where)
-    return _filled([folder / name for name in rows or texts], folder, where)
+    return _non_empty([folder / name for name in rows or texts], folder, where)
 
 
-def _names(folder: Path) -> list[Path]:
+def _visible_files(folder: Path) -> list[Path]:
     """Of every file below, relative to the folder, unless it or its folder is hidden. Links are followed, once."""
     found, seen = [], set()
     for parent, folders, files in os.walk(folder, followlinks=True):
@@ -94,7 +94,7 @@ def _names(folder: Path) -> list[Path]:
     return found
 
 
-def _filled(files: list[Path], label: Path, where: str) -> Files:
+def _non_empty(files: list[Path], label: Path, where: str) -> Files:
     """Those that are not empty, as a shard may be."""
     for file in files:
         _check_readable(file, where)
@@ -137,7 +137,7 @@ def _can_be_read(documents: bool) -> str:
     return f"{rows}. With data.format=text any other file is one text."
 
 
-def _commonest(names: list[Path]) -> str:
+def _most_common(names: list[Path]) -> str:
     return Counter(name.suffix for name in names).most_common(1)[0][0]
 
 

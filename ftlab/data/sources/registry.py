@@ -87,7 +87,7 @@ def _read(path: Path) -> Any:
 def _yaml(path: Path, text: str) -> Any:
     try:
         return yaml.load(text, _Loader)
-    except _Twice as twice:
+    except _DuplicateKeys as twice:
         raise_all(path, twice.mistakes)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
@@ -111,24 +111,24 @@ def _json(path: Path, text: str) -> Any:
         where = f"in line {error.lineno}, column {error.colno}"
         raise DataError(f"data.registry={path}: not JSON: {error.msg} {where}.") from None
     if twice:
-        _lines_of_twice(path, text)
+        _check_duplicate_keys(path, text)
         raise_all(
             path, [Mistake(name, "stands twice in one object; the last would win. Rename one.") for name in twice]
         )
     return raw
 
 
-def _lines_of_twice(path: Path, text: str) -> None:
+def _check_duplicate_keys(path: Path, text: str) -> None:
     """:raises DataError: with the lines, which YAML's reader knows and JSON's does not."""
     try:
         yaml.load(text, _Loader)
-    except _Twice as twice:
+    except _DuplicateKeys as twice:
         raise_all(path, twice.mistakes)
     except yaml.YAMLError:  # tabs, say; then the names have to do
         return
 
 
-class _Twice(Exception):
+class _DuplicateKeys(Exception):
     def __init__(self, mistakes: Sequence[Mistake]):
         super().__init__("a key stands twice")
         self.mistakes = mistakes
@@ -139,16 +139,16 @@ class _Loader(yaml.SafeLoader):
 
     def get_single_data(self) -> Any:
         node = self.get_single_node()
-        mistakes = list(_twice(node, ())) if node is not None else []
+        mistakes = list(_duplicate_keys(node, ())) if node is not None else []
         if mistakes:
-            raise _Twice(mistakes)
+            raise _DuplicateKeys(mistakes)
         return self.construct_document(node) if node is not None else None
 
 
-def _twice(node: yaml.Node, path: tuple[str, ...]) -> Iterator[Mistake]:
+def _duplicate_keys(node: yaml.Node, path: tuple[str, ...]) -> Iterator[Mistake]:
     if isinstance(node, yaml.SequenceNode):
         for child in node.value:
-            yield from _twice(child, path)
+            yield from _duplicate_keys(child, path)
     if not isinstance(node, yaml.MappingNode):
         return
     lines: dict[str, int] = {}
@@ -158,4 +158,4 @@ def _twice(node: yaml.Node, path: tuple[str, ...]) -> Iterator[Mistake]:
             where = ".".join((*path, name))
             yield Mistake(where, f"stands twice, in lines {lines[name]} and {line}; the last would win. Rename one.")
         lines[name] = line
-        yield from _twice(value, (*path, name))
+        yield from _duplicate_keys(value, (*path, name))

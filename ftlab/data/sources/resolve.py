@@ -60,7 +60,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class _Chosen:
+class _Selected:
     """A set that the config names, before anybody looked for its files. :param entry: None for a path."""
 
     name: str
@@ -79,25 +79,25 @@ def resolve(data: Data, stage: str) -> list[Source]:
     """
     registry = read_registry(Path(data.registry))
     mistakes = mix_mistakes(data)
-    chosen = [_of_path(data)] if data.path is not None else _of_names(data, registry, stage, mistakes)
-    mistakes += [mistake for one in chosen for mistake in _unfit(one, stage, registry, data)]
-    mistakes += [*_unknown(data, chosen), *_hub_mistakes(data, chosen)]
+    chosen = [_select_path(data)] if data.path is not None else _select_names(data, registry, stage, mistakes)
+    mistakes += [mistake for one in chosen for mistake in _format_mistakes(one, stage, registry, data)]
+    mistakes += [*_unknown_columns(data, chosen), *_hub_mistakes(data, chosen)]
     if mistakes:
         raise ConfigError(mistakes)
     return _sources(data, chosen)
 
 
-def changed_files(sources: Sequence[Source], began_with: Mapping[str, str] | None) -> list[str]:
-    """Files of the sets whose content is no longer what a run began with. :param began_with: hashes; None: nothing."""
-    if began_with is None:
+def changed_files(sources: Sequence[Source], recorded: Mapping[str, str] | None) -> list[str]:
+    """Return the files whose content is no longer what a run began with. :param recorded: hashes; None: nothing."""
+    if recorded is None:
         return []
     locations = [location for source in sources for location in source.splits.values()]
     found = [pair for location in locations for pair in location.fingerprint().items()]
-    return list(dict.fromkeys(file for file, sha256 in found if began_with.get(file) != sha256))
+    return list(dict.fromkeys(file for file, sha256 in found if recorded.get(file) != sha256))
 
 
 def mix_mistakes(data: Data) -> list[Mistake]:
-    """What is wrong with the list of sets and the way to mix them. Needs no file."""
+    """Return the mistakes in the list of data sets and in the way to mix them. No file is needed."""
     names = _names(data)
     twice = sorted({name for name in names if names.count(name) > 1})
     found = [Mistake("data.name", "is named twice; data.num_samples takes rows more than once.", one) for one in twice]
@@ -120,9 +120,9 @@ def _names(data: Data) -> tuple[str, ...]:
 # --- what the config names -------------------------------------------------------------------------------------------
 
 
-def _of_path(data: Data) -> _Chosen:
+def _select_path(data: Data) -> _Selected:
     assert data.path is not None and data.format is not None, "the schema asks for a format beside a path"
-    return _Chosen(_name_of(data.path), data.format, dict(data.columns), dict(data.tags), None)
+    return _Selected(_name_of(data.path), data.format, dict(data.columns), dict(data.tags), None)
 
 
 def _name_of(path: str) -> str:
@@ -132,12 +132,12 @@ def _name_of(path: str) -> str:
     return Path(name.removesuffix(".gz")).stem or path
 
 
-def _of_names(data: Data, registry: Registry, stage: str, mistakes: list[Mistake]) -> list[_Chosen]:
+def _select_names(data: Data, registry: Registry, stage: str, mistakes: list[Mistake]) -> list[_Selected]:
     """:param mistakes: takes unknown names."""
     chosen = []
     for name in dict.fromkeys(_names(data)):
         if name in registry:
-            chosen.append(_of_entry(name, registry[name].for_stage(stage), data))
+            chosen.append(_select_entry(name, registry[name].for_stage(stage), data))
         else:
             known = sorted(registry)
             reason = f"not in the registry {data.registry}. Known: {', '.join(known)}."
@@ -145,20 +145,20 @@ def _of_names(data: Data, registry: Registry, stage: str, mistakes: list[Mistake
     return chosen
 
 
-def _of_entry(name: str, entry: Entry, data: Data) -> _Chosen:
+def _select_entry(name: str, entry: Entry, data: Data) -> _Selected:
     format_ = data.format or entry.kind
     known = COLUMNS[format_]
     # A column that the entry says it lacks is no mistake where another format was asked for.
     own = {column: user for column, user in entry.columns.items() if user is not None or column in known}
     several = len(_names(data)) > 1
     given = {column: user for column, user in data.columns.items() if column in known or not several}
-    return _Chosen(name, format_, {**own, **given}, {**entry.tags, **data.tags}, entry)
+    return _Selected(name, format_, {**own, **given}, {**entry.tags, **data.tags}, entry)
 
 
 # --- what is wrong with it -------------------------------------------------------------------------------------------
 
 
-def _unfit(one: _Chosen, stage: str, registry: Registry, data: Data) -> Iterator[Mistake]:
+def _format_mistakes(one: _Selected, stage: str, registry: Registry, data: Data) -> Iterator[Mistake]:
     allowed = STAGE_FORMATS[stage]
     if one.format in allowed:
         return
@@ -181,18 +181,18 @@ def _kind(entry: Entry | LlamaFactoryEntry, stage: str) -> str | None:
         return None
 
 
-def _unknown(data: Data, chosen: Sequence[_Chosen]) -> Iterator[Mistake]:
+def _unknown_columns(data: Data, selected: Sequence[_Selected]) -> Iterator[Mistake]:
     """Columns of the config that no chosen format has; with several sets, each takes those that its format has."""
     found: dict[str, Mistake] = {}
-    for one in chosen:
+    for one in selected:
         for mistake in unknown_columns("data.columns", one.format, {**one.columns, **data.columns}):
             found.setdefault(mistake.key, mistake)
-    known = {f"data.columns.{column}" for one in chosen for column in COLUMNS[one.format]}
+    known = {f"data.columns.{column}" for one in selected for column in COLUMNS[one.format]}
     yield from (mistake for key, mistake in found.items() if key not in known)
     yield from unknown_tags("data.tags", data.tags)
 
 
-def _hub_mistakes(data: Data, chosen: Sequence[_Chosen]) -> Iterator[Mistake]:
+def _hub_mistakes(data: Data, selected: Sequence[_Selected]) -> Iterator[Mistake]:
     if data.path is not None:
         try:
             on_hub = hub.parse(data.path) is not None
@@ -200,9 +200,9 @@ def _hub_mistakes(data: Data, chosen: Sequence[_Chosen]) -> Iterator[Mistake]:
             yield Mistake("data.path", f"{error}.", data.path)
             return
     else:
-        on_hub = any(one.entry and one.entry.files is None for one in chosen)
+        on_hub = any(one.entry and one.entry.files is None for one in selected)
     for key in ("revision", "subset", "split"):
-        if chosen and not on_hub and (value := getattr(data.hub, key)) is not None:
+        if selected and not on_hub and (value := getattr(data.hub, key)) is not None:
             yield Mistake(f"data.hub.{key}", "none of the chosen sets is on a hub.", value)
     for split in SPLITS[1:]:
         named = getattr(data.split, split)
@@ -214,11 +214,11 @@ def _hub_mistakes(data: Data, chosen: Sequence[_Chosen]) -> Iterator[Mistake]:
 # --- where the rows are ----------------------------------------------------------------------------------------------
 
 
-def _sources(data: Data, chosen: Sequence[_Chosen]) -> list[Source]:
+def _sources(data: Data, selected: Sequence[_Selected]) -> list[Source]:
     sources, missing = [], []
-    for place, one in enumerate(chosen):
+    for place, one in enumerate(selected):
         try:
-            splits = _of_config(data, one) if one.entry is None else _of_registry(data, one, one.entry)
+            splits = _config_source(data, one) if one.entry is None else _registry_source(data, one, one.entry)
             _replace(splits, data, one, is_first=place == 0)
         except DataError as error:
             missing.append(str(error))
@@ -231,7 +231,7 @@ def _sources(data: Data, chosen: Sequence[_Chosen]) -> list[Source]:
     return sources
 
 
-def _of_config(data: Data, one: _Chosen) -> dict[str, Location]:
+def _config_source(data: Data, one: _Selected) -> dict[str, Location]:
     assert data.path is not None
     of_hub = hub.parse(data.path)
     if of_hub is None:
@@ -240,7 +240,7 @@ def _of_config(data: Data, one: _Chosen) -> dict[str, Location]:
     return {"train": _on_hub(data, Hub(id_, host), "data.path")}
 
 
-def _of_registry(data: Data, one: _Chosen, entry: Entry) -> dict[str, Location]:
+def _registry_source(data: Data, one: _Selected, entry: Entry) -> dict[str, Location]:
     if entry.files is not None:
         folder = Path(data.registry).parent
         hint = f" Make it with: {entry.make}" if entry.make else f" It is named in {data.registry}."
@@ -272,7 +272,7 @@ def _on_hub(data: Data, location: Hub, where: str) -> Hub:
     return replace(location, **given)
 
 
-def _replace(splits: dict[str, Location], data: Data, one: _Chosen, is_first: bool) -> None:
+def _replace(splits: dict[str, Location], data: Data, one: _Selected, is_first: bool) -> None:
     """Leave out and replace splits as the config says. Files of its own are one set's, the first's, or they would be
     read once for each."""
     for split in SPLITS[1:]:

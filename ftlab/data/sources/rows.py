@@ -23,7 +23,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """In place of a value that could not be had."""
+    """Stands for a value that could not be read."""
 
     problem: str
 
@@ -40,8 +40,8 @@ def from_json(line: bytes) -> Any:
         comma = " (JSON Lines has no comma between rows)" if line.rstrip().endswith(b",") else ""
         return Broken(f"not JSON: {error.msg} in column {error.colno}{comma}")
     except (ValueError, RecursionError) as error:
-        return Broken(f"not JSON: {beyond_python(error)}")
-    return usable(value) if may_be_unusable(line) else an_object(value)
+        return Broken(f"not JSON: {is_reader_limit(error)}")
+    return check_usable(value) if may_be_unusable(line) else require_object(value)
 
 
 def from_text(text: bytes) -> Any:
@@ -54,24 +54,24 @@ def from_text(text: bytes) -> Any:
         return Broken(f"not UTF-8 at byte {error.start}; is it text?")
 
 
-def an_object(value: Any) -> Any:
+def require_object(value: Any) -> Any:
     return value if isinstance(value, (dict, Broken)) else Broken("is not an object with columns")
 
 
 def may_be_unusable(source: bytes) -> bool:
-    """Whether this JSON has an escape that could stand for what :func:`usable` looks for. Cheap."""
+    """Whether this JSON has an escape that could stand for what :func:`check_usable` looks for. Cheap."""
     return rb"\u" in source and (rb"\u0000" in source or any(half in source for half in _HALVES))
 
 
-def usable(value: Any) -> Any:
-    """The same, unless its strings hold what JSON can write, but UTF-8 and tokenizers cannot."""
+def check_usable(value: Any) -> Any:
+    """Return the value, or the problem if its strings hold what JSON can write, but UTF-8 and tokenizers cannot."""
     if holds_nul(value):
         return Broken(NUL)
     try:
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
         return Broken("holds half of a surrogate pair, which no text can")
-    return an_object(value)
+    return require_object(value)
 
 
 def holds_nul(value: Any) -> bool:
@@ -82,6 +82,6 @@ def holds_nul(value: Any) -> bool:
     return isinstance(value, list) and any(map(holds_nul, value))
 
 
-def beyond_python(error: Exception) -> str:
-    """Limits of Python's reader that are no errors of JSON."""
+def is_reader_limit(error: Exception) -> str:
+    """Whether an error comes from a limit of Python's reader and is no error of the JSON."""
     return "nested too deeply" if isinstance(error, RecursionError) else "a number of too many digits"

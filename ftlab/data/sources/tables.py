@@ -21,7 +21,7 @@ def parquet(path: Path, size: int, limit: int) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
     # Without pre_buffer a batch is decoded as it is asked for; with it, a whole row group is read at once.
-    with damaged(path, "Parquet"), pq.ParquetFile(path, pre_buffer=False) as file:
+    with describe_damage(path, "Parquet"), pq.ParquetFile(path, pre_buffer=False) as file:
         _check_names(path, file.schema_arrow)
         meta = file.metadata
         stored = sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups))
@@ -31,7 +31,7 @@ def parquet(path: Path, size: int, limit: int) -> Iterator[Any]:
 def parquet_count(path: Path) -> int:
     import pyarrow.parquet as pq
 
-    with damaged(path, "Parquet"):
+    with describe_damage(path, "Parquet"):
         return int(pq.read_metadata(path).num_rows)
 
 
@@ -42,7 +42,7 @@ def arrow(path: Path) -> Iterator[Any]:
     """
     import pyarrow as pa
 
-    with damaged(path, "Arrow"):
+    with describe_damage(path, "Arrow"):
         source = pa.memory_map(str(path))
         magic = source.read(6)
         source.seek(0)
@@ -63,8 +63,8 @@ def arrow_count(path: Path) -> int:
 
 
 @contextmanager
-def damaged(path: Path, kind: str) -> Iterator[None]:
-    """What pyarrow says of a file that it cannot read, in one line with what to do.
+def describe_damage(path: Path, kind: str) -> Iterator[None]:
+    """Return the error for a file that pyarrow cannot read, on one line, with what to do.
 
     :raises DataError:
     """
@@ -86,7 +86,7 @@ def _check_names(path: Path, schema: Any) -> None:
 
 
 def rows_within(limit: int, total: int, count: int, size: int) -> int:
-    """How many rows of this average size are about ``limit`` bytes: at least 1, and at most ``size``."""
+    """Return how many rows of this average size fill about ``limit`` bytes: at least 1, and at most ``size``."""
     return size if total <= 0 or count <= 0 else max(1, min(size, limit * count // total))
 
 

@@ -36,7 +36,7 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why a row is not used.
+    """The reason why one row is not used.
 
     :param tokens: how many it had, as far as it came. :param malformed: whether ``data.on_invalid`` decides about it.
     :param detail: what belongs to this row alone, and so does not group with others'.
@@ -53,7 +53,7 @@ class Problem:
 
 
 @dataclass(slots=True)
-class Encoded:
+class EncodedBlock:
     """What became of a block. U rows that are kept, S samples: one for each row, or two (chosen, rejected), T tokens.
 
     :param kept: int64, shape (U, 2): ordinal and number of each row. :param label: int8, shape (U,): KTO's label.
@@ -73,8 +73,8 @@ class Encoded:
     learned: Counts
     problems: list[Problem]
 
-    def without(self, rows: Sequence[int]) -> None:
-        """Take kept rows out again."""
+    def drop_rows(self, rows: Sequence[int]) -> None:
+        """Return the block without some of the rows that were kept."""
         keep = np.ones(len(self.kept), dtype=bool)
         keep[list(rows)] = False
         samples = np.repeat(keep, len(self.counts) // len(keep))
@@ -105,7 +105,7 @@ class BlockEncoder:
     def __init__(self, recipe: Recipe, encoder: Encoder):
         self.recipe, self._encoder = recipe, encoder
 
-    def __call__(self, block: Block) -> Encoded:
+    def __call__(self, block: Block) -> EncodedBlock:
         problems: list[Problem] = []
         drafts = self._drafts(block, problems)
         self._encode(drafts)
@@ -122,7 +122,7 @@ class BlockEncoder:
             else:
                 problems.append(problem)
         problems.sort(key=lambda problem: problem.ordinal)
-        return self._assembled(kept, problems, len(block))
+        return self._assemble(kept, problems, len(block))
 
     def _drafts(self, block: Block, problems: list[Problem]) -> list[_Draft]:
         convert = CONVERTERS[self.recipe.format]
@@ -217,24 +217,26 @@ class BlockEncoder:
         turns = _turn_starts(record)
 
         def without(count: int) -> _Draft:
-            return self._again(draft, _without_turns(record, turns, count))
+            return self._encode_again(draft, _without_turns(record, turns, count))
 
-        count = _least(1, len(turns) - 1, lambda n: self._fits(without(n)))
+        count = _bisect(1, len(turns) - 1, lambda n: self._fits(without(n)))
         if count is not None:
             shorter = without(count)
         elif self.recipe.truncation == "left" and turns:
             last = _without_turns(record, turns, len(turns) - 1)
             question = _messages(last)[_turn_starts(last)[0]]["content"]
-            cut = _least(1, len(question) - 1, lambda n: self._fits(self._again(draft, _without_start(last, n))))
+            cut = _bisect(
+                1, len(question) - 1, lambda n: self._fits(self._encode_again(draft, _without_start(last, n)))
+            )
             if cut is None:
                 return False
-            shorter = self._again(draft, _without_start(last, cut))
+            shorter = self._encode_again(draft, _without_start(last, cut))
         else:
             return False
         draft.ids, draft.trained = shorter.ids, shorter.trained
         return True
 
-    def _again(self, draft: _Draft, record: Record) -> _Draft:
+    def _encode_again(self, draft: _Draft, record: Record) -> _Draft:
         again = replace(draft, record=record, rendered=self._render(record))
         self._encode([again])
         return again
@@ -242,11 +244,11 @@ class BlockEncoder:
     def _fits(self, draft: _Draft) -> bool:
         return max(map(len, draft.ids)) <= self.recipe.max_length
 
-    def _assembled(self, kept: Sequence[_Draft], problems: list[Problem], rows: int) -> Encoded:
+    def _assemble(self, kept: Sequence[_Draft], problems: list[Problem], rows: int) -> EncodedBlock:
         ids = [ids for draft in kept for ids in draft.ids]
         trained = [trained for draft in kept for trained in draft.trained]
         is_label = [draft.record.label if isinstance(draft.record, Labelled) else False for draft in kept]
-        return Encoded(
+        return EncodedBlock(
             rows=rows,
             kept=np.array([(draft.ordinal, draft.number) for draft in kept], dtype=np.int64).reshape(-1, 2),
             label=np.array(is_label, dtype=np.int8),
@@ -286,7 +288,7 @@ def _cut_right(draft: _Draft, limit: int) -> None:
         draft.ids[i], draft.trained[i] = draft.ids[i][:end], trained[:end]
 
 
-def _least(low: int, high: int, holds: Callable[[int], bool]) -> int | None:
+def _bisect(low: int, high: int, holds: Callable[[int], bool]) -> int | None:
     """The least number from ``low`` to ``high`` for which a condition holds that, once it holds, goes on to."""
     if low > high or not holds(high):
         return None

@@ -22,7 +22,7 @@ Counts = NDArray[np.int64]
 Spans = Sequence[tuple[int, int]]  # half-open character ranges, in order
 
 
-class Unlike(Exception):
+class FastPathMismatch(Exception):
     """The fast path found other ids than the tokenizer; everything must be encoded without it."""
 
 
@@ -59,17 +59,17 @@ class Encoder:
         :raises Unlike: a probe of the fast path failed.
         """
         if self._fast is None:
-            return self._slow(texts, spans)
+            return self._encode_slow(texts, spans)
         quick: list[NDArray[np.uint32]] = []
         others = []
         for i, text in enumerate(texts):
             try:
-                if not self._fast.takes(text):
+                if not self._fast.supports(text):
                     raise ValueError
                 quick.append(self._fast.core.encode(text))
             except ValueError:
                 others.append(i)
-        found = self._with_others(quick, texts, spans, others) if others else self._joined(quick, texts, spans)
+        found = self._join_with_slow(quick, texts, spans, others) if others else self._join(quick, texts, spans)
         self._until_probe -= len(texts)
         if self._until_probe <= 0:
             slow = set(others)
@@ -80,10 +80,10 @@ class Encoder:
     def _check(self, texts: Sequence[str]) -> None:
         assert self._fast is not None
         for text in texts:
-            if not self._fast.agrees([text[:PROBED_LENGTH]]):
-                raise Unlike(text)
+            if not self._fast.matches_tokenizer([text[:PROBED_LENGTH]]):
+                raise FastPathMismatch(text)
 
-    def _joined(self, ranks: Sequence[NDArray[np.uint32]], texts: Sequence[str], spans: Sequence[Spans]) -> Tokens:
+    def _join(self, ranks: Sequence[NDArray[np.uint32]], texts: Sequence[str], spans: Sequence[Spans]) -> Tokens:
         assert self._fast is not None
         core = self._fast.core
         counts = np.fromiter(map(len, ranks), dtype=np.int64, count=len(ranks))
@@ -99,17 +99,17 @@ class Encoder:
                 bounds += [(base + start, base + end) for start, end in _in_bytes(text, ranges)]
                 base += len(text.encode())
         assert base == (ends[-1] if len(ends) else 0), "tokens are the bytes of their text, no more and no less"
-        return Tokens(core.ids[flat], _inside(ends - widths, bounds), counts)
+        return Tokens(core.ids[flat], _inside_spans(ends - widths, bounds), counts)
 
-    def _with_others(
+    def _join_with_slow(
         self, quick: list[NDArray[np.uint32]], texts: Sequence[str], spans: Sequence[Spans], others: Sequence[int]
     ) -> Tokens:
         slow = set(others)
         taken = [i for i in range(len(texts)) if i not in slow]
         parts: dict[int, tuple[Ids, Flags]] = {}
         for indices, found in (
-            (taken, self._joined(quick, [texts[i] for i in taken], [spans[i] for i in taken])),
-            (others, self._slow([texts[i] for i in others], [spans[i] for i in others])),
+            (taken, self._join(quick, [texts[i] for i in taken], [spans[i] for i in taken])),
+            (others, self._encode_slow([texts[i] for i in others], [spans[i] for i in others])),
         ):
             cuts = found.counts.cumsum()[:-1]
             parts |= dict(zip(indices, zip(np.split(found.ids, cuts), np.split(found.trained, cuts))))
@@ -117,7 +117,7 @@ class Encoder:
         counts = np.array([len(ids) for ids, _ in ordered], dtype=np.int64)
         return Tokens(np.concatenate([p[0] for p in ordered]), np.concatenate([p[1] for p in ordered]), counts)
 
-    def _slow(self, texts: Sequence[str], spans: Sequence[Spans]) -> Tokens:
+    def _encode_slow(self, texts: Sequence[str], spans: Sequence[Spans]) -> Tokens:
         if not any(spans):
             ids = self._ids(texts)
             trained = [np.zeros(len(found), dtype=bool) for found in ids]
@@ -125,14 +125,16 @@ class Encoder:
             encoded = self._tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
             ids = encoded["input_ids"]
             offsets = map(self._offsets, encoded["offset_mapping"])
-            trained = [_inside(starts, ranges) & (ends > starts) for (starts, ends), ranges in zip(offsets, spans)]
+            trained = [
+                _inside_spans(starts, ranges) & (ends > starts) for (starts, ends), ranges in zip(offsets, spans)
+            ]
         counts = np.array([len(found) for found in ids], dtype=np.int64)
         flat = [np.empty(0, np.int32), *(np.asarray(found, dtype=np.int32) for found in ids)]
         return Tokens(np.concatenate(flat), np.concatenate([np.empty(0, bool), *trained]), counts)
 
-    def _offsets(self, found: Any) -> tuple[Counts, Counts]:
+    def _offsets(self, encodings: Any) -> tuple[Counts, Counts]:
         """Where each token's text begins and ends."""
-        starts, ends = np.asarray(found, dtype=np.int64).reshape(-1, 2).T
+        starts, ends = np.asarray(encodings, dtype=np.int64).reshape(-1, 2).T
         if self._trims:
             starts = np.minimum(starts, np.concatenate([np.zeros(1, np.int64), ends])[:-1])
         return starts, ends
@@ -160,7 +162,7 @@ def _in_bytes(text: str, spans: Spans) -> list[tuple[int, int]]:
     return found
 
 
-def _inside(starts: Counts, spans: Spans) -> Flags:
+def _inside_spans(starts: Counts, spans: Spans) -> Flags:
     """Which places lie in a span."""
     if not len(spans):
         return np.zeros(len(starts), dtype=bool)

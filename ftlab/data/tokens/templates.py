@@ -29,7 +29,7 @@ _PROBE: tuple[Message, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class FrontMatter:
-    """What a shipped template says of itself.
+    """The metadata in the first comment of a shipped template.
 
     :param source: where its text was published.
     :param tokens: special tokens that it writes, besides ``bos_token`` and ``eos_token``; a tokenizer must have them.
@@ -43,24 +43,24 @@ class FrontMatter:
     tools: bool
 
 
-def names() -> list[str]:
-    """The shipped templates, which ``model.template`` can name."""
+def template_names() -> list[str]:
+    """Return the names of the shipped templates, which ``model.template`` can take."""
     return sorted(path.stem for path in Path(shipped("templates")).glob("*.jinja"))
 
 
-def named(name: str) -> str:
-    """The source of a shipped template.
+def read_template(name: str) -> str:
+    """Return the source of a shipped template.
 
     :raises NotReadyError: there is none of that name.
     """
     path = Path(shipped("templates")) / f"{name}.jinja"
     if not path.is_file():
-        raise NotReadyError(f"There is no template {name!r}. Known: {', '.join(names())}.")
+        raise NotReadyError(f"There is no template {name!r}. Known: {', '.join(template_names())}.")
     return path.read_text(encoding="utf-8")
 
 
 def front_matter(source: str) -> FrontMatter | None:
-    """What the first comment of a template says, or None where it is no front matter."""
+    """Return the metadata in the first comment of a template, or None where that is no front matter."""
     import yaml
 
     found = _FRONT_MATTER.match(source)
@@ -110,7 +110,7 @@ class Template:
             self._probe()
 
     @classmethod
-    def of(cls, tokenizer: Any, name: str | None = None) -> Template:
+    def for_tokenizer(cls, tokenizer: Any, name: str | None = None) -> Template:
         """The shipped template of that name, or the tokenizer's own where none is named.
 
         :raises NotReadyError: there is no such template, the tokenizer has none or lacks what it needs, or it has no
@@ -118,7 +118,7 @@ class Template:
         """
         where = tokenizer.name_or_path
         if name is not None:
-            source = named(name)
+            source = read_template(name)
             about = front_matter(source)
             if about is not None and about.stop == "eos_token" and tokenizer.eos_token is None:
                 raise NotReadyError(
@@ -129,7 +129,7 @@ class Template:
         else:
             raise NotReadyError(
                 f"The tokenizer of {where} has no chat template. Name a shipped one: model.template=NAME, with NAME of "
-                f"{', '.join(names())}. Or put one in its chat_template.jinja."
+                f"{', '.join(template_names())}. Or put one in its chat_template.jinja."
             )
         special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
         return cls(source, dict(tokenizer.special_tokens_map), where, [*tokenizer.all_special_tokens, *special])
@@ -239,14 +239,14 @@ def _nearest(source: str, where: str) -> str:
     mine, family = set(re.findall(r"\w+", source)), re.sub(r"\W", "_", where.lower())
 
     def likeness(name: str) -> float:
-        words = set(re.findall(r"\w+", _FRONT_MATTER.sub("", named(name))))
+        words = set(re.findall(r"\w+", _FRONT_MATTER.sub("", read_template(name))))
         return len(mine & words) / len(mine | words) + (name in family)
 
-    return max(names(), key=likeness)
+    return max(template_names(), key=likeness)
 
 
 def prompt_and_answer(record: Conversation | Pair | Labelled | Prompt) -> tuple[list[Message], str]:
-    """What is asked, and the answer that is wanted: the last turn, the chosen one, or none (an empty string)."""
+    """Return the prompt and the wanted answer: the last turn, the chosen one, or none (an empty string)."""
     if isinstance(record, Prompt):
         return record.messages, record.answer or ""
     if isinstance(record, Conversation):

@@ -64,7 +64,7 @@ class FastCore:
 
 
 def fast_core(tokenizer: Any) -> FastCore | str:
-    """tiktoken's core on the tokenizer's vocabulary, or why it would not do the same."""
+    """Return tiktoken's core on the tokenizer's vocabulary, or the reason why the two would differ."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return "it is written in Python"
@@ -89,7 +89,7 @@ def _core(model: dict[str, Any], added: dict[str, int], pattern: str, normalizer
         return "it is no plain byte-level BPE"
     pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
     merges = [(left, right) for left, right in pairs]
-    ranked = _ranked(model["vocab"], merges, set(added))
+    ranked = _rank_tokens(model["vocab"], merges, set(added))
     if isinstance(ranked, str):
         return ranked
     letters = _byte_letters()
@@ -116,7 +116,7 @@ def _core(model: dict[str, Any], added: dict[str, int], pattern: str, normalizer
     )
 
 
-def _ranked(vocab: dict[str, int], merges: Sequence[tuple[str, str]], added: set[str]) -> dict[str, int] | str:
+def _rank_tokens(vocab: dict[str, int], merges: Sequence[tuple[str, str]], added: set[str]) -> dict[str, int] | str:
     """Token -> id in the order in which merges make them, the single bytes first."""
     letters = _byte_letters()
     if missing := [letter for letter in letters if letter not in vocab]:
@@ -191,7 +191,7 @@ class FastPath:
         self._alike: set[str] = set(map(chr, range(128)))
         self._unlike: set[str] = set()
 
-    def takes(self, text: str) -> bool:
+    def supports(self, text: str) -> bool:
         if text.isascii():
             return True
         if self.core.needs_nfc and not unicodedata.is_normalized("NFC", text):
@@ -204,12 +204,12 @@ class FastPath:
     def _probe(self, characters: set[str]) -> None:
         for character in characters:
             texts = [context.format(character) for context in _CONTEXTS]
-            if self.agrees(texts):
+            if self.matches_tokenizer(texts):
                 self._alike.add(character)
             else:
                 self._unlike.add(character)
 
-    def agrees(self, texts: Sequence[str]) -> bool:
-        """Whether both find the same ids."""
+    def matches_tokenizer(self, texts: Sequence[str]) -> bool:
+        """Whether the core and the tokenizer produce the same ids."""
         theirs = self._tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
         return all(self.core.ids[self.core.encode(text)].tolist() == ids for text, ids in zip(texts, theirs))

@@ -11,7 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from ftlab.data.sources.blocks import Block
-from ftlab.data.tokens.block_encoder import BlockEncoder, Encoded, Recipe
+from ftlab.data.tokens.block_encoder import BlockEncoder, EncodedBlock, Recipe
 from ftlab.data.tokens.encoder import Encoder
 from ftlab.errors import DataError
 
@@ -21,17 +21,17 @@ _MOST = 16
 _mine: BlockEncoder  # of a worker process
 
 
-def worth(workers: int | str, size: int) -> int:
-    """How many processes to take. :param size: bytes of rows to read."""
+def worker_count(workers: int | str, size: int) -> int:
+    """Return how many processes to use. :param size: bytes of rows to read."""
     if workers != "auto":
         return int(workers)
     return min(len(os.sched_getaffinity(0)), _MOST) if size >= _WORTH else 1
 
 
-def in_order(
+def encode_in_order(
     blocks: Iterator[Block], encode: BlockEncoder, recipe: Recipe, tokenizer: Any, fast: bool, workers: int
-) -> Iterator[tuple[Block, Encoded]]:
-    """Every block with what became of it, in the order of the blocks.
+) -> Iterator[tuple[Block, EncodedBlock]]:
+    """Yield every block with its encoded form, in the order of the blocks.
 
     :param encode: for this process; the others build theirs from ``recipe`` and ``tokenizer``.
     :raises DataError: a worker was killed.
@@ -43,7 +43,7 @@ def in_order(
     # A server without threads or devices forks the workers; forking this process could take along both.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["ftlab.data.tokens.block_encoder", "ftlab.data.tokens.workers", "transformers"])
-    pending: deque[tuple[Block, Future[Encoded]]] = deque()
+    pending: deque[tuple[Block, Future[EncodedBlock]]] = deque()
     with ProcessPoolExecutor(workers, context, _begin, (recipe, tokenizer, fast)) as pool:
         try:
             for block in blocks:
@@ -68,5 +68,5 @@ def _begin(recipe: Recipe, tokenizer: Any, fast: bool) -> None:
     _mine = BlockEncoder(recipe, Encoder(tokenizer, fast))
 
 
-def _encode(block: Block) -> Encoded:
+def _encode(block: Block) -> EncodedBlock:
     return _mine(block)

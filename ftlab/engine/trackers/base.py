@@ -13,7 +13,7 @@ _NEVER = ("phase", "global_step", "time")
 
 
 @dataclass(frozen=True)
-class About:
+class TrackedRun:
     """The run that is followed.
 
     :param folder: its run directory. :param project: ``tracker.project``.
@@ -41,7 +41,7 @@ class Tracker(Protocol):
     it does not have yet. Any method may raise: it is then told and left alone.
     """
 
-    def __init__(self, about: About) -> None: ...
+    def __init__(self, about: TrackedRun) -> None: ...
 
     def begin(self) -> str | None:
         """Open the run, or continue it. Returns what the user should know, on one line."""
@@ -59,15 +59,15 @@ class Tracker(Protocol):
         """:param status: as in the manifest: finished, stopped, interrupted or failed."""
 
 
-def scalars(line: Mapping[str, Any], of_several: bool) -> dict[str, float]:
+def scalars(line: Mapping[str, Any], has_phases: bool) -> dict[str, float]:
     """The numbers in a line of ``metrics.jsonl`` under the names that transformers gives them in a tracker:
     ``train/loss``, ``eval/loss``, ``golden/exact_match``. No two lines of a step have a name in common.
 
-    :param of_several: whether the run has several phases. Each measures on data of its own, and the last measure of one
+    :param has_phases: whether the run has several phases. Each measures on data of its own, and the last measure of one
         and the first of the next are of the same step: they are ``eval/foundation/loss``.
     """
     is_training = "loss" in line
-    phase = f"{line['phase']}/" if of_several else ""
+    phase = f"{line['phase']}/" if has_phases else ""
     found = {}
     for key, value in line.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or key in _NEVER:

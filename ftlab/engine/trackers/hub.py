@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from ftlab.base.redaction import redact, redact_values
 from ftlab.distributed.world import current_world
-from ftlab.engine.trackers.base import About, Tracker, scalars
+from ftlab.engine.trackers.base import TrackedRun, Tracker, scalars
 from ftlab.engine.trackers.mlflow import Mlflow
 from ftlab.engine.trackers.tensorboard import TensorBoard
 from ftlab.engine.trackers.wandb import Wandb
@@ -83,7 +83,7 @@ class Trackers:
         self._each("finish", status)
         self._open = {}
 
-    def _about(self) -> About:
+    def _about(self) -> TrackedRun:
         run_dir = self._run_dir
         kept = run_dir.trackers_json
         if not kept.is_file():
@@ -93,7 +93,7 @@ class Trackers:
         phases = yaml.safe_load(run_dir.run_yaml.read_text(encoding="utf-8"))["phases"]
         config = {phase["name"]: phase["config"] for phase in phases} if len(phases) > 1 else phases[0]["config"]
         manifest = self._manifest.values
-        return About(
+        return TrackedRun(
             folder=run_dir.path.absolute(),
             project=redact_values(phases[0]["config"]["tracker"]["project"]),
             key=ours["key"],
@@ -102,7 +102,7 @@ class Trackers:
             environment=redact_values({name: manifest[name] for name in _ENVIRONMENT if name in manifest}),
         )
 
-    def _begin(self, name: str, about: About) -> None:
+    def _begin(self, name: str, about: TrackedRun) -> None:
         tracker = KINDS[name](about)
         told = tracker.begin()
         self._open[name] = tracker
@@ -113,14 +113,14 @@ class Trackers:
         """Everything that the run directory has, in the order of the steps."""
         done = self._manifest.phases
         steps = 0
-        lines = list(self._run_dir.logged())
+        lines = list(self._run_dir.read_metrics())
         for phase in phases:
             if self._run_dir.ledger(phase.name).is_file():
                 self.ledger(phase.name, steps)
             before, after = (self._run_dir.samples_file(phase.name, when) for when in ("before", "after"))
             if before.is_file():
                 self.samples(before, steps)
-            answered = self._run_dir.answered(phase.name)
+            answered = self._run_dir.answered_steps(phase.name)
             for line in (line for line in lines if line["phase"] == phase.name):
                 while answered and answered[0] <= line["step"]:
                     step = answered.pop(0)

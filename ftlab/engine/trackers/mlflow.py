@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ftlab.base.redaction import redact
-from ftlab.engine.trackers.base import About
-from ftlab.rundir.compare import flat
+from ftlab.engine.trackers.base import TrackedRun
+from ftlab.rundir.compare import flatten
 
 _KEY = "ftlab_key"  # the tag that a run is found by
 _AT_ONCE = 100  # parameters that MLflow takes in one call
@@ -30,7 +30,7 @@ class Mlflow:
     steps that are there already are left out.
     """
 
-    def __init__(self, about: About) -> None:
+    def __init__(self, about: TrackedRun) -> None:
         self._about = about
         self._has: dict[str, set[int]] = {}
 
@@ -58,10 +58,10 @@ class Mlflow:
         else:
             run = self._client.create_run(experiment, run_name=about.name, tags={_KEY: about.key})
             self._id, known = run.info.run_id, run.data
-            for key, value in flat(about.environment):
+            for key, value in flatten(about.environment):
                 self._client.set_tag(self._id, f"ftlab.{_name(key)}", str(value))
         # A parameter stays as it was first given; what a later command changed is in run.yaml.
-        params = [Param(_name(key), str(value)[:_LONGEST]) for key, value in flat(about.config)]
+        params = [Param(_name(key), str(value)[:_LONGEST]) for key, value in flatten(about.config)]
         params = [param for param in params if param.key not in known.params]
         for some in _parts(params, _AT_ONCE):
             self._client.log_batch(self._id, params=some)

@@ -34,11 +34,11 @@ _PEAK = (
     ("NVIDIA GeForce RTX 3090", 71e12),
 )
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
-_LOOKED_AT = 64  # rows from whose samples the mean length is taken
+_READ_EVERY = 64  # rows from whose samples the mean length is taken
 
 
 def peak(device: str, precision: torch.dtype) -> float | None:
-    """FLOP/s of a device by its name; None where they are not known, as in fp32 or on a CPU."""
+    """Return the peak FLOP/s of a device by its name; None where it is unknown, as in fp32 or on a CPU."""
     if precision not in (torch.bfloat16, torch.float16):
         return None
     return next((flops for name, flops in _PEAK if device.startswith(name)), None)
@@ -46,7 +46,7 @@ def peak(device: str, precision: torch.dtype) -> float | None:
 
 @dataclass(frozen=True)
 class Work:
-    """What a token takes.
+    """The floating-point work of one token.
 
     :param total: parameters. :param trained: those of them that train.
     :param attention: layers x heads x size of a head. :param length: of a sample, as a token of it sees it on average.
@@ -74,14 +74,14 @@ def mfu(tokens_per_second: float, work: Work, peak_flops: float) -> float:
     return tokens_per_second * work.flops() / peak_flops
 
 
-def work_of(run: Run, model: Any, parameters: Parameters, rows: Sequence[Any]) -> Work | None:
+def estimate_work(run: Run, model: Any, parameters: Parameters, rows: Sequence[Any]) -> Work | None:
     """None where a token's work is not known beforehand: tokens that are generated, experts that are chosen, a backward
     that ends at the last frozen layer."""
     config = model.config.get_text_config()
     has_experts = any(getattr(config, name, None) for name in _EXPERTS)
     if run.stage.name in ("ppo", "grpo") or run.method.name == "freeze" or has_experts:
         return None
-    some = islice((rows[index] for index in range(len(rows))), _LOOKED_AT)
+    some = islice((rows[index] for index in range(len(rows))), _READ_EVERY)
     lengths = [len(sample.input_ids) for row in some if isinstance(row, PackedRow) for sample in row.samples]
     if not lengths:
         return None
@@ -139,15 +139,15 @@ class Rates(TrainerCallback):
         self.pause()
 
     def pause(self) -> None:
-        """What came after the last step, or its log, was no training."""
+        """Stop the clock: the time since the last step or log was not training."""
         if self._since is not None:
             self._spent += max(self._until - self._since, 0.0)
             self._since = None
 
 
-def rates_of(run: Run, model: Any, parameters: Parameters, rows: Sequence[Any]) -> Rates:
+def make_rates(run: Run, model: Any, parameters: Parameters, rows: Sequence[Any]) -> Rates:
     """:param rows: those that train."""
-    return Rates(work_of(run, model, parameters, rows), compute_dtype(run))
+    return Rates(estimate_work(run, model, parameters, rows), compute_dtype(run))
 
 
 def usage(device: torch.device) -> dict[str, float]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
-from ftlab.engine.trackers.base import About
+from ftlab.engine.trackers.base import TrackedRun
 from ftlab.rundir.directory import RunDir
 
 
 class TensorBoard:
     """A run that goes on writes its files anew: an event file can neither be cut nor, after a crash, be trusted."""
 
-    def __init__(self, about: About) -> None:
+    def __init__(self, about: TrackedRun) -> None:
         self._folder = RunDir(about.folder).tensorboard
 
     def begin(self) -> str | None:

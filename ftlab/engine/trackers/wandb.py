@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ftlab.engine.trackers.base import About
+from ftlab.engine.trackers.base import TrackedRun
 
 _BEGINS, _ENDS = 60, 300  # seconds that a server may take; what it has not taken by then is still on the disk
 
@@ -18,7 +18,7 @@ class Wandb:
     run by its id: the server has the steps up to one, and is sent those after it.
     """
 
-    def __init__(self, about: About) -> None:
+    def __init__(self, about: TrackedRun) -> None:
         self._about = about
         self._first = 0  # step that the server does not have
 

@@ -20,22 +20,22 @@ class Generations:
 
 
 def check(run: Run, devices: int = 1) -> None:
-    """Before anything is loaded.
+    """Check, before anything is loaded, that groups of completions fit the batches.
 
     :raises ConfigError: all that is wrong with the rewards and the numbers of ``stage=grpo``.
     """
     assert isinstance(run.stage, GrpoStage)
     mistakes = resolve.check_stage(run.stage)
     try:
-        generations(run, devices)
+        plan_generations(run, devices)
     except ConfigError as error:
         mistakes += error.mistakes
     if mistakes:
         raise ConfigError(mistakes)
 
 
-def generations(run: Run, devices: int = 1) -> Generations:
-    """What is generated at once: whole groups of ``num_generations`` completions, cut into micro-batches.
+def plan_generations(run: Run, devices: int = 1) -> Generations:
+    """Return the size of one generation: whole groups of ``num_generations`` completions, cut into micro-batches.
 
     Without ``stage.steps_per_generation`` it is what one optimizer step takes, or as few of them as make whole groups.
 
@@ -70,8 +70,8 @@ def generations(run: Run, devices: int = 1) -> Generations:
     return Generations(steps, completions * steps // stage.num_generations)
 
 
-def lacks_vllm(run: Run) -> str | None:
-    """What to say where ``stage.vllm`` is asked for and the package is not there."""
+def missing_vllm(run: Run) -> str | None:
+    """Return the message for a run with ``stage.vllm`` where the package is not installed; None otherwise."""
     if not getattr(run.stage, "vllm", False) or importlib.util.find_spec("vllm") is not None:
         return None
     return (

@@ -17,12 +17,12 @@ def prompts_of_grpo_step(
     """
     steps, micros = steps_of_epoch(count, prompts, repeats, accumulation)
     epoch, at = divmod(step - 1, steps)
-    order = filled_up(shuffled(count, seed + epoch), prompts)
+    order = fill_up(shuffled(count, seed + epoch), prompts)
     of_step = range(at * accumulation, min((at + 1) * accumulation, micros))
     return [order[m // repeats * prompts : (m // repeats + 1) * prompts] for m in of_step]
 
 
-def filled_up(order: Sequence[int], size: int) -> list[int]:
+def fill_up(order: Sequence[int], size: int) -> list[int]:
     """Whole generations: where the last prompts are too few for one, the first come again."""
     return [*order, *order[: -len(order) % size]]
 

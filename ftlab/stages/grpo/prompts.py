@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from trl.trainer.utils import RepeatSampler
 
-from ftlab.data.prompts import Asked
+from ftlab.data.prompts import PromptRow
 from ftlab.errors import ConfigError, Mistake
 from ftlab.schema import GrpoStage, Run
 
@@ -36,12 +36,12 @@ class Prompts(RepeatSampler):
         return prompts * self.mini_repeat_count * self.repeat_count
 
 
-def dataset(rows: Sequence[Asked]) -> Dataset:
-    """What TRL samples from: a number for each prompt, which it takes for the prompt's text and passes on."""
+def dataset(rows: Sequence[PromptRow]) -> Dataset:
+    """Return the data set that TRL samples from: a number for each prompt, which TRL takes for text and passes on."""
     return Dataset.from_dict({"prompt": [str(index) for index in range(len(rows))]})
 
 
-def check_rows(run: Run, rows: Sequence[Asked]) -> None:
+def check_rows(run: Run, rows: Sequence[PromptRow]) -> None:
     """:raises ConfigError: a prompt leaves no room for ``stage.max_new_tokens``."""
     assert isinstance(run.stage, GrpoStage)
     longest = max(len(row.ids) for row in rows)

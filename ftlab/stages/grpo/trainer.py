@@ -19,17 +19,17 @@ from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import pad
 
-from ftlab.data.prompts import Asked
+from ftlab.data.prompts import PromptRow
 from ftlab.distributed.world import current_world
 from ftlab.errors import NotReadyError
-from ftlab.model.guests import Guests, has_adapter
-from ftlab.policy.tokens import tokens_of
+from ftlab.model.guests import GuestAdapters, has_adapter
+from ftlab.policy.tokens import load_tokens
 from ftlab.rundir.phase_files import PhaseFiles
 from ftlab.schema import GrpoStage, Run
 from ftlab.stages.grpo import order
-from ftlab.stages.grpo.generations import check, generations, lacks_vllm
+from ftlab.stages.grpo.generations import check, missing_vllm, plan_generations
 from ftlab.stages.grpo.prompts import Prompts, check_count, check_rows, dataset
-from ftlab.stages.rewards.judge import EVALUATED, Judge
+from ftlab.stages.rewards.judge import EVALUATED, RewardScorer
 from ftlab.stages.rewards.scoring import Reward, Scores
 from ftlab.stages.trainer.arguments import training_arguments
 from ftlab.stages.trainer.checkpoints import WholeCheckpoints
@@ -54,21 +54,21 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
         run: Run,
         model: Any,
         tokenizer: Any,
-        train_rows: list[Asked],
-        validation_rows: list[Asked] | None,
+        train_rows: list[PromptRow],
+        validation_rows: list[PromptRow] | None,
         files: PhaseFiles,
         callbacks: Sequence[TrainerCallback] = (),
     ):
         stage = run.stage
         assert isinstance(stage, GrpoStage)
-        lacking = lacks_vllm(run)
+        lacking = missing_vllm(run)
         if lacking is not None:
             raise NotReadyError(f"{lacking}.")
         devices = current_world().size
         check(run, devices)
         self.run, self.files, self._stage = run, files, stage
         self._train_rows, self._validation_rows = train_rows, validation_rows
-        planned = generations(run, devices)
+        planned = plan_generations(run, devices)
         check_rows(run, [*train_rows, *(validation_rows or [])])
         check_count(run, len(train_rows), planned.prompts)
         args = training_arguments(
@@ -93,21 +93,21 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
         if validation_rows is None:
             args.eval_strategy = "no"
         logging.getLogger("trl").setLevel(logging.ERROR)  # its warnings name our prompts by their numbers
-        model.generation_config.eos_token_id = tokens_of(run).stop  # what TRL ends completions and their masks at
-        with _as_they_are(model):
+        model.generation_config.eos_token_id = load_tokens(run).stop  # what TRL ends completions and their masks at
+        with _keep_precision(model):
             super().__init__(
                 model=model,
-                reward_funcs=[_Asking(index, name, self) for index, name in enumerate(stage.rewards)],
+                reward_funcs=[_RewardCallable(index, name, self) for index, name in enumerate(stage.rewards)],
                 args=args,
                 train_dataset=dataset(train_rows),
                 eval_dataset=None if validation_rows is None else dataset(validation_rows),
                 processing_class=tokenizer,
                 callbacks=list(callbacks),
             )
-        guests = Guests(self.model) if has_adapter(self.model) else None
-        self._judge = Judge(run, files.phases, self.model, tokenizer, guests)
+        guests = GuestAdapters(self.model) if has_adapter(self.model) else None
+        self._judge = RewardScorer(run, files.phases, self.model, tokenizer, guests)
         # For a LoRA it costs a copy of the adapter, and evaluations can tell how far the policy has gone.
-        self._start = Start(self.model) if stage.beta or run.method.name == "lora" else None
+        self._start = StartPolicy(self.model) if stage.beta or run.method.name == "lora" else None
         self.beta = args.beta = stage.beta
         self.ref_model: Any = cast(Any, self._start if stage.beta else None)
 
@@ -123,7 +123,7 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
 
     def _scores(
         self,
-        rows: Sequence[Asked],
+        rows: Sequence[PromptRow],
         completions: Sequence[str],
         ids: Sequence[Sequence[int]],
         only: Reward | None = None,
@@ -187,10 +187,10 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
         size = self.run.eval.batch_size
         sums: dict[str, float] = {}
         counts: dict[str, float] = {}
-        with _own_random_numbers(self.args.seed + self.world.rank, self.args.device):
+        with _separate_random_state(self.args.seed + self.world.rank, self.args.device):
             for start in range(0, len(mine), size):
                 batch = [row for row in mine[start : start + size] for _ in range(EVALUATED)]
-                for name, (total, count) in self._evaluated(batch).items():
+                for name, (total, count) in self._evaluate_batch(batch).items():
                     sums[name] = sums.get(name, 0.0) + total
                     counts[name] = counts.get(name, 0.0) + count
         means = self._means(sums, counts)
@@ -201,7 +201,7 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def _evaluated(self, batch: list[Asked]) -> dict[str, tuple[float, float]]:
+    def _evaluate_batch(self, batch: list[PromptRow]) -> dict[str, tuple[float, float]]:
         """Sum and count of each measure over one completion of each row."""
         ids, _ = self._generate_single_turn([row.ids for row in batch], None, {}, EVALUATED)
         found = self._scores(batch, self._tokenizer.batch_decode(ids, skip_special_tokens=True), ids)
@@ -277,7 +277,7 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
         return Path(folder) / self.world.file_name("generation.pt")
 
 
-class Start:
+class StartPolicy:
     """The policy as it stood when this was made: the same modules, with what trains put back for a forward.
 
     Right for adapters of any kind, old and new, and for whole models, and at most one more copy of what trains; another
@@ -300,7 +300,7 @@ class Start:
                 parameter.data = data
 
 
-class _Asking:
+class _RewardCallable:
     """A reward as TRL calls it; what the function itself gets are the rows that the prompts stand for."""
 
     def __init__(self, index: int, name: str, trainer: GrpoTrainer):
@@ -319,7 +319,7 @@ class _Asking:
 
 
 @contextmanager
-def _as_they_are(model: Any) -> Iterator[None]:
+def _keep_precision(model: Any) -> Iterator[None]:
     """What trains keeps its precision. TRL rounds it to bf16 where the base is quantized: the policy would not start as
     its reference, nor resume as it was saved."""
     before: list[tuple[Any, Tensor]] = [(p, p.data) for p in model.parameters() if p.requires_grad]
@@ -330,7 +330,7 @@ def _as_they_are(model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _own_random_numbers(seed: int, device: torch.device) -> Iterator[None]:
+def _separate_random_state(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield

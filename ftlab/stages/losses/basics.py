@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 
-def precise(values: Tensor) -> Tensor:
-    """At least fp32."""
+def upcast(values: Tensor) -> Tensor:
+    """Convert to fp32, unless the values are more precise already."""
     return values if values.dtype == torch.float64 else values.float()
 
 
@@ -30,7 +30,7 @@ def sums_by_segment(values_N: Tensor, segments_N: Tensor, count: int) -> Tensor:
     """
     order_N = segments_N.argsort(stable=True)
     lengths_S = lengths_of_segments(segments_N, count)
-    values_N = precise(values_N)[order_N]
+    values_N = upcast(values_N)[order_N]
     return torch.segment_reduce(values_N, "sum", lengths=lengths_S, unsafe=True)  # the check would wait for the device
 
 
@@ -49,7 +49,7 @@ def lengths_of_segments(segments_N: Tensor, count: int) -> Tensor:
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean where the mask is set, a scalar; 0 where it is set nowhere. What lies outside may be anything, NaN too."""
     mask = mask.bool()
-    return precise(values).masked_fill(~mask, 0.0).sum() / mask.sum().clamp(min=1)
+    return upcast(values).masked_fill(~mask, 0.0).sum() / mask.sum().clamp(min=1)
 
 
 def whiten(values: Tensor, mask: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ def whiten(values: Tensor, mask: Tensor) -> Tensor:
     https://github.com/openai/lm-human-preferences.
     """
     mask = mask.bool()
-    centred = precise(values) - masked_mean(values, mask)
+    centred = upcast(values) - masked_mean(values, mask)
     centred = centred - masked_mean(centred, mask)  # again, for the rounding of large means
     scale = (masked_mean(centred.square(), mask) + 1e-8).rsqrt()
     return (centred * scale).masked_fill(~mask, 0.0)
@@ -67,6 +67,6 @@ def whiten(values: Tensor, mask: Tensor) -> Tensor:
 
 def entropy(logits_NV: Tensor) -> Tensor:
     """Entropy in nats of each next-token distribution, shape (N,). Logits of -inf (forbidden tokens) count for 0."""
-    logprobs_NV = precise(logits_NV).log_softmax(-1)
+    logprobs_NV = upcast(logits_NV).log_softmax(-1)
     weighed_NV = logprobs_NV.exp() * logprobs_NV.masked_fill(logprobs_NV.isneginf(), 0.0)
     return -weighed_NV.sum(-1)

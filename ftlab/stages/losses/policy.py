@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ftlab.errors import DivergedError
-from ftlab.stages.losses.basics import precise
+from ftlab.stages.losses.basics import upcast
 
 LIMIT = 20.0  # past this log-ratio exp goes on as its tangent: no overflow, and still a gradient
 
@@ -45,7 +45,7 @@ def _divergence(log_ratios: Tensor) -> Tensor:
 
 
 def _inside(values: Tensor, mask: Tensor) -> Tensor:
-    return precise(values).masked_fill(~mask, 0.0)
+    return upcast(values).masked_fill(~mask, 0.0)
 
 
 # ---------------------------------------------------------------------------------------------------------------- ppo
@@ -67,7 +67,7 @@ def kl_penalised_rewards(
     kl_BT = (_inside(logprobs_BT, mask_BT) - _inside(reference_BT, mask_BT)).detach()
     tokens_left_BT = mask_BT.flip(-1).cumsum(-1).flip(-1)
     last_BT = mask_BT & (tokens_left_BT == 1)
-    return torch.where(last_BT, precise(score_B).detach()[:, None], 0.0) - kl_coefficient * kl_BT, kl_BT
+    return torch.where(last_BT, upcast(score_B).detach()[:, None], 0.0) - kl_coefficient * kl_BT, kl_BT
 
 
 def gae(rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
@@ -178,7 +178,7 @@ def group_advantages(rewards_B: Tensor, num_generations: int, eps: float = 1e-4)
     """
     if len(rewards_B) % num_generations:
         raise ValueError(f"{len(rewards_B)} rewards are not whole groups of {num_generations}")
-    rewards_BG = precise(rewards_B).detach().view(-1, num_generations)
+    rewards_BG = upcast(rewards_B).detach().view(-1, num_generations)
     known_BG = ~rewards_BG.isnan()
     count_B1 = known_BG.sum(1, keepdim=True)
     mean_B1 = rewards_BG.nansum(1, keepdim=True) / count_B1.clamp(min=1)

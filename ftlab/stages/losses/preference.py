@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from ftlab.errors import ConfigError, Mistake
-from ftlab.stages.losses.basics import precise
+from ftlab.stages.losses.basics import upcast
 
 REFERENCE_FREE = frozenset({"simpo", "cpo"})
 
@@ -45,7 +45,7 @@ def bradley_terry(chosen_P: Tensor, rejected_P: Tensor, margin_P: Tensor | float
     :param chosen_P: scores of the chosen answers. :param margin_P: by which chosen should be above rejected.
     """
     assert chosen_P.shape == rejected_P.shape
-    chosen_P, rejected_P = precise(chosen_P), precise(rejected_P)
+    chosen_P, rejected_P = upcast(chosen_P), upcast(rejected_P)
     return Preference(-logsigmoid(chosen_P - rejected_P - margin_P), chosen_P.detach(), rejected_P.detach())
 
 
@@ -179,11 +179,11 @@ def dpo(
     """
     assert loss_type in _DPO, loss_type
     assert policy_chosen_P.shape == policy_rejected_P.shape
-    chosen_P, rejected_P = precise(policy_chosen_P), precise(policy_rejected_P)
+    chosen_P, rejected_P = upcast(policy_chosen_P), upcast(policy_rejected_P)
     if loss_type not in REFERENCE_FREE:
         assert reference_chosen_P is not None and reference_rejected_P is not None, "this loss needs a reference"
         assert reference_chosen_P.shape == reference_rejected_P.shape == chosen_P.shape
-        chosen_P, rejected_P = chosen_P - precise(reference_chosen_P), rejected_P - precise(reference_rejected_P)
+        chosen_P, rejected_P = chosen_P - upcast(reference_chosen_P), rejected_P - upcast(reference_rejected_P)
     chosen_mean_P = None if chosen_lengths_P is None else chosen_P / chosen_lengths_P.clamp(min=1)
     rejected_mean_P = None if rejected_lengths_P is None else rejected_P / rejected_lengths_P.clamp(min=1)
     ratios = _Ratios(chosen_P, rejected_P, chosen_mean_P, rejected_mean_P, beta, label_smoothing, simpo_gamma)
@@ -221,9 +221,9 @@ def orpo(chosen_mean_P: Tensor, rejected_mean_P: Tensor, beta: float, chosen_nll
     :returns: rewards are beta times the means.
     """
     assert chosen_mean_P.shape == rejected_mean_P.shape
-    chosen_P, rejected_P = precise(chosen_mean_P), precise(rejected_mean_P)
+    chosen_P, rejected_P = upcast(chosen_mean_P), upcast(rejected_mean_P)
     log_odds_P = chosen_P - rejected_P - (log1mexp(chosen_P) - log1mexp(rejected_P))
-    nll_P = -chosen_P if chosen_nll_P is None else precise(chosen_nll_P)
+    nll_P = -chosen_P if chosen_nll_P is None else upcast(chosen_nll_P)
     return OddsRatio(
         losses_P=nll_P - beta * logsigmoid(log_odds_P),
         chosen_rewards_P=beta * chosen_P.detach(),
@@ -251,7 +251,7 @@ def kto_kl(policy_kl_S: Tensor, reference_kl_S: Tensor) -> Tensor:
         several devices those of all of them, since the mean is cut off at 0 only as a whole. None at all gives 0.
     """
     assert policy_kl_S.shape == reference_kl_S.shape
-    ratios_S = (precise(policy_kl_S) - precise(reference_kl_S)).detach()
+    ratios_S = (upcast(policy_kl_S) - upcast(reference_kl_S)).detach()
     return (ratios_S.sum() / max(ratios_S.numel(), 1)).clamp(min=0)
 
 
@@ -273,7 +273,7 @@ def kto(
     """
     assert policy_S.shape == reference_S.shape == labels_S.shape
     good_S = labels_S.bool()
-    ratios_S = precise(policy_S) - precise(reference_S)
+    ratios_S = upcast(policy_S) - upcast(reference_S)
     gains_S = beta * torch.where(good_S, ratios_S - kl, kl - ratios_S)
     weights_S = torch.where(good_S, desirable_weight, undesirable_weight)
     return Labelled(weights_S * torch.sigmoid(-gains_S), beta * ratios_S.detach())

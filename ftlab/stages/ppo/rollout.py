@@ -35,7 +35,7 @@ class Answers:
 
     @property
     def mask_BT(self) -> Tensor:
-        """Which positions hold answer tokens."""
+        """Mask of the positions that hold answer tokens, bool, shape (B, T)."""
         lengths_B = self.ends_B - self.starts_B
         return torch.arange(int(lengths_B.max()), device=lengths_B.device) < lengths_B[:, None]
 
@@ -50,7 +50,9 @@ class Answers:
         return values_BT
 
     @classmethod
-    def of(cls, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], pad: int, device: Any) -> Answers:
+    def from_lists(
+        cls, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], pad: int, device: Any
+    ) -> Answers:
         joined = [[*prompt, *answer] for prompt, answer in zip(prompts, answers)]
         ids_BL = torch.full((len(joined), max(map(len, joined))), pad)
         for row, ids in enumerate(joined):
@@ -138,8 +140,8 @@ def sample(
     return answers
 
 
-def hidden_of(model: Any, answers: Answers, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The hidden state before each answer token of some rows, shape (N, D), and these tokens, shape (N,).
+def answer_hidden(model: Any, answers: Answers, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the hidden state before each answer token of some rows, shape (N, D), and these tokens, shape (N,).
 
     Causal attention keeps the padding, which is on the right, from everything that counts: no mask is needed.
     """
@@ -155,7 +157,7 @@ def hidden_of(model: Any, answers: Answers, rows: Tensor) -> tuple[Tensor, Tenso
 def logprobs_and_entropy(model: Any, answers: Answers, rows: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """log p of each answer token of some rows at ``temperature``, and the entropy of the distribution that it was drawn
     from, in nats; both (N,), fp32. Full logits exist only in chunks, which the backward computes again."""
-    hidden_ND, tokens_N = hidden_of(model, answers, rows)
+    hidden_ND, tokens_N = answer_hidden(model, answers, rows)
     logits = logits_function(model)
 
     def part(hidden_nD: Tensor, tokens_n: Tensor) -> tuple[Tensor, Tensor]:
@@ -172,8 +174,8 @@ def logprobs_and_entropy(model: Any, answers: Answers, rows: Tensor, temperature
 
 
 @torch.no_grad()
-def for_all(answers: Answers, budget: int, measure: Callable[[Tensor], Tensor]) -> Tensor:
-    """What ``measure`` finds for the answer tokens of some rows, for all rows in parts, as (B, T).
+def measure_all(answers: Answers, budget: int, measure: Callable[[Tensor], Tensor]) -> Tensor:
+    """Run ``measure`` on the answer tokens of all rows, in parts, and return its values as (B, T).
 
     :param measure: rows -> (N,). :param budget: tokens of one forward, with padding.
     """

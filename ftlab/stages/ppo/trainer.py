@@ -17,18 +17,18 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from ftlab.data.prompts import Asked
+from ftlab.data.prompts import PromptRow
 from ftlab.errors import DivergedError, NotReadyError
-from ftlab.model.guests import Guests, has_adapter
+from ftlab.model.guests import GuestAdapters, has_adapter
 from ftlab.model.roles import CRITIC, POLICY, REFERENCE, Roles
-from ftlab.policy.tokens import tokens_of
+from ftlab.policy.tokens import load_tokens
 from ftlab.rundir.files import write_atomic
 from ftlab.rundir.phase_files import PhaseFiles
 from ftlab.schema import PpoStage, Run
 from ftlab.stages.losses import AdaptiveKL, gae, kl_penalised_rewards, masked_mean, policy_loss, value_loss, whiten
 from ftlab.stages.ppo import order
-from ftlab.stages.ppo.rollout import Answers, Rollout, for_all, hidden_of, logprobs_and_entropy, sample
-from ftlab.stages.rewards.judge import EVALUATED, Judge
+from ftlab.stages.ppo.rollout import Answers, Rollout, answer_hidden, logprobs_and_entropy, measure_all, sample
+from ftlab.stages.rewards.judge import EVALUATED, RewardScorer
 from ftlab.stages.trainer.batching import batches_by_tokens
 from ftlab.stages.trainer.stage_trainer import StageTrainer
 
@@ -58,8 +58,8 @@ class PpoTrainer(StageTrainer):
         run: Run,
         model: Any,
         tokenizer: Any,
-        train_rows: list[Asked],
-        validation_rows: list[Asked] | None,
+        train_rows: list[PromptRow],
+        validation_rows: list[PromptRow] | None,
         files: PhaseFiles,
         callbacks: Sequence[TrainerCallback] = (),
     ):
@@ -85,12 +85,12 @@ class PpoTrainer(StageTrainer):
         self.run = run
         self.data_collator = lambda items: {"step": torch.tensor(items)}
         self._budget = run.train.micro_batch_size * run.data.max_length
-        self._stop = tokens_of(run).stop
+        self._stop = load_tokens(run).stop
         self._kl = AdaptiveKL(stage.kl_coefficient, stage.kl_target)
         self._rollout: Rollout | None = None
         self._tokens_of_step = 0
-        guests = Guests(model) if has_adapter(model) else None
-        self.judge = Judge(run, files.phases, model, tokenizer, guests)
+        guests = GuestAdapters(model) if has_adapter(model) else None
+        self.judge = RewardScorer(run, files.phases, model, tokenizer, guests)
         self.roles = Roles(model, guests)
 
     # ----------------------------------------------------------------------------------------------------- one step
@@ -101,7 +101,7 @@ class PpoTrainer(StageTrainer):
             parameter.grad = None  # the loop clears those of the policy's module alone
         number, step = divmod(self.state.global_step, self._steps_per_rollout)
         if self._rollout is None or self._rollout.number != number:
-            self._rollout = self._roll(number)
+            self._rollout = self._make_rollout(number)
         rollout = self._rollout
         if rollout.stopped:
             return torch.zeros((), device=self.args.device)
@@ -151,7 +151,7 @@ class PpoTrainer(StageTrainer):
 
     def _values(self, critic: Any, answers: Answers, rows: Tensor) -> Tensor:
         """What the critic expects before each answer token, shape (N,), fp32."""
-        hidden_ND, _ = hidden_of(critic, answers, rows)
+        hidden_ND, _ = answer_hidden(critic, answers, rows)
         with torch.autocast(hidden_ND.device.type, enabled=False):  # a value in bf16 has two or three digits
             return self.roles.heads[CRITIC](hidden_ND.float())[:, 0]
 
@@ -178,7 +178,7 @@ class PpoTrainer(StageTrainer):
     def rows_of_step(self, step: int) -> list[list[int]]:
         return order.prompts_of_ppo_step(step, self.stage, len(self._prompts), self.run.seed)
 
-    def _roll(self, number: int) -> Rollout:
+    def _make_rollout(self, number: int) -> Rollout:
         """Sample a rollout, judge it, and work out what each of its tokens has to learn."""
         if not all(bool(p.isfinite().all()) for p in self.roles.parameters(POLICY).values()):
             raise DivergedError(
@@ -188,9 +188,9 @@ class PpoTrainer(StageTrainer):
         stage, count = self.stage, len(self._prompts)
         rows = order.prompts_of_rollout(number, stage.rollout_batch_size, count, self.run.seed)
         asked = [self._prompts[row] for row in rows]
-        answers, texts, scores_B, logprobs_BT, reference_BT = self._answered(asked, number)
+        answers, texts, scores_B, logprobs_BT, reference_BT = self._sample_answers(asked, number)
         with torch.no_grad(), self.accelerator.autocast(), self.roles.acting(CRITIC) as critic:
-            values_BT = for_all(answers, self._budget, lambda rows: self._values(critic, answers, rows))
+            values_BT = measure_all(answers, self._budget, lambda rows: self._values(critic, answers, rows))
         known_B = ~scores_B.isnan()
         mask_BT = answers.mask_BT
         learned_BT = mask_BT & known_B[:, None]
@@ -209,7 +209,7 @@ class PpoTrainer(StageTrainer):
             "kl_of_answer": kl_BT.sum().item() / known,
             "kl_coefficient": coefficient,
             "answer_length": lengths_B.mean().item(),
-            "answers_cut": self._cut(answers),
+            "answers_cut": self._cut_share(answers),
             "value": masked_mean(values_BT, learned_BT).item(),
         }
         if known_B.any():
@@ -220,7 +220,9 @@ class PpoTrainer(StageTrainer):
             values_BT, rewards_BT, whiten(advantages_BT, learned_BT), returns_BT, measures,
         )  # fmt: skip
 
-    def _answered(self, asked: Sequence[Asked], number: int) -> tuple[Answers, list[str], Tensor, Tensor, Tensor]:
+    def _sample_answers(
+        self, asked: Sequence[PromptRow], number: int
+    ) -> tuple[Answers, list[str], Tensor, Tensor, Tensor]:
         """Answers, their texts, their scores (B,), and log-probabilities of policy and reference, each (B, T)."""
         model: Any = self.model
         tokenizer: Any = self.processing_class
@@ -234,7 +236,7 @@ class PpoTrainer(StageTrainer):
                     max_new_tokens=self.stage.max_new_tokens, batch_size=self.run.eval.batch_size,
                     seed=int(np.random.default_rng([self.run.seed, number]).integers(1 << 62)),
                 )  # fmt: skip
-            answers = Answers.of(prompts, sampled, tokenizer.pad_token_id, self.args.device)
+            answers = Answers.from_lists(prompts, sampled, tokenizer.pad_token_id, self.args.device)
             found = [self._logprobs(role, answers) for role in (POLICY, REFERENCE)]
             texts = tokenizer.batch_decode(sampled, skip_special_tokens=True)
             scores = self.judge(asked, texts, sampled)
@@ -249,15 +251,15 @@ class PpoTrainer(StageTrainer):
             measure: Callable[[Tensor], Tensor] = lambda rows: logprobs_and_entropy(  # noqa: E731
                 model, answers, rows, self.stage.temperature
             )[0]
-            return for_all(answers, self._budget, measure)
+            return measure_all(answers, self._budget, measure)
 
-    def _cut(self, answers: Answers) -> float:
+    def _cut_share(self, answers: Answers) -> float:
         """Which share of the answers has no end."""
         last_B = answers.ids_BL.gather(1, answers.ends_B[:, None] - 1)[:, 0]
         return 1 - torch.isin(last_B, torch.tensor(self._stop, device=last_B.device)).float().mean().item()
 
     def _write_samples(
-        self, number: int, asked: Sequence[Asked], texts: Sequence[str], scores_B: Tensor, kl_BT: Tensor
+        self, number: int, asked: Sequence[PromptRow], texts: Sequence[str], scores_B: Tensor, kl_BT: Tensor
     ) -> None:
         path = self.files.rollouts
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
@@ -280,7 +282,7 @@ class PpoTrainer(StageTrainer):
         prompts = eval_dataset or self._held_out
         assert prompts, "there is nothing to evaluate on"
         asked = [one for one in prompts for _ in range(EVALUATED)]
-        answers, _, scores_B, logprobs_BT, reference_BT = self._answered(asked, _EVALUATION)
+        answers, _, scores_B, logprobs_BT, reference_BT = self._sample_answers(asked, _EVALUATION)
         reward = masked_mean(scores_B, ~scores_B.isnan()).item()
         measures = {
             "loss": -reward,

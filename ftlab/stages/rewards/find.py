@@ -14,13 +14,13 @@ _PHASE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _FOLDER = re.compile(rf"(?:[0-9]{{2}}|[1-9][0-9]{{2,}})-({_PHASE.pattern})")
 
 
-def find(named: str, phases: Path | None) -> Path | None:
-    """The folder of a run directory's final model, of a ``final/`` itself, or of an earlier phase of this run.
+def find_reward_model(name: str, phases: Path | None) -> Path | None:
+    """Return the folder of a run's final model, a ``final/`` given itself, or that of an earlier phase of this run.
 
     :param phases: the run's own ``phases/``; None while there is none.
     """
-    given = Path(named).expanduser()
-    of_phase = [] if phases is None else [path for path in phases.glob("*") if _is_of(named, path.name)]
+    given = Path(name).expanduser()
+    of_phase = [] if phases is None else [path for path in phases.glob("*") if _is_of(name, path.name)]
     # A folder that happens to have the name of a phase is never used in its place.
     for folder in [path / FINAL for path in sorted(of_phase)] or [given / FINAL, given]:
         if (folder / "adapter_config.json").is_file() or (folder / "config.json").is_file():
@@ -34,14 +34,14 @@ def _is_of(phase: str, folder: str) -> bool:
     return found is not None and found[1] == phase
 
 
-def wrong(named: str, phases: Path | None = None) -> str | None:
-    """Why there is no reward model at ``named``; None if there is one, or if it may be a phase that is still to come.
+def reward_model_problem(path: str, phases: Path | None = None) -> str | None:
+    """Return why there is no reward model at ``path``; None if there is one, or if an earlier phase may still make it.
 
-    :param phases: as in :func:`find`.
+    :param phases: as in :func:`find_reward_model`.
     """
-    folder = find(named, phases)
+    folder = find_reward_model(path, phases)
     if folder is None:
-        if phases is None and _PHASE.fullmatch(named) and not Path(named).exists():
+        if phases is None and _PHASE.fullmatch(path) and not Path(path).exists():
             return None
         return f"it is neither a run directory with a final model nor an earlier phase of this run. {MAKE}"
     try:

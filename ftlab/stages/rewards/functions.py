@@ -9,7 +9,7 @@ from fractions import Fraction
 from functools import partial
 from typing import Any
 
-from ftlab.stages.rewards.scoring import Values, short
+from ftlab.stages.rewards.scoring import Values, shorten
 
 
 def _each(judge: Callable[[str, str], float], completions: Sequence[str], answers: Sequence[Any], **_: Any) -> Values:
@@ -45,7 +45,7 @@ def last_number(text: str) -> Fraction | None:
     Fraction(2015, 2)
     """
     if "\\boxed{" in text:
-        text = _braced(text.rpartition("\\boxed{")[2])
+        text = _until_closing_brace(text.rpartition("\\boxed{")[2])
     text = text.replace("−", "-").replace("{,}", ",").replace("\\,", "").replace("\\!", "").replace("\\$", "$")
     text = re.sub(r"(\d)(?=\\[dt]?frac)", r"\1 ", text)
     text = re.sub(r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}", r"\1/\2", text)
@@ -57,7 +57,7 @@ def last_number(text: str) -> Fraction | None:
     return (-number if sign else number) / divisor if divisor else None
 
 
-def _braced(text: str) -> str:
+def _until_closing_brace(text: str) -> str:
     """What comes before the brace that closes one opened before the text."""
     depth = 1
     for end, character in enumerate(text):
@@ -70,7 +70,7 @@ def _braced(text: str) -> str:
 def _numeric_answer(completion: str, answer: str) -> float:
     wanted = last_number(answer)
     if wanted is None:
-        raise ValueError(f"the answer {short(answer)} has no number")
+        raise ValueError(f"the answer {shorten(answer)} has no number")
     return float(last_number(completion) == wanted)
 
 
@@ -82,7 +82,7 @@ def _length(target: int, completions: Sequence[str], **_: Any) -> Values:
     return [max(0.0, 1 - abs(len(completion) - target) / target) for completion in completions]
 
 
-def _format_of(regex: str) -> Callable[..., Any] | str:
+def _format_factory(regex: str) -> Callable[..., Any] | str:
     if not regex:
         return "give the regular expression: format:REGEX"
     try:
@@ -91,15 +91,15 @@ def _format_of(regex: str) -> Callable[..., Any] | str:
         return f"{regex!r} is no regular expression: {error}"
 
 
-def _length_of(number: str) -> Callable[..., Any] | str:
+def _length_factory(number: str) -> Callable[..., Any] | str:
     if not re.fullmatch(r"0*[1-9][0-9]{0,8}", number):
         return f"give a whole number of characters above 0, length:200 for one; not {number!r}"
     return partial(_length, int(number))
 
 
-NAMED: dict[str, Callable[..., Any]] = {
+FUNCTIONS: dict[str, Callable[..., Any]] = {
     "exact_match": partial(_each, _exact_match),
     "numeric_answer": partial(_each, _numeric_answer),
     "contains_answer": partial(_each, _contains_answer),
 }
-MADE: dict[str, Callable[[str], Callable[..., Any] | str]] = {"format": _format_of, "length": _length_of}
+FACTORIES: dict[str, Callable[[str], Callable[..., Any] | str]] = {"format": _format_factory, "length": _length_factory}

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ftlab.data.prompts import Asked
-from ftlab.model.guests import Guests
+from ftlab.data.prompts import PromptRow
+from ftlab.model.guests import GuestAdapters
 from ftlab.schema import GrpoStage, PpoStage, Run
 from ftlab.stages.rewards import resolve
 from ftlab.stages.rewards.scoring import Reward, Scores, score
@@ -16,7 +16,7 @@ from ftlab.stages.rewards.scoring import Reward, Scores, score
 EVALUATED = 4  # answers sampled to each validation prompt
 
 
-class Judge:
+class RewardScorer:
     """The rewards of a run.
 
     :param phases: this run's ``phases/``, where a reward model may be an earlier phase.
@@ -25,15 +25,15 @@ class Judge:
     :raises NotReadyError: a reward model that reads other tokens than the policy writes.
     """
 
-    def __init__(self, run: Run, phases: Path, policy: Any, tokenizer: Any, guests: Guests | None):
+    def __init__(self, run: Run, phases: Path, policy: Any, tokenizer: Any, guests: GuestAdapters | None):
         stage = run.stage
         assert isinstance(stage, PpoStage | GrpoStage)
         self._on_error, self._weights = stage.on_reward_error, stage.reward_weights
 
-        def model(said: str) -> Callable[[str], Callable[..., Any]]:
+        def model(spec: str) -> Callable[[str], Callable[..., Any]]:
             from ftlab.stages.rewards.models import load
 
-            return lambda named: load(run, named, f"{said}{named}", phases, policy, tokenizer, guests)
+            return lambda named: load(run, named, f"{spec}{named}", phases, policy, tokenizer, guests)
 
         self.rewards: list[Reward]
         if isinstance(stage, PpoStage) and stage.reward_model is not None:
@@ -45,7 +45,7 @@ class Judge:
 
     def __call__(
         self,
-        rows: Sequence[Asked],
+        rows: Sequence[PromptRow],
         completions: Sequence[str],
         completion_ids: Sequence[Sequence[int]],
         only: Reward | None = None,

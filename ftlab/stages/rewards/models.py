@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ftlab.errors import NotReadyError
 from ftlab.model import score as value_heads
-from ftlab.model.guests import TRAINED, Guests, switched
+from ftlab.model.guests import TRAINED, GuestAdapters, active_adapter
 from ftlab.model.load import fit_embeddings, load_model, load_reference
 from ftlab.schema import Run
 from ftlab.stages.rewards import find
@@ -64,27 +64,27 @@ class RewardModel:
         if self.guest is None:
             yield self.model
         else:
-            with switched(self.model, self.guest) as model:
+            with active_adapter(self.model, self.guest) as model:
                 yield model
 
 
 def load(
-    run: Run, named: str, said: str, phases: Path | None, policy: Any, tokenizer: Any, guests: Guests | None
+    run: Run, path: str, spec: str, phases: Path | None, policy: Any, tokenizer: Any, guests: GuestAdapters | None
 ) -> RewardModel:
     """The reward model of a run directory or an earlier phase: as an adapter on the policy's base where that is what it
     was trained on, else as a second model.
 
-    :param said: what the user typed, for errors. :param phases: this run's ``phases/``. :param policy: on its device.
+    :param spec: what the user typed, for errors. :param phases: this run's ``phases/``. :param policy: on its device.
     :raises NotReadyError: there is none, or it reads other tokens than the policy writes.
     """
-    wrong = find.wrong(named, phases)
+    wrong = find.reward_model_problem(path, phases)
     if wrong is not None:
-        raise NotReadyError(f"{said}: {wrong}")
-    folder = find.find(named, phases)
+        raise NotReadyError(f"{spec}: {wrong}")
+    folder = find.find_reward_model(path, phases)
     if folder is None:  # it may have been a phase that is still to come
         reason = f"it is neither a run directory with a final model nor an earlier phase. {find.MAKE}"
-        raise NotReadyError(f"{said}: {reason}")
-    _check_tokenizer(folder, said, tokenizer)
+        raise NotReadyError(f"{spec}: {reason}")
+    _check_tokenizer(folder, spec, tokenizer)
     budget = run.train.micro_batch_size * run.data.max_length
     if not (folder / "adapter_config.json").is_file():
         model = load_reference(run, str(folder)).to(policy.device)
@@ -108,22 +108,22 @@ def load(
     second = get_peft_model(second, config)
     found: Any = set_peft_model_state_dict(second, weights)
     if found.unexpected_keys:
-        raise NotReadyError(f"{said}: {folder} does not fit its base {base}: it has {found.unexpected_keys[0]}.")
+        raise NotReadyError(f"{spec}: {folder} does not fit its base {base}: it has {found.unexpected_keys[0]}.")
     return RewardModel(second.to(policy.device).eval().requires_grad_(False), None, head, budget)
 
 
-def _check_tokenizer(folder: Path, said: str, tokenizer: Any) -> None:
+def _check_tokenizer(folder: Path, spec: str, tokenizer: Any) -> None:
     from transformers import AutoTokenizer
 
     try:
         theirs = AutoTokenizer.from_pretrained(folder).get_vocab()
     except (OSError, ValueError) as error:
-        raise NotReadyError(f"{said}: {folder} has no tokenizer: {str(error).splitlines()[0]}") from None
+        raise NotReadyError(f"{spec}: {folder} has no tokenizer: {str(error).splitlines()[0]}") from None
     ours = tokenizer.get_vocab()
     if theirs != ours:
         other = next(token for token in {**ours, **theirs} if ours.get(token) != theirs.get(token))
         raise NotReadyError(
-            f"{said}: {folder} has another tokenizer than the policy ({len(theirs):,} tokens to {len(ours):,}; "
+            f"{spec}: {folder} has another tokenizer than the policy ({len(theirs):,} tokens to {len(ours):,}; "
             f"{other!r} is {theirs.get(other)} there, {ours.get(other)} here), so it would judge other text than was "
             "written. Train the reward model from the policy's base model."
         )
@@ -133,13 +133,13 @@ def _shares_base(run: Run, policy: Any, config: Any, weights: dict[str, Tensor])
     """Whether the reward adapter can be put on the policy's base as that is now."""
     if run.model.init != "pretrained":
         return False
-    same = _real(str(config.base_model_name_or_path)) == _real(run.model.path)
+    same = _resolved_path(str(config.base_model_name_or_path)) == _resolved_path(run.model.path)
     # PiSSA takes what the adapter begins with out of the base.
     changed = any(str(c.init_lora_weights).startswith("pissa") for c in (config, policy.peft_config[TRAINED]))
     return same and not changed and all("lora_" in name or "trainable_tokens" in name for name in weights)
 
 
-def _real(path: str) -> str:
+def _resolved_path(path: str) -> str:
     return str(Path(path).resolve()) if Path(path).exists() else path
 
 

@@ -31,12 +31,12 @@ from typing import Any
 from ftlab.errors import ConfigError, Mistake, nearest
 from ftlab.schema import GrpoStage, PpoStage
 from ftlab.stages.rewards import find
-from ftlab.stages.rewards.functions import MADE, NAMED
-from ftlab.stages.rewards.scoring import Reward, told
+from ftlab.stages.rewards.functions import FACTORIES, FUNCTIONS
+from ftlab.stages.rewards.scoring import Reward, describe_error
 
 KEY = "stage.rewards"
 MODEL = "model"
-_KNOWN = f"{', '.join(NAMED)}, format:REGEX, length:N, path.py:function or {MODEL}:RUN"
+_KNOWN = f"{', '.join(FUNCTIONS)}, format:REGEX, length:N, path.py:function or {MODEL}:RUN"
 
 ToFunction = Callable[[str], Callable[..., Any]]
 
@@ -59,7 +59,7 @@ def check(names: Sequence[str], weights: Sequence[float] | None = None, phases: 
 def check_stage(stage: PpoStage | GrpoStage) -> list[Mistake]:
     """Every mistake in what a stage is to reward, as far as it shows before anything is loaded."""
     if isinstance(stage, PpoStage) and stage.reward_model is not None:
-        wrong = find.wrong(stage.reward_model)
+        wrong = find.reward_model_problem(stage.reward_model)
         return [Mistake("stage.reward_model", wrong, stage.reward_model)] if wrong else []
     return check(stage.rewards, stage.reward_weights)
 
@@ -85,13 +85,13 @@ def _resolve(
     name: str, phases: Path | None, load: Callable[[Path], ModuleType] | None, model: ToFunction | None
 ) -> Reward | Mistake:
     head, colon, rest = name.partition(":")
-    if name in NAMED:
-        return Reward(name, NAMED[name])
-    if head in MADE:
-        made = MADE[head](rest)
+    if name in FUNCTIONS:
+        return Reward(name, FUNCTIONS[name])
+    if head in FACTORIES:
+        made = FACTORIES[head](rest)
         return Mistake(KEY, made, name) if isinstance(made, str) else Reward(name, made)
     if head == MODEL:
-        wrong = find.wrong(rest, phases) if rest else f"name a run directory of stage=rm: {MODEL}:RUN"
+        wrong = find.reward_model_problem(rest, phases) if rest else f"name a run directory of stage=rm: {MODEL}:RUN"
         return Mistake(KEY, wrong, name) if wrong else Reward(name, model(rest) if model else len)
     path, _, function = name.rpartition(":")
     if path.endswith(".py"):
@@ -99,8 +99,8 @@ def _resolve(
         return Mistake(KEY, found[0], name, found[1]) if isinstance(found, tuple) else Reward(name, found)
     if name.endswith(".py"):
         return Mistake(KEY, f"name a function of that file too: {name}:FUNCTION", name)
-    known = [*NAMED, *MADE, MODEL]
-    near = [f"{word}:{rest}" if word in (*MADE, MODEL) and colon else word for word in nearest(head, known)]
+    known = [*FUNCTIONS, *FACTORIES, MODEL]
+    near = [f"{word}:{rest}" if word in (*FACTORIES, MODEL) and colon else word for word in nearest(head, known)]
     return Mistake(KEY, f"there is no such reward; there are {_KNOWN}.", name, near)
 
 
@@ -122,7 +122,7 @@ def _function(
     try:
         function = getattr(load(path), name)
     except (Exception, SystemExit) as error:
-        return f"{path} cannot be run: {told(error)}.", ()
+        return f"{path} cannot be run: {describe_error(error)}.", ()
     if not callable(function):
         return f"{name} in {path} is a {type(function).__name__}, not a function.", ()
     if inspect.iscoroutinefunction(function):

@@ -53,7 +53,7 @@ def score(
     on_error: OnError = "stop",
     where: Sequence[str] | None = None,
 ) -> Scores:
-    """What each completion is worth, and each reward's part in it.
+    """Return the weighted reward of each completion, and each reward's part in it.
 
     :param weights: one for each reward; None weighs each 1. :param prompts: strings, or conversations (lists of
         messages); only passed on, and named in errors. :param answers: None where a row has none.
@@ -113,7 +113,7 @@ class _Batch:
             values, failed = [None] * self.size, list(range(self.size))
         for row in failed:
             self.failed[row] = True
-        message = f"The reward {reward.name} failed on {where}: {told(failure)}."
+        message = f"The reward {reward.name} failed on {where}: {describe_error(failure)}."
         if on_error == "stop":
             raise RewardError(message) from failure
         return values, message
@@ -121,7 +121,7 @@ class _Batch:
     def row(self, index: int) -> str:
         prompt, completion = self.columns["prompts"][index], self.columns["completions"][index]
         file = f"{self._where[index]}, " if self._where is not None else ""
-        return f"{file}the prompt {short(prompt)} with the completion {short(completion)}"
+        return f"{file}the prompt {shorten(prompt)} with the completion {shorten(completion)}"
 
     def _call(self, reward: Reward, names: Sequence[str], start: int, stop: int) -> Values:
         if start == stop:
@@ -141,7 +141,7 @@ class _Batch:
         if value is None:
             return None
         if not isinstance(value, int | float) or not math.isfinite(value):
-            given = f"The reward {reward.name} gave {short(value)} for {self.row(index)}"
+            given = f"The reward {reward.name} gave {shorten(value)} for {self.row(index)}"
             raise RewardError(f"{given}; only finite numbers and None will do.")
         return float(value)
 
@@ -165,7 +165,7 @@ def _arguments(reward: Reward, known: Sequence[str]) -> Sequence[str]:
     return [p.name for p in named if p.name in known]
 
 
-def short(value: Any, limit: int = 80) -> str:
+def shorten(value: Any, limit: int = 80) -> str:
     """A prompt or completion as an error shows it: of a conversation the last message, and not all of a long one."""
     if isinstance(value, Sequence) and not isinstance(value, str) and value and isinstance(value[-1], Mapping):
         value = value[-1].get("content", value)
@@ -173,8 +173,8 @@ def short(value: Any, limit: int = 80) -> str:
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
-def told(error: BaseException) -> str:
-    """What went wrong, and the last line of code that it went through."""
+def describe_error(error: BaseException) -> str:
+    """Return what went wrong, and the last line of code that it went through."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {error}{where}"

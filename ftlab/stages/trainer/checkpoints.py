@@ -10,7 +10,7 @@ from ftlab.errors import RunDirError
 from ftlab.rundir.checkpoints import checkpoints, seal
 from ftlab.rundir.files import size
 from ftlab.stages.trainer.counters import CountingTrainer
-from ftlab.stages.trainer.optimizers import give_b_its_rate
+from ftlab.stages.trainer.optimizers import set_loraplus_rates
 
 _SPARE = 16 << 20  # bytes that a disk keeps free beside a checkpoint: metrics, the log, the manifest
 
@@ -24,7 +24,7 @@ class WholeCheckpoints(CountingTrainer):
         optimizer = super().create_optimizer(model)
         ratio = self.args.loraplus_ratio  # type: ignore[attr-defined]
         if is_new and ratio is not None:
-            give_b_its_rate(optimizer, self.model if model is None else model, ratio)
+            set_loraplus_rates(optimizer, self.model if model is None else model, ratio)
         return optimizer
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -42,7 +42,7 @@ class WholeCheckpoints(CountingTrainer):
             if shutil.disk_usage(folder).free >= _SPARE and not isinstance(error, RunDirError):
                 raise
             shutil.rmtree(own, ignore_errors=True)
-            raise RunDirError(_no_room(folder, own, str(error))) from None
+            raise RunDirError(_disk_full_message(folder, own, str(error))) from None
         finally:
             self.args.save_total_limit = limit
         if self.args.should_save:
@@ -77,10 +77,10 @@ def rotate_checkpoints(folder: Path, limit: int | None, best: str | None) -> Non
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _no_room(folder: Path, own: Path, reason: str) -> str:
-    whole = [path for path in checkpoints(folder) if path != own]
+def _disk_full_message(folder: Path, part: Path, reason: str) -> str:
+    whole = [path for path in checkpoints(folder) if path != part]
     last = f"The last good checkpoint is {whole[0]}" if whole else "There is no earlier checkpoint"
     return (
-        f"The disk of {folder} is full: {own.name} could not be written ({reason}). {last}. Free some space, or keep "
+        f"The disk of {folder} is full: {part.name} could not be written ({reason}). {last}. Free some space, or keep "
         "fewer checkpoints with train.save_total_limit, and start the same command again."
     )

@@ -15,7 +15,7 @@ class CountingTrainer(WatchedTrainer):
     """transformers begins its own sums anew at each start."""
 
     def counters(self) -> dict[str, Any]:
-        """Tensors and plain values, by name."""
+        """Return the counters by name, as tensors and plain values."""
         return {
             "loss": self._tr_loss,
             "all_losses": self._total_loss_scalar,

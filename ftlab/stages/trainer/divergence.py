@@ -21,7 +21,7 @@ from ftlab.rundir.phase_files import PhaseFiles
 from ftlab.stages.trainer import batching
 
 NameRows = Callable[[Sequence[int]], list[str]]  # indices of train rows -> file:row of what is in them
-NAMED = 10  # rows in a message; log.txt has them all
+MAX_NAMED_ROWS = 10  # rows in a message; log.txt has them all
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class WatchedTrainer(Trainer):
         self._steps: list[Step] = []
         self._parts: list[Tensor] = []
         self._last_step = -1
-        self._spikes: Spikes | None = None
+        self._spikes: SpikeDetector | None = None
         self._name_rows: NameRows | None = None
         self._note: Callable[[str], Any] = lambda line: None
         self._look_at = ""
@@ -66,7 +66,7 @@ class WatchedTrainer(Trainer):
         """:param loss_spike: see ``train.loss_spike``. :param name_rows: what a user calls rows of the train split.
         :param note: takes a line for the log. :param look_at: the command that shows a step, but for its number.
         """
-        self._spikes = None if loss_spike is None or not self.has_sized_loss else Spikes(loss_spike)
+        self._spikes = None if loss_spike is None or not self.has_sized_loss else SpikeDetector(loss_spike)
         self._name_rows, self._note, self._look_at = name_rows, note, look_at
 
     def rows_of_step(self, step: int) -> list[list[int]]:
@@ -89,10 +89,10 @@ class WatchedTrainer(Trainer):
             self._last_step, self._parts = number, []
         waits = control.should_log or control.should_evaluate or control.should_save or control.should_training_stop
         if waits or self.waits_anyhow or self.args.device.type == "cpu":
-            self._look()
+            self._check_steps()
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **more)
 
-    def _look(self) -> None:
+    def _check_steps(self) -> None:
         """At all steps since the last time. Every rank sees the same.
 
         :raises DivergedError: a loss, a gradient or, before they would be saved, a weight is not finite.
@@ -100,19 +100,19 @@ class WatchedTrainer(Trainer):
         steps, self._steps = self._steps, []
         if not steps:
             return
-        own = torch.stack([torch.stack([step.loss, step.norm, self._own(step)]) for step in steps])
+        own = torch.stack([torch.stack([step.loss, step.norm, self._step_loss(step)]) for step in steps])
         scaled = self.accelerator.scaler is not None  # fp16 tries scales out, and leaves steps out that overflow
         for step, (total, norm, loss) in zip(steps, self.accelerator.reduce(own, "mean").tolist()):
             if not math.isfinite(total):
                 self._diverged(step, f"The loss is {total if math.isfinite(loss) else loss}")
             if not math.isfinite(norm) and not scaled:
                 self._diverged(step, f"The norm of the gradients is {norm} (the loss {loss:.4g})")
-            self._tell_of_a_spike(step, loss)
+            self._report_spike(step, loss)
         control = self.control
         if (control.should_save or control.should_training_stop) and not self._are_finite():
             self._diverged(steps[-1], "A weight is no longer a number after the optimizer's step")
 
-    def _own(self, step: Step) -> Tensor:
+    def _step_loss(self, step: Step) -> Tensor:
         """The step's own loss; what has been summed up where a stage does not tell its parts."""
         return torch.stack(step.parts).float().sum() if step.parts else step.loss
 
@@ -128,15 +128,15 @@ class WatchedTrainer(Trainer):
         :raises DivergedError: its weights, or the probabilities that they give, are no numbers.
         """
         if not self._are_finite():
-            self._unsampled("A weight of the policy is no longer a number")
+            self._sampling_failed("A weight of the policy is no longer a number")
         try:
             yield
         except RuntimeError as error:
             if "probability tensor" not in str(error):
                 raise
-            self._unsampled("The policy's probabilities are no numbers, and no answer can be sampled")
+            self._sampling_failed("The policy's probabilities are no numbers, and no answer can be sampled")
 
-    def _unsampled(self, what: str) -> None:
+    def _sampling_failed(self, what: str) -> None:
         number, nothing = self.state.global_step, torch.tensor(math.nan)
         if number == 0:
             reason = "before the first step: look at model.path and model.adapter, or give another hardware.precision."
@@ -150,17 +150,17 @@ class WatchedTrainer(Trainer):
         raise DivergedError(
             f"{what} at step {step.number}: the run has diverged.{rows} {left}. If nothing is wrong with these rows, "
             "start again (run.if_exists=new) with a lower train.learning_rate or train.max_grad_norm, or a longer "
-            f"train.warmup_ratio.{self._shown(step)}"
+            f"train.warmup_ratio.{self._format_step(step)}"
         )
 
-    def _tell_of_a_spike(self, step: Step, loss: float) -> None:
-        usual = None if self._spikes is None else self._spikes.usual(loss)
+    def _report_spike(self, step: Step, loss: float) -> None:
+        usual = None if self._spikes is None else self._spikes.usual_value(loss)
         if usual is not None:
             times = f"{loss / usual:.1f} times the usual {usual:.4g} (train.loss_spike)"
             rows = self._rows(step, bad_only=False)
-            self._note(f"step {step.number}: the loss is {loss:.4g}, {times}.{rows}{self._shown(step)}")
+            self._note(f"step {step.number}: the loss is {loss:.4g}, {times}.{rows}{self._format_step(step)}")
 
-    def _shown(self, step: Step) -> str:
+    def _format_step(self, step: Step) -> str:
         return f" To see the rows: {self._look_at}{step.number}" if self._look_at else ""
 
     def _rows(self, step: Step, bad_only: bool) -> str:
@@ -172,13 +172,13 @@ class WatchedTrainer(Trainer):
             bad = [rows for rows, loss in zip(parts, step.parts) if not math.isfinite(loss.item())]
             parts = bad or parts
         names = self._name_rows(list(dict.fromkeys(row for rows in parts for row in rows)))
-        if len(names) > NAMED:
+        if len(names) > MAX_NAMED_ROWS:
             self._note(f"step {step.number} trained on: {', '.join(names)}")
-        more = f" and {len(names) - NAMED} more, all in log.txt" if len(names) > NAMED else ""
-        return f" Its batch: {', '.join(names[:NAMED])}{more}."
+        more = f" and {len(names) - MAX_NAMED_ROWS} more, all in log.txt" if len(names) > MAX_NAMED_ROWS else ""
+        return f" Its batch: {', '.join(names[:MAX_NAMED_ROWS])}{more}."
 
 
-class Spikes:
+class SpikeDetector:
     """Values that are absurd beside those before them: more than ``factor`` times both the median of the last hundred
     and the median of the first twenty. The second keeps a loss that has become small, where single rows are many times
     the median, from alarming anybody.
@@ -191,7 +191,7 @@ class Spikes:
         self._first: list[float] = []
         self._last: deque[float] = deque(maxlen=self.WINDOW)
 
-    def usual(self, value: float) -> float | None:
+    def usual_value(self, value: float) -> float | None:
         """What is usual, if this value is a spike; it counts among those before the next."""
         usual = max(statistics.median(self._first), statistics.median(self._last)) if self._is_known else 0.0
         if not self._is_known:

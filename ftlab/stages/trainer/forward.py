@@ -25,12 +25,12 @@ def packed_logprobs(model: Any, unwrapped: Any, batch: dict[str, Tensor], smooth
     """log p(target) of every scored position, shape (N,), fp32; the full logits never exist.
 
     :param model: the model as it is called in training (perhaps wrapped for several devices).
-    :param unwrapped: the same model without wrapping. :param smoothing: see :func:`logprobs_of`.
+    :param unwrapped: the same model without wrapping. :param smoothing: see :func:`chunked_logprobs`.
     """
     hidden_BLD = packed_hidden(model, batch)
     hidden_ND = hidden_BLD.reshape(-1, hidden_BLD.shape[-1])[batch["scored"]]
     head = unwrapped.get_output_embeddings()
-    return logprobs_of(hidden_ND, batch["targets"], logits_function(unwrapped), head, smoothing)
+    return chunked_logprobs(hidden_ND, batch["targets"], logits_function(unwrapped), head, smoothing)
 
 
 def packed_hidden(model: Any, batch: dict[str, Tensor]) -> Tensor:
@@ -58,7 +58,7 @@ def last_hidden(model: Any, **inputs: Tensor) -> Tensor:
     return hidden_BLD
 
 
-def logprobs_of(
+def chunked_logprobs(
     hidden_ND: Tensor, targets_N: Tensor, logits: Callable[[Tensor], Tensor], head: Any, smoothing: float = 0.0
 ) -> Tensor:
     """log softmax of the logits at the targets, shape (N,), in chunks that are computed again in the backward.

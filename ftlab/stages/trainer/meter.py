@@ -18,16 +18,16 @@ class Meter:
     def __init__(self) -> None:
         self.totals: dict[str, Tensor] = {}
 
-    def add(self, measures: dict[str, Tensor], of_all: bool = False) -> None:
+    def add(self, measures: dict[str, Tensor], is_complete: bool = False) -> None:
         """:param measures: one value for each item, by name; NaN where an item has none.
-        :param of_all: every item has one, and what is NaN is wrong and must be seen.
+        :param is_complete: every item has one, and what is NaN is wrong and must be seen.
         """
         for name, values_I in measures.items():
             values_I = values_I.detach()
             if values_I.device.type != "mps":  # which has no fp64
                 values_I = values_I.double()
-            has_I = torch.ones_like(values_I, dtype=torch.bool) if of_all else ~values_I.isnan()
-            total = values_I.sum() if of_all else values_I.nansum()
+            has_I = torch.ones_like(values_I, dtype=torch.bool) if is_complete else ~values_I.isnan()
+            total = values_I.sum() if is_complete else values_I.nansum()
             found = torch.stack([total, has_I.sum().to(values_I.dtype)])
             self.totals[name] = self.totals[name] + found if name in self.totals else found
 

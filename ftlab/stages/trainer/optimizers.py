@@ -19,8 +19,8 @@ _NEEDS = {
 _HAVE_B = ("lora_B", "lora_embedding_B")
 
 
-def lacks_package(run: Run) -> str | None:
-    """Why the optimizer cannot run here, or None."""
+def missing_package(run: Run) -> str | None:
+    """Return why the optimizer cannot run here, or None."""
     for name, (module, package) in _NEEDS.items():
         if run.train.optimizer.startswith(name) and find_spec(module) is None:
             return f"train.optimizer={run.train.optimizer} needs {package}: pip install {package}"
@@ -32,7 +32,7 @@ def projected_modules(optimizer: str) -> str | None:
     return "all-linear" if optimizer.startswith(("galore", "apollo")) else None
 
 
-def give_b_its_rate(optimizer: Any, model: Any, ratio: float) -> None:
+def set_loraplus_rates(optimizer: Any, model: Any, ratio: float) -> None:
     """LoRA+ (https://arxiv.org/abs/2402.12354): matrices B learn ``ratio`` times as fast as everything else.
 
     Every group becomes two, that of A first, so that the learning rate of the first group is the one in the config.

@@ -43,10 +43,10 @@ class ReferenceTrainer(StageTrainer):
         identity = _identity(model)
         for name, rows in (("train", self.train_dataset), ("validation", self.eval_dataset)):
             if isinstance(rows, Rows):
-                rows.attach("reference", self._of(model, identity, name, rows, progress))
+                rows.attach("reference", self._cached_logprobs(model, identity, name, rows, progress))
 
-    def _of(self, model: Any, identity: str, name: str, rows: Rows, progress: Any) -> NDArray[np.float32]:
-        path = self._cached(identity, rows)
+    def _cached_logprobs(self, model: Any, identity: str, name: str, rows: Rows, progress: Any) -> NDArray[np.float32]:
+        path = self._cache_file(identity, rows)
         if path is not None and path.is_file():
             return np.load(path)
         found = self._compute(model, rows, name, progress)
@@ -56,7 +56,7 @@ class ReferenceTrainer(StageTrainer):
             write_atomic(path, content.getvalue())
         return found
 
-    def _cached(self, identity: str, rows: Rows) -> Path | None:
+    def _cache_file(self, identity: str, rows: Rows) -> Path | None:
         """Where a sweep's other runs find the same numbers: they depend on weights, rows, batching and arithmetic."""
         if self.run.data.cache is None:
             return None

@@ -139,7 +139,7 @@ class StageTrainer(WholeCheckpoints):
                 batch = self._prepare_inputs(batch)
                 with self.compute_loss_context_manager():
                     losses_I, measures = self.terms(batch, self.outputs(model, batch))
-                meter.add({"loss": losses_I}, of_all=True)
+                meter.add({"loss": losses_I}, is_complete=True)
                 meter.add(measures)
         model.train(was_training)
         means = meter.means(self.accelerator.reduce)

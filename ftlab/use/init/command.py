@@ -21,15 +21,15 @@ from ftlab.data.prepare import prepare, split_parts
 from ftlab.data.sources import resolve
 from ftlab.data.sources.rows import Row
 from ftlab.errors import ConfigError, DataError, FtlabError, Interrupted, Mistake, NotReadyError
-from ftlab.policy.tokens import tokens_of
+from ftlab.policy.tokens import load_tokens
 from ftlab.rundir.files import write_atomic
 from ftlab.schema import InitTask, Run
 from ftlab.use.init import file as init_file
 from ftlab.use.init.file import Target
-from ftlab.use.init.guess import NEAR, ORDER, STAGES, Guess, equals, fitting, guesses
+from ftlab.use.init.guess import NEAR, ORDER, STAGES, Guess, guesses, select_fitting, tied_guesses
 from ftlab.use.inspect.command import console, facts, print_samples
 from ftlab.use.inspect.rows import first_rows
-from ftlab.use.inspect.show import shown
+from ftlab.use.inspect.show import show_row
 
 _SAMPLE, _SHOWN = 200, 3
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -44,7 +44,7 @@ class _Rows:
     files: list[str]
 
     @property
-    def called(self) -> str:
+    def description(self) -> str:
         return f"the first {_SAMPLE} rows" if len(self.rows) == _SAMPLE else f"the {len(self.rows)} rows"
 
     def where(self, place: int) -> str:
@@ -63,21 +63,21 @@ def init(run: Run, overrides: Sequence[str]) -> None:
         raise ConfigError([Mistake("task.file", "which file? For example: ftlab init my.json")])
     to = console()
     where = _target(task, overrides)
-    if not _is_asked(task):
+    if not _asks_name(task):
         _check_free(where, task)
     rows = _read(run, task.file)
     tried = guesses(rows.rows, _formats(run, overrides), run.data.columns)
-    found = fitting(tried)
+    found = select_fitting(tried)
     if not found:
-        raise DataError(_nothing_fits(rows, tried, run, overrides))
+        raise DataError(_no_fit_message(rows, tried, run, overrides))
     if not task.yes and not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise NotReadyError("ftlab init asks before it writes, and nobody is here to ask. --yes takes the best guess.")
     _print_guesses(to, rows, found)
-    stage, guess = _choose(to, equals(found), run, overrides, task)
+    stage, guess = _choose(to, tied_guesses(found), run, overrides, task)
     _print_choice(to, rows, stage, guess)
-    _print_rows(to, rows, _as_run(run, overrides, stage, guess, task.file))
-    where = _named(to, where, task) if _is_asked(task) else where
-    _write(where, init_file.text(where, task.file, stage, guess, init_file.given(overrides), rows.called))
+    _print_rows(to, rows, _run_of_guess(run, overrides, stage, guess, task.file))
+    where = _ask_name(to, where, task) if _asks_name(task) else where
+    _write(where, init_file.text(where, task.file, stage, guess, init_file.user_overrides(overrides), rows.description))
     to.print(f"\nWritten to {where.path}. It trains with\n  ftlab {where.arguments}", soft_wrap=True, markup=False)
     to.print(f"and shows all its rows with\n  ftlab inspect {where.arguments}", soft_wrap=True, markup=False)
 
@@ -113,29 +113,29 @@ def _given_stage(run: Run, overrides: Sequence[str]) -> str | None:
     return run.stage.name if any(override.startswith("stage=") for override in overrides) else None
 
 
-def _nothing_fits(rows: _Rows, found: Sequence[Guess], run: Run, overrides: Sequence[str]) -> str:
+def _no_fit_message(rows: _Rows, nearest: Sequence[Guess], run: Run, overrides: Sequence[str]) -> str:
     names = dict.fromkeys(name for row in rows.rows if row.problem is None for name in row.value)
     listed = f"columns {', '.join(map(repr, names))}" if names else "no row of which has columns"
     stage = _given_stage(run, overrides)
     asked = f" that stage={stage} trains on" if stage else ""
-    lines = [f"{rows.file}: no format{asked} fits {rows.called} ({listed}). The nearest:"]
-    for guess in found[:NEAR]:
+    lines = [f"{rows.file}: no format{asked} fits {rows.description} ({listed}). The nearest:"]
+    for guess in nearest[:NEAR]:
         reason, count, place = guess.reasons()[0]
         others = f", and {count - 1} more" if count > 1 else ""
         lines.append(f"  - {guess.format}: {rows.where(place)}{others}: {reason}")
-    if stage and (other := fitting(guesses(rows.rows, ORDER, run.data.columns))):
+    if stage and (other := select_fitting(guesses(rows.rows, ORDER, run.data.columns))):
         lines.append(f"It reads as {other[0].format}, for stage={' or '.join(STAGES[other[0].format])}.")
-    column = "messages" if found[0].format == "sharegpt" else "instruction"
+    column = "messages" if nearest[0].format == "sharegpt" else "instruction"
     lines.append(f"Rename columns, or say what they are: ftlab init {rows.file} data.columns.{column}=YOURS")
     return "\n".join(lines)
 
 
-def _print_guesses(to: Console, rows: _Rows, found: Sequence[Guess]) -> None:
-    to.print(f"{rows.file}: {rows.called}", soft_wrap=True, markup=False)
+def _print_guesses(to: Console, rows: _Rows, guesses: Sequence[Guess]) -> None:
+    to.print(f"{rows.file}: {rows.description}", soft_wrap=True, markup=False)
     table = Table(box=None, pad_edge=False)
     for column in ("format", "rows that fit", "columns used", "with"):
         table.add_column(column, overflow="fold")
-    for guess in found[:NEAR]:
+    for guess in guesses[:NEAR]:
         used = f"{len(guess.used)} of {len(guess.used) + len(guess.unused)}"
         said = [f"{user if user is not None else 'nothing'} as {column}" for column, user in guess.columns.items()]
         said += [f"{word} for {tag}" for tag, word in guess.tags.items()]
@@ -144,21 +144,21 @@ def _print_guesses(to: Console, rows: _Rows, found: Sequence[Guess]) -> None:
 
 
 def _choose(
-    to: Console, found: Sequence[Guess], run: Run, overrides: Sequence[str], task: InitTask
+    to: Console, guesses: Sequence[Guess], run: Run, overrides: Sequence[str], task: InitTask
 ) -> tuple[str, Guess]:
     """The stage, among those that the formats are for, and the format, where the stage leaves two."""
     stage = _given_stage(run, overrides)
-    stages = list(dict.fromkeys(stage for guess in found for stage in STAGES[guess.format]))
+    stages = list(dict.fromkeys(stage for guess in guesses for stage in STAGES[guess.format]))
     if stage is None:
-        stage = stages[0] if task.yes or len(stages) == 1 else _asked(to, "\nWhat for? stage", stages)
-    left = [guess for guess in found if stage in STAGES[guess.format]]
+        stage = stages[0] if task.yes or len(stages) == 1 else _ask(to, "\nWhat for? stage", stages)
+    left = [guess for guess in guesses if stage in STAGES[guess.format]]
     if task.yes or len(left) == 1:
         return stage, left[0]
-    format_ = _asked(to, "Two fit equally. format", [guess.format for guess in left])
+    format_ = _ask(to, "Two fit equally. format", [guess.format for guess in left])
     return stage, next(guess for guess in left if guess.format == format_)
 
 
-def _asked(to: Console, question: str, choices: list[str] | None, default: str | None = None) -> str:
+def _ask(to: Console, question: str, choices: list[str] | None, default: str | None = None) -> str:
     try:
         return Prompt.ask(question, console=to, choices=choices, default=default or (choices or [""])[0])
     except EOFError:
@@ -178,13 +178,13 @@ def _print_choice(to: Console, rows: _Rows, stage: str, guess: Guess) -> None:
 # --- three rows ------------------------------------------------------------------------------------------------------
 
 
-def _as_run(run: Run, overrides: Sequence[str], stage: str, guess: Guess, file: str) -> Run:
+def _run_of_guess(run: Run, overrides: Sequence[str], stage: str, guess: Guess, file: str) -> Run:
     given = command_line.read(overrides)
-    loader, config_name = compose.loader_of(given.config_dir, given.config_name)
-    chosen = compose.read([*init_file.given(overrides), f"stage={stage}"], loader, config_name)
+    loader, config_name = compose.select_loader(given.config_dir, given.config_name)
+    composed = compose.read([*init_file.user_overrides(overrides), f"stage={stage}"], loader, config_name)
     update = {"path": file, "format": guess.format, "columns": guess.columns, "tags": guess.tags, "name": None}
-    update["on_invalid"] = "drop" if guess.problems else chosen.data.on_invalid
-    return chosen.model_copy(update={"data": chosen.data.model_copy(update=update)})
+    update["on_invalid"] = "drop" if guess.problems else composed.data.on_invalid
+    return composed.model_copy(update={"data": composed.data.model_copy(update=update)})
 
 
 def _print_rows(to: Console, rows: _Rows, run: Run) -> None:
@@ -198,7 +198,7 @@ def _print_rows(to: Console, rows: _Rows, run: Run) -> None:
         update = {"path": str(head), "cache": None, "split": no_split, "max_samples": None, "num_samples": None}
         data = run.data.model_copy(update=update)
         try:
-            tokens = tokens_of(run)
+            tokens = load_tokens(run)
             sources = resolve.resolve(data, run.stage.name)
             parts = split_parts(sources, data, run.seed)
             prepared = prepare(sources, parts, data, run.seed, tokens.template, tokens.tokenizer)
@@ -208,7 +208,7 @@ def _print_rows(to: Console, rows: _Rows, run: Run) -> None:
             return
         first = list(first_rows(prepared.train, parts["train"], _SHOWN, data, tokens.tokenizer))
         named = [replace(row, where=rows.where(places[int(row.where.rpartition(":")[2]) - 1])) for row in first]
-        samples = [sample for row in named for sample in shown(row, tokens.tokenizer, False)]
+        samples = [sample for row in named for sample in show_row(row, tokens.tokenizer, False)]
         of_model = [fact for fact in facts(run, (), "train", tokens) if fact[0] != "data"]
         print_samples(to, of_model, samples)
         ledger = prepared.ledger.splits["train"]
@@ -217,7 +217,7 @@ def _print_rows(to: Console, rows: _Rows, run: Run) -> None:
         said_of = [f"{count} would be dropped, {reason}" for reason, count in dropped.items()]
         said_of += [f"{ledger.rows_truncated} cut to {limit}"] if ledger.rows_truncated else []
         if said_of:
-            to.print(f"[yellow]of {rows.called}: {escape('; '.join(said_of))}[/yellow]", soft_wrap=True)
+            to.print(f"[yellow]of {rows.description}: {escape('; '.join(said_of))}[/yellow]", soft_wrap=True)
 
 
 # --- the experiment --------------------------------------------------------------------------------------------------
@@ -232,7 +232,7 @@ def _target(task: InitTask, overrides: Sequence[str]) -> Target:
     return init_file.target(out, task.experiment or re.sub(r"[^A-Za-z0-9_-]+", "_", stem).strip("_-") or "mine")
 
 
-def _is_asked(task: InitTask) -> bool:
+def _asks_name(task: InitTask) -> bool:
     """Whether the name is not given, nor anything that it follows from."""
     return task.experiment is None and not task.yes and not task.out.endswith((".yaml", ".yml"))
 
@@ -243,15 +243,15 @@ def _check_free(where: Target, task: InitTask) -> None:
         raise NotReadyError(f"{where.path} is there already. --overwrite replaces it, experiment=NAME writes another.")
 
 
-def _named(to: Console, where: Target, task: InitTask) -> Target:
+def _ask_name(to: Console, where: Target, task: InitTask) -> Target:
     while True:
-        chosen = replace(where, name=_asked(to, "What shall it be called? experiment", None, where.name))
-        if not _NAME.fullmatch(chosen.name):
+        target = replace(where, name=_ask(to, "What shall it be called? experiment", None, where.name))
+        if not _NAME.fullmatch(target.name):
             to.print("letters, digits, _, . and - only")
-        elif chosen.path.exists() and not task.overwrite:
-            to.print(f"{chosen.path} is there already", soft_wrap=True, markup=False)
+        elif target.path.exists() and not task.overwrite:
+            to.print(f"{target.path} is there already", soft_wrap=True, markup=False)
         else:
-            return chosen
+            return target
 
 
 def _write(where: Target, text: str) -> None:

@@ -49,14 +49,14 @@ def target(out: str, name: str) -> Target:
     return Target(path.parent.parent, path.stem)
 
 
-def given(overrides: Sequence[str]) -> list[str]:
-    """What the user chose on the command line that belongs into the experiment: groups and keys, without ``+``."""
+def user_overrides(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides of the command line that belong in the experiment: groups and keys, without ``+``."""
     bare = [override.lstrip("+") for override in overrides if "=" in override and not override.startswith("-")]
     return [o for o in bare if not _OURS.match(o) and not o.startswith(("stage=", "data=", "hydra", "experiment="))]
 
 
 def text(where: Target, file: str, stage: str, guess: Guess, overrides: Sequence[str], sampled: str) -> str:
-    """:param overrides: of :func:`given`. :param sampled: how the rows that were looked at are called."""
+    """:param overrides: of :func:`user_overrides`. :param sampled: how the rows that were looked at are called."""
     groups = [(key, value) for key, _, value in (o.partition("=") for o in overrides) if key in _GROUPS]
     keys: dict[str, Any] = {"data": _data(file, guess, sampled)}
     for key, _, value in (o.partition("=") for o in overrides):
@@ -70,7 +70,7 @@ def text(where: Target, file: str, stage: str, guess: Guess, overrides: Sequence
     lines.append(f"# Look at the rows first: ftlab inspect {where.arguments}")
     lines += ["defaults:", *(f"  - override /{group}: {choice}" for group, choice in groups)]
     lines.append(f"  - override /stage: {stage}")
-    return "\n".join([*lines, *_written(keys, "")]) + "\n"
+    return "\n".join([*lines, *_to_yaml(keys, "")]) + "\n"
 
 
 def _data(file: str, guess: Guess, sampled: str) -> dict[str, Any]:
@@ -97,11 +97,11 @@ def _where(file: str) -> str:
     return "from any folder" if is_absolute else "from the folder that the command is given in"
 
 
-def _written(node: Mapping[str, Any], indent: str) -> Iterator[str]:
+def _to_yaml(node: Mapping[str, Any], indent: str) -> Iterator[str]:
     for key, value in node.items():
         if isinstance(value, dict):
             yield f"{indent}{key}:"
-            yield from _written(value, indent + "  ")
+            yield from _to_yaml(value, indent + "  ")
         else:
             said, comment = value
             yield f"{f'{indent}{key}: {said}':<30}  # {comment}"

@@ -11,7 +11,7 @@ from typing import Any
 from ftlab.data.formats import COLUMNS, CONVERTERS, Columns, Prompt, Record, RowError
 from ftlab.data.sources.resolve import STAGE_FORMATS
 from ftlab.data.sources.rows import Row
-from ftlab.use.init.words import ALTERNATIVES, SYNONYMS, tags_of
+from ftlab.use.init.words import ALTERNATIVES, SYNONYMS, guess_tags
 
 ENOUGH = 0.5  # share of rows that a format must convert to be one that fits
 NEAR = 3  # formats that are named where none fits
@@ -82,7 +82,7 @@ def guesses(rows: Sequence[Row], formats: Sequence[str], columns: Mapping[str, s
     """
     best = []
     for format_ in formats:
-        ways = [_tried(rows, format_, *way) for way in _ways(rows, format_, dict(columns))]
+        ways = [_try_reading(rows, format_, *way) for way in _readings(rows, format_, dict(columns))]
         best.append(max(ways, key=lambda guess: (guess.fit, guess.known if not guess.records else 0, -guess.renamed)))
     return sorted(best, key=_merit, reverse=True)
 
@@ -92,8 +92,8 @@ def _merit(guess: Guess) -> tuple[float, int, bool, int]:
     return round(guess.fit, 6), known, not guess.renamed, -ORDER.index(guess.format)
 
 
-def fitting(found: Sequence[Guess]) -> list[Guess]:
-    """Those that convert enough rows; of several that give the same records the first."""
+def select_fitting(found: Sequence[Guess]) -> list[Guess]:
+    """Return the guesses that convert enough rows; of several that give the same records the first."""
     different: list[Guess] = []
     for guess in found:
         if guess.share >= ENOUGH and all(guess.records != one.records for one in different):
@@ -101,12 +101,12 @@ def fitting(found: Sequence[Guess]) -> list[Guess]:
     return different
 
 
-def equals(found: Sequence[Guess]) -> list[Guess]:
-    """The best, and those that fit as well but mean something else."""
+def tied_guesses(found: Sequence[Guess]) -> list[Guess]:
+    """Return the best guess, and those that fit as well but mean something else."""
     return [guess for guess in found if round(guess.fit, 6) == round(found[0].fit, 6)]
 
 
-class _Noted(dict[str, Any]):
+class _RecordingRow(dict[str, Any]):
     """A row that notes which of its columns are read, and hold anything."""
 
     def __init__(self, row: Mapping[str, Any]):
@@ -120,14 +120,14 @@ class _Noted(dict[str, Any]):
         return value
 
 
-def _tried(rows: Sequence[Row], format_: str, columns: dict[str, str | None], tags: dict[str, str]) -> Guess:
+def _try_reading(rows: Sequence[Row], format_: str, columns: dict[str, str | None], tags: dict[str, str]) -> Guess:
     records: dict[int, Record] = {}
     problems: dict[int, str] = {}
     filled: dict[str, None] = {}
     read: set[str] = set()
     found: set[str] = set()
     for place, row in enumerate(rows):
-        noted = _Noted({} if row.problem is not None else row.value)
+        noted = _RecordingRow({} if row.problem is not None else row.value)
         filled |= {name: None for name, value in noted.items() if value is not None}
         try:
             if row.problem is not None:
@@ -146,7 +146,7 @@ def _tried(rows: Sequence[Row], format_: str, columns: dict[str, str | None], ta
 # --- ways to name the columns ----------------------------------------------------------------------------------------
 
 
-def _ways(
+def _readings(
     rows: Sequence[Row], format_: str, given: dict[str, str | None]
 ) -> Iterator[tuple[dict[str, str | None], dict[str, str]]]:
     """``columns`` and ``tags`` to try: as they are, then with synonyms for each set of alternatives."""
@@ -154,8 +154,8 @@ def _ways(
     values = [row.value for row in rows if row.problem is None]
     known = {column: user for column, user in given.items() if column in COLUMNS[format_]}
     seen = []
-    for columns in ({}, *(_named(format_, way, has) for way in _alternatives(format_))):
-        tags = tags_of(values, format_, {**columns, **known})
+    for columns in ({}, *(_match_columns(format_, way, has) for way in _alternatives(format_))):
+        tags = guess_tags(values, format_, {**columns, **known})
         for way in ((({**columns, **known}), {}), ({**columns, **known}, tags)):
             if way not in seen:
                 seen.append(way)
@@ -173,7 +173,7 @@ def _alternatives(format_: str) -> Iterator[tuple[str, ...]]:
         yield tuple(column for column in COLUMNS[format_] if column not in left_out)
 
 
-def _named(format_: str, way: Sequence[str], has: Sequence[str]) -> dict[str, str | None]:
+def _match_columns(format_: str, way: Sequence[str], has: Sequence[str]) -> dict[str, str | None]:
     """The user's columns by the format's: the same name first, then a synonym that nothing else claims."""
     columns: dict[str, str | None] = {}
     taken = {column for column in COLUMNS[format_] if column in has}

@@ -63,8 +63,8 @@ _OWN = {
 }  # fmt: skip
 
 
-def tags_of(rows: Sequence[Mapping[str, Any]], format_: str, columns: Mapping[str, str | None]) -> dict[str, str]:
-    """What ``data.tags`` has to say of a conversation format's lists; empty where its own words are used."""
+def guess_tags(rows: Sequence[Mapping[str, Any]], format_: str, columns: Mapping[str, str | None]) -> dict[str, str]:
+    """Return the ``data.tags`` that a conversation format's lists need; empty where its own words are used."""
     own = _OWN.get(format_)
     column = "conversations" if format_ == "sharegpt" else "messages"
     name = columns.get(column, column)

@@ -28,7 +28,7 @@ class Outcome:
     cut: int = 0
     shortened: int = 0
 
-    def told(self, run: Run) -> str:
+    def summary_line(self, run: Run) -> str:
         rows = f"{self.whole + self.cut:,} row{'s' * (self.whole + self.cut != 1)}"
         said = f"{rows} read back as the tokenizer's own template writes them"
         if run.stage.name == "pt":
@@ -41,8 +41,8 @@ class Outcome:
         return said
 
 
-def served(tokens: Tokens, run: Run) -> Any:
-    """The tokenizer as it comes out of a checkpoint: saved, and loaded again.
+def reload_tokenizer(tokens: Tokens, run: Run) -> Any:
+    """Return the tokenizer as it comes out of a checkpoint: saved, and loaded again.
 
     :raises NotReadyError: it cannot be loaded again.
     """
@@ -68,7 +68,7 @@ def read_back(rows: Iterable[Row], run: Run, tokens: Tokens, cached: bool) -> Ou
             f"The tokenizer of {run.model.path} pads with its end of text, {tokenizer.eos_token!r}: masked with the "
             "padding, it is never learned. Give it a pad_token of its own in tokenizer_config.json."
         )
-    check = _Check(run, tokens, served(tokens, run), cached)
+    check = _Check(run, tokens, reload_tokenizer(tokens, run), cached)
     for row in rows:
         check.row(row)
     return check.outcome
@@ -86,7 +86,7 @@ class _Check:
         if isinstance(row.record, Text):
             self._text(row, row.record)
             return
-        wanted = [(name, self._written(row, *of)) for name, of in _conversations(row.record)]
+        wanted = [(name, self._template_ids(row, *of)) for name, of in _conversations(row.record)]
         limit, policy = self._run.data.max_length, self._run.data.truncation
         is_cut = max(len(ids) for _, ids in wanted) > limit
         if is_cut and policy != "right":
@@ -100,7 +100,7 @@ class _Check:
         self.outcome.cut += is_cut
         self.outcome.whole += not is_cut
 
-    def _written(self, row: Row, messages: list[Message], tools: list[Any] | None, asks: bool) -> list[int]:
+    def _template_ids(self, row: Row, messages: list[Message], tools: list[Any] | None, asks: bool) -> list[int]:
         from jinja2.exceptions import TemplateError
 
         try:
@@ -110,7 +110,7 @@ class _Check:
             )  # fmt: skip
         except (TemplateError, TypeError, ValueError) as error:
             said = f"the template that is saved beside a checkpoint refuses it: {error}"
-            raise self._failed(row, "", said, self._advice()) from None
+            raise self._failure(row, "", said, self._advice()) from None
         ids: list[int] = found["input_ids"]
         return ids
 
@@ -138,7 +138,7 @@ class _Check:
             text = self._tokenizer.decode(near, skip_special_tokens=False)
             here = f"token {ids[at]} in {text!r}" if at < len(ids) else f"it ends, after {text!r}"
             said.append(f"  {whose:<10}{here}")
-        raise self._failed(row, name, "\n".join(said), self._advice())
+        raise self._failure(row, name, "\n".join(said), self._advice())
 
     def _ends(self, row: Row, wanted: Sequence[tuple[str, list[int]]], is_cut: bool) -> None:
         """Every trained turn ends with a token at which generation stops."""
@@ -151,12 +151,12 @@ class _Check:
                 if int(sample.input_ids[end - 1]) not in self._stops:
                     text = self._tokenizer.decode(sample.input_ids[start:end], skip_special_tokens=False)
                     stops = " or ".join(repr(self._tokenizer.decode([stop])) for stop in self._stops)
-                    said = f"a trained answer does not end with {stops}: {_end_of(text)!r}"
+                    said = f"a trained answer does not end with {stops}: {_text_end(text)!r}"
                     what = "Name a template whose turns end with a token of their own: model.template=NAME."
-                    raise self._failed(row, name, said, what)
+                    raise self._failure(row, name, said, what)
 
-    def _failed(self, row: Row, name: str, said: str, advice: str) -> DataError:
-        return DataError(f"{row.where}{f', {name}' if name else ''}: {said}\n{advice}")
+    def _failure(self, row: Row, name: str, problem: str, advice: str) -> DataError:
+        return DataError(f"{row.where}{f', {name}' if name else ''}: {problem}\n{advice}")
 
     def _advice(self) -> str:
         dated = self._tokens.template is not None and "strftime_now" in self._tokens.template.source
@@ -195,5 +195,5 @@ def _conversations(record: Record) -> Iterator[tuple[str, tuple[list[Message], l
         yield "rejected", ([*record.prompt, *record.rejected], record.tools, False)
 
 
-def _end_of(text: str) -> str:
+def _text_end(text: str) -> str:
     return text if len(text) <= 60 else f"...{text[-60:]}"

@@ -21,14 +21,14 @@ from ftlab.data.packing.split_builder import Part
 from ftlab.data.prepare import Parts, Prepared, prepare, split_parts
 from ftlab.data.sources import resolve
 from ftlab.errors import ConfigError, DataError, Mistake, NotReadyError
-from ftlab.policy.tokens import Tokens, tokens_of
+from ftlab.policy.tokens import Tokens, load_tokens
 from ftlab.rundir.files import write_atomic
 from ftlab.schema import InspectTask, Run
 from ftlab.use.inspect import page as inspect_page
 from ftlab.use.inspect.check import read_back
 from ftlab.use.inspect.rows import first_rows
-from ftlab.use.inspect.show import LEGEND, Shown, coloured, marks_for, plain, shown
-from ftlab.use.inspect.step import begun, of_step
+from ftlab.use.inspect.show import LEGEND, SampleView, as_coloured, as_plain, marks_for, show_row
+from ftlab.use.inspect.step import find_started_phase, step_report
 
 _PIPE_WIDTH = 160  # of tables where there is no terminal
 
@@ -42,12 +42,12 @@ def inspect(run: Run, overrides: Sequence[str]) -> None:
     """
     task = run.task
     assert isinstance(task, InspectTask)
-    of_run = begun(run, overrides)
+    of_run = find_started_phase(run, overrides)
     run = of_run.config if of_run is not None else run
     try:
         sources = resolve.resolve(run.data, run.stage.name)
     except DataError as error:
-        raise DataError(f"{error}{of_run.run_dir.started_elsewhere() if of_run is not None else ''}") from None
+        raise DataError(f"{error}{of_run.run_dir.start_folder_hint() if of_run is not None else ''}") from None
     if of_run is not None:
         of_run.check_data(sources)
     parts = split_parts(sources, run.data, run.seed)
@@ -55,21 +55,21 @@ def inspect(run: Run, overrides: Sequence[str]) -> None:
         raise ConfigError(
             [Mistake("task.split", f"this data has no such split. It has: {', '.join(parts)}.", task.split)]
         )
-    tokens = tokens_of(run)
+    tokens = load_tokens(run)
     prepared = prepare(sources, parts, run.data, run.seed, tokens.template, tokens.tokenizer, _progress)
     if of_run is not None and task.step is not None:
-        told, samples = of_step(of_run, task, parts["train"], prepared.train, tokens.tokenizer)
+        told, samples = step_report(of_run, task, parts["train"], prepared.train, tokens.tokenizer)
         Report([*told, *facts(run, parts["train"], "train", tokens)], samples, [], "", None).show(task.html)
         return
     rows = prepared.rows.get(task.split)
     reader = (parts[task.split], run.data, tokens.tokenizer)
     first = [] if rows is None else first_rows(rows, reader[0], task.rows, *reader[1:])
-    samples = [sample for row in first for sample in shown(row, tokens.tokenizer, task.full)]
+    samples = [sample for row in first for sample in show_row(row, tokens.tokenizer, task.full)]
     failure, said = None, f"not read back (check={task.check})"
     if task.check and rows is not None:
         try:
             checked = first_rows(rows, reader[0], task.check, *reader[1:])
-            said = read_back(checked, run, tokens, prepared.cached).told(run)
+            said = read_back(checked, run, tokens, prepared.cached).summary_line(run)
         except (DataError, NotReadyError) as error:
             failure = error
     of = facts(run, parts[task.split], task.split, tokens)
@@ -81,15 +81,15 @@ class Report:
     """:param tables: rich renderables and markup. :param said: the result. :param failure: in its place, if any."""
 
     facts: list[tuple[str, str]]
-    samples: list[Shown]
+    samples: list[SampleView]
     tables: list[Any]
-    said: str
+    result: str
     failure: Exception | None
 
     def show(self, html: str | None) -> None:
         """Print it, and write it to a page. :raises Exception: the failure."""
         if html is not None:  # before a closed pipe can end the printing
-            page = inspect_page.page(self.facts, self.samples, self.tables, self.said, self.failure)
+            page = inspect_page.page(self.facts, self.samples, self.tables, self.result, self.failure)
             _write(Path(html).expanduser(), page)
         self.print(console())
         if html is not None:
@@ -101,23 +101,23 @@ class Report:
         print_samples(to, self.facts, self.samples)
         for line in self.tables:
             to.print(line, soft_wrap=isinstance(line, str))
-        if self.failure is None and self.said:
-            to.print(f"\n{escape(self.said)}", soft_wrap=True)
+        if self.failure is None and self.result:
+            to.print(f"\n{escape(self.result)}", soft_wrap=True)
 
 
-def print_samples(to: Console, of_run: Sequence[tuple[str, str]], samples: Sequence[Shown]) -> None:
+def print_samples(to: Console, is_run: Sequence[tuple[str, str]], samples: Sequence[SampleView]) -> None:
     """The facts, how to read the rows, and the rows; in colour on a terminal that has any."""
     in_colour = to.is_terminal and not to.no_color and to.color_system is not None
     marks = marks_for(piece for sample in samples for piece in sample.text)
     how = "[black on green]green[/] is what is trained" if in_colour else f"{' '.join(marks)} enclose what is trained"
-    for name, value in of_run:
+    for name, value in is_run:
         to.print(f"{name:<11}{escape(value)}", soft_wrap=True)
     if samples:
         to.print(f"{'reading':<11}{how}; {LEGEND}", soft_wrap=True)
     for sample in samples:
         to.print(f"\n[bold]{escape(sample.title)}[/bold]", soft_wrap=True)
         for pieces, before, between in ((sample.text, "", ""), (sample.ids, "ids: ", " ")):
-            text = coloured(pieces, between) if in_colour else Coloured(plain(pieces, marks, between))
+            text = as_coloured(pieces, between) if in_colour else Coloured(as_plain(pieces, marks, between))
             if text.plain.endswith("\n"):  # it is drawn
                 text.right_crop(1)
             to.print(Coloured(before) + text, soft_wrap=True)
@@ -130,7 +130,7 @@ def console() -> Console:
 
 
 def facts(run: Run, parts: Sequence[Part], split: str, tokens: Tokens) -> list[tuple[str, str]]:
-    """What is looked at, with which template and tokenizer."""
+    """Return the facts about what is shown: the data, the template and the tokenizer."""
     tokenizer = tokens.tokenizer
 
     def written(ids: Sequence[int]) -> str:
@@ -188,8 +188,8 @@ def _write(path: Path, text: str) -> None:
 
 def sample_rows(
     run: Run, sources: Sequence[resolve.Source], parts: Parts, tokens: Tokens, count: int
-) -> tuple[list[Shown], Prepared]:
+) -> tuple[list[SampleView], Prepared]:
     """The first rows of train, prepared for looking at alone."""
     prepared = prepare(sources, parts, run.data, run.seed, tokens.template, tokens.tokenizer)
     rows = first_rows(prepared.train, parts["train"], count, run.data, tokens.tokenizer)
-    return list(itertools.chain.from_iterable(shown(row, tokens.tokenizer, False) for row in rows)), prepared
+    return list(itertools.chain.from_iterable(show_row(row, tokens.tokenizer, False) for row in rows)), prepared

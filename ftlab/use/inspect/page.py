@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from ftlab.use.inspect.show import LEGEND, Shown, as_html
+from ftlab.use.inspect.show import LEGEND, SampleView, as_html
 
 _WIDTH = 120
 # Mid tones for what is said beside the text, and a green with its own text colour, read on either ground.
@@ -37,20 +37,20 @@ i { opacity: .55; font-style: normal; }
 
 
 def page(
-    facts: Sequence[tuple[str, str]], samples: Sequence[Shown], tables: Sequence[Any], said: str, failure: object
+    facts: Sequence[tuple[str, str]], samples: Sequence[SampleView], tables: Sequence[Any], result: str, failure: object
 ) -> str:
-    """:param tables: rich renderables and markup. :param failure: printed in place of ``said``, if any."""
+    """:param tables: rich renderables and markup. :param failure: printed in place of ``result``, if any."""
     legend = f'<span class="trained">green</span> is what is trained; {html.escape(LEGEND)}'
     body = ["<table>"]
     body += [f"<tr><td>{name}<td>{html.escape(value)}</tr>" for name, value in facts]
     body += [f"<tr><td>reading<td>{legend}</tr>", "</table>"]
     for sample in samples:
         body.append(f"<h2>{html.escape(sample.title)}</h2>")
-        body.append(f"<pre>{_kept(as_html(sample.text))}</pre>")
+        body.append(f"<pre>{_keep_first_break(as_html(sample.text))}</pre>")
         body.append(f'<pre class="ids">{as_html(sample.ids, " ")}</pre>')
     if tables:
-        body.append(f'<h2>ledger</h2><pre class="table">{html.escape(_drawn(tables))}</pre>')
-    told = html.escape(str(failure if failure is not None else said))
+        body.append(f'<h2>ledger</h2><pre class="table">{html.escape(_render(tables))}</pre>')
+    told = html.escape(str(failure if failure is not None else result))
     body.append(f'<p class="{"failed" if failure is not None else "said"}">{told}</p>')
     title = html.escape(f"ftlab inspect: {facts[0][1]}" if facts else "ftlab inspect")
     return "\n".join([
@@ -62,12 +62,12 @@ def page(
     ])  # fmt: skip
 
 
-def _kept(text: str) -> str:
+def _keep_first_break(text: str) -> str:
     """HTML drops a line break that a ``pre`` begins with."""
     return f"\n{text}" if text.startswith("\n") else text
 
 
-def _drawn(lines: Sequence[Any]) -> str:
+def _render(lines: Sequence[Any]) -> str:
     file = io.StringIO()
     to = Console(file=file, width=_WIDTH, color_system=None, highlight=False, emoji=False)
     for line in lines:

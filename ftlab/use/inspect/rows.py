@@ -35,12 +35,12 @@ def first_rows(rows: PackedRows, parts: Sequence[Part], count: int, data: Data, 
         for example in examples([part]):
             unit = wanted.pop(example.ordinal, None)
             if unit is not None and (samples := rows.unit(unit)):
-                yield Row(example.where, example.record, _once(samples, example.record, data, tokenizer))
+                yield Row(example.where, example.record, _first_use(samples, example.record, data, tokenizer))
             if not wanted:
                 break
 
 
-def _once(samples: list[Sample], record: Record, data: Data, tokenizer: Any) -> list[Sample]:
+def _first_use(samples: list[Sample], record: Record, data: Data, tokenizer: Any) -> list[Sample]:
     """Of a row that is used again, the samples of its first use."""
     if isinstance(record, Text):
         total = len(tokenizer(record.text, add_special_tokens=False, verbose=False)["input_ids"]) + 1

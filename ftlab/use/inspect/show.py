@@ -39,7 +39,7 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class SampleView:
     """One sample. :param title: whose it is, and how long. :param text: as the model reads it. :param ids: the same."""
 
     title: str
@@ -47,24 +47,24 @@ class Shown:
     ids: list[Piece]
 
 
-def shown(row: Row, tokenizer: Any, full: bool) -> Iterator[Shown]:
+def show_row(row: Row, tokenizer: Any, full: bool) -> Iterator[SampleView]:
     """The samples of a row. :param full: leave nothing out of long ones, and no chunk of a text."""
     named = list(zip(_names(row), row.samples))
     if not full and len(named) > CHUNKS:
         between = f"{CHUNKS} to {len(named) - 1} left out; full=true shows all"
         named = [*named[: CHUNKS - 1], (f"{named[-1][0]} ({between})", named[-1][1])]
     for name, sample in named:
-        yield shown_sample([row.where, name], sample, tokenizer, full)
+        yield show_sample([row.where, name], sample, tokenizer, full)
 
 
-def shown_sample(names: Sequence[str], sample: Sample, tokenizer: Any, full: bool) -> Shown:
+def show_sample(names: Sequence[str], sample: Sample, tokenizer: Any, full: bool) -> SampleView:
     """:param names: of what its title begins with."""
     total, trained = len(sample.input_ids), sample.trained
     learned = f"{trained:,} trained" if trained else "none trained"
     title = "   ".join(filter(None, [*names, f"{total:,} token{'s' * (total != 1)}, {learned}"]))
     # What is a little too long is shown whole: a gap of two tokens tells less than they do.
     text_limit, ids_limit = (total if full or total <= 1.2 * most else most for most in (TEXT_TOKENS, IDS))
-    return Shown(title, list(_text(sample, tokenizer, text_limit)), list(_ids(sample, tokenizer, ids_limit)))
+    return SampleView(title, list(_text(sample, tokenizer, text_limit)), list(_ids(sample, tokenizer, ids_limit)))
 
 
 def _names(row: Row) -> list[str]:
@@ -157,10 +157,10 @@ def visible(text: str) -> str:
     'a·↵\\n<U+00A0>'
     """
     text = _EDGES.sub(lambda spaces: "·" * len(spaces[0]), text)
-    return "".join(_drawn(c) for c in text)
+    return "".join(_draw_character(c) for c in text)
 
 
-def _drawn(character: str) -> str:
+def _draw_character(character: str) -> str:
     if character == "\n":
         return "↵\n"
     if character == "\t":
@@ -188,7 +188,7 @@ def marks_for(pieces: Iterable[Piece]) -> Marks:
     return doubled
 
 
-def plain(pieces: Sequence[Piece], marks: Marks, between: str = "") -> str:
+def as_plain(pieces: Sequence[Piece], marks: Marks, between: str = "") -> str:
     """:param between: what stands between pieces."""
     parts = _by_trained(pieces, between)
     return between.join(f"{marks[0]}{inner}{marks[1]}" if trained else inner for trained, inner in parts)
@@ -204,7 +204,7 @@ def _by_trained(pieces: Sequence[Piece], between: str) -> Iterator[tuple[bool, s
             held = []
 
 
-def coloured(pieces: Sequence[Piece], between: str = "") -> Coloured:
+def as_coloured(pieces: Sequence[Piece], between: str = "") -> Coloured:
     found = Coloured()
     for place, piece in enumerate(pieces):
         style = _STYLES[piece.kind]

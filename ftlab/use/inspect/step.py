@@ -11,8 +11,8 @@ import numpy as np
 
 from ftlab.data.packing.split_builder import Part
 from ftlab.data.packing.store import PackedRows, Rows, Sample
-from ftlab.data.prompts import asked
-from ftlab.data.row_origins import places_of_units
+from ftlab.data.prompts import prompt_rows
+from ftlab.data.row_origins import unit_locations
 from ftlab.data.sources.resolve import Source, changed_files
 from ftlab.errors import ConfigError, Mistake, RunDirError, nearest
 from ftlab.policy import lineage
@@ -20,7 +20,7 @@ from ftlab.rundir.directory import RunDir
 from ftlab.rundir.plan import Phase, Plan
 from ftlab.schema import InspectTask, Run
 from ftlab.stages import order
-from ftlab.use.inspect.show import Shown, shown_sample, visible
+from ftlab.use.inspect.show import SampleView, show_sample, visible
 
 _PAIRS = ("rm", "dpo", "orpo")
 _PROMPTS = ("ppo", "grpo")
@@ -28,7 +28,7 @@ _JOINED = 3  # texts named of a row that is one piece of many
 
 
 @dataclass(frozen=True)
-class Begun:
+class StartedPhase:
     """A phase of a run that has come to its data. :param config: with the model that the phase starts from."""
 
     run_dir: RunDir
@@ -41,8 +41,8 @@ class Begun:
             raise RunDirError(f"{file} has changed since {self.run_dir.path} began: its rows are no longer there.")
 
 
-def begun(run: Run, overrides: Sequence[str]) -> Begun | None:
-    """The phase of ``run.dir`` that is asked for; None where no run is named.
+def find_started_phase(run: Run, overrides: Sequence[str]) -> StartedPhase | None:
+    """Return the phase of ``run.dir`` that is asked for; None where no run is named.
 
     :raises ConfigError: keys that only a run has, without one; no such phase; config keys beside a run.
     :raises RunDirError: it is no run, or the phase has not begun.
@@ -68,7 +68,7 @@ def begun(run: Run, overrides: Sequence[str]) -> Begun | None:
     phase = _phase(plan, task.phase, run_dir)
     if not run_dir.ledger(phase.name).is_file():
         raise RunDirError(f"Phase {phase.name} of {run_dir.path} has not begun: there is nothing to look at.")
-    return Begun(run_dir, phase, lineage.starting(run_dir, plan, phase))
+    return StartedPhase(run_dir, phase, lineage.starting_config(run_dir, plan, phase))
 
 
 def _phase(plan: Plan, name: str | None, run_dir: RunDir) -> Phase:
@@ -82,36 +82,36 @@ def _phase(plan: Plan, name: str | None, run_dir: RunDir) -> Phase:
     return plan.phases[names.index(name)]
 
 
-def of_step(
-    of: Begun, task: InspectTask, parts: Sequence[Part], train: PackedRows, tokenizer: Any
-) -> tuple[list[tuple[str, str]], list[Shown]]:
-    """What there is to say of a step, and its samples. :param parts: of the train split. :param train: its rows.
+def step_report(
+    started: StartedPhase, task: InspectTask, parts: Sequence[Part], train: PackedRows, tokenizer: Any
+) -> tuple[list[tuple[str, str]], list[SampleView]]:
+    """Return the facts of an optimizer step, and its samples. :param parts: of the train split. :param train: its rows.
 
     :raises ConfigError: the phase has no such step.
     """
-    config = of.config
+    config = started.config
     assert task.step is not None
-    prompts = asked(parts, train) if config.stage.name in _PROMPTS else None
-    found = order.order_of(config, len(train if prompts is None else prompts))
-    done = of.run_dir.manifest().get("phases", {}).get(of.phase.name)
+    prompts = prompt_rows(parts, train) if config.stage.name in _PROMPTS else None
+    found = order.step_order(config, len(train if prompts is None else prompts))
+    done = started.run_dir.manifest().get("phases", {}).get(started.phase.name)
     steps = done["steps"] if done else found.steps
     if task.step > steps:
-        reason = f"phase {of.phase.name} of {of.run_dir.path} has {steps} steps"
+        reason = f"phase {started.phase.name} of {started.run_dir.path} has {steps} steps"
         raise ConfigError([Mistake("task.step", reason, task.step)])
     micros = found.rows(task.step)
-    epoch = (task.step - 1) // found.of_epoch + 1
+    epoch = (task.step - 1) // found.steps_per_epoch + 1
     count = sum(map(len, micros))
     what = ("prompt" if prompts is not None else "packed row") + "s" * (count != 1)
     batches = f"{len(micros)} micro-batch{'es' * (len(micros) != 1)}"
     said = [
-        ("run", f"{of.run_dir.path}, phase {of.phase.name}"),
+        ("run", f"{started.run_dir.path}, phase {started.phase.name}"),
         ("step", f"{task.step:,} of {steps:,}, in epoch {epoch}: {count} {what} in {batches}"),
     ]
     if config.stage.name == "grpo":
         said.append(("", "the prompts of a micro-batch are those of the generation that it is taken from"))
     if prompts is not None:
         shown = [
-            shown_sample(
+            show_sample(
                 [_place(micros, m, i), prompts[row].where, _answer(prompts[row].answer)],
                 Sample(np.array(prompts[row].ids, np.int32), np.zeros(len(prompts[row].ids), bool)), tokenizer,
                 task.full,
@@ -120,10 +120,10 @@ def of_step(
         ]  # fmt: skip
         return said, shown
     rows = _as_trained(config, train)
-    where = places_of_units(parts, rows, {int(unit) for micro in micros for row in micro for unit in rows.units(row)})
-    named = _Named(config, train, where)
+    where = unit_locations(parts, rows, {int(unit) for micro in micros for row in micro for unit in rows.units(row)})
+    named = _SampleNames(config, train, where)
     return said, [
-        shown_sample([_place(micros, m, i), *name], sample, tokenizer, task.full)
+        show_sample([_place(micros, m, i), *name], sample, tokenizer, task.full)
         for m, micro in enumerate(micros)
         for i, row in enumerate(micro)
         for name, sample in named.samples(rows, row)
@@ -148,7 +148,7 @@ def _answer(answer: str | None) -> str:
 
 
 @dataclass(frozen=True)
-class _Named:
+class _SampleNames:
     """The samples of packed rows, in their order, with what a user calls each. :param where: of each unit."""
 
     config: Run

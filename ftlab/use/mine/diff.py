@@ -42,7 +42,7 @@ def sections(lines: Iterable[bytes], limit: int) -> Iterator[Section]:
         if line.startswith(b"diff --git "):
             if one is not None:
                 yield one
-            one, in_head = Section(path=_of_git(line)), True
+            one, in_head = Section(path=_header_path(line)), True
         if one is None:
             continue
         if line.startswith(b"@@ "):
@@ -72,21 +72,21 @@ def _read(one: Section, line: bytes) -> None:
     elif mode := re.fullmatch(rb"(?:new|deleted file|new file) mode (\d+)", line.rstrip(b"\n")):
         one.mode = mode[1].decode()
     elif word == b"rename" and value.startswith(b"to "):
-        one.path = _unquoted(value[3:])
+        one.path = _unquote(value[3:])
     elif word == b"rename":
-        one.old = _unquoted(value.removeprefix(b"from "))
-    elif word in (b"---", b"+++") and (name := _unquoted(value.removesuffix(b"\t"))) != b"/dev/null":
+        one.old = _unquote(value.removeprefix(b"from "))
+    elif word in (b"---", b"+++") and (name := _unquote(value.removesuffix(b"\t"))) != b"/dev/null":
         one.path = name[2:]
 
 
-def _of_git(line: bytes) -> bytes:
+def _header_path(line: bytes) -> bytes:
     """The path of ``diff --git a/PATH b/PATH``; where the two differ, other lines tell."""
     names = line[len(b"diff --git ") : -1]
     half = names[len(names) // 2 + 1 :]
-    return _unquoted(half)[2:]
+    return _unquote(half)[2:]
 
 
-def _unquoted(name: bytes) -> bytes:
+def _unquote(name: bytes) -> bytes:
     if not name.startswith(b'"'):
         return name
     return _ESCAPED.sub(lambda found: _letter(found[1]), name[1:-1])

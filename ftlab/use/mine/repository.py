@@ -186,9 +186,9 @@ class Repository:
 
     def _finish(self, process: subprocess.Popen[bytes]) -> None:
         if process.wait():
-            raise NotReadyError(f"git stopped with an error: {self._said()}")
+            raise NotReadyError(f"git stopped with an error: {self._error_output()}")
 
-    def _said(self) -> str:
+    def _error_output(self) -> str:
         self._errors.seek(0)
         return self._errors.read().decode("utf-8", "replace").strip()
 

@@ -134,9 +134,9 @@ def series_row(
 
     :param commits: what was merged, oldest first. :param files: those that a commit touched.
     """
-    number, branch, title, description, talk = {"merge": _of_merge, "squash": _of_squash, "linear": _of_run}[kind](
-        tip, commits, files
-    )
+    number, branch, title, description, talk = {"merge": _merge_parts, "squash": _squash_parts, "linear": _run_parts}[
+        kind
+    ](tip, commits, files)
     first = commits[0] if commits else tip
     lines = [f"Pull request{f' #{number}' if number else ''}: {title}", f"Author: {first.author}"]
     lines += [f"Branch: {branch}"] if branch else []
@@ -152,7 +152,7 @@ _Parts = tuple[str | None, str | None, str, str, list[str]]
 _Files = Callable[[str], Sequence[str]]
 
 
-def _of_merge(tip: Commit, commits: Sequence[Commit], files: _Files) -> _Parts:
+def _merge_parts(tip: Commit, commits: Sequence[Commit], files: _Files) -> _Parts:
     """Title and description from the merge's message, or from the first commit where it says nothing of its own."""
     pull, branch, request = _GITHUB.match(tip.subject), _BRANCH.match(tip.subject), _GITLAB.search(tip.body)
     number = pull[1] if pull else request[1] if request else None
@@ -170,34 +170,40 @@ def _of_merge(tip: Commit, commits: Sequence[Commit], files: _Files) -> _Parts:
         title, description, follows = first.subject, description or first.body, follows[1:]
     elif follows and follows[0].message == f"{title}\n\n{description}".strip():
         follows = follows[1:]
-    return number, name, title.strip(), description.strip("\n"), [_said(commit, files) for commit in follows]
+    return (
+        number,
+        name,
+        title.strip(),
+        description.strip("\n"),
+        [_commit_paragraph(commit, files) for commit in follows],
+    )
 
 
-def _of_squash(tip: Commit, commits: Sequence[Commit], files: _Files) -> _Parts:
+def _squash_parts(tip: Commit, commits: Sequence[Commit], files: _Files) -> _Parts:
     """GitHub's message of a squash lists the messages of the commits, each after a star."""
     title = re.sub(r"\s*\([#!]\d+\)\s*$", "", tip.subject)
     found = re.search(r"\([#!](\d+)\)\s*$", tip.subject)
     parts = [part.strip("\n") for part in re.split(r"^\* ", tip.body, flags=re.MULTILINE)]
     if parts[0].strip() or len(parts) < 3:
         return found[1] if found else None, None, title, tip.body, []
-    talk = [f"{tip.author.name}\n{_quoted(part)}" for part in parts[2:]]
+    talk = [f"{tip.author.name}\n{_quote(part)}" for part in parts[2:]]
     return found[1] if found else None, None, title, parts[1], talk
 
 
-def _of_run(tip: Commit, commits: Sequence[Commit], files: _Files) -> _Parts:
+def _run_parts(tip: Commit, commits: Sequence[Commit], files: _Files) -> _Parts:
     first = commits[0]
     description = first.body or tip.body
-    return None, None, first.subject, description, [_said(commit, files) for commit in commits[1:]]
+    return None, None, first.subject, description, [_commit_paragraph(commit, files) for commit in commits[1:]]
 
 
-def _said(commit: Commit, files: _Files) -> str:
+def _commit_paragraph(commit: Commit, files: _Files) -> str:
     touched = files(commit.id)
     more = f" and {len(touched) - _NAMED_FILES} more" if len(touched) > _NAMED_FILES else ""
     on = f" on {', '.join(touched[:_NAMED_FILES])}{more}" if touched else ""
-    return f"{commit.author.name}{on}\n{_quoted(commit.message or '')}"
+    return f"{commit.author.name}{on}\n{_quote(commit.message or '')}"
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     return "\n".join(f"> {line}".rstrip() for line in text.split("\n"))
 
 

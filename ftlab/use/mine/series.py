@@ -30,8 +30,8 @@ class Series:
     commits: tuple[str, ...]
 
 
-def ordered(nodes: Sequence[Node]) -> list[Node]:
-    """Oldest first and no commit before its parents, otherwise by time: the same with every version of git."""
+def sort_commits(nodes: Sequence[Node]) -> list[Node]:
+    """Sort commits, oldest first and none before its parents, otherwise by time: the same with every version of git."""
     by_id = {node.id: node for node in nodes}
     children: dict[str, list[str]] = {node.id: [] for node in nodes}
     waiting = {node.id: len(node.parents) for node in nodes}
@@ -60,7 +60,7 @@ def main_line(nodes: Sequence[Node], head: str) -> list[Node]:
     return found[::-1]
 
 
-def merged(nodes: Sequence[Node], line: Sequence[Node]) -> dict[str, tuple[str, ...]]:
+def merged_commits(nodes: Sequence[Node], line: Sequence[Node]) -> dict[str, tuple[str, ...]]:
     """By merge of the main line the commits that it brought, oldest first; merges among them are left out.
 
     :param nodes: in order.
@@ -88,13 +88,13 @@ def is_back_merge(subject: str) -> bool:
     return _BACK.match(subject) is not None
 
 
-def squashed(subject: str) -> str | None:
-    """The number of the pull request that a commit was squashed from."""
+def squashed_pull_request(subject: str) -> str | None:
+    """Return the number of the pull request that a commit was squashed from."""
     found = _SQUASHED.search(subject)
     return found[1] if found else None
 
 
-def linear(
+def linear_series(
     line: Sequence[Node | None],
     commits: Mapping[str, Commit],
     paths: Mapping[str, frozenset[bytes]],

@@ -12,7 +12,7 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import Progress
 
-from ftlab.base.redaction import secret_in
+from ftlab.base.redaction import secret_kind
 from ftlab.schema import MineTask
 from ftlab.use.mine import series as series_of
 from ftlab.use.mine import sieve as sieve_of
@@ -33,7 +33,7 @@ _T = TypeVar("_T")
 
 
 @dataclass
-class _Sifted:
+class _SiftedDiff:
     """A diff's files with their text, those left out with the reason, and the bytes and all the paths of the first."""
 
     parts: list[tuple[bytes, str]] = field(default_factory=list)
@@ -67,7 +67,7 @@ class Miner:
         rows, wanted = self.sets[0], {}
         for entry in self._repository.entries():
             rows.seen += 1
-            reason = self._sieve.of_path(entry.path, entry.mode)
+            reason = self._sieve.path_reason(entry.path, entry.mode)
             if reason is None and entry.size > self._task.max_file_kb * 1024:
                 reason = "larger than task.max_file_kb"
             elif reason is None and entry.id in wanted:
@@ -77,7 +77,7 @@ class Miner:
             else:
                 self.account.leave_out(rows, _name(entry.path), reason)
         contents = self._repository.objects(wanted)
-        for path, content in _tracked(zip(wanted.values(), contents), "files", len(wanted)):
+        for path, content in _with_progress(zip(wanted.values(), contents), "files", len(wanted)):
             self._file(rows, path, content)
 
     def _file(self, rows: Rows, path: bytes, content: bytes) -> None:
@@ -90,12 +90,12 @@ class Miner:
             reason = (
                 sieve_of.ENCODING
                 if text is None
-                else self._sieve.of_text(path, text, max(map(len, content.split(b"\n"))))
+                else self._sieve.text_reason(path, text, max(map(len, content.split(b"\n"))))
             )
         if reason is not None or text is None:
             return self.account.leave_out(rows, name, reason or sieve_of.ENCODING)
         row = file_row(name, text)
-        if kind := secret_in(row):
+        if kind := secret_kind(row):
             return self.account.leave_out_secret(rows, name, name, kind)
         return rows.add(row, "file")
 
@@ -103,7 +103,7 @@ class Miner:
 
     def commits(self) -> None:
         rows = self.sets[1]
-        self._nodes = series_of.ordered(self._repository.history())
+        self._nodes = series_of.sort_commits(self._repository.history())
         self._window = self._nodes[-(self._task.max_commits or len(self._nodes)) :]
         rows.seen = len(self._nodes)
         if old := len(self._nodes) - len(self._window):
@@ -113,20 +113,20 @@ class Miner:
         self._load(parents, "history")
         wanted = []
         for node in self._window:
-            if reason := self._of_commit(node):
+            if reason := self._commit_reason(node):
                 self.account.leave_out(rows, node.id, reason)
             else:
                 wanted.append(node)
         pairs = [(self._tree(node.parents[0] if node.parents else None), self._tree(node.id)) for node in wanted]
         seen: set[bytes] = set()
-        for node, lines in _tracked(zip(wanted, self._repository.diffs(pairs)), "commits", len(wanted)):
+        for node, lines in _with_progress(zip(wanted, self._repository.diffs(pairs)), "commits", len(wanted)):
             commit, sifted = self._commits[node.id], self._sift(lines)
             self._paths[node.id] = frozenset(sifted.paths)
             self._sizes[node.id] = sifted.size
             row = commit_row(commit, sifted.diff)
             self._row(rows, node.id, row, f"{commit.message}\n{sifted.diff}", sifted, seen, "commit")
 
-    def _of_commit(self, node: Node) -> str | None:
+    def _commit_reason(self, node: Node) -> str | None:
         commit = self._commits[node.id]
         if len(commit.parents) > 1:
             return _MERGE
@@ -138,7 +138,7 @@ class Miner:
 
     def _load(self, ids: Iterable[str], what: str) -> None:
         wanted = [id_ for id_ in dict.fromkeys(ids) if id_ not in self._commits]
-        for id_, raw in _tracked(zip(wanted, self._repository.objects(wanted)), what, len(wanted)):
+        for id_, raw in _with_progress(zip(wanted, self._repository.objects(wanted)), what, len(wanted)):
             self._commits[id_] = parse_commit(id_, raw, self._sieve.decode)
 
     def _tree(self, commit: str | None) -> str:
@@ -148,12 +148,12 @@ class Miner:
 
     def series(self) -> None:
         rows = self.sets[2]
-        found = self._found(rows)
+        found = self._find_series(rows)
         rows.seen += len(found)
         self._load((id_ for one in found for id_ in (*one.commits, *([one.base] if one.base else []))), "series")
         pairs = [(self._tree(one.base), self._tree(one.tip)) for one in found]
         seen: set[bytes] = set()
-        for one, lines in _tracked(zip(found, self._repository.diffs(pairs)), "series", len(found)):
+        for one, lines in _with_progress(zip(found, self._repository.diffs(pairs)), "series", len(found)):
             sifted = self._sift(lines)
             commits = [self._commits[id_] for id_ in one.commits]
             row = series_row(one.kind, self._commits[one.tip], commits, sifted.diff, self._files)
@@ -162,20 +162,20 @@ class Miner:
     def _files(self, commit: str) -> list[str]:
         return sorted(map(_name, self._paths.get(commit, ())))
 
-    def _found(self, rows: Rows) -> list[Series]:
+    def _find_series(self, rows: Rows) -> list[Series]:
         """Merges and squashes, and runs where they are wanted, by the place of their last commit."""
         line = series_of.main_line(self._nodes, self._repository.head)
-        merged = series_of.merged(self._nodes, line)
+        merged = series_of.merged_commits(self._nodes, line)
         found, squashes = [], set()
         for node in self._window:
             commit = self._commits[node.id]
             if len(commit.parents) > 1:
-                if reason := self._of_merge(node, merged):
+                if reason := self._merge_reason(node, merged):
                     rows.seen += 1
                     self.account.leave_out(rows, node.id, reason)
                 else:
                     found.append(Series("merge", node.parents[0], node.id, merged[node.id]))
-            elif series_of.squashed(commit.subject) and commit.parents == node.parents:
+            elif series_of.squashed_pull_request(commit.subject) and commit.parents == node.parents:
                 squashes.add(node.id)
                 base = node.parents[0] if node.parents else None
                 found.append(Series("squash", base, node.id, (node.id,)))
@@ -183,11 +183,11 @@ class Miner:
             taken = squashes | (self._commits.keys() - self._paths.keys())
             free = [node if node.id in self._commits and node.id not in taken else None for node in line]
             hours, most = self._task.series_hours, self._task.series_commits
-            found += series_of.linear(free, self._commits, self._paths, self._sizes, hours, most, self._limit)
+            found += series_of.linear_series(free, self._commits, self._paths, self._sizes, hours, most, self._limit)
         place = {node.id: number for number, node in enumerate(self._nodes)}
         return sorted(found, key=lambda one: place[one.tip])
 
-    def _of_merge(self, node: Node, merged: dict[str, tuple[str, ...]]) -> str | None:
+    def _merge_reason(self, node: Node, merged: dict[str, tuple[str, ...]]) -> str | None:
         commit = self._commits[node.id]
         if commit.parents != node.parents:
             return _EDGE
@@ -201,10 +201,10 @@ class Miner:
 
     # --- both --------------------------------------------------------------------------------------------------------
 
-    def _sift(self, lines: Iterable[bytes]) -> _Sifted:
-        found = _Sifted()
+    def _sift(self, lines: Iterable[bytes]) -> _SiftedDiff:
+        found = _SiftedDiff()
         for section in sections(lines, self._limit):
-            reason = self._of_section(section)
+            reason = self._section_reason(section)
             # One that is too large leaves out the whole row.
             text = "" if section.size > self._limit else self._sieve.decode(section.text)
             if reason or text is None:
@@ -215,21 +215,23 @@ class Miner:
             found.paths |= {section.path, section.old or section.path}
         return found
 
-    def _of_section(self, section: Section) -> str | None:
-        if reason := self._sieve.of_path(section.path, section.mode):
+    def _section_reason(self, section: Section) -> str | None:
+        if reason := self._sieve.path_reason(section.path, section.mode):
             return reason
         if section.is_binary:
             return sieve_of.BINARY
         return sieve_of.LONG_LINE if section.longest > self._task.max_line else None
 
-    def _row(self, rows: Rows, what: str, row: str, content: str, sifted: _Sifted, seen: set[bytes], kind: str) -> None:
+    def _row(
+        self, rows: Rows, what: str, row: str, content: str, sifted: _SiftedDiff, seen: set[bytes], kind: str
+    ) -> None:
         """Keep the row of a diff, or say why not. :param content: what must not occur twice."""
         if not sifted.parts:
             return self.account.leave_out(rows, what, self._nothing_left(sifted.left_out))
         if max(sifted.size, len(row.encode("utf-8", "surrogatepass"))) > self._limit:
             return self.account.leave_out(rows, what, _OF_DIFF)
-        if secret := secret_in(row):
-            where = [_name(path) for path, text in sifted.parts if secret_in(text)]
+        if secret := secret_kind(row):
+            where = [_name(path) for path, text in sifted.parts if secret_kind(text)]
             return self.account.leave_out_secret(rows, what, (where or ["its message"])[0], secret)
         digest = hashlib.sha256(content.encode("utf-8", "surrogatepass")).digest()
         if digest in seen:
@@ -260,7 +262,7 @@ def _name(path: bytes) -> str:
     return path.decode("utf-8", "backslashreplace")
 
 
-def _tracked(things: Iterable[_T], description: str, total: int) -> Iterator[_T]:
+def _with_progress(things: Iterable[_T], description: str, total: int) -> Iterator[_T]:
     """With a bar on the terminal, beside what is printed and not in it."""
     to = Console(file=sys.stderr)
     with Progress(console=to, transient=True, disable=not to.is_terminal) as bars:

@@ -59,31 +59,31 @@ class Sieve:
         self._known: dict[bytes, str | None] = {}
         self.generated: set[bytes] = set()
 
-    def of_path(self, path: bytes, mode: str) -> str | None:
-        """Why nothing of a file is taken, as far as its path, its mode and the attributes say; None takes it.
+    def path_reason(self, path: bytes, mode: str) -> str | None:
+        """Return why a file is left out, by its path, its mode and the attributes; None takes it.
 
         :param mode: as git has it; "" where it is not known.
         """
         if mode in ("120000", "160000"):
             return SYMLINK if mode == "120000" else SUBMODULE
         if path not in self._known:
-            self._known[path] = self._of_path(path)
+            self._known[path] = self._name_reason(path)
         return GENERATED if path in self.generated else self._known[path]
 
-    def _of_path(self, path: bytes) -> str | None:
+    def _name_reason(self, path: bytes) -> str | None:
         name = path.decode("utf-8", "replace")
         attributes = self._attributes(path)
         if any(fnmatchcase(name, pattern) for pattern in self._task.exclude):
             return EXCLUDED
         if attributes["diff"] == "unset":
             return BINARY
-        if _said(attributes["linguist-vendored"], is_vendored(name)):
+        if _attribute_value(attributes["linguist-vendored"], is_vendored(name)):
             return VENDORED
-        if _said(attributes["linguist-generated"], is_generated(name)):
+        if _attribute_value(attributes["linguist-generated"], is_generated(name)):
             return GENERATED
         return KEY_FILE if _KEY_FILES.search(name) else None
 
-    def of_text(self, path: bytes, text: str, longest: int) -> str | None:
+    def text_reason(self, path: bytes, text: str, longest: int) -> str | None:
         """The same as far as a whole file's text says. What it says holds for the path in every diff too.
 
         :param longest: bytes of its longest line.
@@ -112,7 +112,7 @@ def is_generated(path: str) -> bool:
     return path.rpartition("/")[2] in _LOCKS or _GENERATED.search(path) is not None
 
 
-def _said(attribute: str, otherwise: bool) -> bool:
+def _attribute_value(attribute: str, otherwise: bool) -> bool:
     """.gitattributes win over a name, both ways."""
     if attribute in ("set", "true"):
         return True

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from ftlab.base.redaction import secret_in
+from ftlab.base.redaction import secret_kind
 from ftlab.rundir.files import write_atomic
 from ftlab.use.mine.sieve import SECRET
 
@@ -89,12 +89,12 @@ class Account:
     def leave_out(self, rows: Rows, what: str, reason: str) -> None:
         """:param what: a path, or a commit."""
         rows.left_out[reason] += 1
-        self._say(rows, what, reason)
+        self._write(rows, what, reason)
 
     def leave_out_part(self, rows: Rows, what: str, path: str, reason: str) -> None:
         """A file of a diff that is kept without it."""
         rows.parts_left_out[reason] += 1
-        self._say(rows, what, reason, file=path)
+        self._write(rows, what, reason, file=path)
 
     def leave_out_secret(self, rows: Rows, what: str, path: str, kind: str) -> None:
         """:param path: the file of a commit that holds it, or "its message"."""
@@ -102,7 +102,7 @@ class Account:
         where = {"file": _safe(path)} if path != what else {}
         self.secrets.append({"set": rows.name, "in": _safe(what), **where, "kind": kind})
 
-    def _say(self, rows: Rows, what: str, reason: str, **more: str) -> None:
+    def _write(self, rows: Rows, what: str, reason: str, **more: str) -> None:
         facts = {"set": rows.name, "what": what, **more, "reason": reason}
         self._file.write(json.dumps({key: _safe(value) for key, value in facts.items()}, ensure_ascii=False) + "\n")
 
@@ -135,14 +135,14 @@ def write_report(folder: Path, sets: Sequence[Rows], account: Account, facts: di
 
 
 def files_of(sets: Sequence[str]) -> list[str]:
-    """What an out folder holds, the report last: where it is, all is."""
+    """Return the names of the files of an out folder, the report last: where it is, all are."""
     rows = [name for set_ in sets for name in (f"{set_}.jsonl", f"{set_}.validation.jsonl")]
     return [*rows, LEFT_OUT, REGISTRY, REPORT]
 
 
 def _safe(text: str) -> str:
     """A name, unless it holds a secret itself."""
-    return "<a name that looks like a secret>" if secret_in(text) else text
+    return "<a name that looks like a secret>" if secret_kind(text) else text
 
 
 def _sorted(counts: Counter[str]) -> dict[str, int]:
