@@ -26,7 +26,10 @@ from pathlib import Path
 from typing import Any
 
 # Keys of a line of metrics.jsonl in which equal runs differ. Spelled here, because the code compared may be any.
-TIMES = {"time", "seconds", "tokens_per_second", "mfu", "gpu_utilization", "gpu_memory_gb"}
+TIMES = {
+    "time", "seconds", "tokens_per_second", "mfu", "gpu_utilization", "gpu_memory_gb", "eval_runtime",
+    "eval_samples_per_second", "eval_steps_per_second", "eval_model_preparation_time",
+}  # fmt: skip
 SHARED = (
     "train.max_steps=8", "train.save_steps=4", "train.logging_steps=2", "eval.steps=4", "train.micro_batch_size=2",
     "train.gradient_accumulation_steps=2", "lora.dropout=0.1", "eval.golden_rows=4", "eval.samples=2",
