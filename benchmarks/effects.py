@@ -117,7 +117,7 @@ def _loaded(stage: str, final: Path | None) -> tuple[Any, Any, Any, Any, Any]:
     from ftlab.config.compose import compose, validate
     from ftlab.data.prepare import split_parts
     from ftlab.data.sources import resolve
-    from ftlab.engine.output import quiet_libraries
+    from ftlab.engine.process import quiet_libraries
     from ftlab.model import adapter, load
     from ftlab.policy.tokens import load_tokens
 

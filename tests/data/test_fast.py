@@ -337,7 +337,7 @@ def test_a_character_that_the_engines_read_differently_is_left_to_the_tokenizer(
     asked = []
 
     class Asked(FastPath):
-        def agrees(self, texts):
+        def matches_tokenizer(self, texts):
             asked.append(texts[0])
             return texts[0] != "漢" and super().matches_tokenizer(texts)
 

@@ -201,8 +201,9 @@ def test_what_is_computed_are_tokens_and_not_padding(stage, tmp_path):
         assert two.real < two.positions <= 1.15 * two.real and two.reference <= 1.15 * two.real
 
 
+_HEADS = {"head_dim": 16, "num_key_value_heads": 2}
 FAMILIES = {
-    "llama": {"intermediate_size": 64}, "gemma2": {"intermediate_size": 64, "head_dim": 16}, "qwen3": {"head_dim": 16},
+    "llama": {"intermediate_size": 64}, "gemma2": {"intermediate_size": 64, **_HEADS}, "qwen3": _HEADS,
     "gpt_neox": {"intermediate_size": 64}, "gpt2": {}, "phi": {"intermediate_size": 64}, "cohere": {},
 }  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -130,8 +131,8 @@ def test_ppo_mixes_them_too_and_skips_an_answer_that_a_function_fails_for(reward
     )
     rewards = f"stage.rewards=['model:{reward_run}','{tmp_path}/rewards.py:odd']"
     said = r"rewards\.py:odd failed on .*train\.jsonl:\d+, the prompt '.*ZeroDivisionError"
-    with pytest.warns(UserWarning, match=said):  # which a run's log.txt keeps
-        run = train_run(tmp_path / "r", *PPO, *QUICK, rewards, "stage.on_reward_error=skip", "eval.samples=8")
+    run = train_run(tmp_path / "r", *PPO, *QUICK, rewards, "stage.on_reward_error=skip", "eval.samples=8")
+    assert re.search(said, run.log.read_text(encoding="utf-8"))
     (missing, *_) = metrics(run, "reward_missing")
     lines = [json.loads(line) for line in (run.samples / "01-ppo-rollouts.jsonl").read_text().splitlines()]
     first = [line for line in lines if line["rollout"] == 0]

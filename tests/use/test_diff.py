@@ -331,7 +331,7 @@ def test_three_are_too_many():
         ("run.yaml", "phases: 3", "again/run.yaml is not what a run writes: phases: "),
         ("manifest.json", "{", "again/manifest.json is no JSON: "),
         ("data/sft.json", "{", "again/data/sft.json is no JSON: "),
-        ("metrics.jsonl", '{"step": 1\n{}\n', 'again/metrics.jsonl:1 is no JSON: {"step": 1'),
+        ("metrics.jsonl", '{"step": 1\n{}\n', 'again/metrics.jsonl:1 is no JSON object: {"step": 1'),
     ],
 )
 def test_a_broken_file_is_named(file, content, said, both, compared):

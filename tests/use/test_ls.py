@@ -184,11 +184,11 @@ def test_a_failed_run_says_why(outputs, listed):
         ("manifest.json", '{"status": "finished", "phases": {"sft": {"steps": "many"}}}',
          "manifest.json is not what a run writes: phases.sft.steps: "),
         ("run.yaml", "phases: [", "run.yaml is no YAML: "),
-        ("run.yaml", "", "run.yaml is not what a run writes: the whole: "),
+        ("run.yaml", "", "run.yaml is empty. Put a copy back."),
         ("run.yaml", "title: x\nphases: [{name: sft}]", "run.yaml is not what a run writes: phases.0.config: "),
         ("run.yaml", None, "it has no run.yaml"),
-        ("metrics.jsonl", "not json\n", "metrics.jsonl:1 is no JSON: not json"),
-        ("metrics.jsonl", '{"step": 1}\n', "metrics.jsonl is not what a run writes: phase: "),
+        ("metrics.jsonl", "not json\n", "metrics.jsonl:1 is no JSON object: not json"),
+        ("metrics.jsonl", '{"step": 1}\n', "metrics.jsonl has a line without phase or step: "),
     ],
 )  # fmt: skip
 def test_one_broken_run_does_not_hide_the_others(file, content, said, outputs, listed):
@@ -223,7 +223,7 @@ def several(here) -> None:
         run_dir = crafted(here / "outputs" / name)
         Manifest(run_dir).record(status="finished", phases={"sft": result(3, **after)})
         log(run_dir, step=0, time=began)
-    crafted(here / "outputs" / "run-0").update_manifest(status="failed", error="no memory")
+    Manifest(crafted(here / "outputs" / "run-0")).record(status="failed", error="no memory")
     os.utime(here / "outputs" / "run-0" / "run.yaml", (2000.0, 2000.0))
 
 
