@@ -24,11 +24,11 @@ _VALUED_FLAGS = {
     "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
     "--info", "-i", "--experimental-rerun",
 }  # fmt: skip
-# Mappings with names of the user's own, which Hydra would not add to.
 _BARE_FLAGS = {
     "-m", "--multirun", "-h", "--help", "--hydra-help", "--version", "--resolve", "-r", "--run", "-sc",
     "--shell-completion",
 }  # fmt: skip
+# Mappings with names of the user's own, which Hydra would not add to.
 _OPEN = re.compile(r"^(data\.columns|data\.tags|model\.recommended\.learning_rate)[.=]")
 _PLAIN_VALUE = re.compile(r"^[\w./@%+-]+$", re.ASCII)
 

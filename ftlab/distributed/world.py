@@ -41,13 +41,15 @@ class Gpu:
 
 
 def current_world() -> World:
-    """What torchrun's variables say; one process where they are not set.
+    """What torchrun's variables say; one process where WORLD_SIZE is not set.
 
     :raises NotReadyError: one of them is no whole number, or they contradict each other.
     """
+    if "WORLD_SIZE" not in os.environ:
+        return World(0, 1, 0)
     size = _variable("WORLD_SIZE", 1, least=1)
     world = World(_variable("RANK", 0), size, _variable("LOCAL_RANK", 0))
-    if "WORLD_SIZE" in os.environ and world.rank >= size:
+    if world.rank >= size:
         raise NotReadyError(f"RANK={world.rank} of the environment must be below WORLD_SIZE={size}. {_REMEDY}")
     return world
 

@@ -7,13 +7,19 @@ from typing import Any
 from transformers import TrainerCallback
 
 from ftlab.engine.session import Session
+from ftlab.engine.trackers.rates import Rates
 
 
 class BetweenSteps(TrainerCallback):
-    """A stop lets the step end, saves and leaves the loop."""
+    """A stop lets the step end, saves and leaves the loop. Waiting for other runs is neither work nor training.
 
-    def __init__(self, session: Session):
-        self._interruption, self._let_others_work = session.interruption, session.let_others_work
+    :param rates: measure how fast the run trains.
+    """
+
+    def __init__(self, session: Session, rates: Rates):
+        self._interruption, self._turn, self._clock, self._rates = (
+            session.interruption, session.turn, session.clock, rates,
+        )  # fmt: skip
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._interruption.is_training = True
@@ -22,7 +28,12 @@ class BetweenSteps(TrainerCallback):
         self._interruption.is_training = False
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._let_others_work()
+        self._interruption.check()
+        if self._turn.is_wanted:
+            self._rates.pause()
+            waited = self._turn.waited
+            self._turn.let_others_work()
+            self._clock.leave_out(self._turn.waited - waited)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._interruption.requested:

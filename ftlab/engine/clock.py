@@ -15,5 +15,9 @@ class Clock:
         self._spent = spent
         self._started = time.monotonic()
 
+    def leave_out(self, seconds: float) -> None:
+        """Take time out in which the run only waited."""
+        self._started += seconds
+
     def seconds(self) -> float:
         return round(self._spent + time.monotonic() - self._started, 1)

@@ -21,6 +21,7 @@ def save_final(model: Any, tokenizer: Any, stop: list[int], final: Path) -> Path
     from ftlab.model.roles import has_adapter
 
     writing = temporary_folder(final)
+    shutil.rmtree(writing, ignore_errors=True)  # of an attempt that was killed
     # A trainer may have put a reference's adapter beside the policy's.
     policy_alone = {"selected_adapters": ["default"]} if has_adapter(model) else {}
     model.save_pretrained(writing, **policy_alone)

@@ -98,7 +98,7 @@ class PhaseRun:
         rates = make_rates(self.config, self.model, self.parameters, prepared.train)
         steps_before = session.steps_before()
         metrics = Metrics(session, self.phase.name, rates)
-        trainer = self._trainer(prepared, [rates, metrics, BetweenSteps(session)])
+        trainer = self._trainer(prepared, [BetweenSteps(session, rates), rates, metrics])
         measuring = Measuring(session, self.phase.name, self.config, self.tokens, self.parts, metrics)
         splits = {"golden": bool(self.parts.get("golden")), "validation": prepared.validation is not None}
         chooses = stopping.callbacks(train, self.files, splits, self.output.say)

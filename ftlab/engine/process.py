@@ -1,4 +1,4 @@
-"""What a process has once, however many runs are at work in it: signals, warnings and the random state.
+"""What a process has once, however many runs are at work in it: signals, warnings, random states.
 
 A run asks for its share of each: its :class:`Interruption` hears the signals, its log takes the warnings that its own
 work raises, and :class:`Turns` gives it the random state that it left behind. Only the main thread can install signal
@@ -7,17 +7,17 @@ handlers; runs in other threads hear of a signal from there. Imports no torch.
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 import signal
 import threading
+import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple, TextIO
 
 from ftlab.errors import Interrupted, Preempted
 
@@ -44,8 +44,9 @@ class Interruption:
     """How one run is told to stop: Ctrl-C by a person, SIGTERM or SIGUSR1 by a scheduler, :meth:`request` by a program.
 
     In training the first request lets the step end, saves and stops; a second Ctrl-C stops at once. Elsewhere, where
-    nothing is lost that a continued run would not make again, the first one raises KeyboardInterrupt too: at once in
-    the main thread, at the next :meth:`check` in another. What leaves the context is the error that fits the signal.
+    nothing is lost that a continued run would not make again, the first one raises KeyboardInterrupt too. That is at
+    once in the main thread; a run in another thread stops at its next :meth:`check`, at the latest between two steps.
+    What leaves the context is the error that fits the signal.
 
     :param message: of that error. :ivar is_training: set by whoever runs the training loop.
     """
@@ -53,6 +54,7 @@ class Interruption:
     def __init__(self, message: str) -> None:
         self._message = message
         self._signal: signal.Signals | None = None
+        self._is_urgent = False
         self.is_training = False
         self._is_in_main_thread = False
 
@@ -73,13 +75,13 @@ class Interruption:
 
     def request(self, number: signal.Signals = signal.SIGTERM) -> bool:
         """Ask the run to stop, from any thread. Whether a run of the main thread has nothing to finish first."""
-        again = self.requested and number == signal.SIGINT
+        self._is_urgent |= self.requested and number == signal.SIGINT
         self._signal = number
-        return self._is_in_main_thread and (not self.is_training or again)
+        return self._is_in_main_thread and (self._is_urgent or not self.is_training)
 
     def check(self) -> None:
-        """:raises KeyboardInterrupt: the run has been asked to stop."""
-        if self.requested:
+        """:raises KeyboardInterrupt: the run has been asked to stop, and need not finish a step first."""
+        if self.requested and (self._is_urgent or not self.is_training):
             raise KeyboardInterrupt
 
 
@@ -104,9 +106,9 @@ class _Signals:
             self._uninstall()
 
     def add(self, interruption: Interruption) -> None:
-        self._interruptions.append(interruption)
         if threading.current_thread() is threading.main_thread():
             self._install()
+        self._interruptions.append(interruption)
 
     def remove(self, interruption: Interruption) -> None:
         self._interruptions.remove(interruption)
@@ -131,22 +133,23 @@ class _Signals:
 
 
 _SIGNALS = _Signals()
+# For a program that starts runs in other threads than its main one.
 handled_signals: Callable[[], Any] = _SIGNALS.handled
 
 
 # --- warnings --------------------------------------------------------------------------------------------------------
 
 
-class _Warnings(logging.Handler):
+class _Warnings:
     """Gives each warning to the log of the run whose work raised it, once."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
         self._open: dict[Callable[[str], None], set[str]] = {}  # what each log has been told
         self._current: ContextVar[Callable[[str], None] | None] = ContextVar("log of this thread's run", default=None)
         self._mutex = threading.Lock()
-        self._filters = warnings.catch_warnings()
+        self._before: warnings.catch_warnings[None] | None = (
+            None  # the process as it was
+        )
 
     @contextmanager
     def collected(self, write: Callable[[str], None]) -> Iterator[None]:
@@ -165,92 +168,148 @@ class _Warnings(logging.Handler):
                 if not self._open:
                     self._uninstall()
 
-    def emit(self, record: logging.LogRecord) -> None:
-        current, line = self._current.get(), self.format(record)
+    def _show(
+        self, message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:  # fmt: skip
+        text = f"WARNING py.warnings: {warnings.formatwarning(message, category, filename, lineno, line)}"
+        current = self._current.get()
         # A thread that a library started belongs to no run that could be told: every log has it then.
         for write in [*self._open] if current is None else [current]:
             lines = self._open.get(write)
-            if lines is not None and line not in lines:
-                lines.add(line)
-                write(line)
+            if lines is not None and text not in lines:
+                lines.add(text)
+                with suppress(OSError, ValueError):  # a full disk or a closed log must not end what only warns
+                    write(text)
 
     def _install(self) -> None:
-        self._filters = warnings.catch_warnings()  # which remembers the filters of the process
-        self._filters.__enter__()
-        logging.captureWarnings(True)
+        self._before = warnings.catch_warnings()
+        self._before.__enter__()
+        warnings.showwarning = self._show
         warnings.simplefilter("always")  # "default" would keep from a second run what the first was told
-        logger = logging.getLogger("py.warnings")
-        logger.handlers, logger.propagate = [self], False
 
     def _uninstall(self) -> None:
-        logging.getLogger("py.warnings").handlers = []
-        logging.captureWarnings(False)
-        self._filters.__exit__(None, None, None)
+        assert self._before is not None
+        self._before.__exit__(None, None, None)
 
 
 _WARNINGS = _Warnings()
 collected_warnings: Callable[[Callable[[str], None]], Any] = _WARNINGS.collected
 
 
-# --- the random state ------------------------------------------------------------------------------------------------
+# --- what the libraries keep once for the process ---------------------------------------------------------------------
+
+
+class Turn:
+    """A run's part of the process's time. :ivar waited: seconds that it has waited for the others."""
+
+    def __init__(self, turns: Turns):
+        self._turns = turns
+        self.thread = threading.get_ident()
+        self.waited = 0.0
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether another run is waiting."""
+        return self._turns.are_wanted
+
+    def let_others_work(self) -> None:
+        """Let each of the others have its turn. To be called where nothing is half done, as between two steps."""
+        if self.is_wanted:
+            begun = time.monotonic()
+            self._turns.hand_over(self)
+            self.waited += time.monotonic() - begun
 
 
 class Turns:
-    """One run of a process computes at a time, and finds the random state as it left it. A run that is alone never
-    waits, and nothing is copied."""
+    """One run of a process computes at a time, and finds what the libraries keep for the whole process as it left it:
+    random states, and accelerate's record of precision, devices and accumulation. A run that is alone never waits, and
+    nothing is copied."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._queue: deque[object] = deque()  # its first is at work
+        self._queue: deque[Turn] = deque()  # its first is at work
+
+    @property
+    def are_wanted(self) -> bool:
+        return len(self._queue) > 1
 
     @contextmanager
-    def taking(self) -> Iterator[Callable[[], None]]:
-        """Take a turn, and give it back at the end. What is yielded lets the others have theirs: to be called where
-        nothing is half done, as between two steps."""
-        ticket = object()
+    def taking(self) -> Iterator[Turn]:
+        """Take a turn, and give it back at the end."""
+        turn = Turn(self)
         with self._changed:
-            self._queue.append(ticket)
-            self._wait_for(ticket)
+            assert turn.thread not in [other.thread for other in self._queue], (
+                "it would wait for itself"
+            )
+            self._queue.append(turn)
         try:
-            yield lambda: self._pass(ticket)
+            is_first = not self.are_wanted
+            self._wait_for(turn)
+            if not is_first:
+                _restore(_State.fresh())
+            yield turn
         finally:
             with self._changed:
-                self._queue.remove(ticket)
+                self._queue.remove(turn)
                 self._changed.notify_all()
 
-    def _pass(self, ticket: object) -> None:
-        if len(self._queue) == 1:
-            return
-        state = _random_state()
+    def hand_over(self, turn: Turn) -> None:
+        state = _State.current()
         with self._changed:
             self._queue.rotate(-1)
             self._changed.notify_all()
-            self._wait_for(ticket)
-        _restore_random_state(state)
+        self._wait_for(turn)
+        _restore(state)
 
-    def _wait_for(self, ticket: object) -> None:
-        while self._queue[0] is not ticket:
-            self._changed.wait()
+    def _wait_for(self, turn: Turn) -> None:
+        with self._changed:
+            while self._queue[0] is not turn:
+                self._changed.wait()
 
 
 TURNS = Turns()
 
 
-def _random_state() -> tuple[Any, ...]:
+class _State(NamedTuple):
+    """:ivar random: states of Python, NumPy, torch and its devices; None leaves them as they are.
+    :ivar shared: what each of accelerate's states shares within the process."""
+
+    random: tuple[Any, ...] | None
+    shared: tuple[dict[str, Any], ...]
+
+    @classmethod
+    def fresh(cls) -> _State:
+        """Of a run that begins: it seeds what it draws from, and accelerate has not begun."""
+        return cls(None, tuple({} for _ in _shared_states()))
+
+    @classmethod
+    def current(cls) -> _State:
+        import numpy as np
+        import torch
+
+        devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        states = random.getstate(), np.random.get_state(), torch.get_rng_state(), devices
+        return cls(states, tuple(dict(state) for state in _shared_states()))
+
+
+def _shared_states() -> list[dict[str, Any]]:
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    return [state._shared_state for state in (PartialState, AcceleratorState, GradientState)]
+
+
+def _restore(state: _State) -> None:
     import numpy as np
     import torch
 
-    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return random.getstate(), np.random.get_state(), torch.get_rng_state(), devices
-
-
-def _restore_random_state(state: tuple[Any, ...]) -> None:
-    import numpy as np
-    import torch
-
-    python, numpy_state, cpu, devices = state
-    random.setstate(python)
-    np.random.set_state(numpy_state)
-    torch.set_rng_state(cpu)
-    if devices:
-        torch.cuda.set_rng_state_all(devices)
+    for shared, values in zip(_shared_states(), state.shared):
+        shared.clear()
+        shared.update(values)
+    if state.random is not None:
+        python, numpy_state, cpu, devices = state.random
+        random.setstate(python)
+        np.random.set_state(numpy_state)
+        torch.set_rng_state(cpu)
+        if devices:
+            torch.cuda.set_rng_state_all(devices)

@@ -29,7 +29,7 @@ def newest_whole_checkpoint(folder: Path, output: Output) -> Path | None:
     for checkpoint in checkpoints(folder):
         if is_whole(checkpoint):
             return checkpoint
-        # The trainer's state is written last, and then the manifest: without both, a process ended while it wrote.
+        # The trainer's state is written last, and then the manifest: where neither is, a process ended while it wrote.
         if any((checkpoint / name).exists() for name in (CHECKPOINT_MANIFEST, TRAINER_STATE)):
             what = f"moved to {set_aside(checkpoint)}"
         else:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ftlab.engine.clock import Clock
 from ftlab.engine.hooks import PhaseHooks
 from ftlab.engine.output import Output
-from ftlab.engine.process import TURNS, Interruption
+from ftlab.engine.process import TURNS, Interruption, Turn
 from ftlab.engine.trackers.hub import Trackers
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.manifest import Manifest
@@ -22,7 +22,7 @@ class Session:
     """What everything that works on a run shares. There may be several in a process, each in a thread of its own.
 
     :param plan: as run.yaml has it. :param manifest: kept in memory; only its :class:`Manifest` writes it.
-    :param hooks: what the caller wants to be told of. :param let_others_work: to be called between two steps.
+    :param hooks: what the caller wants to be told of. :param turn: its part of the process's time.
     """
 
     run_dir: RunDir
@@ -33,7 +33,7 @@ class Session:
     interruption: Interruption
     trackers: Trackers
     hooks: PhaseHooks
-    let_others_work: Callable[[], None]
+    turn: Turn
 
     @property
     def resume_command(self) -> str:
@@ -64,12 +64,12 @@ def session_of(run_dir: RunDir, hooks: PhaseHooks) -> Iterator[Session]:
     """
     plan, manifest = run_dir.plan(), Manifest(run_dir)
     last = run_dir.read_last_metrics()
-    clock = Clock(max(manifest.values.get("seconds", 0), last.get("seconds", 0) if last else 0))
     interruption = Interruption(f"Interrupted. Continue with: {resume_command(run_dir)}")
-    with Output(run_dir.log) as output, interruption, TURNS.taking() as let_others_work:
+    with Output(run_dir.log) as output, interruption, TURNS.taking() as turn:
+        clock = Clock(max(manifest.values.get("seconds", 0), last.get("seconds", 0) if last else 0))
         trackers = Trackers(run_dir, plan, manifest, output.say)
         try:
-            yield Session(run_dir, plan, manifest, output, clock, interruption, trackers, hooks, let_others_work)
+            yield Session(run_dir, plan, manifest, output, clock, interruption, trackers, hooks, turn)
         finally:
             # Nothing had happened in a run directory that was taken away again; a full disk takes no other status.
             status = manifest.values.get("status", "running")

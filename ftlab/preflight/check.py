@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ftlab.data.prepare import check_first_rows
 from ftlab.data.sources import resolve
-from ftlab.distributed.world import planned_devices
+from ftlab.distributed.world import current_world, planned_devices
 from ftlab.errors import ConfigError, DataError, FtlabError, NotReadyError
 from ftlab.model import prequantized, saved_adapter
 from ftlab.preflight.packages import missing_trackers
@@ -26,6 +26,7 @@ def check_plan(plan: Plan) -> None:
 
     :raises NotReadyError, ConfigError, DataError: as :func:`check` does; of a curriculum what every phase lacks.
     """
+    current_world()  # what a launcher has set wrongly is told before anything is loaded
     chosen = plan.phases[0].config.run.phases
     phases = [phase for phase in plan.phases if chosen is None or phase.name in chosen]
     given = {line.partition("=")[0].lstrip("+") for line in plan.overrides}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from ftlab.rundir.checkpoints import MERGED, weights
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.files import write_atomic
 from ftlab.rundir.identity import identity_of_phase
-from ftlab.rundir.lock import RunLock
+from ftlab.rundir.lock import LockHeldError, RunLock, not_writable
 from ftlab.rundir.names import LATEST
 from ftlab.rundir.plan import Phase, Plan
 
@@ -27,26 +28,26 @@ def claim(plan: Plan) -> Iterator[RunDir]:
 
     :raises RunDirError: it cannot be written, is somebody else's, holds another run, or a process is at work in it.
     """
-    run_dir = _directory(plan)
+    keys = plan.phases[0].config.run
+    if keys.dir is None and keys.name == LATEST:
+        raise RunDirError(f"outputs/{LATEST} is a link to the run that was started last. Choose another run.name.")
+    name = keys.name or f"{plan.title}-{time.strftime('%Y%m%d-%H%M%S')}"
+    path = Path("outputs") / name if keys.dir is None else Path(keys.dir)
     with ExitStack() as stack:
-        stack.enter_context(hold(run_dir))
-        try:
-            _write_down(run_dir, plan)
-        except BaseException:
-            if not _is_taken(run_dir):
-                run_dir.remove()
-            raise
+        if keys.if_exists == "new" or (keys.dir is None and keys.name is None):
+            run_dir = _lock_free_folder(path, stack)
+        else:
+            _check_wanted(RunDir(path), keys.if_exists)
+            stack.enter_context(RunLock(path, make=True))
+            _check_wanted(RunDir(path), keys.if_exists)  # another start may have been there in the meantime
+            run_dir = RunDir.open(path) if _is_taken(RunDir(path)) else RunDir(path)
+        _write_down(run_dir, plan)
         yield run_dir
 
 
-@contextmanager
-def hold(run_dir: RunDir) -> Iterator[None]:
-    """Hold the lock of a run directory.
-
-    :raises RunDirError: a process is at work in it, or it cannot be written.
-    """
-    with RunLock(run_dir.path):
-        yield
+def hold(run_dir: RunDir) -> RunLock:
+    """The lock of a run that is continued as it is: a context manager, which raises RunDirError where it is held."""
+    return RunLock(run_dir.path)
 
 
 def choose_remaining_phases(run_dir: RunDir) -> None:
@@ -62,42 +63,32 @@ def choose_remaining_phases(run_dir: RunDir) -> None:
     _write(run_dir, plan.model_copy(update={"phases": tuple(phases)}))
 
 
-def _directory(plan: Plan) -> RunDir:
-    """The folder of a run, made where it is new.
+def _check_wanted(run_dir: RunDir, if_exists: str) -> None:
+    """:raises RunDirError: what is there is not wanted, or is no run."""
+    if not _is_taken(run_dir):
+        return
+    if if_exists == "refuse":
+        raise RunDirError(f"{run_dir.path} exists. run.if_exists=resume continues it, run.if_exists=new makes another.")
+    RunDir.open(run_dir.path)
 
-    :raises RunDirError: it cannot be made, or ``run.if_exists`` refuses what is there.
+
+def _lock_free_folder(path: Path, stack: ExitStack) -> RunDir:
+    """The first of ``path``, ``path-2``, ... in which nothing is. Of starts that want one at once, one gets its lock.
+
+    :param stack: holds the lock.
     """
-    keys = plan.phases[0].config.run
-    if keys.dir is None and keys.name == LATEST:
-        raise RunDirError(f"outputs/{LATEST} is a link to the run that was started last. Choose another run.name.")
-    if keys.dir is None and keys.name is None:
-        return _new_directory(Path("outputs") / f"{plan.title}-{time.strftime('%Y%m%d-%H%M%S')}")
-    path = Path(keys.dir) if keys.dir is not None else Path("outputs") / str(keys.name)
-    if _is_taken(RunDir(path)):
-        if keys.if_exists == "refuse":
-            raise RunDirError(f"{path} exists. run.if_exists=resume continues it, run.if_exists=new makes another.")
-        return RunDir.open(path) if keys.if_exists == "resume" else _new_directory(path)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _not_writable(path, error) from None
-    return RunDir(path)
-
-
-def _new_directory(path: Path) -> RunDir:
-    """A folder that nobody else has: making it is what claims it, or the same name with a number behind it."""
-    candidate, number = path, 2
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            try:
-                candidate.mkdir()
-                return RunDir(candidate)
-            except FileExistsError:
-                candidate = path.with_name(f"{path.name}-{number}")
-                number += 1
-    except OSError as error:
-        raise _not_writable(candidate, error) from None
+    for number in itertools.count(1):
+        run_dir = RunDir(path if number == 1 else path.with_name(f"{path.name}-{number}"))
+        if _is_taken(run_dir):
+            continue
+        try:
+            stack.enter_context(RunLock(run_dir.path, make=True, patience=0.0))
+        except LockHeldError:
+            continue
+        if not _is_taken(run_dir):
+            break
+        stack.close()
+    return run_dir
 
 
 def _is_taken(run_dir: RunDir) -> bool:
@@ -110,14 +101,7 @@ def _is_taken(run_dir: RunDir) -> bool:
 
 
 def _write_down(run_dir: RunDir, plan: Plan) -> None:
-    """Write run.yaml, unless the run is finished.
-
-    :raises RunDirError: the folder is somebody else's, or holds another run.
-    """
-    if not _is_taken(run_dir):
-        _write(run_dir, plan)
-        return
-    run_dir = RunDir.open(run_dir.path)
+    """Write run.yaml, unless the run is finished. :raises RunDirError: the directory holds another run."""
     if run_dir.has_begun:
         _check_identity(run_dir, plan)
     if run_dir.manifest().get("status") != "finished":
@@ -138,7 +122,7 @@ def _write(run_dir: RunDir, plan: Plan) -> None:
     try:
         write_atomic(run_dir.run_yaml, text)
     except OSError as error:
-        raise _not_writable(run_dir.path, error) from None
+        raise not_writable(run_dir.path, error) from None
 
 
 def _check_identity(run_dir: RunDir, plan: Plan) -> None:
@@ -177,6 +161,7 @@ def _forget(run_dir: RunDir, phase: Phase) -> None:
     """Remove what an untrained phase left that begins anew with other values: data, a merged base, measures."""
     shutil.rmtree(run_dir.phase(phase.folder), ignore_errors=True)
     run_dir.ledger(phase.name).unlink(missing_ok=True)
+    run_dir.phase_files(phase.folder).rollouts.unlink(missing_ok=True)
     times: list[str | int] = ["before", "after", *run_dir.answered_steps(phase.name)]
     for when in times:
         run_dir.samples_file(phase.name, when).unlink(missing_ok=True)
@@ -184,7 +169,3 @@ def _forget(run_dir: RunDir, phase: Phase) -> None:
 
 def _yaml(plan: Plan) -> str:
     return mask_secrets(yaml.safe_dump(plan.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
-
-
-def _not_writable(path: Path, error: OSError) -> RunDirError:
-    return RunDirError(f"run.dir={path} cannot be written: {error.strerror}. Give another with run.dir=FOLDER.")

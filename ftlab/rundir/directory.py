@@ -148,7 +148,10 @@ class RunDir:
         link = self.path.parent / LATEST
         if link.is_symlink() and link.readlink() == Path(self.path.name):
             link.unlink()
-        shutil.rmtree(self.path)
+        folder = self.path.resolve()
+        hidden = folder.with_name(f".{folder.name}.{os.getpid()}.removed")
+        folder.rename(hidden)
+        shutil.rmtree(hidden)
 
     def plan(self) -> Plan:
         """:raises RunDirError: run.yaml is damaged, or another version's."""

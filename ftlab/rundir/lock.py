@@ -27,10 +27,11 @@ class RunLock:
     A context manager; one process may hold those of many directories.
 
     :param folder: the run directory. :param make: whether one that is not there is made.
+    :param patience: seconds that the lock is tried for.
     """
 
-    def __init__(self, folder: Path, make: bool = False):
-        self.folder, self._make = folder, make
+    def __init__(self, folder: Path, make: bool = False, patience: float = _PATIENCE):
+        self.folder, self._make, self._patience = folder, make, patience
         self._has_made = False
         self._descriptor: int | None = None
 
@@ -50,11 +51,12 @@ class RunLock:
         :raises RunDirError: the directory cannot be made or written, or its file system has no locks.
         """
         assert self._descriptor is None, "it is held already, by this very object"
-        until = time.monotonic() + _PATIENCE
+        until = time.monotonic() + self._patience
         while not self._is_taken():
             if time.monotonic() > until:
                 raise LockHeldError(
-                    f"Another process is at work in {self.folder}. Wait for it, or start beside it: run.if_exists=new."
+                    f"Another process is at work in {self.folder}. Wait for it, or start another run beside it: the "
+                    "command of a run with run.if_exists=new."
                 )
             time.sleep(_PAUSE)
 
@@ -94,9 +96,7 @@ class RunLock:
                 return False  # whoever had it removed the directory this instant
             raise RunDirError(f"{self.folder} is no longer there.") from None
         except OSError as error:
-            raise RunDirError(
-                f"run.dir={self.folder} cannot be written: {error.strerror}. Give another with run.dir=FOLDER."
-            ) from None
+            raise not_writable(self.folder, error) from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_file(descriptor, path):
@@ -133,3 +133,8 @@ def _is_file(descriptor: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
         return False
+
+
+def not_writable(folder: Path, error: OSError) -> RunDirError:
+    """What there is to say of a run directory that cannot be written."""
+    return RunDirError(f"run.dir={folder} cannot be written: {error.strerror}. Give another with run.dir=FOLDER.")

@@ -30,8 +30,9 @@ class Manifest:
         return self.values.get("phases", {})
 
     def record(self, **values: Any) -> None:
-        self.values |= values
-        write_atomic(self._path, mask_secrets(json.dumps(self.values, indent=2, ensure_ascii=False)) + "\n")
+        values = {**self.values, **values}
+        write_atomic(self._path, mask_secrets(json.dumps(values, indent=2, ensure_ascii=False)) + "\n")
+        self.values = values  # a full disk takes no other status
 
     def record_item(self, key: str, name: str, value: Any) -> None:
         """Set one entry of a mapping in the manifest, as ``phases`` and ``data`` are."""

@@ -36,18 +36,22 @@ def test_torchrun_says_which_of_several_this_is(world_of):
     assert first.is_first and first.file_name("counters.pt") == "counters_0.pt"
 
 
-def test_a_rank_alone_tells_the_first_from_the_others(world_of):
-    assert not world_of(RANK="1").is_first
+def test_a_rank_without_a_world_size_is_one_process(world_of):
+    """Which writes what a run writes: nobody else would."""
+    assert world_of(RANK="1").is_first
 
 
 @pytest.mark.parametrize(
     ("variables", "told"),
     [
-        ({"RANK": "first"}, "RANK=first of the environment must be a whole number from 0 on. torchrun sets"),
+        (
+            {"RANK": "first", "WORLD_SIZE": "2"},
+            "RANK=first of the environment must be a whole number from 0 on. torchrun sets",
+        ),
         ({"WORLD_SIZE": "0"}, "WORLD_SIZE=0 of the environment must be a whole number from 1 on. torchrun sets"),
-        ({"LOCAL_RANK": "-1"}, "LOCAL_RANK=-1 of the environment must be a whole number from 0 on."),
+        ({"LOCAL_RANK": "-1", "WORLD_SIZE": "2"}, "LOCAL_RANK=-1 of the environment must be a whole number from 0 on."),
         ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2 of the environment must be below WORLD_SIZE=2."),
-        ({"RANK": ""}, "RANK= of the environment must be a whole number"),
+        ({"RANK": "", "WORLD_SIZE": "2"}, "RANK= of the environment must be a whole number"),
     ],
 )
 def test_variables_that_make_no_sense(variables, told, world_of):

@@ -21,7 +21,11 @@ SFT = (
     "data.max_samples=32", "train.max_steps=8", "train.save_steps=4", "train.logging_steps=2", "eval.steps=4",
     "lora.dropout=0.1", "eval.golden_rows=2", "eval.samples=1", "eval.max_new_tokens=4", "tracker=none",
 )  # fmt: skip
-DPO = (*SFT, "stage=dpo", "train.learning_rate=1e-3", "seed=7")
+# With another accumulation and another precision: accelerate keeps both once for the process.
+DPO = (
+    *SFT, "stage=dpo", "train.learning_rate=1e-3", "seed=7", "train.gradient_accumulation_steps=2",
+    "train.micro_batch_size=2", "hardware.precision=bf16",
+)  # fmt: skip
 
 
 class Warns(PhaseHooks):
@@ -141,11 +145,11 @@ def test_a_turn_brings_the_random_state_back():
     drawn: dict[str, list[float]] = {"a": [], "b": []}
 
     def work(name: str) -> None:
-        with TURNS.taking() as let_others_work:
+        with TURNS.taking() as turn:
             torch.manual_seed(3)
             for _ in range(40):
                 drawn[name].append(torch.rand(1).item())
-                let_others_work()
+                turn.let_others_work()
 
     threads = [threading.Thread(target=work, args=(name,)) for name in drawn]
     for thread in threads:
@@ -157,3 +161,35 @@ def test_a_turn_brings_the_random_state_back():
     one_by_one = [torch.rand(1).item() for _ in range(40)]
     torch.set_rng_state(state)
     assert drawn == {"a": one_by_one, "b": one_by_one}
+
+
+def test_a_run_that_is_stopped_while_it_waits_for_its_turn_leaves_the_queue():
+    """Else every later run would wait for it, for ever."""
+    is_over, at_work = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with TURNS.taking():
+            at_work.set()
+            is_over.wait()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    at_work.wait()
+    timer = threading.Timer(0.2, lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGINT))
+    timer.start()
+    with pytest.raises(Interrupted), Interruption("Continue with x"), TURNS.taking():
+        raise AssertionError("the other has not handed over")
+    is_over.set()
+    thread.join()
+    with TURNS.taking() as turn:
+        assert not turn.is_wanted
+
+
+def test_the_process_is_left_as_it_was(tmp_path):
+    """Its warnings are shown as before, and only what happened in a run is in that run's log."""
+    shown, before = warnings.showwarning, [*warnings.filters]
+    with Output(tmp_path / "log"):
+        warnings.warn("in the run \udc80", UserWarning, stacklevel=1)  # which no file of text can hold
+        warnings.warn("and more", UserWarning, stacklevel=1)
+    assert warnings.showwarning is shown and warnings.filters == before
+    assert "and more" in (tmp_path / "log").read_text(encoding="utf-8")

@@ -35,7 +35,7 @@ def place(tmp_path_factory) -> Iterator[Path]:
     """Stores, a home without any login, and a secret in the environment."""
     folder = tmp_path_factory.mktemp("place")
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("WANDB_API_KEY", "WANDB_MODE", "RANK"):
+        for name in ("WANDB_API_KEY", "WANDB_MODE", "RANK", "WORLD_SIZE"):
             patch.delenv(name, raising=False)
         patch.setenv("HOME", str(folder))
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
@@ -317,6 +317,7 @@ def test_a_folder_named_wandb_is_no_package(tmp_path, monkeypatch):
 
 def test_only_the_first_process_follows(tmp_path, followed, monkeypatch):
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     trackers = hub.Trackers(followed, followed.plan(), Manifest(followed), print)
     trackers.open()
     trackers.log({"phase": "sft", "step": 7, "global_step": 7, "loss": 1.0, "time": 1.0})
