@@ -19,7 +19,7 @@ class Output:
     """
 
     def __init__(self, log: Path):
-        self._file = log.open("a", encoding="utf-8", buffering=1)
+        self._file = log.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
         self.console = Terminal(highlight=False)
         self._log = Console(file=self._file, width=160, highlight=False, color_system=None)
         self._warnings = collected_warnings(self.note)

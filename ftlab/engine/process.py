@@ -147,9 +147,7 @@ class _Warnings:
         self._open: dict[Callable[[str], None], set[str]] = {}  # what each log has been told
         self._current: ContextVar[Callable[[str], None] | None] = ContextVar("log of this thread's run", default=None)
         self._mutex = threading.Lock()
-        self._before: warnings.catch_warnings[None] | None = (
-            None  # the process as it was
-        )
+        self._before: warnings.catch_warnings[None] | None = None  # the process as it was
 
     @contextmanager
     def collected(self, write: Callable[[str], None]) -> Iterator[None]:
@@ -239,9 +237,7 @@ class Turns:
         """Take a turn, and give it back at the end."""
         turn = Turn(self)
         with self._changed:
-            assert turn.thread not in [other.thread for other in self._queue], (
-                "it would wait for itself"
-            )
+            assert turn.thread not in [other.thread for other in self._queue], "it would wait for itself"
             self._queue.append(turn)
         try:
             is_first = not self.are_wanted

@@ -15,6 +15,7 @@ from ftlab.base.redaction import mask_secrets
 from ftlab.errors import RunDirError
 from ftlab.rundir.checkpoints import MERGED, weights
 from ftlab.rundir.directory import RunDir
+from ftlab.rundir.documents import parse_yaml
 from ftlab.rundir.files import write_atomic
 from ftlab.rundir.identity import identity_of_phase
 from ftlab.rundir.lock import LockHeldError, RunLock, not_writable
@@ -111,7 +112,7 @@ def _write_down(run_dir: RunDir, plan: Plan) -> None:
 def _write(run_dir: RunDir, plan: Plan) -> None:
     """:raises RunDirError: it cannot be written, or not without a secret that the run would need."""
     text = _yaml(plan)
-    for ours, written in zip(plan.phases, Plan.model_validate(yaml.safe_load(text)).phases):
+    for ours, written in zip(plan.phases, Plan.model_validate(parse_yaml(text)).phases):
         kept = identity_of_phase(written)
         for key, value in identity_of_phase(ours).items():
             if kept[key] != value:
@@ -127,7 +128,7 @@ def _write(run_dir: RunDir, plan: Plan) -> None:
 
 def _check_identity(run_dir: RunDir, plan: Plan) -> None:
     """:raises RunDirError: the directory holds another run than ``plan``; what differs is named."""
-    plan = Plan.model_validate(yaml.safe_load(_yaml(plan)))  # as it would be written: without secrets
+    plan = Plan.model_validate(parse_yaml(_yaml(plan)))  # as it would be written: without secrets
     here = run_dir.plan()
     ours, theirs = ({phase.name: identity_of_phase(phase) for phase in p.phases} for p in (here, plan))
     # Nothing is lost of a phase of a curriculum that has no weights: it may be mended, and then begins anew. So may one

@@ -28,7 +28,12 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
 
 def read_yaml(path: Path, remedy: str) -> dict[str, Any]:
     """The YAML mapping in a file, as :func:`read_json` reads an object."""
-    return _read(path, lambda text: yaml.load(text, _YAML_LOADER), "YAML", "YAML mapping", remedy)
+    return _read(path, parse_yaml, "YAML", "YAML mapping", remedy)
+
+
+def parse_yaml(text: str) -> Any:
+    """What a YAML document holds. :raises yaml.YAMLError: it is none."""
+    return yaml.load(text, _YAML_LOADER)
 
 
 def _read(path: Path, parse: Callable[[str], Any], language: str, kind: str, remedy: str) -> dict[str, Any]:

@@ -118,7 +118,7 @@ class TrlEngine(WholeCheckpoints):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """TRL's copy of the first adapter stays out: a resumed run makes it anew of the policy that it started from."""
-        adapters: dict[str, Any] = self.model.peft_config if has_adapter(self.model) else {}  # type: ignore[union-attr,assignment]
+        adapters: dict[str, Any] = self.model.peft_config if has_adapter(self.model) else {}
         reference = adapters.pop(REFERENCE, None)
         try:
             super()._save(output_dir, state_dict)

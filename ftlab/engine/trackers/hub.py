@@ -90,15 +90,15 @@ class Trackers:
             begun = {"key": secrets.token_hex(8), "mlflow": f"sqlite:///{Path.cwd()}/mlflow.db"}
             write_atomic(kept, json.dumps(begun, indent=2) + "\n")
         ours = read_json(kept, "Put a copy back, or remove it: trackers then begin another run.")
-        phases = yaml.safe_load(run_dir.run_yaml.read_text(encoding="utf-8"))["phases"]
-        config = {phase["name"]: phase["config"] for phase in phases} if len(phases) > 1 else phases[0]["config"]
+        configs = {phase.name: phase.config.model_dump(mode="json") for phase in self._plan.phases}
+        first = next(iter(configs.values()))
         manifest = self._manifest.values
         return TrackedRun(
             folder=run_dir.path.absolute(),
-            project=redact_values(phases[0]["config"]["tracker"]["project"]),
+            project=redact_values(first["tracker"]["project"]),
             key=ours["key"],
             store=ours["mlflow"],
-            config=redact_values(config),
+            config=redact_values(configs if len(configs) > 1 else first),
             environment=redact_values({name: manifest[name] for name in _ENVIRONMENT if name in manifest}),
         )
 

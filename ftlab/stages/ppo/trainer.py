@@ -301,7 +301,7 @@ class PpoTrainer(StageTrainer):
         super().log(logs, start_time)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return torch.utils.data.SequentialSampler(train_dataset or self.train_dataset)  # type: ignore[arg-type]
+        return torch.utils.data.SequentialSampler(train_dataset or self.train_dataset)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         return None  # a step knows its own tokens, once there is a rollout

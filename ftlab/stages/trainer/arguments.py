@@ -52,6 +52,6 @@ def training_arguments(run: Run, output_dir: str, cls: type[TrainingArguments] =
         optim_target_modules=projected_modules(train.optimizer),
         **more,
     )
-    args.loraplus_ratio = run.lora.loraplus_ratio if run.method.name == "lora" else None  # type: ignore[attr-defined]
+    args.loraplus_ratio = run.lora.loraplus_ratio if run.method.name == "lora" else None
     drive_one_device(args)
     return args

@@ -22,7 +22,7 @@ class WholeCheckpoints(CountingTrainer):
     def create_optimizer(self, model: Any = None) -> Any:
         is_new = self.optimizer is None
         optimizer = super().create_optimizer(model)
-        ratio = self.args.loraplus_ratio  # type: ignore[attr-defined]
+        ratio = self.args.loraplus_ratio
         if is_new and ratio is not None:
             set_loraplus_rates(optimizer, self.model if model is None else model, ratio)
         return optimizer

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import Trainer
+from transformers import Trainer, TrainerControl
 
 from ftlab.distributed.world import current_world
 from ftlab.errors import DivergedError
@@ -50,6 +50,7 @@ class WatchedTrainer(Trainer):
     has_sized_loss = True
     waits_anyhow = False
     files: PhaseFiles
+    control: TrainerControl
 
     def __init__(self, *args: Any, **more: Any) -> None:
         self.world = current_world()
