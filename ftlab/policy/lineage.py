@@ -24,7 +24,7 @@ def starting_config(run_dir: RunDir, plan: Plan, phase: Phase) -> Run:
     """
     if phase.source is None:
         return phase.config
-    ended = _ending_config(run_dir, plan, phase.source)
+    ended = ending_config(run_dir, plan, phase.source)
     weights = {name: getattr(ended.model, name) for name in WEIGHTS}
     if phase.start == "merge" and ended.model.adapter is not None:
         base = run_dir.phase_files(phase.folder).merged_base
@@ -34,12 +34,12 @@ def starting_config(run_dir: RunDir, plan: Plan, phase: Phase) -> Run:
     return phase.config.model_copy(update={"model": phase.config.model.model_copy(update=weights)})
 
 
-def _ending_config(run_dir: RunDir, plan: Plan, source: str) -> Run:
+def ending_config(run_dir: RunDir, plan: Plan, source: str) -> Run:
     """The config of what ``source`` names, a phase or the last one of a run, with the model that it ended with."""
     phase = next((phase for phase in plan.phases if phase.name == source), None)
     if phase is None:
         other = RunDir.open(Path(source))
-        return _ending_config(other, other.plan(), _policy_of_run(source).name)
+        return ending_config(other, other.plan(), _policy_of_run(source).name)
     final = run_dir.phase_files(phase.folder).final
     if not final.is_dir():
         raise RunDirError(
