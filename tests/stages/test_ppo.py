@@ -250,14 +250,14 @@ def test_it_learns_what_is_rewarded(tmp_path):
     )
     trainer = a_trainer(
         tmp_path, f"stage.rewards=[{tmp_path}/rewards.py:letter]", "stage.rollout_batch_size=32",
-        "stage.mini_batch_size=16", "train.learning_rate=1e-3", "stage.ppo_epochs=4", "train.max_steps=48",
+        "stage.mini_batch_size=16", "train.learning_rate=1e-3", "stage.ppo_epochs=4", "train.max_steps=32",
         "train.lr_scheduler=constant", "stage.kl_coefficient=0.01", "stage.early_stop_kl=0.2", "data.max_samples=64",
     )  # fmt: skip
     held_out = trainer._held_out[:24]
     before = trainer.evaluate(held_out)
     trainer.train()
     after = trainer.evaluate(held_out)
-    assert after["eval_reward"] > before["eval_reward"] + 0.3
+    assert after["eval_reward"] > before["eval_reward"] + 0.2
     assert before["eval_kl"] == 0 and 0 < after["eval_kl"] < 20
 
 
