@@ -22,10 +22,20 @@ from ftlab.rundir.files import sha256
 from ftlab.rundir.names import TIMES
 from ftlab.rundir.plan import Plan
 from ftlab.schema import Run
+from tests.conftest import ROOT
 
 # Without answers before and after: for what is only trained.
 BARE = ("eval.golden_rows=0", "eval.samples=0", "tracker=none", "data.split.golden=none", "data.split.validation=none")
 FAST = ("eval.golden_rows=4", "eval.samples=2", "eval.max_new_tokens=8", "train.logging_steps=1", "train.max_steps=6")
+
+
+def held_out(folder: Path, name: str, count: int = 8) -> str:
+    """A validation split of a few rows of an embedded data set: evaluating all of them is most of a small run."""
+    path = folder / "held_out" / f"{name}.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    rows = (ROOT / "dataset" / name / "validation.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(rows[:count]), encoding="utf-8")
+    return f"data.split.validation={path}"
 
 
 @functools.cache

@@ -28,41 +28,45 @@ class Elsewhere:
 ConfigStore.instance().store(group="hydra/launcher", name="elsewhere", node=Elsewhere, provider="elsewhere")
 
 
-def work(context, task, config):
+def work(jobs):
     sys.argv = ["worker", "--id", "7", "no such task"]
     setup_globals()
-    HydraConfig.instance().set_config(config)
-    done = run_job(
-        hydra_context=context, task_function=task, config=config,
-        job_dir_key="hydra.sweep.dir", job_subdir_key="hydra.sweep.subdir",
-    )
-    done.return_value  # or what went wrong
+    for context, task, config in jobs:
+        HydraConfig.instance().set_config(config)
+        done = run_job(
+            hydra_context=context, task_function=task, config=config,
+            job_dir_key="hydra.sweep.dir", job_subdir_key="hydra.sweep.subdir",
+        )
+        done.return_value  # or what went wrong
 
 
 class ElsewhereLauncher(Launcher):
-    """Every job in a process of its own, and only what can be pickled reaches it."""
+    """The jobs in another process, and only what can be pickled reaches it."""
 
     def setup(self, *, hydra_context, task_function, config):
         self.context, self.task, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides, initial_job_idx):
-        found, start = [], multiprocessing.get_context("spawn")
+        jobs = []
         for number, overrides in enumerate(job_overrides, initial_job_idx):
             config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
             with open_dict(config):
                 config.hydra.job.id = config.hydra.job.num = number
-            process = start.Process(target=work, args=(self.context, self.task, config))
-            process.start()
-            process.join(50)
-            assert process.exitcode == 0
-            found.append(JobReturn(status=JobStatus.COMPLETED, _return_value=None))
-        return found
+            jobs.append((self.context, self.task, config))
+        process = multiprocessing.get_context("spawn").Process(target=work, args=(jobs,))
+        process.start()
+        process.join(100)
+        assert process.exitcode == 0
+        return [JobReturn(status=JobStatus.COMPLETED, _return_value=None) for _ in jobs]
 '''
 EXPERIMENT = """# @package _global_
 lora:
   r: {r}
 train:
   max_steps: 1
+data:
+  max_samples: 16
+  split: {{validation: none, golden: none}}
 eval:
   samples: 0
   golden_rows: 0

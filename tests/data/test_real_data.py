@@ -144,7 +144,7 @@ def test_packed_and_held_out(bench, check_prepared, subtests):
             assert len(prepared.train) < prepared.ledger.splits["train"].rows_kept or stage == "pt"
 
 
-@pytest.mark.parametrize("truncation", ["left", "right"])
+@pytest.mark.parametrize("truncation", ["left", pytest.param("right", marks=pytest.mark.matrix)])
 def test_cut_to_size(bench, check_prepared, truncation, subtests):
     for name, format_, stage, count in CASES[:-1]:
         length = 768 if name.startswith("glaive") else 256
@@ -159,7 +159,10 @@ def test_cut_to_size(bench, check_prepared, truncation, subtests):
 
 @pytest.mark.parametrize(
     ("name", "format_", "stage", "first_loss"),
-    [("kto_en_demo.json", "kto", "kto", 0.5), ("dpo_zh_demo.json", "preference", "dpo", 0.693147)],
+    [
+        ("kto_en_demo.json", "kto", "kto", 0.5),
+        pytest.param("dpo_zh_demo.json", "preference", "dpo", 0.693147, marks=pytest.mark.matrix),
+    ],
 )
 def test_a_few_steps(name, format_, stage, first_loss, tmp_path):
     """A user's own file by its path: it begins where the loss has to begin, moves, and leaves what can be served."""

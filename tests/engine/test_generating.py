@@ -13,7 +13,7 @@ from ftlab.engine import measuring
 from ftlab.rundir.checkpoints import is_whole
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.manifest import Manifest
-from tests.runs import final_hash, logged, resume_run, train_run
+from tests.runs import final_hash, held_out, logged, resume_run, train_run
 
 GIVEN = (
     "data.max_samples=48", "eval.golden_rows=24", "eval.samples=2", "eval.max_new_tokens=24", "eval.steps=4",
@@ -30,8 +30,13 @@ def exact_matches(run: RunDir) -> dict[int, float]:
 
 
 @pytest.fixture(scope="module")
-def answered(tmp_path_factory) -> RunDir:
-    return train_run(tmp_path_factory.mktemp("answered") / "r", *GIVEN, "eval.generate_every=2")
+def given(tmp_path_factory) -> tuple[str, ...]:
+    return (*GIVEN, held_out(tmp_path_factory.mktemp("few"), "instructions"))
+
+
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory, given) -> RunDir:
+    return train_run(tmp_path_factory.mktemp("answered") / "r", *given, "eval.generate_every=2")
 
 
 def test_every_second_step_has_its_exact_match_and_its_answers(answered):
@@ -51,8 +56,8 @@ def test_the_last_steps_answers_are_those_after_training(answered):
     assert after["values"]["validation loss"] > 0
 
 
-def test_training_does_not_notice(tmp_path, answered):
-    alone = train_run(tmp_path / "r", *GIVEN)
+def test_training_does_not_notice(tmp_path, answered, given):
+    alone = train_run(tmp_path / "r", *given)
     assert final_hash(alone) == final_hash(answered)
     between = [line for line in logged(answered) if "golden_exact_match" not in line or line["step"] in (0, 12)]
     assert sorted(map(json.dumps, logged(alone))) == sorted(map(json.dumps, between))

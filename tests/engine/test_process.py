@@ -15,7 +15,7 @@ from ftlab.engine.output import Output
 from ftlab.engine.process import TURNS, Interruption, handled_signals
 from ftlab.errors import Interrupted, Preempted
 from ftlab.rundir.directory import RunDir
-from tests.runs import Stop, final_hash, logged, resume_run, train_run
+from tests.runs import Stop, final_hash, held_out, logged, resume_run, train_run
 
 SFT = (
     "data.max_samples=32", "train.max_steps=8", "train.save_steps=4", "train.logging_steps=2", "eval.steps=4",
@@ -64,25 +64,27 @@ class InThread(threading.Thread):
 
 def test_two_runs_at_once_are_what_each_is_alone(tmp_path):
     """To the bit, with dropout; one is told to stop in mid-training while the other goes on, and is continued."""
-    alone = [train_run(tmp_path / f"{name}-alone", *given) for name, given in (("sft", SFT), ("dpo", DPO))]
+    sft = (*SFT, held_out(tmp_path, "instructions"))
+    dpo = (*DPO, held_out(tmp_path, "preferences"))
+    alone = [train_run(tmp_path / f"{name}-alone", *given) for name, given in (("sft", sft), ("dpo", dpo))]
     threads = [
-        InThread(tmp_path / "sft", *SFT, hooks=Warns("about the sft run")),
-        InThread(tmp_path / "dpo", *DPO, hooks=WarnsAndStops("about the dpo run", 5)),
+        InThread(tmp_path / "sft", *sft, hooks=Warns("about the sft run")),
+        InThread(tmp_path / "dpo", *dpo, hooks=WarnsAndStops("about the dpo run", 5)),
     ]
     for thread in threads:
         thread.join()
     assert threads[0].error is None
     assert isinstance(threads[1].error, Interrupted)
-    sft, stopped = RunDir.open(tmp_path / "sft"), RunDir.open(tmp_path / "dpo")
-    assert stopped.manifest()["status"] == "interrupted" and sft.manifest()["status"] == "finished"
-    dpo = resume_run(tmp_path / "dpo")
-    for one, other in zip(alone, (sft, dpo)):
-        assert final_hash(one) == final_hash(other)
-        assert logged(one) == logged(other)
+    other, stopped = RunDir.open(tmp_path / "sft"), RunDir.open(tmp_path / "dpo")
+    assert stopped.manifest()["status"] == "interrupted" and other.manifest()["status"] == "finished"
+    runs = (other, resume_run(tmp_path / "dpo"))
+    for one, beside in zip(alone, runs):
+        assert final_hash(one) == final_hash(beside)
+        assert logged(one) == logged(beside)
     # They were at work at the same time, step by step.
-    times = [[line["time"] for line in run.read_metrics() if "loss" in line] for run in (sft, stopped)]
+    times = [[line["time"] for line in run.read_metrics() if "loss" in line] for run in (other, stopped)]
     assert max(min(one) for one in times) < min(max(one) for one in times)
-    texts = [run.log.read_text(encoding="utf-8") for run in (sft, dpo)]
+    texts = [run.log.read_text(encoding="utf-8") for run in runs]
     for text, own, of_other in ((texts[0], "sft", "dpo"), (texts[1], "dpo", "sft")):
         assert text.count(f"about the {own} run") == 1
         assert f"the {of_other} run" not in text and f"{tmp_path}/{of_other}" not in text

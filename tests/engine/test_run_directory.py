@@ -30,7 +30,18 @@ from ftlab.rundir.directory import RunDir
 from ftlab.rundir.files import sha256
 from ftlab.rundir.manifest import Manifest
 from tests.conftest import ROOT
-from tests.runs import FAST, create_run, final_hash, interrupted_run, logged, make_run, metrics, resume_run, train_run
+from tests.runs import (
+    FAST,
+    create_run,
+    final_hash,
+    held_out,
+    interrupted_run,
+    logged,
+    make_run,
+    metrics,
+    resume_run,
+    train_run,
+)
 
 
 @pytest.fixture(scope="module")
@@ -288,7 +299,8 @@ def test_log_keeps_what_was_said(run_dir):
 def test_a_sweep_makes_a_run_directory_for_each_config(tmp_path):
     """Each can be run again alone, by the command in its manifest, and would give the same weights."""
     command = [sys.executable, "-m", "ftlab", "-m", "seed=1,2", "eval.golden_rows=0", "eval.samples=0",
-               "data.max_samples=24", "tracker=none", "train.max_steps=1", f"hydra.sweep.dir={tmp_path}"]  # fmt: skip
+               "data.max_samples=24", "tracker=none", "train.max_steps=1",
+               held_out(tmp_path, "instructions"), f"hydra.sweep.dir={tmp_path}"]  # fmt: skip
     assert subprocess.run(command, capture_output=True).returncode == 0
     first, second = (RunDir.open(tmp_path / name) for name in ("0", "1"))
     assert first.manifest()["rerun"].startswith("ftlab seed=1 ")
@@ -297,6 +309,7 @@ def test_a_sweep_makes_a_run_directory_for_each_config(tmp_path):
     assert final_hash(first) != final_hash(second)
 
 
+@pytest.mark.kill
 def test_a_reader_who_goes_away_does_not_stop_training(tmp_path):
     given = ("tracker=none", *FAST, "train.max_steps=2", f"run.dir={tmp_path / 'r'}", "data.max_samples=24")
     command = shlex.join([sys.executable, "-m", "ftlab", *given])
@@ -407,7 +420,7 @@ def test_a_copy_of_a_checkpoint_is_nobody_elses(tmp_path):
 # ------------------------------------------------------------------------------------------------ run.checkpoint
 
 LONGER = ("eval.golden_rows=0", "eval.samples=0", "data.split.validation=none", "data.max_samples=60", "tracker=none",
-          "train.logging_steps=1", "train.max_steps=20", "train.micro_batch_size=1", "lora.dropout=0.1",
+          "train.logging_steps=1", "train.max_steps=12", "train.micro_batch_size=1", "lora.dropout=0.1",
           "train.save_total_limit=null")  # fmt: skip
 
 

@@ -129,6 +129,7 @@ def test_a_best_checkpoint_that_was_removed_is_named(tmp_path, all_kept):
 def test_a_measure_that_is_better_higher(tmp_path):
     run = train_run(
         tmp_path / "r", "stage=dpo", *(g for g in GIVEN if not g.startswith("model")), "train.max_steps=8",
+        "eval.steps=4",
         "train.best_metric=rewards/margins", "train.learning_rate=1e-4", "data.max_samples=48",
     )  # fmt: skip
     lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]

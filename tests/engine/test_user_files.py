@@ -15,11 +15,21 @@ SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the folder of real data files is not here")
 @pytest.mark.parametrize(
     ("file", "format_", "rows"),
-    [("alpaca_en_demo.json", "alpaca", 999), ("glaive_toolcall_en_demo.json", "sharegpt", 300)],
+    [
+        pytest.param("alpaca_en_demo.json", "alpaca", 999, marks=pytest.mark.matrix),
+        ("glaive_toolcall_en_demo.json", "sharegpt", 300),
+    ],
 )
 def test_a_users_file_trains(tmp_path, file, format_, rows):
     run_dir = train_run(
-        tmp_path / "r", *FAST, f"data.path={SHARED / file}", f"data.format={format_}", "data.max_length=1024"
+        tmp_path / "r",
+        *FAST,
+        f"data.path={SHARED / file}",
+        f"data.format={format_}",
+        "data.max_length=1024",
+        "eval.golden_rows=0",
+        "eval.samples=0",
+        "tracker=none",
     )
     ledger = json.loads(run_dir.ledger("sft").read_text())["splits"]
     held = int(rows * 0.05)

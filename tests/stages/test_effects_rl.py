@@ -18,6 +18,7 @@ def measured(folder: Path, *overrides: str) -> tuple[dict[str, float], dict[str,
     return result["before"], result["after"]
 
 
+@pytest.mark.slow
 def test_pt_lowers_the_perplexity_of_held_out_text(tmp_path):
     before, after = measured(tmp_path / "r", "stage=pt", "train.max_steps=100", *NO_ANSWERS)
     name = "validation perplexity"

@@ -12,7 +12,7 @@ from ftlab.errors import NotReadyError
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.manifest import Manifest
 from ftlab.stages import TRL_TRAINERS
-from tests.runs import BARE, FAST, across, final_hash, metrics, resume_run, train_run
+from tests.runs import BARE, FAST, across, final_hash, held_out, metrics, resume_run, train_run
 from tests.stages.trainers import a_trainer, trained
 
 EXACT = ("lora.dropout=0.0", "hardware.precision=fp32", *FAST)
@@ -25,7 +25,7 @@ PAIRS = ("data.packing=false", "train.micro_batch_size=2", "train.gradient_accum
 PACKED = ("data.packing=true", "train.micro_batch_size=2", "train.gradient_accumulation_steps=1", "data.max_length=96")
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("method", ["lora", pytest.param("full", marks=pytest.mark.matrix)])
 def test_both_engines_reach_the_same_losses(tmp_path, method):
     """Loss and gradient norm of every step; the same rows in the same order, under accumulation."""
     common = (*EXACT, *BARE, f"method={method}", "train.micro_batch_size=2", "train.gradient_accumulation_steps=2")
@@ -113,7 +113,8 @@ def test_a_reference_that_is_another_adapter(tmp_path):
 )
 def finished(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param) / "run"
-    more = ("train.engine=trl", "train.save_steps=2", "eval.steps=100", "data.split.validation=auto", *PAIRS)
+    held = held_out(folder.parent, "labels" if request.param == "kto" else "preferences")
+    more = ("train.engine=trl", "train.save_steps=2", "eval.steps=100", held, *PAIRS)
     return request.param, train_run(folder, f"stage={request.param}", *SHORT, *more)
 
 
@@ -186,7 +187,7 @@ def test_losses_do_not_depend_on_micro_batches_and_accumulation(tmp_path):
     found = [
         metrics(
             train_run(
-                tmp_path / f"{micro}x{steps}", *EXACT, *BARE,
+                tmp_path / f"{micro}x{steps}", *EXACT, *BARE, "train.max_steps=3",
                 f"train.micro_batch_size={micro}", f"train.gradient_accumulation_steps={steps}",
             ), "loss",
         ) for micro, steps in splits

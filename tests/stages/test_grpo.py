@@ -22,8 +22,7 @@ from ftlab.schema import Run
 from ftlab.stages.grpo.generations import check, missing_vllm, plan_generations
 from ftlab.stages.losses import group_advantages, grpo
 from ftlab.stages.rewards.scoring import RewardError
-from tests.conftest import ROOT
-from tests.runs import final_hash, make_run, metrics, resume_run, train_run
+from tests.runs import final_hash, held_out, make_run, metrics, resume_run, train_run
 
 pytest.importorskip("trl")
 
@@ -33,14 +32,6 @@ SMALL = (
     "train.gradient_accumulation_steps=2", "train.logging_steps=1", "train.max_steps=3", "data.max_samples=24",
     "data.split.golden=none", "data.split.validation=none", "eval.samples=0", "eval.golden_rows=0", "tracker=none",
 )  # fmt: skip
-
-
-def held_out(folder: Path) -> str:
-    """A validation split of a few prompts."""
-    path = folder / "held_out.jsonl"
-    rows = (ROOT / "dataset/prompts/validation.jsonl").read_text().splitlines()[:8]
-    path.write_text("\n".join(rows) + "\n")
-    return f"data.split.validation={path}"
 
 
 def reward_file(folder: Path, body: str) -> str:
@@ -80,7 +71,7 @@ def test_the_reward_rises_and_only_the_adapter_is_there(tmp_path):
     reward = reward_file(tmp_path, "return [float(len(set(text)) > 4) for text in completions]")
     run = train_run(
         tmp_path / "r", *SMALL, reward, "train.max_steps=10", "train.learning_rate=2e-3", "train.lr_scheduler=constant",
-        held_out(tmp_path), "eval.steps=5", "stage.num_generations=8",
+        held_out(tmp_path, "prompts"), "eval.steps=5", "stage.num_generations=8",
     )  # fmt: skip
     rewards = metrics(run, "reward")
     assert sum(rewards[-3:]) / 3 > sum(rewards[:2]) / 2 + 0.2, rewards
@@ -208,8 +199,8 @@ def test_advantages_and_loss_are_the_published_ones(first):
 )
 def test_stopped_and_resumed_is_never_stopped(more, tmp_path):
     options = (*SMALL, "train.max_steps=7", "train.save_steps=3", "train.save_total_limit=9",
-               "stage.rewards=['length:9']", "train.learning_rate=1e-3", "eval.steps=2", held_out(tmp_path), *more,
-               )  # fmt: skip
+               "stage.rewards=['length:9']", "train.learning_rate=1e-3", "eval.steps=2",
+               held_out(tmp_path, "prompts"), *more)  # fmt: skip
     run = train_run(tmp_path / "r", *options)
     whole, logged, result = final_hash(run), run.metrics.read_text(), run.manifest()["phases"]["grpo"]
     assert [path.name for path in checkpoints(run.phase("01-grpo"))] == ["checkpoint-7", "checkpoint-6", "checkpoint-3"]
@@ -228,7 +219,7 @@ def test_stopped_and_resumed_is_never_stopped(more, tmp_path):
 
 def test_stopped_before_the_first_checkpoint(tmp_path):
     """What was measured before training is not measured again, and its random numbers are nobody else's."""
-    options = (*SMALL, "stage.rewards=['length:9']", held_out(tmp_path), "eval.steps=50")
+    options = (*SMALL, "stage.rewards=['length:9']", held_out(tmp_path, "prompts"), "eval.steps=50")
     run = train_run(tmp_path / "r", *options)
     whole = final_hash(run)
     for path in checkpoints(run.phase("01-grpo")):

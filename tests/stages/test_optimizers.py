@@ -160,7 +160,7 @@ def plain_losses(tmp_path_factory) -> list[float]:
 @pytest.mark.parametrize(
     "overrides",
     [
-        ("lora=loraplus",),
+        pytest.param(("lora=loraplus",), marks=pytest.mark.matrix),
         ("lora=loraplus", "train.optimizer=adamw_8bit", "train.lr_scheduler=linear"),
         ("stage.neftune_alpha=5",),
         ("train.label_smoothing=0.1", "train.optimizer=adafactor"),

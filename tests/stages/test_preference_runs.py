@@ -10,7 +10,7 @@ import torch
 
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.manifest import Manifest
-from tests.runs import BARE, final_hash, metrics, resume_run, train_run
+from tests.runs import BARE, final_hash, held_out, metrics, resume_run, train_run
 
 SHORT = (
     "train.max_steps=6", "train.save_steps=3", "train.logging_steps=3", "eval.steps=3", "data.max_samples=64",
@@ -18,10 +18,14 @@ SHORT = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=["rm", "dpo", "orpo", "kto"])
+@pytest.fixture(
+    scope="module", params=["dpo", "kto", *(pytest.param(stage, marks=pytest.mark.matrix) for stage in ("rm", "orpo"))]
+)
 def finished(request, tmp_path_factory):
     stage = request.param
-    return stage, train_run(tmp_path_factory.mktemp(stage) / "run", f"stage={stage}", *SHORT)
+    folder = tmp_path_factory.mktemp(stage)
+    held = held_out(folder, "labels" if stage == "kto" else "preferences", 16)
+    return stage, train_run(folder / "run", f"stage={stage}", *SHORT, held)
 
 
 def test_a_stopped_run_goes_on_to_the_same_weights_and_metrics(finished, tmp_path):

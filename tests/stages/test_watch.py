@@ -90,7 +90,9 @@ def step_of(said: str) -> int:
     return int(said.partition(" at step ")[2].partition(":")[0])
 
 
-@pytest.mark.parametrize("stage", ["pt", "sft", "rm", "dpo", "kto", "orpo"])
+@pytest.mark.parametrize(
+    "stage", ["sft", "dpo", "kto", *(pytest.param(stage, marks=pytest.mark.matrix) for stage in ("pt", "rm", "orpo"))]
+)
 def test_the_step_and_the_rows_of_a_loss_that_is_no_number(stage, poisoned, tmp_path):
     """Rows are packed one to a row, so that a micro-batch has two of them."""
     bad = rows_of_step(5, 40, 2, 2, 1, 42)[1][0] + 1
@@ -112,7 +114,7 @@ def test_the_step_and_the_rows_of_a_loss_that_is_no_number(stage, poisoned, tmp_
         assert "No checkpoint was written before it." in said
 
 
-@pytest.mark.parametrize("stage", ["sft", "dpo"])
+@pytest.mark.parametrize("stage", ["sft", pytest.param("dpo", marks=pytest.mark.matrix)])
 def test_packed_rows_and_steps_between_logs(stage, poisoned, tmp_path, monkeypatch):
     """As on an accelerator: nothing is looked at until a step is logged, and yet the first bad one is named."""
     from ftlab.stages.trainer.divergence import WatchedTrainer

@@ -99,7 +99,7 @@ def test_what_is_written_can_be_shown_and_trained(begun, each, here):
     command = Path("conf/experiment/qa.yaml").read_text().splitlines()[1].removeprefix("# ftlab ")
     shown, trained, looked = lines = [
         f"{command} --cfg job",
-        f"{command} train.max_steps=2 run.dir=out eval.samples=1 eval.max_new_tokens=4",
+        f"{command} train.max_steps=2 run.dir=out eval.samples=1 eval.golden_rows=0 eval.max_new_tokens=4",
         f"inspect {command}",
     ]
     done = each(lines)

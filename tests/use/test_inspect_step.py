@@ -134,7 +134,8 @@ def by_micro(said: str) -> list[list[list[int]]]:
 
 @pytest.mark.parametrize(
     ("stage", "given"),
-    [("sft", ("data.packing=false",)), ("sft", ("data.max_samples=null",)), ("pt", ("data.max_length=24",)),
+    [pytest.param("sft", ("data.packing=false",), marks=pytest.mark.matrix), ("sft", ("data.max_samples=null",)),
+     pytest.param("pt", ("data.max_length=24",), marks=pytest.mark.matrix),
      ("pt", ("data.packing=wrapped", "data.max_length=24")), ("dpo", ("data.packing=false",)), ("kto", ()),
      ("ppo", ()), ("grpo", ())],
     ids=lambda value: value if isinstance(value, str) else " ".join(value) or "-",
