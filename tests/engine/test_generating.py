@@ -13,7 +13,7 @@ from ftlab.engine import measuring
 from ftlab.rundir.checkpoints import is_whole
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.manifest import Manifest
-from tests.runs import final_hash, held_out, logged, resume_run, train_run
+from tests.runs import BARE, final_hash, held_out, logged, metrics, resume_run, train_run
 
 GIVEN = (
     "data.max_samples=48", "eval.golden_rows=24", "eval.samples=2", "eval.max_new_tokens=24", "eval.steps=4",
@@ -106,3 +106,11 @@ def test_a_tracker_has_the_answers_of_each_step(answered):
     assert [event.step for event in events.Scalars("golden/exact_match")] == [0, 2, 4, 6, 8, 10, 12]
     names = [tag for tag in events.Tags()["tensors"] if tag.startswith("samples/sft-step-")]
     assert sorted(names) == [f"samples/sft-step-{step}/text_summary" for step in (10, 12, 2, 4, 6, 8)]
+
+
+def test_a_run_that_evaluates_at_every_step_has_the_weights_of_one_that_never_does(tmp_path):
+    """Loading the validation rows draws from the random state, which dropout draws from too."""
+    given = (*BARE[:3], "data.max_samples=24", "train.max_steps=4", "lora.dropout=0.2", "train.save_steps=100")
+    never, always = (train_run(tmp_path / every, *given, f"eval.steps={every}") for every in ("100", "1"))
+    assert len(metrics(always, "eval_loss")) > len(metrics(never, "eval_loss"))
+    assert final_hash(always) == final_hash(never)
