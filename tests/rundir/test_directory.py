@@ -20,20 +20,6 @@ from ftlab.rundir.plan import Plan
 from tests import runs
 from tests.runs import create_run
 
-
-@pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
-    """Relative run directories start in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def plan(make_run):
-    """The plan of a command line."""
-    return lambda *overrides: make_plan(make_run(*overrides), overrides)
-
-
 # ------------------------------------------------------------------------------------------------------------ names
 
 

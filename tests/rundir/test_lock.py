@@ -13,25 +13,11 @@ from contextlib import contextmanager
 import pytest
 
 from ftlab.errors import RunDirError
-from ftlab.planning import make_plan
 from ftlab.rundir import claim as claiming
 from ftlab.rundir.claim import claim
 from ftlab.rundir.lock import LockHeldError, RunLock
 from ftlab.rundir.manifest import Manifest
 from tests.runs import create_run, resume_run
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
-    """Relative run directories start in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def plan(make_run):
-    return lambda *overrides: make_plan(make_run(*overrides), overrides)
-
 
 HOLD = """
 import fcntl, sys, time
