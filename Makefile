@@ -5,13 +5,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-slow test-kill test-matrix lint tiny-base tiny-instruct
+.PHONY: run test test-slow test-kill test-matrix test-fuzz lint tiny-base tiny-instruct
 
 run: $(VENV)/.run
 	$(BIN)/ftlab
 
 test: $(VENV)/.dev lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow and not kill and not matrix" -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow and not kill and not matrix and not fuzz" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/.dev
 	$(BIN)/pytest -m slow
@@ -21,6 +21,9 @@ test-kill: $(VENV)/.dev
 
 test-matrix: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m matrix -n 2 --dist loadfile
+
+test-fuzz: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m fuzz -n 2 --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
