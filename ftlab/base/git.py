@@ -1,7 +1,7 @@
 """How git is asked, and what it tells of a checkout.
 
-A repository is data, whoever made it: nothing that its settings name is started, no hook of it runs, and nothing that it
-lacks is fetched.
+A repository is data, whoever made it: nothing that its settings name is started, no hook of it runs, and nothing that
+it lacks is fetched.
 """
 
 from __future__ import annotations

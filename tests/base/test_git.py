@@ -64,7 +64,8 @@ def hostile(parent: Path) -> tuple[Path, Path]:
     for key, value in (
         (f"filter.{NAME}.required", "true"), (f"hook.{NAME}.event", "post-index-change"),
         ("remote.origin.url", "ext::" + command("ext")), ("remote.origin.promisor", "true"),
-        ("remote.origin.partialCloneFilter", "blob:none"), ("protocol.ext.allow", "always"), ("protocol.allow", "always"),
+        ("remote.origin.partialCloneFilter", "blob:none"), ("protocol.ext.allow", "always"),
+        ("protocol.allow", "always"),
         ("diff.ignoreSubmodules", "none"), ("status.submoduleSummary", "true"), ("log.showSignature", "true"),
     ):  # fmt: skip
         run(folder, "config", key, value)
