@@ -153,7 +153,7 @@ def _rows(count: int) -> str:
 
 
 def _tables(prepared: Prepared) -> list[Any]:
-    lines: list[Any] = list(show.ledger_lines(prepared.ledger, prepared.cached))
+    lines: list[Any] = list(show.ledger_lines(prepared.ledger, prepared.cached, prepared.damaged))
     for name, split in prepared.ledger.splits.items():
         bars = [escape(line) for line in show.lengths(split)]
         lines += [f"\n{name}: tokens of a sample before it is cut", *bars] if bars else []
