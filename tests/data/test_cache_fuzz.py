@@ -34,7 +34,7 @@ def check(bench, write, whole: Path, data: st.DataObject) -> None:
     shutil.rmtree(cache, ignore_errors=True)
     shutil.copytree(spare, cache)
     expected = contents(bench.prepare(*overrides))
-    files = sorted(file.relative_to(cache) for file in cache.rglob("*") if not file.name.endswith(".lock"))
+    files = sorted(file.relative_to(cache) for file in (cache / "data").rglob("*") if file.suffix != ".lock")
     file = cache / data.draw(st.sampled_from(files))
     damaged(file, data.draw(DAMAGES))
     again, after = bench.prepare(*overrides), bench.prepare(*overrides)
