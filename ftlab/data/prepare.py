@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 import weakref
@@ -26,6 +27,8 @@ from ftlab.data.tokens.block_encoder import MEND, Recipe
 from ftlab.data.tokens.encoder import Encoder, FastPathMismatch
 from ftlab.data.tokens.templates import Template
 from ftlab.errors import DataError
+from ftlab.rundir import seals
+from ftlab.rundir.names import DATA_SEAL
 from ftlab.schema import Data
 
 Progress = Callable[[str, int, str], AbstractContextManager[Any]]
@@ -38,11 +41,13 @@ class Prepared:
     """The packed rows of every split, as a trainer takes them, and the ledger of all source rows.
 
     :param rows: packed rows by split. :param cached: whether an earlier preparation was found.
+    :param damaged: the file for which an earlier preparation could not be used.
     """
 
     rows: dict[str, PackedRows]
     ledger: Ledger
     cached: bool
+    damaged: str | None = None
 
     @property
     def train(self) -> PackedRows:
@@ -175,9 +180,13 @@ def prepare(
     key = _key(fingerprints, recipes, data, seed, tokenizer)
     folder = Path(data.cache).expanduser() / "data" / key
     with _preparation_lock(folder):
-        if (folder / _LEDGER).is_file():
-            return _read(folder, data, cached=True)
-        return make(folder)
+        damaged = None
+        if os.path.lexists(folder):
+            damaged = seals.broken_file(folder, DATA_SEAL, is_closed=True)
+            if damaged is None:
+                return _read(folder, data, cached=True)
+            seals.remove(folder)
+        return replace(make(folder), damaged=damaged)
 
 
 def _make(
@@ -200,7 +209,7 @@ def _make(
         ledger = Ledger(" + ".join(means.recipes), files, hashes, splits, means.encoder.engine)
         _check_not_empty(ledger)
         (writing / _LEDGER).write_text(json.dumps(ledger.counts(), ensure_ascii=False), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
+        seals.seal_folder(writing, DATA_SEAL)
         writing.replace(folder)
     finally:
         shutil.rmtree(writing, ignore_errors=True)

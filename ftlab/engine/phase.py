@@ -64,8 +64,11 @@ class PhaseRun:
             )
 
     def _load_tokenizer(self) -> None:
+        from ftlab.model import remote_code
         from ftlab.policy.tokens import load_tokens
 
+        if line := remote_code.notice(self.config.model):
+            self.output.say(escape(line))
         self.tokens = load_tokens(self.config)
         self.tokenizer = self.tokens.tokenizer
 
