@@ -18,6 +18,7 @@ from ftlab.engine.final_weights import link_final, save_final, weight_hashes
 from ftlab.engine.session import Session
 from ftlab.errors import RunDirError
 from ftlab.policy import lineage
+from ftlab.preflight.remarks import remarks
 from ftlab.rundir.checkpoints import step_of
 from ftlab.rundir.plan import Phase
 from ftlab.stages import trainer_class
@@ -67,6 +68,8 @@ class PhaseRun:
         from ftlab.model import remote_code
         from ftlab.policy.tokens import load_tokens
 
+        for remark in remarks(self.config):
+            self.output.say(escape(remark))
         if line := remote_code.notice(self.config.model):
             self.output.say(escape(line))
         self.tokens = load_tokens(self.config)
