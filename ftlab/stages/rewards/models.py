@@ -20,7 +20,7 @@ from ftlab.model.guests import TRAINED, GuestAdapters, active_adapter
 from ftlab.model.load import fit_embeddings, load_model, load_reference
 from ftlab.schema import Run
 from ftlab.stages.rewards import find
-from ftlab.stages.trainer.batching import batches_by_tokens
+from ftlab.data.packing.batches import batches_by_tokens
 from ftlab.stages.trainer.forward import packed_hidden
 
 
