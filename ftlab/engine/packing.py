@@ -1,4 +1,4 @@
-"""How a phase keeps packed samples apart: found once, when its model is loaded, and kept for as long as the run lasts."""
+"""How a phase keeps packed samples apart: found once, when its model is loaded, and kept for the whole run."""
 
 from __future__ import annotations
 

@@ -29,7 +29,8 @@ class PhaseRun:
 
     :param checkpoint: the step of the checkpoint that it goes on from; None: the newest that is whole, if there is one.
     :ivar config: the phase's config, with the model that it starts from. :ivar files: where the phase's files are.
-    :ivar isolation: how packed samples are kept apart. :ivar tokens: the tokenizer and the template, once loaded; :ivar model: the model, once loaded.
+    :ivar tokens: the tokenizer and the template, once loaded; :ivar model: the model, once loaded.
+    :ivar isolation: how packed samples are kept apart.
     """
 
     def __init__(self, session: Session, phase: Phase, checkpoint: int | None):

@@ -156,7 +156,7 @@ def test_the_config_of_every_family_is_one_of_transformers_or_comes_with_its_che
     ],
 )
 def test_every_adapter_of_a_recurrent_family_learns(family, adapted, left_out):
-    """Where the model's code reads a layer's weight past its adapter there is none; each that there is has a gradient."""
+    """Where the model's code reads a layer's weight past its adapter there is none; each that there is learns."""
     run = make_run("model=tiny", "lora.dropout=0")
     model = apply_method(family_model(family, 97), run).train()
     model(input_ids=torch.arange(3, 30)[None], labels=torch.arange(3, 30)[None], use_cache=False).loss.backward()
