@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ftlab.data import duplicates
 from ftlab.data.formats import COLUMNS, CONVERTERS, Columns, Record, RowError
 from ftlab.data.ledger.ledger import Ledger
 from ftlab.data.packing import selection
@@ -58,8 +59,11 @@ class Prepared:
         return self.rows.get("validation")
 
 
-def split_parts(sources: Sequence[Source], data: Data, seed: int) -> Parts:
-    """Assign the rows of each data set to splits; rows are counted, not read."""
+def split_parts(sources: Sequence[Source], data: Data, seed: int, progress: Progress | None = None) -> Parts:
+    """Assign the rows of each data set to splits, those that are the same to the same one.
+
+    Rows are counted, and read only where some are held out; of a stream, which would be fetched twice, not then.
+    """
     parts: Parts = {}
     for source in sources:
         for split, location in source.splits.items():
@@ -69,12 +73,26 @@ def split_parts(sources: Sequence[Source], data: Data, seed: int) -> Parts:
                 continue
             limit = data.num_samples if data.num_samples is not None else source.num_samples
             drawn = data.model_copy(update={"num_samples": limit})
-            found = selection.select_rows(count, drawn, seed, set(source.splits))
+            together = None if location.size() is None else _Together(source, location, count, data.cache, progress)
+            found = selection.select_rows(count, drawn, seed, set(source.splits), together)
             sizes = {name: count if ordinals is None else len(ordinals) for name, ordinals in found.items()}
             for name, ordinals in found.items():
                 left_out = count - sum(sizes.values()) if name == "train" else 0
                 parts.setdefault(name, []).append(Part(source, location, ordinals, sizes[name], left_out))
     return parts
+
+
+class _Together:
+    """Keeps duplicates on one side of a split. Rows are read when it is first asked."""
+
+    def __init__(self, *of_rows: Any):
+        self._of_rows = of_rows
+        self._hashes: duplicates.Hashes | None = None
+
+    def __call__(self, places: Sequence[int], rows: Sequence[int]) -> Sequence[int]:
+        if self._hashes is None:
+            self._hashes = duplicates.row_hashes(*self._of_rows)
+        return duplicates.keep_groups_whole(places, self._hashes[list(rows)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +236,12 @@ def _make(
 
 def _build(folder: Path, parts: Parts, means: BuildContext) -> dict[str, Any]:
     shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was stopped
-    return {split: SplitBuilder(split, of_split, means).build(folder / split) for split, of_split in parts.items()}
+    builders = {split: SplitBuilder(split, of_split, means) for split, of_split in parts.items()}
+    ledgers = {split: builder.build(folder / split) for split, builder in builders.items()}
+    for split, builder in builders.items():
+        if split != "train":
+            builder.compare(builders["train"])
+    return ledgers
 
 
 def _check_not_empty(ledger: Ledger) -> None:

@@ -39,8 +39,21 @@ def ledger_lines(ledger: Ledger, cached: bool, damaged: str | None) -> Iterator[
         if split.duplicates:
             first = escape(split.duplicates_named[0])
             yield f"[yellow]{name}: {split.duplicates:,} rows say what an earlier one says, first {first}[/yellow]"
+        yield from _leaks(name, split)
         if split.rows_repeated:
             yield f"{name}: {split.rows_repeated:,} rows are used again, and their tokens counted again"
+
+
+def _leaks(name: str, split: SplitLedger) -> Iterator[str]:
+    """What a split has in common with train. That training rows share prompts with held-out ones is told of golden
+    alone: preferences and conversations do so by their nature."""
+    shared = split.in_train or {"rows": 0, "prompts": 0}
+    of = f"of {split.rows_kept:,} {name} rows"
+    if shared["rows"]:
+        first = escape(shared["first"][0])
+        yield f"[bold yellow]{name}: {shared['rows']:,} {of} are also in train, first {first}[/bold yellow]"
+    if shared["prompts"] and name == "golden":
+        yield f"[yellow]{name}: the prompts of {shared['prompts']:,} {of} are in train, with other answers[/yellow]"
 
 
 def lengths(split: SplitLedger) -> Iterator[str]:

@@ -49,7 +49,7 @@ def inspect(run: Run, overrides: Sequence[str]) -> None:
         raise DataError(f"{error}{of_run.run_dir.start_folder_hint() if of_run is not None else ''}") from None
     if of_run is not None:
         of_run.check_data(sources)
-    parts = split_parts(sources, run.data, run.seed)
+    parts = split_parts(sources, run.data, run.seed, _progress)
     if task.split not in parts:
         raise ConfigError(
             [Mistake("task.split", f"this data has no such split. It has: {', '.join(parts)}.", task.split)]
