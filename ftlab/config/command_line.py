@@ -138,7 +138,7 @@ def read(argv: Sequence[str]) -> Arguments:
     overrides = _resolve_dataset_names(overrides, flags)
     if task != "train" and not named:
         overrides.insert(0, f"task={task}")
-    overrides += [f"{key}={_quote(word)}" for key, word in zip(declared["words"], words)]
+    overrides += [f"{key}={quote(word)}" for key, word in zip(declared["words"], words)]
     return Arguments(task, tuple(flags), tuple(overrides))
 
 
@@ -233,7 +233,8 @@ def literal(value: Any) -> str:
     return _in_quotes(value) if isinstance(value, str) else json.dumps(value)
 
 
-def _quote(word: str) -> str:
+def quote(word: str) -> str:
+    """A word as the value of an override."""
     return word if _PLAIN_VALUE.match(word) else _in_quotes(word)
 
 
