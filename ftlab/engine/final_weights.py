@@ -9,7 +9,7 @@ from typing import Any
 from ftlab.rundir.checkpoints import set_aside
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.files import sha256, sync, temporary_folder
-from ftlab.rundir.names import FINAL, WEIGHT_FILES
+from ftlab.rundir.names import WEIGHT_FILES
 
 
 def save_final(model: Any, tokenizer: Any, stop: list[int], final: Path) -> Path | None:
@@ -53,7 +53,8 @@ def link_final(run_dir: RunDir, final: Path) -> Path | None:
     """
     kept = None
     if run_dir.final.is_dir() and not run_dir.final.is_symlink():
-        of_phases = [weight_hashes(folder) for folder in (run_dir.path / "phases").glob(f"*/{FINAL}")]
+        finals = [run_dir.phase_files(phase.folder).final for phase in run_dir.plan().phases]
+        of_phases = [weight_hashes(folder) for folder in finals if folder.is_dir()]
         if weight_hashes(run_dir.final) in of_phases:
             shutil.rmtree(run_dir.final)
         else:
