@@ -13,6 +13,7 @@ from ftlab.engine.output import Output
 from ftlab.errors import RunDirError
 from ftlab.rundir.checkpoints import checkpoints, is_whole, set_aside, step_of
 from ftlab.rundir.directory import RunDir
+from ftlab.rundir.extension import is_moved_end
 from ftlab.rundir.files import write_atomic
 from ftlab.rundir.names import CHECKPOINT_MANIFEST, EXACT_MATCH, TRAINER_STATE
 
@@ -62,10 +63,11 @@ def chosen_checkpoint(folder: Path, step: int, output: Output) -> Path:
     return wanted
 
 
-def cut_back(run_dir: RunDir, phase: str, checkpoint: Path | None, is_measured: bool) -> None:
+def cut_back(run_dir: RunDir, phase: str, checkpoint: Path | None, is_measured: bool, total: int) -> None:
     """Take out of ``metrics.jsonl`` what ``phase`` logged after ``checkpoint``, and a torn last line.
 
     :param is_measured: whether the measures before training were finished; if not, they will be logged again.
+    :param total: steps that the phase takes now. What was evaluated because it ended there earlier no longer stands.
     """
     if not run_dir.metrics.is_file():
         return
@@ -74,6 +76,8 @@ def cut_back(run_dir: RunDir, phase: str, checkpoint: Path | None, is_measured: 
         state = json.loads((checkpoint / TRAINER_STATE).read_text(encoding="utf-8"))
         step = state["global_step"]
         logged = {key for entry in state["log_history"] if entry["step"] == step for key in entry}
+        if is_moved_end(state, total) and step % state["eval_steps"]:
+            logged.discard("eval_loss")
 
     def stands(entry: dict[str, Any]) -> bool:
         if entry["step"] == 0:
