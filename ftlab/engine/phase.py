@@ -15,9 +15,11 @@ from ftlab.data.row_origins import row_locations
 from ftlab.data.sources import resolve
 from ftlab.engine import resume_point, summary
 from ftlab.engine.final_weights import link_final, save_final, weight_hashes
+from ftlab.engine.packing import choose_isolation
 from ftlab.engine.session import Session
 from ftlab.errors import RunDirError
 from ftlab.policy import lineage
+from ftlab.preflight.remarks import remarks
 from ftlab.rundir.checkpoints import step_of
 from ftlab.rundir.plan import Phase
 from ftlab.stages import trainer_class
@@ -29,6 +31,7 @@ class PhaseRun:
     :param checkpoint: the step of the checkpoint that it goes on from; None: the newest that is whole, if there is one.
     :ivar config: the phase's config, with the model that it starts from. :ivar files: where the phase's files are.
     :ivar tokens: the tokenizer and the template, once loaded; :ivar model: the model, once loaded.
+    :ivar isolation: how packed samples are kept apart.
     """
 
     def __init__(self, session: Session, phase: Phase, checkpoint: int | None):
@@ -53,6 +56,9 @@ class PhaseRun:
         with self.output.console.status("loading the model"):
             self._load_model()
         self.session.hooks.model_loaded(self)
+        self.isolation = choose_isolation(
+            self.session, self.phase.name, self.config, self.model, self.tokenizer.pad_token_id, prepared
+        )
         self._train(prepared)
 
     def _check_same_data(self, sources: list[resolve.Source]) -> None:
@@ -67,6 +73,8 @@ class PhaseRun:
         from ftlab.model import remote_code
         from ftlab.policy.tokens import load_tokens
 
+        for remark in remarks(self.config):
+            self.output.say(escape(remark))
         if line := remote_code.notice(self.config.model):
             self.output.say(escape(line))
         self.tokens = load_tokens(self.config)
@@ -102,7 +110,7 @@ class PhaseRun:
         metrics = Metrics(session, self.phase.name, rates)
         trainer = self._trainer(prepared, [BetweenSteps(session, rates), rates, metrics])
         total = _total_steps(trainer)
-        resume_point.cut_back(self.run_dir, self.phase.name, checkpoint, is_measured, total)
+        resume_point.cut_back(self.run_dir, self.phase.name, checkpoint, is_measured, total, self.output)
         self._tell_warmup(total)
         measuring = Measuring(session, self.phase.name, self.config, self.tokens, self.parts, metrics)
         splits = {"golden": bool(self.parts.get("golden")), "validation": prepared.validation is not None}
@@ -110,7 +118,6 @@ class PhaseRun:
         # Answers are given before they are compared.
         for callback in (*measuring.between(trainer, rates), *chooses):
             trainer.add_callback(callback)
-        self._probe(prepared)
         self.output.say(
             f"[dim]continue any time with: ftlab resume {escape(shlex.quote(str(self.run_dir.path)))}[/dim]"
         )
@@ -149,11 +156,13 @@ class PhaseRun:
 
     def _trainer(self, prepared: Any, beside: list[Any]) -> Any:
         rows: tuple[Any, Any] = (prepared.train, prepared.validation)
+        more: tuple[Any, ...] = (self.isolation,)
         if self.config.stage.name in ("ppo", "grpo"):
             held = prepared.validation
             validation = None if held is None else prompt_rows(self.parts["validation"], held)
             rows = (prompt_rows(self.parts["train"], prepared.train), validation)
-        trainer = trainer_class(self.config)(self.config, self.model, self.tokenizer, *rows, self.files, beside)
+            more = ()  # what they train on is generated, one answer to a row
+        trainer = trainer_class(self.config)(self.config, self.model, self.tokenizer, *rows, self.files, beside, *more)
         if self.config.train.save_steps == "epoch":
             trainer.args.save_steps = _training_values(trainer)[1]
         trainer.watch(self.config.train.loss_spike, self._names(trainer, rows[0]), self.output.note, self._look_at)
@@ -178,20 +187,6 @@ class PhaseRun:
         of_stage = trainer.train_dataset if isinstance(trainer.train_dataset, Rows) else rows
         return lambda indices: row_locations(self.parts["train"], of_stage, indices)
 
-    def _probe(self, prepared: Any) -> None:
-        from ftlab.data.packing.collate import PackedCollator
-        from ftlab.stages.trainer.forward import probe_isolation
-
-        rows = (prepared.train[i] for i in range(len(prepared.train)))
-        packed = next((row for row in rows if len(row.samples) > 1), None)
-        if self.config.quant.name == "int8":
-            self.output.note(
-                "int8 chooses its outlier columns over the whole batch, packed or not: isolation not probed"
-            )
-        elif packed is not None:
-            probe_isolation(self.model, packed, PackedCollator(self.tokenizer.pad_token_id))
-            self.output.note("packed samples do not see each other: probed on the first packed row")
-
     def _save_final(self) -> None:
         final = self.files.final
         kept = save_final(self.model, self.tokenizer, self.tokens.stop, final)
@@ -201,7 +196,11 @@ class PhaseRun:
         later = phases[phases.index(self.phase) + 1 :]
         # A later phase that is finished was trained first, by itself, and the run's final weights are its own.
         if not any(self.run_dir.phase_files(phase.folder).final.exists() for phase in later):
-            link_final(self.run_dir, final)
+            kept = link_final(self.run_dir, final)
+            if kept is not None:
+                self.output.say(
+                    f"[yellow]{escape(f'{self.run_dir.final} was a folder of other weights; moved to {kept}')}[/yellow]"
+                )
         self.session.hooks.final_saved(self)
 
     def _finish(self, trainer: Any, kept: int, before: dict[str, float], after: dict[str, float]) -> None:

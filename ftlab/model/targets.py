@@ -8,6 +8,7 @@ from torch import nn
 
 from ftlab.errors import ConfigError, Mistake
 from ftlab.model.modules import is_linear, is_packed, last_names, linear_names, unknown_module_mistakes
+from ftlab.model.unadapted import unadapted_mistakes
 from ftlab.schema import Lora
 
 # model_type -> the layers that a family's adapters are classically put on: the attention's queries and values, or the
@@ -49,6 +50,7 @@ def target_modules(model: Any, lora: Lora) -> str | list[str]:
     paths = [path for path, module in model.named_modules() if is_linear(module) or isinstance(module, nn.Embedding)]
     reason = "the model has no such linear layer or embedding. Its linear layers"
     mistakes = unknown_module_mistakes("lora.target_modules", names, paths, reason, linear_names(model))
+    mistakes += unadapted_mistakes(model, names)
     if mistakes:
         raise ConfigError(mistakes)
     return names

@@ -9,6 +9,7 @@ from typing import Any
 from ftlab.errors import RunDirError
 from ftlab.rundir.checkpoints import checkpoints, seal
 from ftlab.rundir.files import size
+from ftlab.rundir.names import METRICS
 from ftlab.stages.trainer.counters import CountingTrainer
 from ftlab.stages.trainer.optimizers import set_loraplus_rates
 
@@ -36,6 +37,8 @@ class WholeCheckpoints(CountingTrainer):
             self._check_room(folder)
             super()._save_checkpoint(model, trial)
             if self.args.should_save:
+                if self.files.metrics.is_file():  # from which what is lost of it can be restored
+                    shutil.copyfile(self.files.metrics, own / METRICS)
                 seal(own)
         except Exception as error:
             # PyTorch and safetensors each have an error of their own for a disk that is full.
