@@ -94,8 +94,8 @@ def cut_back(
 
 
 def _standing_lines(checkpoint: Path, total: int) -> bytes:
-    """What had been logged by a checkpoint, without the evaluation that only the end of the run had asked for, where the
-    end is elsewhere now. That one comes last."""
+    """What had been logged by a checkpoint, without the evaluation that only the end of the run had asked for, where
+    that end has moved. It comes last."""
     lines = _content(checkpoint / METRICS)
     state = json.loads((checkpoint / TRAINER_STATE).read_text(encoding="utf-8"))
     if lines and is_moved_end(state, total) and state["global_step"] % state["eval_steps"]:
