@@ -11,13 +11,13 @@ from ftlab.model.guests import has_adapter
 from ftlab.model.whole_weights import check_adapter_loaded, load_whole_model
 from ftlab.rundir.checkpoints import checkpoints, seal
 from ftlab.rundir.files import size
-from ftlab.stages.trainer.counters import CountingTrainer
+from ftlab.stages.trainer.evaluation import EvaluatingTrainer
 from ftlab.stages.trainer.optimizers import set_loraplus_rates
 
 _SPARE = 16 << 20  # bytes that a disk keeps free beside a checkpoint: metrics, the log, the manifest
 
 
-class WholeCheckpoints(CountingTrainer):
+class WholeCheckpoints(EvaluatingTrainer):
     """Older checkpoints are removed only after a new one is whole, the best one excepted. The optimizer has LoRA+'s
     learning rates where the run asks for them."""
 
