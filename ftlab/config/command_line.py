@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
+from ftlab.base.terminal import echo_error
 from ftlab.config import dataset_names, phases
 from ftlab.config.compose import compose, select_loader
 from ftlab.config.paths import config_dir, group_names, task_names
@@ -138,7 +138,7 @@ def read(argv: Sequence[str]) -> Arguments:
     overrides = _resolve_dataset_names(overrides, flags)
     if task != "train" and not named:
         overrides.insert(0, f"task={task}")
-    overrides += [f"{key}={_quote(word)}" for key, word in zip(declared["words"], words)]
+    overrides += [f"{key}={quote(word)}" for key, word in zip(declared["words"], words)]
     return Arguments(task, tuple(flags), tuple(overrides))
 
 
@@ -191,7 +191,7 @@ def first_job(arguments: Arguments) -> Arguments:
     overrides = OverridesParser.create().parse_overrides(list(arguments.overrides))
     chosen = [phases.decode_override(first_values([one])[0]) for one in overrides if one.is_discrete_sweep()]
     with_values = f", with {' '.join(chosen)}" if chosen else ""
-    print(f"The config of the first job of the sweep{with_values}. Another's: its values, without -m.", file=sys.stderr)
+    echo_error(f"The config of the first job of the sweep{with_values}. Another's: its values, without -m.")
     return replace(arguments, flags=tuple(arguments.single_flags), overrides=tuple(first_values(overrides)))
 
 
@@ -233,7 +233,8 @@ def literal(value: Any) -> str:
     return _in_quotes(value) if isinstance(value, str) else json.dumps(value)
 
 
-def _quote(word: str) -> str:
+def quote(word: str) -> str:
+    """A word as the value of an override."""
     return word if _PLAIN_VALUE.match(word) else _in_quotes(word)
 
 

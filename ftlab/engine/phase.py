@@ -15,9 +15,11 @@ from ftlab.data.row_origins import row_locations
 from ftlab.data.sources import resolve
 from ftlab.engine import resume_point, summary
 from ftlab.engine.final_weights import link_final, save_final, weight_hashes
+from ftlab.engine.packing import choose_isolation
 from ftlab.engine.session import Session
 from ftlab.errors import RunDirError
 from ftlab.policy import lineage
+from ftlab.preflight.remarks import remarks
 from ftlab.rundir.checkpoints import step_of
 from ftlab.rundir.plan import Phase
 from ftlab.stages import trainer_class
@@ -29,6 +31,7 @@ class PhaseRun:
     :param checkpoint: the step of the checkpoint that it goes on from; None: the newest that is whole, if there is one.
     :ivar config: the phase's config, with the model that it starts from. :ivar files: where the phase's files are.
     :ivar tokens: the tokenizer and the template, once loaded; :ivar model: the model, once loaded.
+    :ivar isolation: how packed samples are kept apart.
     """
 
     def __init__(self, session: Session, phase: Phase, checkpoint: int | None):
@@ -44,7 +47,7 @@ class PhaseRun:
         sources = resolve.resolve(data, self.config.stage.name)
         self._check_same_data(sources)
         self._load_tokenizer()
-        self.parts = split_parts(sources, data, self.config.seed)
+        self.parts = split_parts(sources, data, self.config.seed, self.output.progress)
         prepared = prepare(
             sources, self.parts, data, self.config.seed, self.tokens.template, self.tokenizer, self.output.progress
         )
@@ -53,6 +56,9 @@ class PhaseRun:
         with self.output.console.status("loading the model"):
             self._load_model()
         self.session.hooks.model_loaded(self)
+        self.isolation = choose_isolation(
+            self.session, self.phase.name, self.config, self.model, self.tokenizer.pad_token_id, prepared
+        )
         self._train(prepared)
 
     def _check_same_data(self, sources: list[resolve.Source]) -> None:
@@ -64,8 +70,13 @@ class PhaseRun:
             )
 
     def _load_tokenizer(self) -> None:
+        from ftlab.model import remote_code
         from ftlab.policy.tokens import load_tokens
 
+        for remark in remarks(self.config):
+            self.output.say(escape(remark))
+        if line := remote_code.notice(self.config.model):
+            self.output.say(escape(line))
         self.tokens = load_tokens(self.config)
         self.tokenizer = self.tokens.tokenizer
 
@@ -108,7 +119,6 @@ class PhaseRun:
         # Answers are given before they are compared.
         for callback in (*measuring.between(trainer, rates), *chooses):
             trainer.add_callback(callback)
-        self._probe(prepared)
         self.output.say(
             f"[dim]continue any time with: ftlab resume {escape(shlex.quote(str(self.run_dir.path)))}[/dim]"
         )
@@ -149,11 +159,13 @@ class PhaseRun:
 
     def _trainer(self, prepared: Any, beside: list[Any]) -> Any:
         rows: tuple[Any, Any] = (prepared.train, prepared.validation)
+        more: tuple[Any, ...] = (self.isolation,)
         if self.config.stage.name in ("ppo", "grpo"):
             held = prepared.validation
             validation = None if held is None else prompt_rows(self.parts["validation"], held)
             rows = (prompt_rows(self.parts["train"], prepared.train), validation)
-        trainer = trainer_class(self.config)(self.config, self.model, self.tokenizer, *rows, self.files, beside)
+            more = ()  # what they train on is generated, one answer to a row
+        trainer = trainer_class(self.config)(self.config, self.model, self.tokenizer, *rows, self.files, beside, *more)
         trainer.watch(self.config.train.loss_spike, self._names(trainer, rows[0]), self.output.note, self._look_at)
         for chatter in ("PrinterCallback", "ProgressCallback"):
             for callback in [c for c in trainer.callback_handler.callbacks if type(c).__name__ == chatter]:
@@ -168,20 +180,6 @@ class PhaseRun:
             return lambda indices: [rows[index].where for index in indices]
         of_stage = trainer.train_dataset if isinstance(trainer.train_dataset, Rows) else rows
         return lambda indices: row_locations(self.parts["train"], of_stage, indices)
-
-    def _probe(self, prepared: Any) -> None:
-        from ftlab.data.packing.collate import PackedCollator
-        from ftlab.stages.trainer.forward import probe_isolation
-
-        rows = (prepared.train[i] for i in range(len(prepared.train)))
-        packed = next((row for row in rows if len(row.samples) > 1), None)
-        if self.config.quant.name == "int8":
-            self.output.note(
-                "int8 chooses its outlier columns over the whole batch, packed or not: isolation not probed"
-            )
-        elif packed is not None:
-            probe_isolation(self.model, packed, PackedCollator(self.tokenizer.pad_token_id))
-            self.output.note("packed samples do not see each other: probed on the first packed row")
 
     def _save_final(self) -> None:
         final = self.files.final

@@ -16,6 +16,7 @@ from ftlab.model.freeze import freeze
 from ftlab.model.guests import TRAINED
 from ftlab.model.modules import is_packed
 from ftlab.model.targets import Targets, adapter_targets
+from ftlab.model.unadapted import unadapted_layers
 from ftlab.schema import Lora, Run
 
 
@@ -66,6 +67,8 @@ def _attach_adapter(model: Any, run: Run, new_tokens: Sequence[int]) -> Any:
     options: dict[str, Any] = {}
     if run.stage.name == "rm":
         options = {"task_type": "SEQ_CLS", "modules_to_save": [score.NAME]}
+    if layers := unadapted_layers(model):
+        options["exclude_modules"] = layers
     if run.model.adapter is not None:
         return _load_adapter(model, run.model.adapter, {"lora_dropout": run.lora.dropout, **options})
     targets = adapter_targets(model, run)

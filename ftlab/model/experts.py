@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ftlab.model.modules import is_linear
+from ftlab.model.modules import is_linear, matches_name
+from ftlab.model.unadapted import unadapted_layers
 from ftlab.schema import Run
 
 NEED_LAYERS = ("dora", "pissa")  # variants of LoRA that adapt linear layers alone
@@ -78,7 +79,7 @@ def describe_experts(model: Any, run: Run) -> list[str]:
             f"experts: {elements:,} parameters, {elements / total:.0%} of the model, get no adapter{why}; "
             "lora.experts=true gives them one"
         )
-    if run.lora.target_modules == "all-linear" and (others := _unadapted_layers(model)):
+    if run.lora.target_modules == "all-linear" and (others := _passed_over(model)):
         cause = f"lora.variant={run.lora.variant}" if run.lora.variant in NEED_LAYERS else f"quant={run.quant.name}"
         lines.append(f"no adapter on {', '.join(others)}: PEFT takes their names for experts', which {cause} rules out")
     if run.quant.name != "none":
@@ -103,13 +104,17 @@ def untouched_experts(model: Any) -> Iterator[None]:
         parameter.data = data
 
 
-def _unadapted_layers(model: Any) -> list[str]:
-    """The linear layers that an adapter on all of them passed over, experts and heads aside."""
+def _passed_over(model: Any) -> list[str]:
+    """The linear layers that an adapter on all of them passed over; experts, heads and what no family can adapt aside."""
+    never = unadapted_layers(model)
     return sorted(
         {
             re.sub(r"^.*\.\d+\.", "", path)
             for path, module in model.named_modules()
-            if is_linear(module) and re.search(r"\.\d+\.", path) and not re.search(r"lora_|base_layer|experts\.", path)
+            if is_linear(module)
+            and re.search(r"\.\d+\.", path)
+            and not re.search(r"lora_|base_layer|experts\.", path)
+            and not any(matches_name(path, name) for name in never)
         }
     )
 

@@ -13,6 +13,7 @@ from ftlab.errors import ConfigError, Mistake
 from ftlab.model import score
 from ftlab.model.experts import NEED_LAYERS, expert_parameters, wants_adapters
 from ftlab.model.modules import is_linear, is_packed, last_names, linear_names, matches_name, unknown_module_mistakes
+from ftlab.model.unadapted import unadapted_mistakes
 from ftlab.schema import Lora, Run
 
 # model_type -> the layers that a family's adapters are classically put on: the attention's queries and values, or the
@@ -58,6 +59,7 @@ def target_modules(model: Any, lora: Lora) -> str | list[str]:
         listed = [*listed, *fused]
         reason = "the model has no such linear layer, embedding or weight of experts. It has"
     mistakes = unknown_module_mistakes("lora.target_modules", names, paths, reason, listed)
+    mistakes += unadapted_mistakes(model, names)
     if mistakes:
         raise ConfigError(mistakes)
     return names

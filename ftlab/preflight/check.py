@@ -9,9 +9,11 @@ from ftlab.data.prepare import check_first_rows
 from ftlab.data.sources import resolve
 from ftlab.distributed.world import current_world, planned_devices
 from ftlab.errors import ConfigError, DataError, FtlabError, NotReadyError
-from ftlab.model import prequantized, saved_adapter
+from ftlab.model import prequantized, remote_code, saved_adapter
 from ftlab.preflight.packages import missing_trackers
 from ftlab.preflight.reachable import cached_folder, unreachable
+from ftlab.pretrained.files import CONFIG
+from ftlab.pretrained.folder import not_a_model
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.plan import Phase, Plan
 from ftlab.schema import DpoStage, PpoStage, Run
@@ -60,7 +62,9 @@ def check(run: Run, adapter: Collection[str] | None = None) -> None:
         missing.append(str(error))
     missing += filter(None, [optimizers.missing_package(run)])
     missing += missing_trackers(run)
-    missing += _unreachable_model(run) or filter(None, [prequantized.unsupported_reason(run)])
+    missing += _unreachable_model(run) or filter(
+        None, [remote_code.refusal(run.model), prequantized.unsupported_reason(run)]
+    )
     missing += _unreachable_reference(run)
     missing += adapter_mistakes(run, ()) if adapter is None else adapter
     if missing:
@@ -111,12 +115,12 @@ def adapter_mistakes(run: Run, given: Collection[str]) -> list[str]:
 def _unreachable_model(run: Run) -> list[str]:
     """Why the model cannot be trained, with what would do; empty when it can."""
     path = run.model.path
-    if lacking := unreachable("model.path", path, run.model.revision, "config.json"):
+    if Path(path).exists() and (problem := not_a_model(path)):
+        return [problem]
+    if lacking := unreachable("model.path", path, run.model.revision, CONFIG):
         return lacking
     if not Path(path).is_dir():
         return []
-    if not (Path(path) / "config.json").is_file():
-        return [f"model.path={path} has no config.json; it must be a folder in Hugging Face format"]
     if find.reward_model_problem(path) is None:
         return [
             f"model.path={path} is a reward model: it has a {find.HEAD}. stage={run.stage.name} starts from a "

@@ -40,6 +40,7 @@ class _Phase(BaseModel):
 
 
 class _Plan(BaseModel):
+    overrides: tuple[str, ...] = ()
     phases: tuple[_Phase, ...] = Field(min_length=1)
 
 
@@ -88,7 +89,7 @@ class Summary:
         where nothing has begun; ``unreadable``.
     :param problem: why it failed or cannot be read. :param done: names of the phases that are, of ``phases``.
     :param before: measures of the last phase that is done. :param after: the same after it.
-    :param began: seconds since the epoch.
+    :param began: seconds since the epoch. :param overrides: of the command that started it.
     """
 
     path: Path
@@ -105,6 +106,7 @@ class Summary:
     before: dict[str, float]
     after: dict[str, float]
     began: float
+    overrides: tuple[str, ...]
 
     @property
     def main(self) -> str | None:
@@ -129,12 +131,13 @@ def summarize(path: Path) -> Summary:
         nothing: dict[str, Any] = {"done": (), "phases": (), "stages": (), "before": {}, "after": {}}
         return Summary(
             path, "unreadable", " ".join(str(error).split()), **nothing, model="", method="", steps=0, tokens=0,
-            seconds=None, began=path.stat().st_mtime,
+            seconds=None, began=path.stat().st_mtime if path.exists() else 0.0, overrides=(),
         )  # fmt: skip
 
 
 def _summarize(run_dir: RunDir) -> Summary:
-    phases = _validate(_Plan, read_plan(run_dir), run_dir.run_yaml).phases
+    plan = _validate(_Plan, read_plan(run_dir), run_dir.run_yaml)
+    phases = plan.phases
     manifest = _validate(_Manifest, run_dir.manifest(), run_dir.manifest_json)
     status = manifest.status
     if status == "running" and not run_dir.is_locked:
@@ -169,7 +172,17 @@ def _summarize(run_dir: RunDir) -> Summary:
         before=results[-1].before if results else {},
         after=results[-1].after if results else {},
         began=began,
+        overrides=plan.overrides,
     )
+
+
+def last_loss(path: Path) -> float | None:
+    """The last training loss that a run has logged; None where there is none, or the metrics cannot be read."""
+    try:
+        losses = [line["loss"] for line in RunDir(path).read_metrics() if isinstance(line.get("loss"), float)]
+    except RunDirError:
+        return None
+    return losses[-1] if losses else None
 
 
 def read_plan(run_dir: RunDir) -> dict[str, Any]:

@@ -53,7 +53,10 @@ class Recommended(Group):
 
 
 class Model(Group):
+    """:ivar recipe: the choice of the group, where the folder at ``path`` has another shape than it says."""
+
     name: str
+    recipe: str | None
     path: str
     revision: str
     adapter: str | None

@@ -22,7 +22,8 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.modeling_outputs import SequenceClassifierOutput
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 
-from ftlab.data.packing.store import PackedRows, Rows, Sample
+from ftlab.data.packing.collate import Isolation
+from ftlab.data.packing.store import IGNORE, PackedRows, Rows, Sample
 from ftlab.errors import NotReadyError
 from ftlab.model.load import load_reference
 from ftlab.model.roles import has_adapter
@@ -57,8 +58,9 @@ class TrlEngine(WholeCheckpoints):
         validation_rows: PackedRows | None,
         files: PhaseFiles,
         callbacks: Sequence[TrainerCallback] = (),
+        isolation: Isolation = "position_ids",
     ):
-        self.run, self.files = run, files
+        self.run, self.files, self.isolation = run, files, isolation
         args = training_arguments(run, str(files.folder), self.arguments, **self.options())
         if validation_rows is None:
             args.eval_strategy = "no"
@@ -175,20 +177,28 @@ class TrlEngine(WholeCheckpoints):
 
 
 class TrlSftTrainer(TrlEngine, SFTTrainer):
-    """Packed rows as they are, without padding."""
+    """Packed rows as they are, without padding; where positions do not keep samples apart, a row for each sample."""
 
     arguments = SFTConfig
 
     def options(self) -> dict[str, Any]:
+        is_padding_free = self.isolation == "position_ids"
         return {
             "dataset_kwargs": {"skip_prepare_dataset": True},
-            "padding_free": True,
+            "padding_free": is_padding_free,
             "packing": False,
             "max_length": None,
-            "include_num_input_tokens_seen": "all",
+            "include_num_input_tokens_seen": "all" if is_padding_free else "non_padding",
         }
 
+    def batch(self, samples: list[Sample], columns: dict[str, Any], pad_id: int) -> dict[str, Tensor]:
+        found = _pad_samples(samples, pad_id)
+        labels = found["input_ids"].where(found.pop("completion_mask") == 1, IGNORE)
+        return {**found, "labels": labels}
+
     def data(self, tokenizer: Any, train: PackedRows, validation: PackedRows | None) -> dict[str, Any]:
+        if self.isolation != "position_ids":
+            return super().data(tokenizer, train, validation)
         return {
             "train_dataset": _packed_dataset(train),
             "eval_dataset": None if validation is None else _packed_dataset(validation),

@@ -179,12 +179,14 @@ NO_LAYERS = (
     ("line", "said"),
     [
         ("method=full quant=nf4 lora.variant=loraplus data.max_length=2049 data.path=x.json "
+         "model.architecture.position_embeddings=2048 "
          "train.global_batch_size=30 train.micro_batch_size=4 deepspeed=z2 hardware.fsdp=true",
          ["quant=nf4: quantized weights cannot be trained whole; method=full needs quant=none, or use method=qlora",
           "train.global_batch_size=30: must be a multiple of train.micro_batch_size x devices = 4; with 30, "
           "train.micro_batch_size could be 3 or 5",
           "lora.loraplus_ratio: lora.variant=loraplus needs a ratio; lora=loraplus sets it to 16",
-          "data.max_length=2049: model=tiny has a context of 2048 tokens; set data.max_length to that or less",
+          "data.max_length=2049: model=tiny has learned 2048 positions and can compute no more; set data.max_length to "
+          "that or less",
           "data.format: data.path=x.json needs data.format, one of: alpaca, sharegpt, messages, instruction, "
           "prompt_completion, preference, kto, prompts, text",
           "hardware.fsdp=True: FSDP and DeepSpeed both shard; choose one"]),

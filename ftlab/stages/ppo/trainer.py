@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
+from ftlab.data.packing.batches import batches_by_tokens
 from ftlab.data.prompts import PromptRow
 from ftlab.errors import DivergedError, NotReadyError
 from ftlab.model.guests import GuestAdapters, has_adapter
@@ -29,7 +30,6 @@ from ftlab.stages.losses import AdaptiveKL, gae, kl_penalised_rewards, masked_me
 from ftlab.stages.ppo import order
 from ftlab.stages.ppo.rollout import Answers, Rollout, answer_hidden, logprobs_and_entropy, measure_all, sample
 from ftlab.stages.rewards.judge import EVALUATED, RewardScorer
-from ftlab.stages.trainer.batching import batches_by_tokens
 from ftlab.stages.trainer.stage_trainer import StageTrainer
 
 _STATE = "ppo.pt"

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from ftlab.data.packing.collate import PackedCollator
+from ftlab.data.packing.collate import Isolation, PackedCollator
 from ftlab.data.packing.store import Rows
+from ftlab.distributed.world import current_world
 from ftlab.rundir.phase_files import PhaseFiles
 from ftlab.schema import Run
 from ftlab.stages.trainer.arguments import training_arguments
@@ -41,8 +42,9 @@ class StageTrainer(WholeCheckpoints):
         validation_rows: Rows | None,
         files: PhaseFiles,
         callbacks: Sequence[TrainerCallback] = (),
+        isolation: Isolation = "position_ids",
     ):
-        self.run, self.files = run, files
+        self.run, self.files, self.isolation = run, files, isolation
         if not self.uses_dropout:
             for module in model.modules():
                 if isinstance(module, torch.nn.Dropout):
@@ -55,7 +57,7 @@ class StageTrainer(WholeCheckpoints):
         super().__init__(
             model=model,
             args=args,
-            data_collator=PackedCollator(tokenizer.pad_token_id, flatten),
+            data_collator=PackedCollator(tokenizer.pad_token_id, flatten, isolation, current_world().size > 1),
             train_dataset=train_rows,
             eval_dataset=validation_rows,
             processing_class=tokenizer,
