@@ -108,7 +108,7 @@ class PhaseRun:
         checkpoint = self._checkpoint()
         step = step_of(checkpoint) if checkpoint else 0
         is_measured = self.run_dir.samples_file(self.phase.name, "before").exists()
-        resume_point.cut_back(self.run_dir, self.phase.name, checkpoint, is_measured)
+        resume_point.cut_back(self.run_dir, self.phase.name, checkpoint, is_measured, self.output)
         rates = make_rates(self.config, self.model, self.parameters, prepared.train)
         steps_before = session.steps_before()
         metrics = Metrics(session, self.phase.name, rates)
@@ -190,7 +190,11 @@ class PhaseRun:
         later = phases[phases.index(self.phase) + 1 :]
         # A later phase that is finished was trained first, by itself, and the run's final weights are its own.
         if not any(self.run_dir.phase_files(phase.folder).final.exists() for phase in later):
-            link_final(self.run_dir, final)
+            kept = link_final(self.run_dir, final)
+            if kept is not None:
+                self.output.say(
+                    f"[yellow]{escape(f'{self.run_dir.final} was a folder of other weights; moved to {kept}')}[/yellow]"
+                )
         self.session.hooks.final_saved(self)
 
     def _finish(self, trainer: Any, kept: int, before: dict[str, float], after: dict[str, float]) -> None:

@@ -105,7 +105,7 @@ def untouched_experts(model: Any) -> Iterator[None]:
 
 
 def _passed_over(model: Any) -> list[str]:
-    """The linear layers that an adapter on all of them passed over; experts, heads and what no family can adapt aside."""
+    """The linear layers that an adapter on all of them passed over, experts and heads aside."""
     never = unadapted_layers(model)
     return sorted(
         {

@@ -11,6 +11,7 @@ from ftlab.model.guests import has_adapter
 from ftlab.model.whole_weights import check_adapter_loaded, load_whole_model
 from ftlab.rundir.checkpoints import checkpoints, seal
 from ftlab.rundir.files import size
+from ftlab.rundir.names import METRICS
 from ftlab.stages.trainer.evaluation import EvaluatingTrainer
 from ftlab.stages.trainer.optimizers import set_loraplus_rates
 
@@ -38,6 +39,8 @@ class WholeCheckpoints(EvaluatingTrainer):
             self._check_room(folder)
             super()._save_checkpoint(model, trial)
             if self.args.should_save:
+                if self.files.metrics.is_file():  # from which what is lost of it can be restored
+                    shutil.copyfile(self.files.metrics, own / METRICS)
                 seal(own)
         except Exception as error:
             # PyTorch and safetensors each have an error of their own for a disk that is full.
