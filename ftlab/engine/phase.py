@@ -82,6 +82,7 @@ class PhaseRun:
 
     def _load_model(self) -> None:
         from ftlab.model import adapter
+        from ftlab.model.experts import describe_experts
         from ftlab.policy.build import build_model
 
         self.model, added = build_model(self.config, self.tokens)
@@ -90,6 +91,8 @@ class PhaseRun:
             self.output.say(escape(f"tokenizer: {additions}" + (f"; {added} embeddings added" if added else "")))
         self.parameters = adapter.count_parameters(self.model)
         self.output.say(f"{self.config.model.name}: {self.parameters}")
+        for line in describe_experts(self.model, self.config):
+            self.output.say(escape(line))
 
     def _train(self, prepared: Any) -> None:
         from transformers import set_seed
