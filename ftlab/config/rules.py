@@ -38,6 +38,11 @@ def cross_group_mistakes(run: Run) -> list[tuple[str, Any, str]]:
                 "DoRA cannot read the scales of int8 weights after their first use; use quant=nf4",
             )
         )
+    if run.lora.experts is True and run.lora.variant in ("dora", "pissa"):
+        reason = (
+            f"lora.variant={run.lora.variant} needs linear layers, which fused experts are not; use lora, rslora or "
+        )
+        found.append(("lora.experts", "true", f"{reason}loraplus, or lora.experts=false"))
     found += _stage_mistakes(run.stage)
     if run.train.engine == "trl" and not run.phases:
         found += _trl_mistakes(run)

@@ -87,5 +87,6 @@ class Lora(Group):
     alpha: Positive
     dropout: Fraction
     target_modules: Literal["all-linear", "default"] | Annotated[tuple[str, ...], Field(min_length=1)]
+    experts: Literal["auto"] | bool
     variant: Literal["lora", "dora", "rslora", "pissa", "loraplus"]
     loraplus_ratio: PositiveFloat | None

@@ -20,10 +20,10 @@ def test_a_good_command_line_has_no_mistakes(mistakes):
 
 def test_typos_in_keys(mistakes):
     assert mistakes("lora.rr=3 lora.alhpa=3 sede=3 data.split.goldn=none lora.r.x=3") == [
-        "lora.rr=3: no such key. lora has: r, alpha, dropout, target_modules, variant, loraplus_ratio. Did you mean "
-        "lora.r?",
-        "lora.alhpa=3: no such key. lora has: r, alpha, dropout, target_modules, variant, loraplus_ratio. Did you mean "
-        "lora.alpha?",
+        "lora.rr=3: no such key. lora has: r, alpha, dropout, target_modules, experts, variant, loraplus_ratio. Did "
+        "you mean lora.r?",
+        "lora.alhpa=3: no such key. lora has: r, alpha, dropout, target_modules, experts, variant, loraplus_ratio. Did "
+        "you mean lora.alpha?",
         "sede=3: no such key. Groups and keys: data, deepspeed, eval, hardware, hydra, lora, method, model, phases, "
         "quant, run, seed, stage, task, tracker, train. Did you mean seed?",
         "data.split.goldn=none: no such key. data.split has: validation, test, golden, fraction, test_fraction. Did "
