@@ -69,7 +69,7 @@ _PAIRS: dict[str, Line] = {
     "output_dir": "run.dir={}", "run_name": "run.name={}", "overwrite_output_dir": "run.if_exists=new",
     "report_to": "tracker={}", "wandb_project": "tracker.project={}", "use_wandb": "tracker=wandb",
     "deepspeed_config": "deepspeed=z3", "num_gpus": "hardware.devices={}",
-    "n_gpu": "hardware.devices={}", "nnodes": "hardware.nodes={}", "num_machines": "hardware.nodes={}",
+    "nnodes": "hardware.nodes={}", "num_machines": "hardware.nodes={}",
 }  # fmt: skip
 # Names without a key here, and what takes their place.
 _SENTENCES = {
