@@ -11,7 +11,7 @@ def merge_adapter(model: Any) -> Any:
     """The model with its adapter merged, as a model without adapters; it computes what it computed with the adapter.
 
     A head that shares its matrix with the embedding may have an adapter of its own, or the embedding one. Merged into
-    the shared matrix that would change both, so the matrix is copied first and the two are tied no more, which the model's
+    the shared matrix that would change both, so it is copied first and the two are tied no more, which the model's
     config then says.
     """
     base = model.get_base_model()
