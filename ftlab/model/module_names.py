@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from ftlab.errors import Mistake, nearest
 
-NO_SUCH_LAYER = "the model has no such linear layer, embedding or weight of experts. It has"
+NO_SUCH_LAYER = "the model has no such linear layer or embedding. Its linear layers"
 
 
 def matches_name(path: str, name: str) -> bool:

@@ -54,10 +54,11 @@ def target_modules(model: Any, lora: Lora) -> str | list[str]:
     if isinstance(names, str):  # a pattern of PEFT's, for models of several parts
         return names
     paths = [path for path, module in model.named_modules() if is_linear(module) or isinstance(module, nn.Embedding)]
-    listed = linear_names(model)
+    listed, reason = linear_names(model), NO_SUCH_LAYER
     if fused := _without_numbers(expert_parameters(model)):
         listed = [*listed, *fused]
-    mistakes = unknown_module_mistakes("lora.target_modules", names, paths, NO_SUCH_LAYER, listed)
+        reason = "the model has no such linear layer, embedding or weight of experts. It has"
+    mistakes = unknown_module_mistakes("lora.target_modules", names, paths, reason, listed)
     mistakes += unadapted_mistakes(model, names)
     if mistakes:
         raise ConfigError(mistakes)

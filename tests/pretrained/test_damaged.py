@@ -129,7 +129,7 @@ def test_it_is_told_before_torch_and_before_any_folder_is_made(each, folder):
         "is a pointer of Git LFS",
         "model.attention=flash_attention_2 needs a GPU; use model.attention=auto or sdpa",
         "train.optimizer=paged_ademamix_8bit needs a GPU; on a CPU use ademamix_8bit",
-        "lora.target_modules=v_prj: the model has no such linear layer, embedding or weight of experts. It has: ",
+        "lora.target_modules=v_prj: the model has no such linear layer or embedding. Its linear layers: ",
     ]
     for line, end in each(lines).items():
         assert said[lines.index(line)] in end.stderr
