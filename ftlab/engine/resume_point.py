@@ -14,6 +14,7 @@ from ftlab.engine.output import Output
 from ftlab.errors import RunDirError
 from ftlab.rundir.checkpoints import checkpoints, is_whole, set_aside, step_of
 from ftlab.rundir.directory import RunDir
+from ftlab.rundir.extension import is_moved_end
 from ftlab.rundir.files import write_atomic
 from ftlab.rundir.names import CHECKPOINT_MANIFEST, METRICS, TRAINER_STATE
 
@@ -61,13 +62,16 @@ def chosen_checkpoint(folder: Path, step: int, output: Output) -> Path:
     return wanted
 
 
-def cut_back(run_dir: RunDir, phase: str, checkpoint: Path | None, is_measured: bool, output: Output) -> None:
+def cut_back(
+    run_dir: RunDir, phase: str, checkpoint: Path | None, is_measured: bool, total: int, output: Output
+) -> None:
     """Take out of ``metrics.jsonl`` what ``phase`` logged after ``checkpoint``, and put back what is lost of the rest.
 
     :param is_measured: whether the measures before training were finished; if not, they will be logged again.
+    :param total: steps that the phase takes now. What was evaluated because it ended there earlier no longer stands.
     """
     if checkpoint is not None and (checkpoint / METRICS).is_file():
-        there, lines = _content(run_dir.metrics), _content(checkpoint / METRICS)
+        there, lines = _content(run_dir.metrics), _standing_lines(checkpoint, total)
         if not there.startswith(lines):
             line = f"{run_dir.metrics} had lost or changed lines: put back from {checkpoint}, as they were logged"
             output.say(f"[yellow]{escape(line)}[/yellow]")
@@ -75,7 +79,7 @@ def cut_back(run_dir: RunDir, phase: str, checkpoint: Path | None, is_measured: 
     if not run_dir.metrics.is_file():
         return
     step = 0 if checkpoint is None else step_of(checkpoint)
-    logged = 0 if checkpoint is None else _content(checkpoint / METRICS).count(b"\n")
+    logged = 0 if checkpoint is None else _standing_lines(checkpoint, total).count(b"\n")
 
     def stands(number: int, entry: dict[str, Any]) -> bool:
         if entry["phase"] != phase:
@@ -87,6 +91,18 @@ def cut_back(run_dir: RunDir, phase: str, checkpoint: Path | None, is_measured: 
 
     kept = [json.dumps(entry) + "\n" for number, entry in enumerate(run_dir.read_metrics()) if stands(number, entry)]
     write_atomic(run_dir.metrics, "".join(kept))
+
+
+def _standing_lines(checkpoint: Path, total: int) -> bytes:
+    """What had been logged by a checkpoint, without the evaluation that only the end of the run had asked for, where
+    that end has moved. It comes last."""
+    lines = _content(checkpoint / METRICS)
+    state = json.loads((checkpoint / TRAINER_STATE).read_text(encoding="utf-8"))
+    if lines and is_moved_end(state, total) and state["global_step"] % state["eval_steps"]:
+        *before, last = lines.splitlines(keepends=True)
+        if "eval_loss" in json.loads(last):
+            return b"".join(before)
+    return lines
 
 
 def _of_others(there: bytes, restored: bytes, phase: str) -> Iterator[bytes]:
