@@ -77,8 +77,9 @@ def test_padding_is_no_target_where_pad_and_end_share_an_id():
 
 def test_no_mask_is_sent_and_indices_are_whole_numbers():
     batch = PackedCollator(PAD)(ROWS)
-    keys = "ends input_ids lengths position_ids samples scored segments starts targets tokens".split()
-    assert sorted(batch) == keys
+    assert sorted(batch) == [
+        "ends", "input_ids", "lengths", "position_ids", "samples", "scored", "segments", "starts", "targets", "tokens",
+    ]  # fmt: skip
     assert {batch[key].dtype for key in batch if key not in ("tokens", "samples")} == {torch.int64}
 
 
