@@ -39,6 +39,12 @@ def ledger_lines(ledger: Ledger, cached: bool, damaged: str | None) -> Iterator[
         if split.duplicates:
             first = escape(split.duplicates_named[0])
             yield f"[yellow]{name}: {split.duplicates:,} rows say what an earlier one says, first {first}[/yellow]"
+        if split.literals:
+            first = escape(split.literals_named[0])
+            yield (
+                f"[yellow]{name}: {split.literals:,} rows spell special tokens out, first {first}: read as text "
+                "(data.special_tokens=token reads them as the tokens)[/yellow]"
+            )
         yield from _leaks(name, split)
         if split.rows_repeated:
             yield f"{name}: {split.rows_repeated:,} rows are used again, and their tokens counted again"

@@ -140,7 +140,7 @@ class SplitBuilder:
     def _close(self) -> None:
         joined = {
             name: np.concatenate([getattr(block, name) for block in self._blocks] or [np.empty(0, np.int64)])
-            for name in ("counts", "full", "learned", "label", "digest", "question")
+            for name in ("counts", "full", "learned", "label", "digest", "question", "literal")
         }
         kept = np.concatenate([block.kept for block in self._blocks] or [np.empty((0, 2), np.int64)])
         per_unit = max(len(joined["counts"]) // max(len(kept), 1), 1)
@@ -153,6 +153,9 @@ class SplitBuilder:
         self._used, self._kept = np.flatnonzero(uses), kept
         self._digests, self._questions = (joined[name][self._used] for name in ("digest", "question"))
         self._count_samples(self._used, kept, joined, per_unit)
+        literal = self._used[joined["literal"][self._used].astype(bool)]
+        self._ledger.literals = len(literal)
+        self._ledger.literals_named = [self._where(unit, kept) for unit in literal[:FIRST].tolist()]
         is_text = all(self._means.recipes[part.source.name].format == "text" for part in self._parts)
         views = layout.lay_out(joined["counts"], per_unit, order, data, is_text)
         self._count_tokens(views, joined, order, per_unit, is_text)
