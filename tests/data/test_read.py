@@ -233,7 +233,7 @@ def test_a_file_that_went_away(tmp_path):
 
 
 def test_keys_that_only_a_table_has_are_not_read(bench, tmp_path):
-    """Parquet stores each object of a column with the keys of all: the same rows train what JSON Lines train."""
+    """Parquet stores each object of a column with the keys of all of them: the same rows as JSON Lines train the same."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
