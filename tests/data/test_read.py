@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from ftlab.data.sources.blocks import BLOCK_BYTES, Block, Row, cut
 from ftlab.data.sources.files import Files
 from ftlab.errors import DataError
-from tests.data.helpers import options
 
 
 def read_rows(path, size=1000):
@@ -230,40 +229,3 @@ def test_a_file_that_went_away(tmp_path):
     with pytest.raises(DataError) as caught:
         read_rows(tmp_path / "gone.jsonl")
     assert str(caught.value) == f"{tmp_path}/gone.jsonl: cannot be read: No such file or directory."
-
-
-def test_keys_that_only_a_table_has_are_not_read(bench, tmp_path):
-    """Parquet stores each object of a column with the keys of all of them: the same rows as JSON Lines train the same."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    def call(arguments):
-        return [
-            {"role": "user", "content": "Go"},
-            {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": {
-                "name": "move", "arguments": arguments}}]},
-            {"role": "tool", "content": "ok"},
-            {"role": "assistant", "content": "Done."},
-        ]  # fmt: skip
-
-    tools = [
-        {"type": "function", "function": {"name": "move", "parameters": {"x": {"type": "integer"}}}},
-        {"type": "function", "function": {"name": "say", "parameters": {"text": {"type": "string"}}}},
-    ]
-    given = [
-        {"messages": call({"x": 0, "y": 1}), "tools": tools[:1]},
-        {"messages": call({"text": "hello"}), "tools": tools[1:]},
-        {"messages": call({"x": 2, "at": {"z": 3}}), "tools": tools},
-    ]
-    lines = tmp_path / "rows.jsonl"
-    lines.write_text("".join(json.dumps(one) + "\n" for one in given))
-    table = pa.Table.from_pylist(given)
-    pq.write_table(table, tmp_path / "rows.parquet")
-    with pa.OSFile(str(tmp_path / "rows.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-    found = {}
-    for name in ("rows.jsonl", "rows.parquet", "rows.arrow"):
-        prepared = bench.prepare(*options("messages", tmp_path / name, "data.max_length=512"))
-        found[name] = [bench.tokenizer.decode(sample.input_ids) for row in prepared.train for sample in row.samples]
-    assert found["rows.parquet"] == found["rows.arrow"] == found["rows.jsonl"]
-    assert len(found["rows.jsonl"]) == 3 and not any("null" in text for text in found["rows.jsonl"])

@@ -94,12 +94,12 @@ def rows_within(limit: int, total: int, count: int, size: int) -> int:
 
 
 def rows(batch: Any) -> Iterator[Any]:
-    """Each row as a dict, its nulls as None, its JSON as what that says, its objects without keys that are null."""
+    """Each row as a dict, its nulls as None, its JSON as what that says."""
     try:
         values = batch.to_pylist()
     except UnicodeDecodeError:  # one of them; the others are good
         values = [_row(batch.slice(i, 1)) for i in range(batch.num_rows)]
-    decode = _decoder(batch.schema)
+    decode = _json_decoder(batch.schema)
     for value in values:
         if isinstance(value, Broken):
             yield value
@@ -114,31 +114,24 @@ def _row(batch: Any) -> Any:
         return Broken("not UTF-8 in one of its columns")
 
 
-def _decoder(type_: Any) -> Callable[[Any], Any] | None:
-    """Of a type (or schema) whose values Python would read otherwise than they were written: what mends them.
+def _json_decoder(type_: Any) -> Callable[[Any], Any] | None:
+    """Of a type (or schema) that has JSON somewhere: what replaces that JSON, a string to Arrow, by what it says.
 
-    ``datasets`` stores columns that have values of several types as JSON, a string to Arrow. And where objects of one
-    column have different keys, every one of them is stored with all of them: those that it had not are null.
+    ``datasets`` stores columns so that have values of several types.
     """
     import pyarrow as pa
 
     if getattr(type_, "extension_name", None) == "arrow.json":
         return lambda text: None if text is None else json.loads(text)
-    if isinstance(type_, pa.Schema):
-        columns = {field.name: decode for field in type_ if (decode := _decoder(field.type))}
-        return (lambda row: {k: columns[k](v) if k in columns else v for k, v in row.items()}) if columns else None
-    if pa.types.is_struct(type_):
-        inner = {field.name: _decoder(field.type) or _same for field in type_}
-        return lambda value: value and {k: inner[k](v) for k, v in value.items() if v is not None}
-    if pa.types.is_list(type_) or pa.types.is_large_list(type_):
-        decode = _decoder(type_.value_type)
+    if isinstance(type_, pa.Schema) or pa.types.is_struct(type_):
+        inner = {field.name: decode for field in type_ if (decode := _json_decoder(field.type))}
+        if inner:
+            return lambda value: value and {k: inner[k](v) if k in inner else v for k, v in value.items()}
+    elif pa.types.is_list(type_) or pa.types.is_large_list(type_):
+        decode = _json_decoder(type_.value_type)
         if decode:
             return lambda values: values and [decode(value) for value in values]
     return None
-
-
-def _same(value: Any) -> Any:
-    return value
 
 
 def pack(batch: Any) -> bytes:
