@@ -90,6 +90,8 @@ class PhaseRun:
         additions = str(self.tokens.additions)
         if additions:
             self.output.say(escape(f"tokenizer: {additions}" + (f"; {added} embeddings added" if added else "")))
+        if line := tokenizers.added_rows_notice(self.tokenizer, added, self.tokens.additions, self.config.method):
+            self.output.say(escape(line))
         self.parameters = adapter.count_parameters(self.model)
         self.output.say(f"{self.config.model.name}: {self.parameters}")
         for line in describe_experts(self.model, self.config):

@@ -272,6 +272,21 @@ def test_other_settings_that_cannot_be_saved_are_refused_on_loading(folder):
         load_model(make_run(f"model.path={folder}"))
 
 
+@pytest.mark.parametrize(("method", "end"), [("lora", "; method=lora does not train them"), ("full", "")])
+def test_a_tokenizer_larger_than_the_embedding_is_told(folder, tmp_path, method, end):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([f"<new{i}>" for i in range(7)])
+    tokenizer.save_pretrained(folder)
+    given = (f"model.path={folder}", *BARE, "train.max_steps=1", "data.max_samples=8", f"method={method}")
+    log = train_run(tmp_path / "run", *given).log.read_text()
+    assert (
+        "the tokenizer has 2,311 tokens and the embedding 2,304 rows: added 7 rows about the mean of the others, for "
+        f"<new0>, <new1>, <new2>, <new3>, <new4> and 2 more{end}\n"
+    ) in log
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere only torch knows")
 def test_hardware_that_is_not_here(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
