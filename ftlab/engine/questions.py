@@ -6,8 +6,7 @@ from itertools import islice
 from typing import Any
 
 from ftlab.data.formats import Labelled, Text
-from ftlab.data.packing.split_builder import Example
-from ftlab.data.prepare import Parts, examples
+from ftlab.data.prepare import Example, Parts, examples
 from ftlab.data.tokens.templates import prompt_and_answer
 from ftlab.errors import DataError
 from ftlab.policy.tokens import Tokens
@@ -51,6 +50,6 @@ def check_room(run: Run, parts: Parts, tokens: Tokens) -> None:
             leave = "eval.golden_rows=0" if split == "golden" else "eval.samples=0"
             raise DataError(
                 f"{example.where}: this {split} prompt has {length:,} tokens, and with "
-                f"eval.max_new_tokens={run.eval.max_new_tokens} that is more than the {shape.max_positions:,} positions "
-                f"of {run.model.name}. Shorten it, take fewer new tokens, or ask nothing: {leave}."
+                f"eval.max_new_tokens={run.eval.max_new_tokens} that is more than the {shape.max_positions:,} "
+                f"positions of {run.model.name}. Shorten it, take fewer new tokens, or ask nothing: {leave}."
             )
