@@ -21,9 +21,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
-from ftlab.config import phases
+from ftlab.config import model_folder, phases
 from ftlab.config.keys import flatten
-from ftlab.config.paths import config_dir, shipped
+from ftlab.config.paths import config_dir, only_with, shipped
 from ftlab.config.rules import cross_group_mistakes
 from ftlab.errors import ConfigError, Mistake, nearest
 from ftlab.schema import PhaseEntry, Run
@@ -31,9 +31,10 @@ from ftlab.schema import PhaseEntry, Run
 # What pydantic puts into a location for the members of a plain union: ``literal['auto']``, ``constrained-int``.
 _UNION_TAG = re.compile(r"^(?:[a-z]+\[.*\]|constrained-\w+)$")
 
-_ELSEWHERE = re.compile(r"\$\{(?!shipped:)")  # begins a value that is another key's
+_ELSEWHERE = re.compile(r"\$\{(?!shipped:|only_with:)")  # begins a value that is another key's
 
 OmegaConf.register_new_resolver("shipped", shipped, replace=True)
+OmegaConf.register_new_resolver("only_with", only_with, replace=True)
 
 
 def config_loader(extra_dir: str | None = None) -> ConfigLoaderImpl:
@@ -152,6 +153,11 @@ def _choice_keys(loader: ConfigLoaderImpl, group: str, choice: str) -> set[str]:
     return found
 
 
+def override_keys(lines: Sequence[str]) -> list[str]:
+    """The keys that overrides set."""
+    return [line.partition("=")[0].lstrip("+") for line in lines]
+
+
 def validate(
     cfg: DictConfig,
     lines: Sequence[str] | None = None,
@@ -166,6 +172,8 @@ def validate(
     cfg = cfg.copy()
     OmegaConf.set_struct(cfg, False)
     cfg.pop("hydra", None)
+    if of_folder := model_folder.apply(cfg, override_keys(lines or ())):
+        raise ConfigError(of_folder)
     try:
         values: Any = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ftlab.rundir.checkpoints import set_aside
 from ftlab.rundir.directory import RunDir
-from ftlab.rundir.files import sha256, temporary_folder
+from ftlab.rundir.files import sha256, sync, temporary_folder
 from ftlab.rundir.names import WEIGHT_FILES
 
 
@@ -29,6 +29,7 @@ def save_final(model: Any, tokenizer: Any, stop: list[int], final: Path) -> Path
     generation = model.generation_config
     generation.eos_token_id, generation.pad_token_id = stop, tokenizer.pad_token_id
     generation.save_pretrained(writing)
+    sync(writing)
     kept = None
     if final.exists():  # of an earlier attempt that was stopped before it was measured
         if weight_hashes(final) == weight_hashes(writing):
@@ -44,9 +45,22 @@ def weight_hashes(final: Path) -> dict[str, str]:
     return {path.name: sha256(path) for path in sorted(final.iterdir()) if path.suffix in WEIGHT_FILES}
 
 
-def link_final(run_dir: RunDir, final: Path) -> None:
-    """Let ``final`` of the run directory point at a phase's."""
+def link_final(run_dir: RunDir, final: Path) -> Path | None:
+    """Let ``final`` of the run directory point at a phase's.
+
+    In a copy that followed links there is a folder in its place. If its weights are those of none of the phases it is
+    set aside: where it is then is returned.
+    """
+    kept = None
+    if run_dir.final.is_dir() and not run_dir.final.is_symlink():
+        finals = [run_dir.phase_files(phase.folder).final for phase in run_dir.plan().phases]
+        of_phases = [weight_hashes(folder) for folder in finals if folder.is_dir()]
+        if weight_hashes(run_dir.final) in of_phases:
+            shutil.rmtree(run_dir.final)
+        else:
+            kept = set_aside(run_dir.final)
     link = temporary_folder(run_dir.final)
     link.unlink(missing_ok=True)
     link.symlink_to(final.relative_to(run_dir.path))
     link.replace(run_dir.final)
+    return kept

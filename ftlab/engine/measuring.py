@@ -27,10 +27,6 @@ from ftlab.rundir.names import EXACT_MATCH
 from ftlab.rundir.summary import VALIDATION
 from ftlab.schema import Run
 
-_NOT_MEASURES = (
-    "eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "eval_model_preparation_time",
-    "eval_num_tokens",
-)  # fmt: skip
 _ANSWERED = "answered"  # in a trainer's log, of a step after which the prompts were answered
 
 
@@ -78,15 +74,19 @@ class Measuring:
         return [Answering(every, rates, lambda: self._between(trainer))]
 
     def after(self, trainer: Any, weights_of: int) -> Measures:
-        """What was measured at that step is not measured again. :param weights_of: the step of the weights."""
-        measures, step = Measures(self._validation(trainer, weights_of)), trainer.state.global_step
-        if any(entry["step"] == weights_of and _ANSWERED in entry for entry in trainer.state.log_history):
-            answered = _read(self._run_dir.samples_file(self._phase, weights_of))
+        """What was measured of the last step is not measured again; of weights that were loaded, everything is, and was
+        logged before. :param weights_of: the step of the weights."""
+        step = trainer.state.global_step
+        is_answered = any(entry["step"] == weights_of and _ANSWERED in entry for entry in trainer.state.log_history)
+        measures = Measures(self._validation(trainer, step) if weights_of == step else self._loaded(trainer))
+        if is_answered and weights_of == step:
+            answered = _read(self._run_dir.samples_file(self._phase, step))
             measures.values |= answered.values
             measures.samples = answered.samples
         else:
             self._answer(measures, trainer.model, "after training")
-            self._log(measures, step)
+            if not is_answered:
+                self._log(measures, step)
         self._write(measures, "after", step)
         return measures
 
@@ -103,11 +103,13 @@ class Measuring:
             return {}
         log = trainer.state.log_history
         found = next((e for e in log if e["step"] == step and "eval_loss" in e), None) or trainer.evaluate()
-        return {
-            f"{VALIDATION}{name.removeprefix('eval_')}": value
-            for name, value in found.items()
-            if name.startswith("eval_") and name not in _NOT_MEASURES
-        }
+        logged = {name.removeprefix("eval_"): value for name, value in found.items() if name.startswith("eval_")}
+        return {f"{VALIDATION}{name}": value for name, value in logged.items()}
+
+    def _loaded(self, trainer: Any) -> dict[str, float]:
+        """What the weights of an earlier step come to, now that they are the trainer's again."""
+        found: dict[str, float] = {} if trainer.eval_dataset is None else trainer.measure()
+        return {f"{VALIDATION}{name}": value for name, value in found.items()}
 
     def _log(self, measures: Measures, step: int) -> dict[str, float]:
         """What metrics.jsonl is told, if there is something."""

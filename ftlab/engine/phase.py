@@ -19,6 +19,7 @@ from ftlab.engine.packing import choose_isolation
 from ftlab.engine.session import Session
 from ftlab.errors import RunDirError
 from ftlab.policy import lineage
+from ftlab.preflight.remarks import remarks
 from ftlab.rundir.checkpoints import step_of
 from ftlab.rundir.plan import Phase
 from ftlab.stages import trainer_class
@@ -72,6 +73,8 @@ class PhaseRun:
         from ftlab.model import remote_code
         from ftlab.policy.tokens import load_tokens
 
+        for remark in remarks(self.config):
+            self.output.say(escape(remark))
         if line := remote_code.notice(self.config.model):
             self.output.say(escape(line))
         self.tokens = load_tokens(self.config)
@@ -79,6 +82,7 @@ class PhaseRun:
 
     def _load_model(self) -> None:
         from ftlab.model import adapter
+        from ftlab.model.experts import describe_experts
         from ftlab.policy.build import build_model
 
         self.model, added = build_model(self.config, self.tokens)
@@ -87,6 +91,8 @@ class PhaseRun:
             self.output.say(escape(f"tokenizer: {additions}" + (f"; {added} embeddings added" if added else "")))
         self.parameters = adapter.count_parameters(self.model)
         self.output.say(f"{self.config.model.name}: {self.parameters}")
+        for line in describe_experts(self.model, self.config):
+            self.output.say(escape(line))
 
     def _train(self, prepared: Any) -> None:
         from transformers import set_seed
@@ -102,11 +108,13 @@ class PhaseRun:
         checkpoint = self._checkpoint()
         step = step_of(checkpoint) if checkpoint else 0
         is_measured = self.run_dir.samples_file(self.phase.name, "before").exists()
-        resume_point.cut_back(self.run_dir, self.phase.name, checkpoint, is_measured)
         rates = make_rates(self.config, self.model, self.parameters, prepared.train)
         steps_before = session.steps_before()
         metrics = Metrics(session, self.phase.name, rates)
         trainer = self._trainer(prepared, [BetweenSteps(session, rates), rates, metrics])
+        total = _total_steps(trainer)
+        resume_point.cut_back(self.run_dir, self.phase.name, checkpoint, is_measured, total, self.output)
+        self._tell_warmup(total)
         measuring = Measuring(session, self.phase.name, self.config, self.tokens, self.parts, metrics)
         splits = {"golden": bool(self.parts.get("golden")), "validation": prepared.validation is not None}
         chooses = stopping.callbacks(train, self.files, splits, self.output.say)
@@ -124,11 +132,9 @@ class PhaseRun:
         stopping.check_measured(train, trainer.state.log_history)
         session.hooks.trainer_built(self, trainer)
         session.interruption.check()
-        with self.output.progress("training", _total_steps(trainer), "steps") as bar:
+        with self.output.progress("training", total, "steps") as bar:
             trainer.add_callback(Advance(self.output, bar, rates))
-            if checkpoint is not None and (
-                step >= _total_steps(trainer) or stopping.has_stopped_early(checkpoint, train)
-            ):
+            if checkpoint is not None and (step >= total or stopping.has_stopped_early(checkpoint, train)):
                 resume_point.restore(trainer, checkpoint)
             else:
                 # What was computed before, and what was found in a cache, leaves no trace in the random state.
@@ -160,11 +166,20 @@ class PhaseRun:
             rows = (prompt_rows(self.parts["train"], prepared.train), validation)
             more = ()  # what they train on is generated, one answer to a row
         trainer = trainer_class(self.config)(self.config, self.model, self.tokenizer, *rows, self.files, beside, *more)
+        if self.config.train.save_steps == "epoch":
+            trainer.args.save_steps = _training_values(trainer)[1]
         trainer.watch(self.config.train.loss_spike, self._names(trainer, rows[0]), self.output.note, self._look_at)
         for chatter in ("PrinterCallback", "ProgressCallback"):
             for callback in [c for c in trainer.callback_handler.callbacks if type(c).__name__ == chatter]:
                 trainer.remove_callback(callback)
         return trainer
+
+    def _tell_warmup(self, total: int) -> None:
+        """That no step has the learning rate that was asked for: the first step of a warm-up has none at all."""
+        train = self.config.train
+        if train.lr_scheduler != "constant" and train.warmup_count(total) >= total:
+            line = f"all {total} steps are warm-up, so none has train.learning_rate={train.learning_rate:g} and the "
+            self.output.say(f"[yellow]{line}first trains at 0; train.warmup_steps=0 does without[/yellow]")
 
     def _names(self, trainer: Any, rows: Any) -> Callable[[Sequence[int]], list[str]]:
         """What a user calls some of the rows that train."""
@@ -184,7 +199,11 @@ class PhaseRun:
         later = phases[phases.index(self.phase) + 1 :]
         # A later phase that is finished was trained first, by itself, and the run's final weights are its own.
         if not any(self.run_dir.phase_files(phase.folder).final.exists() for phase in later):
-            link_final(self.run_dir, final)
+            kept = link_final(self.run_dir, final)
+            if kept is not None:
+                self.output.say(
+                    f"[yellow]{escape(f'{self.run_dir.final} was a folder of other weights; moved to {kept}')}[/yellow]"
+                )
         self.session.hooks.final_saved(self)
 
     def _finish(self, trainer: Any, kept: int, before: dict[str, float], after: dict[str, float]) -> None:
@@ -202,5 +221,10 @@ class PhaseRun:
 
 def _total_steps(trainer: Any) -> int:
     if trainer.args.max_steps > 0:
-        return trainer.args.max_steps
-    return trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())[-1]
+        return int(trainer.args.max_steps)
+    return _training_values(trainer)[-1]
+
+
+def _training_values(trainer: Any) -> Any:
+    """As transformers has them: epochs, steps of an epoch, ..., steps in all."""
+    return trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())

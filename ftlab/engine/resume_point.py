@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,9 @@ from ftlab.engine.output import Output
 from ftlab.errors import RunDirError
 from ftlab.rundir.checkpoints import checkpoints, is_whole, set_aside, step_of
 from ftlab.rundir.directory import RunDir
+from ftlab.rundir.extension import is_moved_end
 from ftlab.rundir.files import write_atomic
-from ftlab.rundir.names import CHECKPOINT_MANIFEST, EXACT_MATCH, TRAINER_STATE
-
-_KINDS = ("loss", "eval_loss", EXACT_MATCH)  # each line of metrics.jsonl has one of them
+from ftlab.rundir.names import CHECKPOINT_MANIFEST, METRICS, TRAINER_STATE
 
 
 def newest_whole_checkpoint(folder: Path, output: Output) -> Path | None:
@@ -62,28 +62,68 @@ def chosen_checkpoint(folder: Path, step: int, output: Output) -> Path:
     return wanted
 
 
-def cut_back(run_dir: RunDir, phase: str, checkpoint: Path | None, is_measured: bool) -> None:
-    """Take out of ``metrics.jsonl`` what ``phase`` logged after ``checkpoint``, and a torn last line.
+def cut_back(
+    run_dir: RunDir, phase: str, checkpoint: Path | None, is_measured: bool, total: int, output: Output
+) -> None:
+    """Take out of ``metrics.jsonl`` what ``phase`` logged after ``checkpoint``, and put back what is lost of the rest.
 
     :param is_measured: whether the measures before training were finished; if not, they will be logged again.
+    :param total: steps that the phase takes now. What was evaluated because it ended there earlier no longer stands.
     """
+    if checkpoint is not None and (checkpoint / METRICS).is_file():
+        there, lines = _content(run_dir.metrics), _standing_lines(checkpoint, total)
+        if not there.startswith(lines):
+            line = f"{run_dir.metrics} had lost or changed lines: put back from {checkpoint}, as they were logged"
+            output.say(f"[yellow]{escape(line)}[/yellow]")
+            write_atomic(run_dir.metrics, lines + b"".join(_of_others(there, lines, phase)))
     if not run_dir.metrics.is_file():
         return
-    step, logged = 0, set[str]()
-    if checkpoint is not None:
-        state = json.loads((checkpoint / TRAINER_STATE).read_text(encoding="utf-8"))
-        step = state["global_step"]
-        logged = {key for entry in state["log_history"] if entry["step"] == step for key in entry}
+    step = 0 if checkpoint is None else step_of(checkpoint)
+    logged = 0 if checkpoint is None else _standing_lines(checkpoint, total).count(b"\n")
 
-    def stands(entry: dict[str, Any]) -> bool:
+    def stands(number: int, entry: dict[str, Any]) -> bool:
+        if entry["phase"] != phase:
+            return True
         if entry["step"] == 0:
             return is_measured
         # What belongs to a step is logged before its checkpoint; what is measured after training, behind the last one.
-        at_checkpoint = any(key in entry and key in logged for key in _KINDS)
-        return entry["step"] < step or (entry["step"] == step and at_checkpoint)
+        return entry["step"] < step or (entry["step"] == step and number < logged)
 
-    kept = [json.dumps(entry) + "\n" for entry in run_dir.read_metrics() if entry["phase"] != phase or stands(entry)]
+    kept = [json.dumps(entry) + "\n" for number, entry in enumerate(run_dir.read_metrics()) if stands(number, entry)]
     write_atomic(run_dir.metrics, "".join(kept))
+
+
+def _standing_lines(checkpoint: Path, total: int) -> bytes:
+    """What had been logged by a checkpoint, without the evaluation that only the end of the run had asked for, where
+    that end has moved. It comes last."""
+    lines = _content(checkpoint / METRICS)
+    state = json.loads((checkpoint / TRAINER_STATE).read_text(encoding="utf-8"))
+    if lines and is_moved_end(state, total) and state["global_step"] % state["eval_steps"]:
+        *before, last = lines.splitlines(keepends=True)
+        if "eval_loss" in json.loads(last):
+            return b"".join(before)
+    return lines
+
+
+def _of_others(there: bytes, restored: bytes, phase: str) -> Iterator[bytes]:
+    """Whole lines that other phases have logged, and that are not restored already."""
+    known = set(restored.splitlines(keepends=True))
+    for line in there.splitlines(keepends=True):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if (
+            isinstance(entry, dict)
+            and entry.get("phase") not in (None, phase)
+            and "step" in entry
+            and line not in known
+        ):
+            yield line
+
+
+def _content(path: Path) -> bytes:
+    return path.read_bytes() if path.is_file() else b""
 
 
 def restore(trainer: Any, checkpoint: Path) -> None:

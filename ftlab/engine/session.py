@@ -12,6 +12,7 @@ from ftlab.engine.hooks import PhaseHooks
 from ftlab.engine.output import Output
 from ftlab.engine.process import TURNS, Interruption, Turn
 from ftlab.engine.trackers.hub import Trackers
+from ftlab.errors import RunDirError
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.manifest import Manifest
 from ftlab.rundir.plan import Phase, Plan
@@ -63,10 +64,9 @@ def session_of(run_dir: RunDir, hooks: PhaseHooks) -> Iterator[Session]:
     :raises Interrupted: on Ctrl-C, SIGTERM or SIGUSR1, with a checkpoint if training had begun.
     """
     plan, manifest = run_dir.plan(), Manifest(run_dir)
-    last = run_dir.read_last_metrics()
     interruption = Interruption(f"Interrupted. Continue with: {resume_command(run_dir)}")
     with Output(run_dir.log) as output, interruption, TURNS.taking() as turn:
-        clock = Clock(max(manifest.values.get("seconds", 0), last.get("seconds", 0) if last else 0))
+        clock = Clock(max(manifest.values.get("seconds", 0), _seconds_logged(run_dir)))
         trackers = Trackers(run_dir, plan, manifest, output.say)
         try:
             yield Session(run_dir, plan, manifest, output, clock, interruption, trackers, hooks, turn)
@@ -74,6 +74,16 @@ def session_of(run_dir: RunDir, hooks: PhaseHooks) -> Iterator[Session]:
             # Nothing had happened in a run directory that was taken away again; a full disk takes no other status.
             status = manifest.values.get("status", "running")
             trackers.finish("failed" if status == "running" else status)
+
+
+def _seconds_logged(run_dir: RunDir) -> float:
+    """How far the last line of metrics.jsonl had come; a damaged one is put back from a checkpoint, or told, later."""
+    try:
+        last = run_dir.read_last_metrics() or {}
+    except RunDirError:
+        return 0.0
+    seconds = last.get("seconds")
+    return float(seconds) if isinstance(seconds, int | float) else 0.0
 
 
 def resume_command(run_dir: RunDir) -> str:

@@ -12,6 +12,8 @@ from ftlab.errors import ConfigError, DataError, FtlabError, NotReadyError
 from ftlab.model import prequantized, remote_code, saved_adapter
 from ftlab.preflight.packages import missing_trackers
 from ftlab.preflight.reachable import cached_folder, unreachable
+from ftlab.pretrained.files import CONFIG
+from ftlab.pretrained.folder import not_a_model
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.plan import Phase, Plan
 from ftlab.schema import DpoStage, PpoStage, Run
@@ -113,12 +115,12 @@ def adapter_mistakes(run: Run, given: Collection[str]) -> list[str]:
 def _unreachable_model(run: Run) -> list[str]:
     """Why the model cannot be trained, with what would do; empty when it can."""
     path = run.model.path
-    if lacking := unreachable("model.path", path, run.model.revision, "config.json"):
+    if Path(path).exists() and (problem := not_a_model(path)):
+        return [problem]
+    if lacking := unreachable("model.path", path, run.model.revision, CONFIG):
         return lacking
     if not Path(path).is_dir():
         return []
-    if not (Path(path) / "config.json").is_file():
-        return [f"model.path={path} has no config.json; it must be a folder in Hugging Face format"]
     if find.reward_model_problem(path) is None:
         return [
             f"model.path={path} is a reward model: it has a {find.HEAD}. stage={run.stage.name} starts from a "

@@ -20,7 +20,7 @@ from ftlab.errors import RunDirError
 from ftlab.rundir import lock
 from ftlab.rundir.checkpoints import weights
 from ftlab.rundir.documents import json_lines, last_json_line, read_json, read_yaml
-from ftlab.rundir.names import FINAL, LATEST, OUTPUTS
+from ftlab.rundir.names import FINAL, LATEST, METRICS, OUTPUTS
 from ftlab.rundir.phase_files import PhaseFiles
 from ftlab.rundir.plan import Plan
 
@@ -37,7 +37,7 @@ class RunDir:
         self.path = path
         self.run_yaml = path / "run.yaml"
         self.manifest_json = path / "manifest.json"
-        self.metrics = path / "metrics.jsonl"
+        self.metrics = path / METRICS
         self.samples = path / "samples"
         self.tensorboard = path / "tensorboard"
         self.log = path / "log.txt"
@@ -115,7 +115,7 @@ class RunDir:
 
     def phase_files(self, folder: str) -> PhaseFiles:
         """:param folder: the name of a phase's folder, as the plan has it."""
-        return PhaseFiles(self.phase(folder), self.path / "phases", self.samples)
+        return PhaseFiles(self.phase(folder), self.path / "phases", self.samples, self.metrics)
 
     @classmethod
     def open(cls, path: Path) -> RunDir:

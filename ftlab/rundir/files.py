@@ -27,6 +27,17 @@ def temporary_folder(path: Path) -> Path:
     return path.with_name(f".{path.name}.tmp")
 
 
+def sync(folder: Path) -> None:
+    """Wait until every file below a folder is on the disk, and known there by its name."""
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    for path in [*files, *{path.parent for path in files}, folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

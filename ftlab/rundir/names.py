@@ -4,6 +4,7 @@ from __future__ import annotations
 
 CHECKPOINT_MANIFEST = "checkpoint.json"
 DATA_SEAL = "seal.json"  # in a folder of the data cache: the hashes of its files
+METRICS = "metrics.jsonl"  # of a run; a checkpoint has a copy, as it was then
 SET_ASIDE = "set_aside"  # in a phase's folder: weights that no start goes on from
 OUTPUTS = "outputs"  # below the current folder: every run that is not given a folder of its own
 LATEST = "latest"  # below outputs/: a link to the run that was started last

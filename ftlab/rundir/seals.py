@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from ftlab.errors import RunDirError
 from ftlab.rundir.documents import read_json
-from ftlab.rundir.files import sha256, write_atomic
+from ftlab.rundir.files import sha256, sync, write_atomic
 
 _BYTES = hashlib.sha256().digest_size
 
@@ -23,12 +22,7 @@ def seal_folder(folder: Path, name: str) -> None:
     """Write the hashes of all files below a folder into its file ``name``, once the files are on the disk."""
     files = list(_files(folder, name))
     hashes = {str(path.relative_to(folder)): sha256(path) for path in files}
-    for path in [*files, *{path.parent for path in files}]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    sync(folder)
     write_atomic(folder / name, json.dumps({"sha256": hashes}, indent=2) + "\n")
 
 

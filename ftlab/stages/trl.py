@@ -46,6 +46,8 @@ class TrlEngine(WholeCheckpoints):
     """
 
     arguments: ClassVar[type[TrainingArguments]]
+    _total_train_tokens: int  # of TRL's trainers
+    _metrics: dict[str, dict[str, list[float]]]
 
     def __init__(
         self,
@@ -116,12 +118,57 @@ class TrlEngine(WholeCheckpoints):
         """TRL would write a README into the run directory with each checkpoint."""
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        logs["tokens"] = self.state.num_input_tokens_seen
         super().log(logs, None)  # the start time would add rates that count from the last resume
+
+    def items(self, batch: dict[str, Any]) -> int:
+        """How many items the loss of a micro-batch averages over: pairs, of chosen above rejected answers, unless a
+        stage says otherwise."""
+        return len(batch["input_ids"]) // 2
+
+    @torch.no_grad()
+    def measure(self, eval_dataset: Any = None) -> dict[str, float]:
+        """Means over the items of the validation rows, loss and all else that TRL measures, however they are batched;
+        TRL's own would be means of the batches' means. The model stays in evaluation mode, as TRL's log wants it."""
+        model: Any = self.model
+        model.eval()
+        values = self._metrics["eval"]
+        sums: dict[str, float] = {}
+        counts: dict[str, float] = {}
+        for inputs in self.get_eval_dataloader(eval_dataset):
+            batch = self._prepare_inputs(inputs)
+            count = self.items(batch)
+            values.clear()
+            with self.compute_loss_context_manager():
+                values["loss"] = [self.compute_loss(model, batch).item()]
+            values.pop("num_tokens", None)  # of training
+            for name, (value,) in values.items():
+                sums[name] = sums.get(name, 0.0) + value * count
+                counts[name] = counts.get(name, 0.0) + count
+        values.clear()
+        names = sorted(sums)
+        table = torch.tensor([[sums[name] for name in names], [counts[name] for name in names]], dtype=torch.float64)
+        if self.world.size > 1:
+            table = self.accelerator.reduce(table.to(self.args.device), "sum").cpu()
+        return {name: total / count for name, total, count in zip(names, *table.tolist())}
+
+    def counters(self) -> dict[str, Any]:
+        """TRL's own too, which it begins anew at each start."""
+        own = {"num_tokens": self._total_train_tokens, "metrics": dict(self._metrics["train"])}
+        return {**super().counters(), "trl": own}
+
+    def restore_counters(self, state: dict[str, Any]) -> None:
+        super().restore_counters(state)
+        self._total_train_tokens = state["trl"]["num_tokens"]
+        self._metrics["train"].update(state["trl"]["metrics"])
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """TRL's copy of the first adapter stays out: a resumed run makes it anew of the policy that it started from."""
         adapters: dict[str, Any] = self.model.peft_config if has_adapter(self.model) else {}
         reference = adapters.pop(REFERENCE, None)
+        if reference is not None:  # PEFT would take what belongs to no adapter for this one's
+            state = self.model.state_dict() if state_dict is None else state_dict
+            state_dict = {name: tensor for name, tensor in state.items() if REFERENCE not in name.split(".")}
         try:
             super()._save(output_dir, state_dict)
         finally:
@@ -160,6 +207,9 @@ class TrlSftTrainer(TrlEngine, SFTTrainer):
     def extra_arguments(self, model: Any) -> dict[str, Any]:
         _check_head(model)
         return {}
+
+    def items(self, batch: dict[str, Any]) -> int:
+        return int((batch["labels"][:, 1:] != -100).sum())
 
 
 class TrlRewardTrainer(TrlEngine, RewardTrainer):
@@ -238,6 +288,9 @@ class TrlKtoTrainer(TrlEngine, KTOTrainer):
     def extra_arguments(self, model: Any) -> dict[str, Any]:
         _check_head(model)
         return {"ref_model": _reference(model)}
+
+    def items(self, batch: dict[str, Any]) -> int:
+        return len(batch["label"])
 
     def rows(self, rows: PackedRows) -> Rows:
         return WithMismatched(rows, self.run.seed, self.run.data.max_length)

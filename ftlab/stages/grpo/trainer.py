@@ -168,9 +168,7 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
         super().log(logs, None)  # the start time would add rates that count from the last resume
 
     @torch.no_grad()
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
+    def measure(self, eval_dataset: Any = None) -> dict[str, float]:
         """What the policy's own completions of the validation prompts are worth, the same random numbers every time.
 
         :return: ``reward``, each reward by its name, ``completion_length``, ``ended`` (the share that stopped by
@@ -195,11 +193,8 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
                     counts[name] = counts.get(name, 0.0) + count
         means = self._means(sums, counts)
         means["loss"] = -means["reward"]
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in means.items()}
-        self.log(metrics)
         model.train(was_training)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
+        return means
 
     def _evaluate_batch(self, batch: list[PromptRow]) -> dict[str, tuple[float, float]]:
         """Sum and count of each measure over one completion of each row."""

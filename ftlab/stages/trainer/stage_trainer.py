@@ -128,7 +128,7 @@ class StageTrainer(WholeCheckpoints):
         super().log(logs, None)  # the start time would add rates that count from the last resume
 
     @torch.no_grad()
-    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> Any:
+    def measure(self, eval_dataset: Any = None) -> dict[str, float]:
         """Means over the items of the validation rows, exact however they are batched. Training does not notice: the
         random state is left as it was."""
         loader = self.get_eval_dataloader(eval_dataset)
@@ -145,10 +145,7 @@ class StageTrainer(WholeCheckpoints):
                 meter.add(measures)
         model.train(was_training)
         means = meter.means(self.accelerator.reduce)
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in {**means, **self.derived(means)}.items()}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
+        return {**means, **self.derived(means)}
 
     def derived(self, means: dict[str, float]) -> dict[str, float]:
         """What follows from the means of an evaluation."""
