@@ -1,7 +1,7 @@
-"""docs/compatibility.md: every family, packed or not, in every stage. Each cell is three steps of a random-weight model.
+"""docs/compatibility.md: every family in every stage. Each cell is three steps of a random-weight model.
 
-    python -m tests.compatibility            # all of them, some minutes; writes docs/compatibility.md
-    python -m tests.compatibility falcon     # some, printed
+python -m tests.compatibility            # all of them, some minutes; writes docs/compatibility.md
+python -m tests.compatibility falcon     # some, printed
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from ftlab.model.score import score_of
 from ftlab.policy.build import build_model
 from ftlab.policy.tokens import load_tokens
 from ftlab.rundir.phase_files import PhaseFiles
+from ftlab.schema import Run
 from ftlab.stages import trainer_class
 from ftlab.stages.trainer.isolation import probe_isolation
 from tests.conftest import ROOT
@@ -33,7 +34,8 @@ from tests.stages.trainers import plain_logprobs, trained
 
 DOCUMENT = ROOT / "docs" / "compatibility.md"
 STAGES = {
-    "pt": ("data=phase1_foundation", "data.max_samples=2", "data.max_length=64", "data.overlap=0"), "sft": (), "rm": (), "dpo": (), "kto": (), "orpo": (),
+    "pt": ("data=phase1_foundation", "data.max_samples=2", "data.max_length=64", "data.overlap=0"),
+    "sft": (), "rm": (), "dpo": (), "kto": (), "orpo": (),
     "ppo": ("stage.rollout_batch_size=4", "stage.mini_batch_size=2", "stage.ppo_epochs=1", "stage.max_new_tokens=4",
             "stage.rewards=['length:4']"),
     "grpo": ("stage.num_generations=2", "stage.max_new_tokens=4", "stage.rewards=['length:4']",
@@ -41,9 +43,9 @@ STAGES = {
 }  # fmt: skip
 GENERATING = ("ppo", "grpo")
 SMALL = (
-    "model=tiny", "hardware.precision=fp32", "lora.dropout=0", "train.max_steps=3", "train.logging_steps=1",
-    "data.max_samples=24", "data.cache=null", "data.split.validation=none", "data.split.golden=none", "eval.samples=0",
-    "eval.golden_rows=0", "tracker=none", "train.gradient_checkpointing=false",
+    "model=local", "hardware.precision=fp32", "lora.dropout=0", "train.max_steps=3", "train.logging_steps=1",
+    "data.max_length=256", "data.max_samples=24", "data.cache=null", "data.split.validation=none",
+    "data.split.golden=none", "eval.samples=0", "eval.golden_rows=0", "tracker=none",
 )  # fmt: skip
 _PACKED_BY = {"position_ids": "position ids", "block_mask": "block mask", "one_per_row": "one sample to a row"}
 
@@ -61,20 +63,20 @@ def row_of(family: str, stages: tuple[str, ...] = tuple(STAGES)) -> list[str]:
     """The family's row of the table: how it is packed, then a cell for each stage."""
     with tempfile.TemporaryDirectory() as folder:
         model = save_family(family, Path(folder) / "model")
-        cells = [cell_of(stage, model, Path(folder) / stage) for stage in stages]
+        runs = {s: make_run(f"stage={s}", *SMALL, *STAGES[s], f"model.path={model}") for s in stages}
+        cells = [three_steps(run, Path(folder) / stage) for stage, run in runs.items()]
     return [cells[0][0], *(cell for _, cell in cells)]
 
 
-def cell_of(stage: str, model_folder: Path, folder: Path) -> tuple[str, str]:
-    """How samples are kept apart, and ``yes``, or what was wrong, after three steps of a stage."""
-    run = make_run(f"stage={stage}", *SMALL, *STAGES[stage], f"model.path={model_folder}")
+def three_steps(run: Run, folder: Path) -> tuple[str, str]:
+    """How samples are kept apart, and ``yes``, or what was wrong, after three steps."""
     tokens = load_tokens(run)
     sources = resolve.resolve(run.data, run.stage.name)
     parts = split_parts(sources, run.data, run.seed)
     rows: Any = prepare(sources, parts, run.data, run.seed, tokens.template, tokens.tokenizer).train
     model, _ = build_model(run, tokens)
     files = PhaseFiles.in_folder(folder)
-    if stage in GENERATING:
+    if run.stage.name in GENERATING:
         trainer = trainer_class(run)(run, model, tokens.tokenizer, prompt_rows(parts["train"], rows), None, files)
         return "", _verdict(trained(trainer), 0.0)
     row = next((row for row in rows if len(row.samples) > 1), PackedRow(rows[0].samples * 2))
