@@ -20,6 +20,7 @@ from ftlab.data.packing.store import PackedRow
 from ftlab.data.prepare import prepare, split_parts
 from ftlab.data.prompts import prompt_rows
 from ftlab.data.sources import resolve
+from ftlab.model.modules import decoder_of
 from ftlab.model.score import score_of
 from ftlab.policy.build import build_model
 from ftlab.policy.tokens import load_tokens
@@ -111,7 +112,7 @@ def _score(model: Any, sample: Any) -> Tensor:
     """At the last token that is learned."""
     ids = torch.tensor(sample.input_ids, dtype=torch.long)[None]
     states: list[Tensor] = []
-    handle = model.get_decoder().register_forward_hook(lambda *got: states.append(got[2].last_hidden_state))
+    handle = decoder_of(model).register_forward_hook(lambda *got: states.append(got[2].last_hidden_state))
     model(input_ids=ids, use_cache=False)
     handle.remove()
     score: Tensor = score_of(model)(states[0][0, int(sample.learned.nonzero()[0][-1])].float())[0]

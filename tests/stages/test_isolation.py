@@ -22,7 +22,7 @@ ROWS = rows_of((17, 40, 9), (5, 50), (2, 3, 30), vocab=VOCAB)
 
 # What each kind is of: its members, and how their samples are kept apart.
 KINDS = {
-    "positions heeded": (["llama", "mistral", "gemma2", "qwen3_moe"], "position_ids"),
+    "positions heeded": (["llama", "llama4_text", "mistral", "gemma2", "qwen3_moe"], "position_ids"),
     "rotary, positions not handed to the mask": (["falcon"], "block_mask"),
     "learned positions, not handed to the mask": (["opt"], "block_mask"),
     "ALiBi, added to a mask of its own": (["falcon:alibi", "bloom"], "one_per_row"),
