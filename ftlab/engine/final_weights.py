@@ -9,7 +9,7 @@ from typing import Any
 from ftlab.rundir.checkpoints import set_aside
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.files import sha256, sync, temporary_folder
-from ftlab.rundir.names import WEIGHT_FILES
+from ftlab.rundir.names import MODEL_CARD, WEIGHT_FILES
 
 
 def save_final(model: Any, tokenizer: Any, stop: list[int], final: Path) -> Path | None:
@@ -25,6 +25,7 @@ def save_final(model: Any, tokenizer: Any, stop: list[int], final: Path) -> Path
     # A trainer may have put a reference's adapter beside the policy's.
     policy_alone = {"selected_adapters": ["default"]} if has_adapter(model) else {}
     model.save_pretrained(writing, **policy_alone)
+    (writing / MODEL_CARD).unlink(missing_ok=True)  # PEFT's is a form to fill in; ours is written once all is measured
     tokenizer.save_pretrained(writing)
     generation = model.generation_config
     generation.eos_token_id, generation.pad_token_id = stop, tokenizer.pad_token_id

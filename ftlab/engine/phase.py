@@ -15,6 +15,7 @@ from ftlab.data.row_origins import row_locations
 from ftlab.data.sources import resolve
 from ftlab.engine import resume_point, summary
 from ftlab.engine.final_weights import link_final, save_final, weight_hashes
+from ftlab.engine.model_card import write_model_card
 from ftlab.engine.packing import choose_isolation
 from ftlab.engine.session import Session
 from ftlab.errors import RunDirError
@@ -216,6 +217,7 @@ class PhaseRun:
             "after": after,
             "sha256": weight_hashes(self.files.final),
         }
+        write_model_card(self.session, self.phase, result, self.files.final)
         self.session.manifest.record_item("phases", self.phase.name, result)
 
 

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ftlab.model.modules import is_linear, matches_name
+from ftlab.model.module_names import matches_name
+from ftlab.model.modules import is_linear
 from ftlab.model.unadapted import unadapted_layers
 from ftlab.schema import Run
 

@@ -12,7 +12,8 @@ from torch import nn
 from ftlab.errors import ConfigError, Mistake
 from ftlab.model import score
 from ftlab.model.experts import NEED_LAYERS, expert_parameters, wants_adapters
-from ftlab.model.modules import is_linear, is_packed, last_names, linear_names, matches_name, unknown_module_mistakes
+from ftlab.model.module_names import NO_SUCH_LAYER, last_names, matches_name, unknown_module_mistakes
+from ftlab.model.modules import is_linear, is_packed, linear_names
 from ftlab.model.unadapted import unadapted_mistakes
 from ftlab.schema import Lora, Run
 
@@ -53,8 +54,7 @@ def target_modules(model: Any, lora: Lora) -> str | list[str]:
     if isinstance(names, str):  # a pattern of PEFT's, for models of several parts
         return names
     paths = [path for path, module in model.named_modules() if is_linear(module) or isinstance(module, nn.Embedding)]
-    reason = "the model has no such linear layer or embedding. Its linear layers"
-    listed = linear_names(model)
+    listed, reason = linear_names(model), NO_SUCH_LAYER
     if fused := _without_numbers(expert_parameters(model)):
         listed = [*listed, *fused]
         reason = "the model has no such linear layer, embedding or weight of experts. It has"

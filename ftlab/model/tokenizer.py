@@ -41,13 +41,18 @@ def load_tokenizer(model: Model) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(
             model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # tokenizers raises anything at all on files that are damaged
         if remote_code.is_untrusted(model, error):
             raise NotReadyError(f"{remote_code.explain(model)}.") from None
-        raise NotReadyError(f"model.path={model.path}: no tokenizer there: {str(error).splitlines()[0]}") from None
+        raise NotReadyError(f"model.path={model.path}: no tokenizer there: {_reason(error)}") from error
     if tokenizer.eos_token is None:
         raise NotReadyError(f"The tokenizer of {model.path} has no eos_token; name one in its tokenizer_config.json.")
     return tokenizer
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else f"its files cannot be read ({type(error).__name__})"
 
 
 def complete(tokenizer: Any, needed: Sequence[str]) -> Additions:

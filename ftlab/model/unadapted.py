@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ftlab.errors import Mistake
-from ftlab.model.modules import matches_name
+from ftlab.model.module_names import matches_name
 
 # model_type -> the layers' names, as transformers 5.23 computes them: in kernels that take the weights of a whole block
 # (``outproj_weight``, ``mamba_inner_fn``), by a product of its own (``self.dt_proj.weight @ ...``), or with two results
