@@ -20,6 +20,7 @@ from ftlab.data.packing.store import PackedRow
 from ftlab.data.prepare import prepare, split_parts
 from ftlab.data.prompts import prompt_rows
 from ftlab.data.sources import resolve
+from ftlab.errors import NotReadyError
 from ftlab.model.modules import decoder_of
 from ftlab.model.score import score_of
 from ftlab.policy.build import build_model
@@ -78,7 +79,10 @@ def three_steps(run: Run, folder: Path) -> tuple[str, str]:
     model, _ = build_model(run, tokens)
     files = PhaseFiles.in_folder(folder)
     if run.stage.name in GENERATING:
-        trainer = trainer_class(run)(run, model, tokens.tokenizer, prompt_rows(parts["train"], rows), None, files)
+        try:
+            trainer = trainer_class(run)(run, model, tokens.tokenizer, prompt_rows(parts["train"], rows), None, files)
+        except NotReadyError:
+            return "", "refused"
         return "", _verdict(trained(trainer), 0.0)
     row = next((row for row in rows if len(row.samples) > 1), PackedRow(rows[0].samples * 2))
     isolation = probe_isolation(model, row, tokens.tokenizer.pad_token_id).isolation
