@@ -52,11 +52,11 @@ SMALL = (
 _PACKED_BY = {"position_ids": "position ids", "block_mask": "block mask", "one_per_row": "one sample to a row"}
 
 
-def save_family(family: str, folder: Path) -> Path:
-    """A model folder of the family, with the embedded model's tokenizer."""
+def save_family(family: str, folder: Path, **more: Any) -> Path:
+    """A model folder of the family, with the embedded model's tokenizer. :param more: of its config."""
     tokenizer = AutoTokenizer.from_pretrained(ROOT / "models" / "tiny")
     special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    family_model(family, len(tokenizer), **special).save_pretrained(folder)
+    family_model(family, len(tokenizer), **special, **more).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

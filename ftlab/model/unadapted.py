@@ -32,6 +32,12 @@ def unadapted_layers(model: Any) -> list[str]:
     return _UNADAPTED.get(model.config.model_type, [])
 
 
+def unquantized_layers(family: str) -> list[str] | None:
+    """Names of layers of a ``model_type`` that stay as they are: the same, for a weight that is read past its layer
+    cannot be packed, and the output layer. None: what transformers leaves out by itself."""
+    return [*_UNADAPTED[family], "lm_head"] if family in _UNADAPTED else None
+
+
 def unadapted_mistakes(model: Any, names: Sequence[str]) -> list[Mistake]:
     """Return a mistake for each of the names that an adapter would not train."""
     family = model.config.model_type

@@ -11,7 +11,8 @@ from ftlab.model.modules import decoder_of
 def check_family(model: Any) -> None:
     """:raises NotReadyError: TRL 1.16 would end in the first step with an error about an attribute."""
     config = model.config.get_text_config()
-    has_router_loss = hasattr(config, "output_router_logits") and getattr(config, "router_aux_loss_coef", 0.0)
+    coefficient: float | None = getattr(config, "router_aux_loss_coef", None)
+    has_router_loss = bool(coefficient) and hasattr(config, "output_router_logits")
     if decoder_of(model) is not model.get_decoder():
         lacking = "finds no decoder in it"
     elif has_router_loss and not hasattr(config, "num_experts"):
