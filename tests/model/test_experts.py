@@ -146,7 +146,7 @@ def test_quantization_leaves_experts_as_they_are_and_says_what_they_take(folders
     assert {p.dtype for p in expert_parameters(model).values()} == {torch.bfloat16}
     assert adapted(model) == ATTENTION
     left_out, memory = describe_experts(model, run, count_parameters(model).total)
-    assert "196,608 parameters, 38% of the model, get no adapter under lora.experts=auto and quant=nf4" in left_out
+    assert "196,608 parameters, 37% of the model, get no adapter under lora.experts=auto and quant=nf4" in left_out
     assert "quant=nf4 leaves them in bfloat16" in memory
     wanted, _ = build(folders, "mixtral", "method=qlora", "lora.experts=true")
     assert adapted(wanted) == ATTENTION | EXPERTS
