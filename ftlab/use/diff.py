@@ -199,7 +199,7 @@ def _table(to: Console, header: Sequence[str], rows: Sequence[Sequence[str]]) ->
         table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row("", *map(Text, row))
-    if not to.is_terminal:
+    if to.known_width is None:
         wide = sum(max(map(cell_len, column)) + 2 for column in zip(header, *rows)) + 2
         to = Terminal(highlight=False, emoji=False, width=wide)
     to.print(table)
