@@ -192,7 +192,7 @@ def _print_metrics(to: Console, name: str, metrics: Metrics) -> None:
         )
 
 
-def _table(to: Console, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _table(to: Terminal, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """As wide as the terminal, with long values on several lines; in a pipe as wide as it is."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in ("", *header):
