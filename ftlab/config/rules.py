@@ -136,6 +136,9 @@ def _training_mistakes(run: Run) -> list[tuple[str, Any, str]]:
         own = "; its own key is stage.label_smoothing" if isinstance(stage, DpoStage) else ""
         reason = f"smooths the cross-entropy of pt and sft, and this is stage={stage.name}{own}"
         found.append(("train.label_smoothing", train.label_smoothing, reason))
+    if train.router_aux_loss_coef and stage.name == "ppo":
+        reason = "ppo has no load-balancing loss; use another stage, or null"
+        found.append(("train.router_aux_loss_coef", train.router_aux_loss_coef, reason))
     if train.engine == "trl":
         ours: dict[str, float | None] = {"train.label_smoothing": train.label_smoothing}
         if isinstance(stage, SftStage):

@@ -14,6 +14,7 @@ from ftlab.model import score
 from ftlab.model.experts import adapter_rank, untouched_experts
 from ftlab.model.freeze import freeze
 from ftlab.model.guests import TRAINED
+from ftlab.model.merge import merge_adapter
 from ftlab.model.modules import is_packed
 from ftlab.model.targets import Targets, adapter_targets
 from ftlab.model.unadapted import unadapted_layers
@@ -37,7 +38,7 @@ def apply_method(model: Any, run: Run, new_tokens: Sequence[int] = ()) -> Any:
     """
     if run.model.adapter is not None and run.method.name != "lora":
         # Wrapping it froze the model; what trains of it is decided below.
-        model = _load_adapter(model, run.model.adapter, {}).merge_and_unload().requires_grad_(True)
+        model = merge_adapter(_load_adapter(model, run.model.adapter, {})).requires_grad_(True)
     if getattr(model, "is_quantized", False):
         from peft import prepare_model_for_kbit_training
 

@@ -39,6 +39,7 @@ class Train(Group):
     weight_decay: NonNegativeFloat
     max_grad_norm: NonNegativeFloat
     label_smoothing: Fraction
+    router_aux_loss_coef: NonNegativeFloat | None
     optimizer: Optimizer
     adam_betas: tuple[Fraction, Fraction]
     epochs: PositiveFloat

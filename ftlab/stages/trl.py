@@ -34,6 +34,8 @@ from ftlab.stages.kto import WithMismatched
 from ftlab.stages.trainer.arguments import training_arguments
 from ftlab.stages.trainer.checkpoints import WholeCheckpoints
 from ftlab.stages.trainer.forward import last_hidden
+from ftlab.stages.trainer.router_loss import RouterLoss, router_coefficient
+from ftlab.stages.trl_batches import cut_after_answer, packed_dataset, pad_samples
 
 REFERENCE = "ref"  # what TRL calls its copy of the adapter that it starts from
 _LOSS_NAMES = {"exo": "exo_pair", "nca": "nca_pair"}
@@ -61,6 +63,7 @@ class TrlEngine(WholeCheckpoints):
         isolation: Isolation = "position_ids",
     ):
         self.run, self.files, self.isolation = run, files, isolation
+        self._coefficient = router_coefficient(run, model)
         args = training_arguments(run, str(files.folder), self.arguments, **self.options())
         if validation_rows is None:
             args.eval_strategy = "no"
@@ -76,7 +79,7 @@ class TrlEngine(WholeCheckpoints):
 
     def options(self) -> dict[str, Any]:
         """Return the arguments that only this trainer of TRL's has."""
-        return {"include_num_input_tokens_seen": "non_padding"}
+        return {"include_num_input_tokens_seen": "non_padding", "router_aux_loss_coef": self._coefficient}
 
     def extra_arguments(self, model: Any) -> dict[str, Any]:
         """Return further arguments of the trainer's constructor."""
@@ -142,9 +145,12 @@ class TrlEngine(WholeCheckpoints):
             with self.compute_loss_context_manager():
                 values["loss"] = [self.compute_loss(model, batch).item()]
             values.pop("num_tokens", None)  # of training
+            if "aux_loss" in values:  # which has no part in an evaluation's loss
+                values["loss"][0] -= self._coefficient * values["aux_loss"][0]
             for name, (value,) in values.items():
-                sums[name] = sums.get(name, 0.0) + value * count
-                counts[name] = counts.get(name, 0.0) + count
+                weight = 1 if name == "aux_loss" else count  # a batch has one, however many items
+                sums[name] = sums.get(name, 0.0) + value * weight
+                counts[name] = counts.get(name, 0.0) + weight
         values.clear()
         names = sorted(sums)
         table = torch.tensor([[sums[name] for name in names], [counts[name] for name in names]], dtype=torch.float64)
@@ -188,11 +194,12 @@ class TrlSftTrainer(TrlEngine, SFTTrainer):
             "padding_free": is_padding_free,
             "packing": False,
             "max_length": None,
+            "router_aux_loss_coef": self._coefficient,
             "include_num_input_tokens_seen": "all" if is_padding_free else "non_padding",
         }
 
     def batch(self, samples: list[Sample], columns: dict[str, Any], pad_id: int) -> dict[str, Tensor]:
-        found = _pad_samples(samples, pad_id)
+        found = pad_samples(samples, pad_id)
         labels = found["input_ids"].where(found.pop("completion_mask") == 1, IGNORE)
         return {**found, "labels": labels}
 
@@ -200,8 +207,8 @@ class TrlSftTrainer(TrlEngine, SFTTrainer):
         if self.isolation != "position_ids":
             return super().data(tokenizer, train, validation)
         return {
-            "train_dataset": _packed_dataset(train),
-            "eval_dataset": None if validation is None else _packed_dataset(validation),
+            "train_dataset": packed_dataset(train),
+            "eval_dataset": None if validation is None else packed_dataset(validation),
         }
 
     def extra_arguments(self, model: Any) -> dict[str, Any]:
@@ -217,10 +224,13 @@ class TrlRewardTrainer(TrlEngine, RewardTrainer):
 
     arguments = RewardConfig
 
+    def options(self) -> dict[str, Any]:
+        return {"include_num_input_tokens_seen": "non_padding"}
+
     def batch(self, samples: list[Sample], columns: dict[str, Any], pad_id: int) -> dict[str, Tensor]:
         assert isinstance(self.run.stage, RmStage)
-        cut = [_cut_after_answer(sample) for sample in samples]
-        found = _pad_samples(cut[0::2] + cut[1::2], pad_id)
+        cut = [cut_after_answer(sample) for sample in samples]
+        found = pad_samples(cut[0::2] + cut[1::2], pad_id)
         del found["completion_mask"]
         return {**found, "margin": torch.full((len(cut) // 2,), self.run.stage.margin)}
 
@@ -236,7 +246,14 @@ class TrlRewardTrainer(TrlEngine, RewardTrainer):
             logits: Any = score_of(self.accelerator.unwrap_model(model))(hidden_SD.float())
             return SequenceClassifierOutput(logits=logits)
 
-        return super().compute_loss(scored, inputs, return_outputs, num_items_in_batch)
+        if not self._coefficient:
+            return super().compute_loss(scored, inputs, return_outputs, num_items_in_batch)
+        router = RouterLoss(self.accelerator.unwrap_model(model), self._coefficient)
+        with router.recording(model) as calls:  # TRL has no such term for rewards
+            loss = super().compute_loss(scored, inputs, return_outputs, num_items_in_batch)
+        balance = router(calls, inputs["attention_mask"].reshape(-1))
+        self._metrics["train" if model.training else "eval"]["aux_loss"].append(balance.item())
+        return loss + self._coefficient * balance
 
 
 class TrlDpoTrainer(TrlEngine, DPOTrainer):
@@ -263,7 +280,7 @@ class TrlDpoTrainer(TrlEngine, DPOTrainer):
         return {"ref_model": reference.get_base_model() if has_adapter(reference) else reference}
 
     def batch(self, samples: list[Sample], columns: dict[str, Any], pad_id: int) -> dict[str, Tensor]:
-        return _pad_samples(samples[0::2] + samples[1::2], pad_id)
+        return pad_samples(samples[0::2] + samples[1::2], pad_id)
 
 
 class TrlKtoTrainer(TrlEngine, KTOTrainer):
@@ -296,40 +313,12 @@ class TrlKtoTrainer(TrlEngine, KTOTrainer):
         return WithMismatched(rows, self.run.seed, self.run.data.max_length)
 
     def batch(self, samples: list[Sample], columns: dict[str, Any], pad_id: int) -> dict[str, Tensor]:
-        mismatched = {f"KL_{name}": found for name, found in _pad_samples(samples[1::2], pad_id).items()}
+        mismatched = {f"KL_{name}": found for name, found in pad_samples(samples[1::2], pad_id).items()}
         return {
-            **_pad_samples(samples[0::2], pad_id),
+            **pad_samples(samples[0::2], pad_id),
             **mismatched,
             "label": torch.from_numpy(columns["label"][0::2] != 0),
         }
-
-
-def _packed_dataset(rows: PackedRows) -> Dataset:
-    packed = [rows[i] for i in range(len(rows))]
-    return Dataset.from_dict(
-        {
-            "input_ids": [np.concatenate([s.input_ids for s in row.samples]) for row in packed],
-            "labels": [np.concatenate([s.labels for s in row.samples]) for row in packed],
-            "seq_lengths": [[len(s.input_ids) for s in row.samples] for row in packed],
-        }
-    )
-
-
-def _pad_samples(samples: Sequence[Sample], pad_id: int) -> dict[str, Tensor]:
-    """Samples below each other, padded on the right, each shape (S, L); ``completion_mask``: what is learned."""
-    shape = len(samples), max(len(sample.input_ids) for sample in samples)
-    ids_SL, attended_SL, learned_SL = np.full(shape, pad_id), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    for s, sample in enumerate(samples):
-        length = len(sample.input_ids)
-        ids_SL[s, :length], attended_SL[s, :length], learned_SL[s, :length] = sample.input_ids, 1, sample.learned
-    names = ("input_ids", "attention_mask", "completion_mask")
-    return dict(zip(names, map(torch.from_numpy, (ids_SL, attended_SL, learned_SL))))
-
-
-def _cut_after_answer(sample: Sample) -> Sample:
-    """Up to the last token that is learned, where an answer is judged."""
-    length = len(sample.learned) - int(sample.learned[::-1].argmax())
-    return Sample(sample.input_ids[:length], sample.learned[:length])
 
 
 def _reference(model: Any) -> Any:

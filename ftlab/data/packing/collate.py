@@ -27,7 +27,8 @@ class PackedCollator:
     apart, so no mask is sent. Padding at a row's end has position 0 throughout: every pad is alone.
     ``scored_N``: places in the flattened (B * L) hidden states that predict a label; ``targets_N``: those labels;
     ``segments_N``: the sample each belongs to, 0 to S - 1. ``ends_S``: places of the last token that each sample learns
-    (its last, where it learns none), where an answer is judged. ``tokens``: how many tokens are no padding;
+    (its last, where it learns none), where an answer is judged; ``starts_S`` and ``lengths_S``: places of their first
+    tokens, and how many they have. ``tokens``: how many tokens are no padding;
     ``samples``: S. What rows carry of each sample comes along under its name, shape (S,).
 
     Where positions do not keep a model's samples apart, ``isolation`` names the other way, and comes along. With
@@ -76,6 +77,8 @@ class PackedCollator:
             "targets": torch.from_numpy(input_ids_BL.reshape(-1)[labelled_N]),
             "segments": torch.from_numpy(segments_BL.reshape(-1)[labelled_N]),
             "ends": torch.tensor(ends_S),
+            "starts": torch.tensor([start for start, _ in spans_S]),
+            "lengths": torch.tensor([length for _, length in spans_S]),
             "tokens": sum(row.length for row in rows),
             "samples": first,
             **self._apart(spans_S, input_ids_BL.size),

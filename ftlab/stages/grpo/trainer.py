@@ -33,6 +33,7 @@ from ftlab.stages.rewards.judge import EVALUATED, RewardScorer
 from ftlab.stages.rewards.scoring import Reward, Scores
 from ftlab.stages.trainer.arguments import training_arguments
 from ftlab.stages.trainer.checkpoints import WholeCheckpoints
+from ftlab.stages.trainer.router_loss import router_coefficient
 
 _PADDED = (
     "completion_ids", "completion_mask", "old_per_token_logps", "ref_per_token_logps", "sampling_per_token_logps"
@@ -88,6 +89,7 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
             scale_rewards="group",
             reward_weights=None if stage.reward_weights is None else list(stage.reward_weights),
             use_vllm=stage.vllm,
+            router_aux_loss_coef=router_coefficient(run, model),
             disable_dropout=True,  # the loss compares passes, which dropout would tell apart
         )
         if validation_rows is None:

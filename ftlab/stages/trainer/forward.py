@@ -80,8 +80,11 @@ def last_hidden(model: Any, **inputs: Tensor) -> Tensor:
     decoder: Any = extract_model_from_parallel(model).get_decoder()
     states: list[Tensor] = []
     handle = decoder.register_forward_hook(lambda module, args, output: states.append(output.last_hidden_state))
+    # A model that is asked to would make a loss of its own of its routers' logits, padding included, for nobody.
+    config = extract_model_from_parallel(model).config.get_text_config()
+    switches = {"output_router_logits": False} if getattr(config, "output_router_logits", False) else {}
     try:
-        model(**inputs, use_cache=False, logits_to_keep=1)
+        model(**inputs, **switches, use_cache=False, logits_to_keep=1)
     finally:
         handle.remove()
     (hidden_BLD,) = states

@@ -21,6 +21,7 @@ from ftlab.stages.trainer.arguments import training_arguments
 from ftlab.stages.trainer.checkpoints import WholeCheckpoints
 from ftlab.stages.trainer.forward import packed_logprobs
 from ftlab.stages.trainer.meter import Meter
+from ftlab.stages.trainer.router_loss import RouterLoss, counted_tokens, router_coefficient
 
 _VARIABLE_LENGTH = ("flash_attention_2", "flash_attention_3")
 
@@ -29,9 +30,11 @@ class StageTrainer(WholeCheckpoints):
     """A transformers Trainer over packed rows. A stage gives :meth:`terms` and, where they differ, the rest.
 
     :cvar uses_dropout: False where a loss compares two passes, which dropout would tell apart.
+    :cvar balances_every: routers are balanced over each so manieth sample, where others are there to compare with.
     """
 
     uses_dropout = True
+    balances_every = 1
 
     def __init__(
         self,
@@ -54,6 +57,8 @@ class StageTrainer(WholeCheckpoints):
             args.eval_strategy = "no"
         flatten = model.config._attn_implementation in _VARIABLE_LENGTH
         self._meter = Meter()
+        coefficient = router_coefficient(run, model)
+        self._router = RouterLoss(model, coefficient) if coefficient else None
         super().__init__(
             model=model,
             args=args,
@@ -95,10 +100,23 @@ class StageTrainer(WholeCheckpoints):
         """This micro-batch's share of the global batch's mean, a scalar, however the batch is split."""
         assert not return_outputs, "no caller of ours asks for the outputs"
         items = num_items_in_batch if num_items_in_batch is not None else self.items(inputs)
-        losses_I, measures = self.terms(inputs, self.outputs(model, inputs))
-        self._meter.add(measures)
+        outputs, balance = self._balanced_outputs(model, inputs)
+        losses_I, measures = self.terms(inputs, outputs)
+        self._meter.add({**measures, **balance})
         # Ranks average their gradients, and the loss is a sum over them.
-        return losses_I.sum() / items * self.world.size
+        loss = losses_I.sum() / items * self.world.size
+        if self._router is not None:  # a mean over the micro-batches of a step
+            loss = loss + self._router.coefficient * balance["aux_loss"][0] / self.current_gradient_accumulation_steps
+        return loss
+
+    def _balanced_outputs(self, model: Any, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """What :meth:`outputs` gives, and as ``aux_loss``, shape (1,), how unevenly the model's routers share out the
+        batch's tokens, where that is part of the loss."""
+        if self._router is None:
+            return self.outputs(model, batch), {}
+        with self._router.recording(model) as calls:
+            outputs = self.outputs(model, batch)
+        return outputs, {"aux_loss": self._router(calls, counted_tokens(batch, self.balances_every))[None]}
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         items = sum(self.items(batch) for batch in batch_samples)
@@ -140,9 +158,10 @@ class StageTrainer(WholeCheckpoints):
             for batch in loader:
                 batch = self._prepare_inputs(batch)
                 with self.compute_loss_context_manager():
-                    losses_I, measures = self.terms(batch, self.outputs(model, batch))
+                    outputs, balance = self._balanced_outputs(model, batch)
+                    losses_I, measures = self.terms(batch, outputs)
                 meter.add({"loss": losses_I}, is_complete=True)
-                meter.add(measures)
+                meter.add({**measures, **balance})
         model.train(was_training)
         means = meter.means(self.accelerator.reduce)
         return {**means, **self.derived(means)}
