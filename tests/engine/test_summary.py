@@ -21,7 +21,10 @@ from tests.runs import BARE, make_run
     [
         ("", "ftlab stage=dpo data=preferences model.adapter=tests/final"),
         ("method=full", "ftlab stage=dpo data=preferences method=full model.path=tests/final"),
-        ("stage=pt data=corpus model=tiny_instruct", "ftlab stage=sft data=instructions model=tiny_instruct model.adapter=tests/final"),
+        (
+            "stage=pt data=corpus model=tiny_instruct",
+            "ftlab stage=sft data=instructions model=tiny_instruct model.adapter=tests/final",
+        ),
         ("stage=rm data=preferences", "ftlab stage=ppo data=prompts stage.reward_model=tests"),
         ("stage=dpo data=preferences", "ftlab stage=dpo data.path=YOUR.json data.format=preference"),
         ("stage=kto data=labels", "ftlab stage=kto data.path=YOUR.json data.format=kto"),
@@ -34,9 +37,8 @@ def test_the_next_command_fits_what_was_done(line, first, mistakes):
     assert commands[0] == first
     assert commands[-1] == "tensorboard --logdir tests"
     for command in commands[:-1]:
-        assert (
-            mistakes(command.removeprefix("ftlab ").replace("model.path=tests/final", "model.path=models/tiny")) == []
-        )
+        line = command.removeprefix("ftlab ").replace("model.path=tests/final", "model.path=models/tiny")
+        assert mistakes(line) == []
 
 
 def test_the_seconds_of_a_run_count_from_the_start_of_the_command(tmp_path, env):
