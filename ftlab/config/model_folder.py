@@ -18,8 +18,9 @@ from ftlab.pretrained.files import CONFIG, local_folder
 from ftlab.pretrained.folder import not_a_model
 
 LOCAL = "local"  # the choice without a shape of its own
+_EMBEDDED = ("tiny", "tiny_instruct")  # what there is where nobody chose a model; a folder of any family may replace it
 # What makes it another model than the recipe's. Others, such as the rows of the embedding, training changes.
-_BODY = ("layers", "hidden_size", "intermediate_size", "heads", "kv_heads", "experts")
+_BODY = ("family", "layers", "hidden_size", "intermediate_size", "heads", "kv_heads", "experts")
 # Parameters below which the recommendations of a file of conf/model hold, as those files say.
 _SIZES = (("_1b", 3.5e9), ("_7b", 10e9), ("_13b", 16e9), ("_34b", 50e9), ("_70b", float("inf")))
 
@@ -51,9 +52,16 @@ def apply(cfg: DictConfig, given: Collection[str] = ()) -> list[Mistake]:
     said = model.get("architecture") or {}
     if not is_local and "model.architecture.family" not in given:
         kinds = architecture.model_types(architecture.read_object(folder / CONFIG))
-        if said.get("family") not in kinds:
+        is_other = said.get("family") not in kinds
+        if is_other and ("model" in given or recipe not in _EMBEDDED):
             return [Mistake("model.path", _other_family(str(recipe), said.get("family"), kinds[0], real), path)]
-        real["family"] = said["family"]
+        if not is_other:
+            real["family"] = said["family"]
+        else:
+            try:
+                real = architecture.complete(real, folder / CONFIG)
+            except NotReadyError as error:
+                return [Mistake("model.path", str(error), path)]
     changed = {
         key: value for key, value in real.items() if f"model.architecture.{key}" not in given and said.get(key) != value
     }

@@ -80,6 +80,8 @@ class PhaseRun:
             self.output.say(escape(line))
         self.tokens = load_tokens(self.config)
         self.tokenizer = self.tokens.tokenizer
+        if self.tokens.warning is not None:
+            self.output.say(f"[yellow]{escape(self.tokens.warning)}[/yellow]")
 
     def _load_model(self) -> None:
         from ftlab.model import adapter

@@ -76,12 +76,18 @@ def complete(tokenizer: Any, needed: Sequence[str]) -> Additions:
 
 
 def stop_tokens(tokenizer: Any, trained_text: str | None) -> list[int]:
-    """Return the ids at which an answer ends: the end of text, and the last token of what the template trains.
+    """Return the ids at which an answer ends: the end of text, and the last token of what the template trains, if that
+    is one of the tokens that stand for no text. A letter or a line break would end answers wherever it stands in them.
 
     :param trained_text: the text of one assistant turn as the template marks it, or None for plain text.
     """
-    stops = [tokenizer.eos_token_id]
-    if trained_text:
-        last = tokenizer(trained_text, add_special_tokens=False)["input_ids"][-1]
-        stops = [last, *(stop for stop in stops if stop != last)]
-    return stops
+    end = turn_end(tokenizer, trained_text)
+    return [end, *({tokenizer.eos_token_id} - {end})] if end is not None else [tokenizer.eos_token_id]
+
+
+def turn_end(tokenizer: Any, trained_text: str | None) -> int | None:
+    """The token that a trained turn ends with; None where that is one of its text's own."""
+    if not trained_text:
+        return None
+    last: int = tokenizer(trained_text, add_special_tokens=False)["input_ids"][-1]
+    return last if last in {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder} else None

@@ -73,6 +73,16 @@ def test_another_family_is_refused_with_what_fits(tmp_path):
     )
 
 
+def test_a_family_of_which_nobody_said_anything(tmp_path):
+    """No choice was made, so there is none that it contradicts."""
+    other = folder_with(tmp_path / "other", model_type="falcon", head_dim=None, num_key_value_heads=None)
+    run = make_run(f"model.path={other}")
+    shape = run.model.architecture
+    assert (run.model.name, shape.family, shape.kv_heads, shape.gated_mlp) == ("other", "falcon", 4, False)
+    assert remarks(run)[0].endswith("model=local takes those from the folder too")
+    assert "is a recipe for llama" in refusal("model=tiny", f"model.path={other}")
+
+
 def test_a_model_in_the_cache_of_the_hub(tmp_path, monkeypatch):
     snapshot = tmp_path / "models--me--mine" / "snapshots" / "abc"
     folder_with(snapshot, num_hidden_layers=7)
