@@ -17,9 +17,9 @@ from ftlab.data.prepare import Prepared
 from ftlab.engine.output import Output
 from ftlab.engine.session import Session
 from ftlab.rundir.directory import RunDir
-from ftlab.rundir.documents import read_json
 from ftlab.rundir.files import write_atomic
 from ftlab.rundir.plan import Phase, Plan
+from ftlab.rundir.records import read_samples
 
 _SHOWN = 3  # samples in the summary
 _NONE = "-"  # in a table: only the other side was measured
@@ -107,11 +107,8 @@ def _samples(output: Output, run_dir: RunDir, phase: str) -> None:
 
 
 def _answers(run_dir: RunDir, phase: str, when: str) -> list[dict[str, Any]]:
-    path = run_dir.samples_file(phase, when)
-    if not path.exists():
-        return []
-    samples: list[dict[str, Any]] = read_json(path, "Put a copy back; the run itself is whole.").get("samples", [])
-    return samples
+    values = read_samples(run_dir.samples_file(phase, when))
+    return [] if values is None else values["samples"]
 
 
 def _short(text: str, limit: int = 160) -> str:
