@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from ftlab.base.terminal import discard_output
+from ftlab.base.terminal import discard_output, echo_error
 from ftlab.config import check, command_line, compose, paths, phases
 from ftlab.errors import FtlabError, Interrupted
 
@@ -75,5 +75,5 @@ def call(target: str, *values: object) -> None:
 
 
 def report(error: FtlabError) -> int:
-    print(error, file=sys.stderr)
+    echo_error(error)
     return error.exit_code

@@ -84,6 +84,21 @@ def test_a_model_that_cannot_be_reached_says_what_would_do(ftlab, tmp_path):
     ) in done.stderr.splitlines()
 
 
+@pytest.mark.parametrize("key", ["data.path=hf://", "+no.such=https://"])
+def test_a_password_in_an_address_is_not_repeated(key, ftlab):
+    done = ftlab(f"{key}anna:hunter2secret@host/set", "data.format=alpaca")
+    assert done.returncode == 1
+    assert "//<redacted>@host/set" in done.stderr
+    assert "hunter2secret" not in done.stdout + done.stderr
+
+
+def test_an_error_cannot_steer_the_terminal(ftlab):
+    done = ftlab("data.path=\x1b]0;owned\x07.json")
+    assert done.returncode == 1
+    assert "<U+001B>]0;owned<U+0007>.json" in done.stderr
+    assert "\x1b" not in done.stdout + done.stderr
+
+
 def test_version(ftlab):
     done = ftlab("version")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"ftlab {__version__}\n", "")

@@ -654,3 +654,24 @@ def test_every_value_that_the_schema_lists_for_a_group_is_a_file(loader):
     """A choice named in an enumeration without a file could only be reached by half: its other keys would be wrong."""
     for group in ("stage", "task", "quant", "deepspeed", "tracker"):
         assert names_in_the_schema(group) == {path.stem for path in (CONF / group).glob("[!_]*.yaml")}, group
+
+
+# ------------------------------------------------------------------------------------------------------- terminal
+
+
+def raw_output(source: str, module: str) -> list[str]:
+    """Where text goes out beside ``ftlab.base.terminal``, which keeps it from steering the terminal."""
+    if module == "ftlab.base.terminal":
+        return []
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    names = [(node.lineno, ast.unparse(node.func)) for node in calls]
+    ways = {"print", "Console", "rich.print", "sys.stdout.write", "sys.stderr.write", "Console.print"}
+    return [f"{module}:{line} {name}" for line, name in names if name in ways]
+
+
+def test_all_output_goes_through_the_terminal():
+    assert offenders(raw_output) == []
+    assert raw_output("print(1)\nConsole().log(2)", "ftlab.use.ls") == [
+        "ftlab.use.ls:1 print",
+        "ftlab.use.ls:2 Console",
+    ]

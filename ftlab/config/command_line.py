@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
+from ftlab.base.terminal import echo_error
 from ftlab.config import dataset_names, phases
 from ftlab.config.compose import compose, select_loader
 from ftlab.config.paths import config_dir, group_names, task_names
@@ -191,7 +191,7 @@ def first_job(arguments: Arguments) -> Arguments:
     overrides = OverridesParser.create().parse_overrides(list(arguments.overrides))
     chosen = [phases.decode_override(first_values([one])[0]) for one in overrides if one.is_discrete_sweep()]
     with_values = f", with {' '.join(chosen)}" if chosen else ""
-    print(f"The config of the first job of the sweep{with_values}. Another's: its values, without -m.", file=sys.stderr)
+    echo_error(f"The config of the first job of the sweep{with_values}. Another's: its values, without -m.")
     return replace(arguments, flags=tuple(arguments.single_flags), overrides=tuple(first_values(overrides)))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 import weakref
@@ -15,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ftlab.data import duplicates
 from ftlab.data.formats import COLUMNS, CONVERTERS, Columns, Record, RowError
 from ftlab.data.ledger.ledger import Ledger
 from ftlab.data.packing import selection
@@ -26,6 +28,8 @@ from ftlab.data.tokens.block_encoder import MEND, Recipe
 from ftlab.data.tokens.encoder import Encoder, FastPathMismatch
 from ftlab.data.tokens.templates import Template
 from ftlab.errors import DataError
+from ftlab.rundir import seals
+from ftlab.rundir.names import DATA_SEAL
 from ftlab.schema import Data
 
 Progress = Callable[[str, int, str], AbstractContextManager[Any]]
@@ -38,11 +42,13 @@ class Prepared:
     """The packed rows of every split, as a trainer takes them, and the ledger of all source rows.
 
     :param rows: packed rows by split. :param cached: whether an earlier preparation was found.
+    :param damaged: the file for which an earlier preparation could not be used.
     """
 
     rows: dict[str, PackedRows]
     ledger: Ledger
     cached: bool
+    damaged: str | None = None
 
     @property
     def train(self) -> PackedRows:
@@ -53,8 +59,11 @@ class Prepared:
         return self.rows.get("validation")
 
 
-def split_parts(sources: Sequence[Source], data: Data, seed: int) -> Parts:
-    """Assign the rows of each data set to splits; rows are counted, not read."""
+def split_parts(sources: Sequence[Source], data: Data, seed: int, progress: Progress | None = None) -> Parts:
+    """Assign the rows of each data set to splits, those that are the same to the same one.
+
+    Rows are counted, and read only where some are held out; of a stream, which would be fetched twice, not then.
+    """
     parts: Parts = {}
     for source in sources:
         for split, location in source.splits.items():
@@ -64,12 +73,26 @@ def split_parts(sources: Sequence[Source], data: Data, seed: int) -> Parts:
                 continue
             limit = data.num_samples if data.num_samples is not None else source.num_samples
             drawn = data.model_copy(update={"num_samples": limit})
-            found = selection.select_rows(count, drawn, seed, set(source.splits))
+            together = None if location.size() is None else _Together(source, location, count, data.cache, progress)
+            found = selection.select_rows(count, drawn, seed, set(source.splits), together)
             sizes = {name: count if ordinals is None else len(ordinals) for name, ordinals in found.items()}
             for name, ordinals in found.items():
                 left_out = count - sum(sizes.values()) if name == "train" else 0
                 parts.setdefault(name, []).append(Part(source, location, ordinals, sizes[name], left_out))
     return parts
+
+
+class _Together:
+    """Keeps duplicates on one side of a split. Rows are read when it is first asked."""
+
+    def __init__(self, *of_rows: Any):
+        self._of_rows = of_rows
+        self._hashes: duplicates.Hashes | None = None
+
+    def __call__(self, places: Sequence[int], rows: Sequence[int]) -> Sequence[int]:
+        if self._hashes is None:
+            self._hashes = duplicates.row_hashes(*self._of_rows)
+        return duplicates.keep_groups_whole(places, self._hashes[list(rows)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,9 +198,13 @@ def prepare(
     key = _key(fingerprints, recipes, data, seed, tokenizer)
     folder = Path(data.cache).expanduser() / "data" / key
     with _preparation_lock(folder):
-        if (folder / _LEDGER).is_file():
-            return _read(folder, data, cached=True)
-        return make(folder)
+        damaged = None
+        if os.path.lexists(folder):
+            damaged = seals.broken_file(folder, DATA_SEAL, is_closed=True)
+            if damaged is None:
+                return _read(folder, data, cached=True)
+            seals.remove(folder)
+        return replace(make(folder), damaged=damaged)
 
 
 def _make(
@@ -200,7 +227,7 @@ def _make(
         ledger = Ledger(" + ".join(means.recipes), files, hashes, splits, means.encoder.engine)
         _check_not_empty(ledger)
         (writing / _LEDGER).write_text(json.dumps(ledger.counts(), ensure_ascii=False), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
+        seals.seal_folder(writing, DATA_SEAL)
         writing.replace(folder)
     finally:
         shutil.rmtree(writing, ignore_errors=True)
@@ -209,7 +236,12 @@ def _make(
 
 def _build(folder: Path, parts: Parts, means: BuildContext) -> dict[str, Any]:
     shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was stopped
-    return {split: SplitBuilder(split, of_split, means).build(folder / split) for split, of_split in parts.items()}
+    builders = {split: SplitBuilder(split, of_split, means) for split, of_split in parts.items()}
+    ledgers = {split: builder.build(folder / split) for split, builder in builders.items()}
+    for split, builder in builders.items():
+        if split != "train":
+            builder.compare(builders["train"])
+    return ledgers
 
 
 def _check_not_empty(ledger: Ledger) -> None:

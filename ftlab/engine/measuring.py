@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 from ftlab.data.formats import Labelled, Text
 from ftlab.data.prepare import Parts, examples
 from ftlab.data.tokens.templates import prompt_and_answer
-from ftlab.engine.metrics_log import Metrics
+from ftlab.engine.metrics_log import Metrics, evaluation_line
 from ftlab.engine.session import Session
 from ftlab.engine.trackers.rates import Rates
 from ftlab.errors import RunDirError
@@ -24,6 +24,7 @@ from ftlab.policy.tokens import Tokens
 from ftlab.rundir.documents import read_json
 from ftlab.rundir.files import write_atomic
 from ftlab.rundir.names import EXACT_MATCH
+from ftlab.rundir.summary import VALIDATION
 from ftlab.schema import Run
 
 _NOT_MEASURES = (
@@ -60,7 +61,9 @@ class Measuring:
             return _read(path)
         measures = Measures(self._validation(trainer, 0))
         self._answer(measures, trainer.model, "before training")
-        self._log(measures, 0)
+        logged = {f"eval_{name.removeprefix(VALIDATION)}": value for name, value in measures.values.items()}
+        if line := evaluation_line({**logged, **self._log(measures, 0)}):
+            self._output.say(f"before training: {line}")
         self._write(measures, "before", 0)
         return measures
 
@@ -101,7 +104,7 @@ class Measuring:
         log = trainer.state.log_history
         found = next((e for e in log if e["step"] == step and "eval_loss" in e), None) or trainer.evaluate()
         return {
-            f"validation {name.removeprefix('eval_')}": value
+            f"{VALIDATION}{name.removeprefix('eval_')}": value
             for name, value in found.items()
             if name.startswith("eval_") and name not in _NOT_MEASURES
         }

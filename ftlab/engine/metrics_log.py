@@ -1,9 +1,11 @@
-"""What happens beside the steps: metrics.jsonl, which feeds the trackers, and the progress bar."""
+"""What happens beside the steps: metrics.jsonl, which feeds the trackers, and what the terminal shows."""
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
+from itertools import takewhile
 from typing import Any
 
 from transformers import TrainerCallback
@@ -13,6 +15,12 @@ from ftlab.distributed.world import current_world
 from ftlab.engine.output import Output
 from ftlab.engine.session import Session
 from ftlab.engine.trackers.rates import Rates
+from ftlab.rundir.names import EXACT_MATCH
+
+# Of what a stage measures on the validation split: what its line of an evaluation shows, in this order.
+SHOWN = (
+    "loss", "perplexity", "accuracy", "preference_accuracy", "reward", "rewards/margins", "score/margin", "kl",
+)  # fmt: skip
 
 
 class Metrics(TrainerCallback):
@@ -45,17 +53,55 @@ class Metrics(TrainerCallback):
 
 
 class Advance(TrainerCallback):
-    """Moves the bar, with the last loss and how fast it went since the last log."""
+    """Moves the bar, with the last loss and how fast it went since the last log; a line for each evaluation, and one
+    for the end. The values are those of ``metrics.jsonl``."""
 
     def __init__(self, output: Output, bar: Bar, rates: Rates):
         self._output, self._bar, self._rates = output, bar, rates
         self._status = ""
+        self._told = 0  # the step up to which evaluations were told
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._told = state.global_step  # by the start that took it
+        self._bar.update(state.global_step)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._tell_evaluation(state)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._bar.update(state.global_step, self._status)
+        if not control.should_log:  # else the step's own loss is about to come
+            self._bar.update(state.global_step, self._status)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if "loss" in logs:
             rate = self._rates.latest.get("tokens_per_second")
             self._status = f"loss {logs['loss']:.4f}" + (f" {rate:,.0f} tokens/s" if rate is not None else "")
+            self._bar.update(state.global_step, self._status)
         self._output.note(json.dumps({"step": state.global_step, **logs}))
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._bar.update(state.global_step)
+        last = next((entry for entry in reversed(state.log_history) if "loss" in entry), None)
+        if last is not None:
+            self._output.say(f"step {last['step']}: last logged loss {last['loss']:.4f}")
+        self._tell_evaluation(state)
+
+    def _tell_evaluation(self, state: Any) -> None:
+        """What was measured after this step, in one line: answers come before the step is logged, and the validation
+        split after it."""
+        step = state.global_step
+        if step > self._told:
+            self._told = step
+            of_step = takewhile(lambda entry: entry["step"] == step, reversed(state.log_history))
+            measured = {key: value for entry in of_step for key, value in entry.items()}
+            if line := evaluation_line(measured):
+                self._output.say(f"step {step}: {line}")
+
+
+def evaluation_line(logged: Mapping[str, Any]) -> str:
+    """What a person wants to know of an evaluation, by the names that ``metrics.jsonl`` has; empty without one."""
+    found = [(f"eval_{name}", f"validation {name}") for name in SHOWN if f"eval_{name}" in logged]
+    parts = [f"{label} {logged[key]:.4f}" for key, label in found]
+    parts = [*parts[:1], *(part.removeprefix("validation ") for part in parts[1:])]
+    golden = [f"golden exact match {logged[EXACT_MATCH]:.3f}"] if EXACT_MATCH in logged else []
+    return ", ".join([*parts, *golden])

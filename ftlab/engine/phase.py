@@ -44,7 +44,7 @@ class PhaseRun:
         sources = resolve.resolve(data, self.config.stage.name)
         self._check_same_data(sources)
         self._load_tokenizer()
-        self.parts = split_parts(sources, data, self.config.seed)
+        self.parts = split_parts(sources, data, self.config.seed, self.output.progress)
         prepared = prepare(
             sources, self.parts, data, self.config.seed, self.tokens.template, self.tokenizer, self.output.progress
         )
@@ -64,8 +64,11 @@ class PhaseRun:
             )
 
     def _load_tokenizer(self) -> None:
+        from ftlab.model import remote_code
         from ftlab.policy.tokens import load_tokens
 
+        if line := remote_code.notice(self.config.model):
+            self.output.say(escape(line))
         self.tokens = load_tokens(self.config)
         self.tokenizer = self.tokens.tokenizer
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ftlab.base.terminal import echo
 from ftlab.data.sources import resolve
 from ftlab.engine.process import quiet_libraries
 from ftlab.engine.starts import differing_starts
@@ -43,7 +44,7 @@ def reproduce(run: Run, overrides: Sequence[str]) -> None:
     with claim(again) as run_dir:
         Manifest(run_dir).record(reproduces={"run": str(original.path)})
         for line in _changed_weights(original):
-            print(line)
+            echo(line)
         _execute(run_dir)
         is_equal, lines = verdict(original, run_dir)
         Manifest(run_dir).record(reproduces={"run": str(original.path), "equal": is_equal})
@@ -52,7 +53,7 @@ def reproduce(run: Run, overrides: Sequence[str]) -> None:
             log.write(f"{text}\n")
     if not is_equal:
         raise NotReproducedError(text)
-    print(text)
+    echo(text)
 
 
 def _execute(run_dir: RunDir) -> None:
@@ -93,7 +94,7 @@ def _check_data(original: RunDir, plan: Plan, force: bool) -> None:
             "the data back, or run it anyway with force=true."
         )
     for file in changed:
-        print(f"{file} has changed since {original.path} was trained (force=true)")
+        echo(f"{file} has changed since {original.path} was trained (force=true)")
 
 
 # --- the second run --------------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ def ledger(session: Session, phase: str, prepared: Prepared) -> None:
     fingerprint = hashlib.sha256("\n".join(sorted(found.sha256.values())).encode()).hexdigest()
     name = str(path.relative_to(session.run_dir.path))
     session.manifest.record_item("data", phase, {"files": len(found.sha256), "sha256": fingerprint, "ledger": name})
-    for line in ledger_lines(found, prepared.cached):
+    for line in ledger_lines(found, prepared.cached, prepared.damaged):
         session.output.say(line)
     session.output.note(f"tokenized by {found.engine}")
 

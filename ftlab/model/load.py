@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 
 from ftlab.errors import NotReadyError
+from ftlab.model import remote_code
 from ftlab.model.prequantized import quantization_kind
 from ftlab.schema import Run
 
@@ -58,6 +59,8 @@ def load_model(run: Run) -> Any:
             options["device_map"] = {"": "cpu" if uses_cpu(run) else torch.accelerator.current_device_index()}
         model = AutoModelForCausalLM.from_pretrained(run.model.path, **source, **options)
     except (OSError, ValueError, ImportError, SafetensorError) as error:
+        if remote_code.is_untrusted(run.model, error):
+            raise NotReadyError(f"{remote_code.explain(run.model)}.") from None
         raise NotReadyError(f"model.path={run.model.path} cannot be loaded: {str(error).splitlines()[0]}") from None
     if uses_cpu(run) and getattr(model, "is_loaded_in_4bit", False):
         _keep_gradients(model)

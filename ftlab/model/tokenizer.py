@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ftlab.errors import NotReadyError
+from ftlab.model import remote_code
 from ftlab.schema import Model
 
 PAD = "<|pad|>"  # added where the vocabulary has nothing else to pad with
@@ -41,6 +42,8 @@ def load_tokenizer(model: Model) -> Any:
             model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
         )
     except (OSError, ValueError) as error:
+        if remote_code.is_untrusted(model, error):
+            raise NotReadyError(f"{remote_code.explain(model)}.") from None
         raise NotReadyError(f"model.path={model.path}: no tokenizer there: {str(error).splitlines()[0]}") from None
     if tokenizer.eos_token is None:
         raise NotReadyError(f"The tokenizer of {model.path} has no eos_token; name one in its tokenizer_config.json.")

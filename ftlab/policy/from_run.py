@@ -8,6 +8,7 @@ from typing import Any
 
 from ftlab.data.tokens.templates import Template
 from ftlab.errors import RunDirError
+from ftlab.model.remote_code import untrusted
 from ftlab.policy.build import build_model
 from ftlab.policy.lineage import ending_config
 from ftlab.policy.tokens import load_tokens
@@ -43,7 +44,7 @@ def load_policy(folder: Path) -> TrainedPolicy:
     except RunDirError as error:
         raise RunDirError(f"{folder} {error}.") from None
     run_dir = RunDir.open(folder)
-    config = ending_config(run_dir, run_dir.plan(), phase.name)
+    config = untrusted(ending_config(run_dir, run_dir.plan(), phase.name))
     tokens = load_tokens(config)
     model, _ = build_model(config, tokens)
     model.eval().requires_grad_(False)

@@ -9,7 +9,7 @@ from ftlab.data.prepare import check_first_rows
 from ftlab.data.sources import resolve
 from ftlab.distributed.world import current_world, planned_devices
 from ftlab.errors import ConfigError, DataError, FtlabError, NotReadyError
-from ftlab.model import prequantized, saved_adapter
+from ftlab.model import prequantized, remote_code, saved_adapter
 from ftlab.preflight.packages import missing_trackers
 from ftlab.preflight.reachable import cached_folder, unreachable
 from ftlab.rundir.directory import RunDir
@@ -60,7 +60,9 @@ def check(run: Run, adapter: Collection[str] | None = None) -> None:
         missing.append(str(error))
     missing += filter(None, [optimizers.missing_package(run)])
     missing += missing_trackers(run)
-    missing += _unreachable_model(run) or filter(None, [prequantized.unsupported_reason(run)])
+    missing += _unreachable_model(run) or filter(
+        None, [remote_code.refusal(run.model), prequantized.unsupported_reason(run)]
+    )
     missing += _unreachable_reference(run)
     missing += adapter_mistakes(run, ()) if adapter is None else adapter
     if missing:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import json
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from ftlab.errors import RunDirError
-from ftlab.rundir.documents import read_json
-from ftlab.rundir.files import sha256, temporary_folder, write_atomic
+from ftlab.rundir import seals
+from ftlab.rundir.files import temporary_folder
 from ftlab.rundir.names import CHECKPOINT_MANIFEST, FINAL, MERGED_BASE, SET_ASIDE, WEIGHT_FILES
 
 _CHECKPOINT = re.compile(r"checkpoint-(0|[1-9][0-9]*)")
@@ -51,22 +48,9 @@ def weights(folder: Path) -> Iterator[Path]:
 
 def seal(checkpoint: Path) -> None:
     """Write the manifest of hashes that makes a checkpoint count."""
-    files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != CHECKPOINT_MANIFEST)
-    hashes = {str(path.relative_to(checkpoint)): sha256(path) for path in files}
-    for path in files:
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
-    write_atomic(checkpoint / CHECKPOINT_MANIFEST, json.dumps({"sha256": hashes}, indent=2) + "\n")
+    seals.seal_folder(checkpoint, CHECKPOINT_MANIFEST)
 
 
 def is_whole(checkpoint: Path) -> bool:
     """Whether every file of a checkpoint is there with the hash of its manifest."""
-    manifest = checkpoint / CHECKPOINT_MANIFEST
-    if not manifest.is_file():
-        return False
-    try:
-        hashes = read_json(manifest, "")["sha256"].items()
-    except (RunDirError, KeyError, AttributeError):  # the manifest itself was damaged
-        return False
-    return all((checkpoint / name).is_file() and sha256(checkpoint / name) == value for name, value in hashes)
+    return seals.broken_file(checkpoint, CHECKPOINT_MANIFEST) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 CHECKPOINT_MANIFEST = "checkpoint.json"
+DATA_SEAL = "seal.json"  # in a folder of the data cache: the hashes of its files
 SET_ASIDE = "set_aside"  # in a phase's folder: weights that no start goes on from
 LATEST = "latest"  # below outputs/: a link to the run that was started last
 WEIGHT_FILES = {".safetensors", ".bin", ".pt", ".pth"}  # endings

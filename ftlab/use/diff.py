@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ftlab.base.terminal import Terminal
+from ftlab.base.terminal import Terminal, echo_json
 from ftlab.errors import ConfigError, Mistake
 from ftlab.rundir import compare as parts
 from ftlab.rundir import summary
@@ -89,7 +88,7 @@ def diff(run: Run, overrides: Sequence[str]) -> None:
     a, b = Side.read(task.first), Side.read(task.second)
     found = compare(a, b, task.tolerance)
     if task.format == "json":
-        print(json.dumps(_as_dict(a, b, found), indent=2, ensure_ascii=False))
+        echo_json(_as_dict(a, b, found))
     else:
         _print(a, b, found)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from ftlab import __version__
 from ftlab.base import machine
+from ftlab.base.terminal import echo, echo_json
 from ftlab.config.paths import config_dir
 from ftlab.distributed.world import visible_gpus
 from ftlab.schema import EnvTask, Run
@@ -23,7 +23,7 @@ _PACKAGES = (
 
 
 def version(run: Run, overrides: Sequence[str]) -> None:
-    print(f"ftlab {__version__}")
+    echo(f"ftlab {__version__}")
 
 
 def environment(run: Run, overrides: Sequence[str]) -> None:
@@ -31,12 +31,12 @@ def environment(run: Run, overrides: Sequence[str]) -> None:
     facts = _facts()
     assert isinstance(run.task, EnvTask)
     if run.task.format == "json":
-        print(json.dumps(facts, indent=2))
+        echo_json(facts)
         return
     for title, values in facts.items():
-        print(title)
+        echo(title)
         for name, value in values.items():
-            print(f"  {name:<16}{value}")
+            echo(f"  {name:<16}{value}")
 
 
 def _facts() -> dict[str, dict[str, str]]:

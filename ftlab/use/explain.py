@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ftlab.base.terminal import echo
 from ftlab.config import command_line
 from ftlab.config.compose import select_loader
 from ftlab.config.history import Provenance, trace
@@ -21,7 +22,7 @@ def explain(run: Run, argv: Sequence[str]) -> None:
         raise ConfigError([Mistake("task.key", "which key? For example: ftlab explain train.learning_rate")])
     given = command_line.read(argv)
     loader, config_name = select_loader(given.config_dir, given.config_name)
-    print("\n".join(_lines(trace(run.task.key, given.overrides, loader, config_name), "")))
+    echo("\n".join(_lines(trace(run.task.key, given.overrides, loader, config_name), "")))
 
 
 def _lines(provenance: Provenance, indent: str) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from ftlab.base.terminal import echo
 from ftlab.config.paths import config_dir, task_names
 
 WIDTH = 100
@@ -23,7 +24,7 @@ TRY = (
 
 def show(task: str, argv: Sequence[str]) -> None:
     """Print the general help, or that of the task that was named beside ``--help``."""
-    print(_task_help(task) if task in argv else _general_help())
+    echo(_task_help(task) if task in argv else _general_help())
 
 
 def _general_help() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import shlex
@@ -18,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ftlab.base.terminal import Terminal
+from ftlab.base.terminal import Terminal, echo, echo_json
 from ftlab.errors import ConfigError, Mistake, nearest
 from ftlab.rundir import summary
 from ftlab.rundir.compare import lower_is_better
@@ -57,12 +56,12 @@ def ls(run: Run, overrides: Sequence[str]) -> None:
     chosen = _sorted([one for one in every if task.status in (None, one.status)], measure or task.sort)
     shown = chosen[: task.limit]
     if task.format == "json":
-        print(json.dumps([_as_dict(one) for one in shown], indent=2, ensure_ascii=False))
+        echo_json([_as_dict(one) for one in shown])
     elif not every:
-        print(f"No run in {folder}. ftlab starts one; ftlab --help says how.")
+        echo(f"No run in {folder}. ftlab starts one; ftlab --help says how.")
     elif not chosen:
         counts = ", ".join(f"{count} {status}" for status, count in Counter(one.status for one in every).items())
-        print(f"No run in {folder} has status={task.status}. There are: {counts}.")
+        echo(f"No run in {folder} has status={task.status}. There are: {counts}.")
     else:
         _print(Terminal(highlight=False, emoji=False), folder, shown, len(chosen), measure)
 

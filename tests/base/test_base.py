@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import io
+import json
+import re
 import subprocess
 
 import pytest
 from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
 
 from ftlab.base import git, machine, redaction
 from ftlab.base.progress import Bar
+from ftlab.base.terminal import Terminal, echo, echo_error, echo_json, escape_controls
 
 
 def test_a_package_that_is_not_installed_has_no_version_and_no_commit():
@@ -76,3 +82,30 @@ def test_secrets_of_the_environment_go_wherever_they_stand(monkeypatch):
         "a": ["<redacted>", 1],
         "url": "https://<redacted>@host/x",
     }
+
+
+CONTROLS = ("\x1b]0;owned\x07", "\x1b[2J", "\x9b2J", "\r", "\x08", "\x7f", "\u202e", "\u2066")
+
+
+@pytest.mark.parametrize("control", CONTROLS, ids=ascii)
+@pytest.mark.parametrize("colours", [None, "truecolor"])
+def test_no_character_of_a_text_steers_the_terminal(control, colours, capsys):
+    file = io.StringIO()
+    to = Terminal(file=file, force_terminal=colours is not None, color_system=colours, width=80)
+    table = Table("a")
+    table.add_row(f"cell {control} end")
+    for what in (f"markup {control} end", Text(f"text {control} end", "bold"), table, Panel(f"panel {control} end")):
+        to.print(what)
+    echo(f"line {control} end")
+    echo_error(f"error {control} end")
+    written = file.getvalue()
+    for name in ("markup", "text", "cell", "panel"):
+        assert name in written
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", written)  # the colours are rich's own
+    out, err = capsys.readouterr()
+    assert not set(control) & set(plain + out + err) - set(escape_controls(control))
+    assert f"<U+{ord(control[0]):04X}>" in out
+    echo_json({"text": f"{control} é"})
+    printed = capsys.readouterr().out
+    assert json.loads(printed) == {"text": f"{control} é"}
+    assert "é" in printed and not any(letter in printed for letter in control if escape_controls(letter) != letter)

@@ -56,7 +56,7 @@ def shown(prepared):
 
     console = Console(width=200, record=True, file=None, quiet=False)
     with console.capture() as capture:
-        for line in ledger_lines(prepared.ledger, prepared.cached):
+        for line in ledger_lines(prepared.ledger, prepared.cached, prepared.damaged):
             console.print(line)
     return capture.get()
 
@@ -96,13 +96,90 @@ def test_what_is_on_disk_is_small_and_flat(bench, path, cache, samples_of):
     stored = sum(len(sample.input_ids) for sample in samples_of(prepared.train))
     assert (folder / "train" / "ids.i32").stat().st_size == 4 * stored
     assert (folder / "train" / "trained.u8").stat().st_size == stored
-    assert sorted(path.name for path in folder.iterdir()) == ["ledger.json", "train", "validation"]
+    assert sorted(path.name for path in folder.iterdir()) == ["ledger.json", "seal.json", "train", "validation"]
 
 
 def test_where_no_cache_is_wanted_there_is_none(bench, path, monkeypatch, tmp_path):
     monkeypatch.setenv("FTLAB_CACHE", str(tmp_path / "none"))
     assert [bench.prepare(*overrides_of(path, "null")).cached for _ in range(2)] == [False, False]
     assert not (tmp_path / "none").exists()
+
+
+# --- damaged ---------------------------------------------------------------------------------------------------------
+
+
+def rewrite(path, content):
+    """Another file: the one that was there may be mapped into memory."""
+    path.unlink()
+    path.write_bytes(content)
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    rewrite(path, content)
+
+
+def folder_instead(path):
+    path.unlink()
+    path.mkdir()
+
+
+def link_to_nowhere(path):
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
+DAMAGE = {
+    "flipped": flip,
+    "half": lambda path: rewrite(path, path.read_bytes()[: path.stat().st_size // 2]),
+    "empty": lambda path: rewrite(path, b""),
+    "list": lambda path: rewrite(path, b"[1, 2]"),
+    "object": lambda path: rewrite(path, b'{"sha256": {}}'),
+    "gone": lambda path: path.unlink(),
+    "folder": folder_instead,
+    "link": link_to_nowhere,
+}
+FILES = ("train/ids.i32", "train/trained.u8", "train/bounds.npy", "train/kept.npy", "ledger.json", "seal.json")
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_cache_is_prepared_anew_and_told_once(damage, file, bench, write, cache, same_rows):
+    path = write("few.jsonl", numbered(4))
+    overrides = alpaca(path, f"data.cache={cache}")
+    first = bench.prepare(*overrides)
+    [key] = keys(cache)
+    DAMAGE[damage](cache / "data" / key / file)
+    again, after = (bench.prepare(*overrides) for _ in range(2))
+    same_rows(again.train, first.train)
+    same_rows(after.train, first.train)
+    assert first.ledger == again.ledger == after.ledger
+    assert (again.cached, after.cached) == (False, True)
+    named = "" if file == "seal.json" else file  # a readable seal may leave out, or name, any other
+    assert f"{named} of the data cache was damaged: prepared anew" in shown(again)
+    assert "damaged" not in shown(after)
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "empty folder"])
+def test_something_else_in_the_place_of_a_cache_is_replaced(kind, bench, write, cache, tmp_path, same_rows):
+    overrides = alpaca(write("few.jsonl", numbered(4)), f"data.cache={cache}")
+    first = bench.prepare(*overrides)
+    [key] = keys(cache)
+    folder = cache / "data" / key
+    folder.rename(tmp_path / "elsewhere")
+    if kind == "file":
+        folder.write_text("x")
+    elif kind == "link":
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / "kept.txt").write_text("x")
+        folder.symlink_to(tmp_path / "mine")
+    else:
+        folder.mkdir()
+    again = bench.prepare(*overrides)
+    same_rows(again.train, first.train)
+    assert not again.cached and bench.prepare(*overrides).cached
+    assert kind != "link" or (tmp_path / "mine" / "kept.txt").exists()
 
 
 # --- not found again -------------------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ def test_kto_begins_at_one_half(tmp_path):
     assert metrics(run, "grad_norm")[0] > 1e-3
 
 
-def test_a_reference_is_computed_once_and_found_again(tmp_path):
+def test_a_reference_is_computed_once_and_found_again(tmp_path, capsys):
     """Runs of a sweep that differ in the adapter that they will train have one reference."""
     cache = f"data.cache={tmp_path}/cache"
     shared = ("stage=dpo", "model=tiny", cache, *ONE_STEP)
@@ -61,7 +61,18 @@ def test_a_reference_is_computed_once_and_found_again(tmp_path):
         run = train_run(tmp_path / name, *shared, f"lora.r={r}")
         found.append(metrics(run, "logps/chosen")[0])
     assert found[0] == found[1]
-    assert len(list((tmp_path / "cache" / "reference").glob("*.npy"))) == 2, "train and validation, once each"
+    files = sorted((tmp_path / "cache" / "reference").glob("*.npy"))
+    assert len(files) == 2, "train and validation, once each"
+    before = [file.read_bytes() for file in files]
+    files[0].write_bytes(before[0][:-40] + b"x" + before[0][-39:])
+    files[1].unlink()
+    files[1].mkdir()
+    run = train_run(tmp_path / "c", *shared, "lora.r=8")
+    assert metrics(run, "logps/chosen")[0] == found[0]
+    assert [file.read_bytes() for file in files] == before
+    printed = capsys.readouterr().out
+    for split in ("train", "validation"):
+        assert f"reference, {split} (its cache was damaged: computed anew)  " in printed
 
 
 # ------------------------------------------------------------------------ against the starting model, asked plainly

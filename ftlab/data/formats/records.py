@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 Message = dict[
@@ -59,6 +60,31 @@ class Prompt:
 
 
 Record = Conversation | Text | Pair | Labelled | Prompt
+
+
+def content_hash(record: Record | None, *more: str) -> int:
+    """A hash of 64 bits of what a record says: the columns that a prompt carries for its rewards do not count.
+
+    :param more: what is hashed beside it.
+    """
+    content = (record.messages, record.answer, record.tools) if isinstance(record, Prompt) else record
+    return _hash(repr((content, *more)))
+
+
+def prompt_hash(record: Record) -> int | None:
+    """The same of what a record asks: all that comes before its last answer; None for plain text."""
+    if isinstance(record, Text):
+        return None
+    if isinstance(record, Prompt):
+        return _hash(repr((record.messages, record.tools)))
+    messages = record.messages if isinstance(record, Conversation) else record.prompt
+    if isinstance(record, Conversation) and messages and messages[-1]["role"] == "assistant":
+        messages = messages[:-1]
+    return _hash(repr((messages, record.tools)))
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
 def shorten_value(value: Any) -> str:

@@ -20,6 +20,8 @@ class SplitLedger:
     :param rows_repeated: uses of a row after its first (``data.num_samples``, ``data.mix``); their tokens are counted.
     :param dropped: reason -> how many rows. :param named: reason -> ``file:row`` of the first of them.
     :param duplicates: kept rows that say what an earlier one says. :param duplicates_named: the first of them.
+    :param in_train: of another split than train: how many ``rows`` train has as well, the ``first`` of them, and of how
+        many more it has the ``prompts`` with other answers.
     :param tokens_cut: what truncation took away, and all of rows that were dropped for what is in their tokens.
     :param tokens_masked: what is read but not learned.
     :param tokens_repeated: what overlapping chunks hold a second time (masked there, and in no other count).
@@ -41,6 +43,7 @@ class SplitLedger:
     dropped: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     named: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     duplicates_named: list[str] = field(default_factory=list)
+    in_train: dict[str, Any] | None = None
     percentiles: dict[str, int] = field(default_factory=dict)
     histogram: list[list[int]] = field(default_factory=list)
 
@@ -92,6 +95,7 @@ class SplitLedger:
                      "truncated": self.rows_truncated, "duplicates": self.duplicates, "repeated": self.rows_repeated},
             "dropped": {reason: {"rows": count, "first": self.named[reason]} for reason, count in self.dropped.items()},
             "duplicates": {"rows": self.duplicates, "first": self.duplicates_named},
+            **({"in_train": self.in_train} if self.in_train is not None else {}),
             "tokens": {"in": self.tokens_in, "trained": self.tokens_trained, "masked": self.tokens_masked,
                        "cut": self.tokens_cut, "repeated": self.tokens_repeated, "padded": self.tokens_padded},
             "lengths": {**self.percentiles, "histogram": self.histogram},

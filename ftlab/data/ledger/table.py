@@ -14,8 +14,11 @@ _COLUMNS = ("split", "rows", "kept", "dropped", "cut", "tokens", "trained", "pac
 _WIDTH = 40  # characters of the longest bar
 
 
-def ledger_lines(ledger: Ledger, cached: bool) -> Iterator[Any]:
-    """A table of every split, then what is worth a line of its own: rich renderables and markup."""
+def ledger_lines(ledger: Ledger, cached: bool, damaged: str | None) -> Iterator[Any]:
+    """A table of every split, then what is worth a line of its own: rich renderables and markup.
+
+    :param cached, damaged: as in :class:`ftlab.data.prepare.Prepared`.
+    """
     again = "  [dim](prepared before; nothing has changed)[/dim]" if cached else ""
     table = Table(title=f"data: {escape(ledger.source)}{again}", title_justify="left", box=None, pad_edge=False)
     for column in _COLUMNS:
@@ -25,6 +28,8 @@ def ledger_lines(ledger: Ledger, cached: bool) -> Iterator[Any]:
                   split.tokens_trained, split.packed_rows)  # fmt: skip
         table.add_row(name, *(f"{count:,}" for count in counts), f"{split.fill:.1%}")
     yield table
+    if damaged is not None:
+        yield f"[yellow]{escape(damaged)} of the data cache was damaged: prepared anew[/yellow]"
     for name, split in ledger.splits.items():
         for reason, count in split.dropped.items():
             where = f", first {split.named[reason][0]}" if split.named[reason] else ""
@@ -34,8 +39,21 @@ def ledger_lines(ledger: Ledger, cached: bool) -> Iterator[Any]:
         if split.duplicates:
             first = escape(split.duplicates_named[0])
             yield f"[yellow]{name}: {split.duplicates:,} rows say what an earlier one says, first {first}[/yellow]"
+        yield from _leaks(name, split)
         if split.rows_repeated:
             yield f"{name}: {split.rows_repeated:,} rows are used again, and their tokens counted again"
+
+
+def _leaks(name: str, split: SplitLedger) -> Iterator[str]:
+    """What a split has in common with train. That training rows share prompts with held-out ones is told of golden
+    alone: preferences and conversations do so by their nature."""
+    shared = split.in_train or {"rows": 0, "prompts": 0}
+    of = f"of {split.rows_kept:,} {name} rows"
+    if shared["rows"]:
+        first = escape(shared["first"][0])
+        yield f"[bold yellow]{name}: {shared['rows']:,} {of} are also in train, first {first}[/bold yellow]"
+    if shared["prompts"] and name == "golden":
+        yield f"[yellow]{name}: the prompts of {shared['prompts']:,} {of} are in train, with other answers[/yellow]"
 
 
 def lengths(split: SplitLedger) -> Iterator[str]:

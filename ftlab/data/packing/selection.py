@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from ftlab.data.tokens.encoder import Counts
 from ftlab.schema import Data
 
+Together = Callable[[Sequence[int], Sequence[int]], Sequence[int]]
 
-def select_rows(rows: int, data: Data, seed: int, given_splits: set[str]) -> dict[str, list[int] | None]:
+
+def select_rows(
+    rows: int, data: Data, seed: int, given_splits: set[str], together: Together | None = None
+) -> dict[str, list[int] | None]:
     """Select the ordinals of train and of the splits held out of it, each drawn by seed; None stands for all rows.
 
     :param given_splits: splits that have rows of their own.
+    :param together: makes of rows that were drawn, among all that there are, some that have no duplicate elsewhere.
     """
     train: Sequence[int] = range(rows)
     limits = [limit for limit in (data.max_samples, data.num_samples) if limit is not None]
@@ -27,7 +32,8 @@ def select_rows(rows: int, data: Data, seed: int, given_splits: set[str]) -> dic
     ):
         if split in given_splits or how != "auto" or not fraction or len(train) < 2:
             continue
-        drawn = set(random.Random(f"{seed}/{split}").sample(range(len(train)), max(int(len(train) * fraction), 1)))
+        places = random.Random(f"{seed}/{split}").sample(range(len(train)), max(int(len(train) * fraction), 1))
+        drawn = set(places if together is None else together(places, train))
         held_out[split] = [row for i, row in enumerate(train) if i in drawn]
         train = [row for i, row in enumerate(train) if i not in drawn]
     return {"train": None if len(train) == rows else list(train), **held_out}

@@ -140,7 +140,7 @@ class SplitBuilder:
     def _close(self) -> None:
         joined = {
             name: np.concatenate([getattr(block, name) for block in self._blocks] or [np.empty(0, np.int64)])
-            for name in ("counts", "full", "learned", "label", "digest")
+            for name in ("counts", "full", "learned", "label", "digest", "question")
         }
         kept = np.concatenate([block.kept for block in self._blocks] or [np.empty((0, 2), np.int64)])
         per_unit = max(len(joined["counts"]) // max(len(kept), 1), 1)
@@ -150,7 +150,9 @@ class SplitBuilder:
             order = selection.mix_sources(self._orders, data.mix, data.probabilities, self._means.seed)
         uses = np.bincount(order, minlength=len(kept))
         self._count_uses(uses, kept, joined["full"], per_unit)
-        self._count_samples(np.flatnonzero(uses), kept, joined, per_unit)
+        self._used, self._kept = np.flatnonzero(uses), kept
+        self._digests, self._questions = (joined[name][self._used] for name in ("digest", "question"))
+        self._count_samples(self._used, kept, joined, per_unit)
         is_text = all(self._means.recipes[part.source.name].format == "text" for part in self._parts)
         views = layout.lay_out(joined["counts"], per_unit, order, data, is_text)
         self._count_tokens(views, joined, order, per_unit, is_text)
@@ -166,6 +168,16 @@ class SplitBuilder:
         full, counts = (joined[name].reshape(-1, per_unit)[used] for name in ("full", "counts"))
         self._ledger.rows_truncated = int(np.count_nonzero((full > counts).any(1)))
         self._ledger.measure(full.reshape(-1))
+
+    def compare(self, train: SplitBuilder) -> None:
+        """Count the rows that train has as well, and those of which it has only the prompt. Both have been built."""
+        in_train = np.isin(self._digests, train._digests)
+        asked = np.isin(self._questions, train._questions) & (self._questions != 0) & ~in_train
+        first = self._used[in_train][:FIRST].tolist()
+        self._ledger.in_train = {
+            "rows": int(in_train.sum()), "prompts": int(asked.sum()),
+            "first": [self._where(unit, self._kept) for unit in first],
+        }  # fmt: skip
 
     def _where(self, unit: int, kept: Counts) -> str:
         return f"{self._files[unit]}:{kept[unit, 1]}"

@@ -9,6 +9,7 @@ from hashlib import blake2b
 import numpy as np
 
 from ftlab.data.formats import CONVERTERS, Columns, Conversation, Labelled, Message, Prompt, Record, RowError, Text
+from ftlab.data.formats.records import prompt_hash
 from ftlab.data.sources.blocks import Block
 from ftlab.data.tokens.encoder import Counts, Encoder, Flags, Ids, Spans
 from ftlab.data.tokens.templates import Rendered, Template
@@ -57,7 +58,8 @@ class EncodedBlock:
     """What became of a block. U rows that are kept, S samples: one for each row, or two (chosen, rejected), T tokens.
 
     :param kept: int64, shape (U, 2): ordinal and number of each row. :param label: int8, shape (U,): KTO's label.
-    :param digest: uint64, shape (U,): equal for rows that say the same. :param names: the rows' own ids, if any has.
+    :param digest: uint64, shape (U,): equal for rows that say the same. :param question: uint64, shape (U,): equal for
+        rows that ask the same, 0 for plain text. :param names: the rows' own ids, if any has.
     :param counts: tokens kept of each sample. :param full: tokens before the cut. :param learned: trained tokens.
     """
 
@@ -65,6 +67,7 @@ class EncodedBlock:
     kept: Counts
     label: np.ndarray
     digest: np.ndarray
+    question: np.ndarray
     names: list[str | None] | None
     ids: Ids
     trained: Flags
@@ -79,7 +82,8 @@ class EncodedBlock:
         keep[list(rows)] = False
         samples = np.repeat(keep, len(self.counts) // len(keep))
         tokens = np.repeat(samples, self.counts)
-        self.kept, self.label, self.digest = self.kept[keep], self.label[keep], self.digest[keep]
+        self.kept, self.label = self.kept[keep], self.label[keep]
+        self.digest, self.question = self.digest[keep], self.question[keep]
         self.ids, self.trained = self.ids[tokens], self.trained[tokens]
         self.counts, self.full, self.learned = self.counts[samples], self.full[samples], self.learned[samples]
 
@@ -94,6 +98,7 @@ class _Draft:
     name: str | None
     rendered: list[tuple[str, Spans]]
     digest: int
+    question: int
     ids: list[Ids] = field(default_factory=list)
     trained: list[Flags] = field(default_factory=list)
     full: list[int] = field(default_factory=list)
@@ -134,7 +139,8 @@ class BlockEncoder:
                 columns = Columns(row.value, self.recipe.columns, self.recipe.tags)
                 record = convert(columns)
                 rendered = self._render(record)
-                drafts.append(_Draft(ordinal, row.number, record, columns.id, rendered, _digest(record, rendered)))
+                hashes = _digest(record, rendered), prompt_hash(record) or 0
+                drafts.append(_Draft(ordinal, row.number, record, columns.id, rendered, *hashes))
             except RowError as error:
                 problems.append(Problem(ordinal, row.number, str(error)))
         return drafts
@@ -253,6 +259,7 @@ class BlockEncoder:
             kept=np.array([(draft.ordinal, draft.number) for draft in kept], dtype=np.int64).reshape(-1, 2),
             label=np.array(is_label, dtype=np.int8),
             digest=np.array([draft.digest for draft in kept], dtype=np.uint64),
+            question=np.array([draft.question for draft in kept], dtype=np.uint64),
             names=[draft.name for draft in kept] if any(draft.name is not None for draft in kept) else None,
             ids=np.concatenate(ids) if ids else np.empty(0, np.int32),
             trained=np.concatenate(trained) if trained else np.empty(0, bool),

@@ -116,7 +116,7 @@ def _check_tokenizer(folder: Path, spec: str, tokenizer: Any) -> None:
     from transformers import AutoTokenizer
 
     try:
-        theirs = AutoTokenizer.from_pretrained(folder).get_vocab()
+        theirs = AutoTokenizer.from_pretrained(folder, trust_remote_code=False).get_vocab()
     except (OSError, ValueError) as error:
         raise NotReadyError(f"{spec}: {folder} has no tokenizer: {str(error).splitlines()[0]}") from None
     ours = tokenizer.get_vocab()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from ftlab.data.packing.store import Rows
 from ftlab.model.load import load_reference
-from ftlab.rundir.files import write_atomic
+from ftlab.rundir import seals
 from ftlab.stages.losses import sums_by_segment
 from ftlab.stages.trainer.divergence import order_of_epoch
 from ftlab.stages.trainer.stage_trainer import StageTrainer
@@ -47,13 +48,18 @@ class ReferenceTrainer(StageTrainer):
 
     def _cached_logprobs(self, model: Any, identity: str, name: str, rows: Rows, progress: Any) -> NDArray[np.float32]:
         path = self._cache_file(identity, rows)
-        if path is not None and path.is_file():
-            return np.load(path)
+        if path is None:
+            return self._compute(model, rows, name, progress)
+        if os.path.lexists(path):
+            cached = seals.read_sealed(path)
+            if cached is not None:
+                return np.load(io.BytesIO(cached))
+            seals.remove(path)
+            name += " (its cache was damaged: computed anew)"
         found = self._compute(model, rows, name, progress)
-        if path is not None:
-            content = io.BytesIO()
-            np.save(content, found)
-            write_atomic(path, content.getvalue())
+        content = io.BytesIO()
+        np.save(content, found)
+        seals.write_sealed(path, content.getvalue())
         return found
 
     def _cache_file(self, identity: str, rows: Rows) -> Path | None:

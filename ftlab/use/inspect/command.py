@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.text import Text as Coloured
 
-from ftlab.base.terminal import Terminal
+from ftlab.base.terminal import Terminal, echo
 from ftlab.data.ledger import table as show
 from ftlab.data.packing.split_builder import Part
 from ftlab.data.prepare import Parts, Prepared, prepare, split_parts
@@ -50,7 +49,7 @@ def inspect(run: Run, overrides: Sequence[str]) -> None:
         raise DataError(f"{error}{of_run.run_dir.start_folder_hint() if of_run is not None else ''}") from None
     if of_run is not None:
         of_run.check_data(sources)
-    parts = split_parts(sources, run.data, run.seed)
+    parts = split_parts(sources, run.data, run.seed, _progress)
     if task.split not in parts:
         raise ConfigError(
             [Mistake("task.split", f"this data has no such split. It has: {', '.join(parts)}.", task.split)]
@@ -93,7 +92,7 @@ class Report:
             _write(Path(html).expanduser(), page)
         self.print(console())
         if html is not None:
-            print(f"written to {html}")
+            echo(f"written to {html}")
         if self.failure is not None:
             raise self.failure
 
@@ -154,7 +153,7 @@ def _rows(count: int) -> str:
 
 
 def _tables(prepared: Prepared) -> list[Any]:
-    lines: list[Any] = list(show.ledger_lines(prepared.ledger, prepared.cached))
+    lines: list[Any] = list(show.ledger_lines(prepared.ledger, prepared.cached, prepared.damaged))
     for name, split in prepared.ledger.splits.items():
         bars = [escape(line) for line in show.lengths(split)]
         lines += [f"\n{name}: tokens of a sample before it is cut", *bars] if bars else []
@@ -164,7 +163,7 @@ def _tables(prepared: Prepared) -> list[Any]:
 @contextmanager
 def _progress(description: str, total: int, unit: str) -> Iterator[Any]:
     """A bar on the terminal, beside what is printed and not in it."""
-    to = Console(file=sys.stderr)
+    to = Terminal(stderr=True)
     with Progress(console=to, transient=True, disable=not to.is_terminal) as bars:
         task = bars.add_task(description, total=total)
         yield _Bar(bars, task)

@@ -7,8 +7,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
-
+from ftlab.base.terminal import Terminal
 from ftlab.use.inspect.show import LEGEND, SampleView, as_html
 
 _WIDTH = 120
@@ -69,7 +68,7 @@ def _keep_first_break(text: str) -> str:
 
 def _render(lines: Sequence[Any]) -> str:
     file = io.StringIO()
-    to = Console(file=file, width=_WIDTH, color_system=None, highlight=False, emoji=False)
+    to = Terminal(file=file, width=_WIDTH, color_system=None, highlight=False, emoji=False)
     for line in lines:
         to.print(line, soft_wrap=isinstance(line, str))
     return file.getvalue()

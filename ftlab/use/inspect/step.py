@@ -15,6 +15,7 @@ from ftlab.data.prompts import prompt_rows
 from ftlab.data.row_origins import unit_locations
 from ftlab.data.sources.resolve import Source, changed_files
 from ftlab.errors import ConfigError, Mistake, RunDirError, nearest
+from ftlab.model.remote_code import untrusted
 from ftlab.policy import lineage
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.plan import Phase, Plan
@@ -68,7 +69,7 @@ def find_started_phase(run: Run, overrides: Sequence[str]) -> StartedPhase | Non
     phase = _phase(plan, task.phase, run_dir)
     if not run_dir.ledger(phase.name).is_file():
         raise RunDirError(f"Phase {phase.name} of {run_dir.path} has not begun: there is nothing to look at.")
-    return StartedPhase(run_dir, phase, lineage.starting_config(run_dir, plan, phase))
+    return StartedPhase(run_dir, phase, untrusted(lineage.starting_config(run_dir, plan, phase)))
 
 
 def _phase(plan: Plan, name: str | None, run_dir: RunDir) -> Phase:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from ftlab.base.git import environment_without
+from ftlab.base.git import environment_without, inert_environment
 from ftlab.errors import NotReadyError
 
 # Larger files are binary to git, so that no diff of one fills the memory.
@@ -33,7 +33,7 @@ _DIFF = (
 )  # fmt: skip
 _ISOLATED = {
     "LC_ALL": "C", "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull, "GIT_ATTR_NOSYSTEM": "1",
-    "GIT_NO_REPLACE_OBJECTS": "1", "GIT_NO_LAZY_FETCH": "1", "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0",
+    "GIT_NO_REPLACE_OBJECTS": "1", "GIT_OPTIONAL_LOCKS": "0",
 }  # fmt: skip
 _ATTRIBUTES = ("diff", "linguist-vendored", "linguist-generated")
 
@@ -83,6 +83,7 @@ class Repository:
         self._tree.mkdir()
         self._env = environment_without(("GIT_",)) | _ISOLATED | {"GIT_DIR": gitdir, "GIT_WORK_TREE": str(self._tree)}
         self._env["GIT_INDEX_FILE"] = str(folder / "none")
+        self._env = inert_environment(self._tree, self._env)
         self.empty_tree = self._run("hash-object", "-t", "tree", "--stdin").decode().strip()
         self._env["GIT_ATTR_SOURCE"] = self.empty_tree  # the same for a git that reads attributes from HEAD
 
@@ -228,9 +229,10 @@ def _discover(path: str) -> tuple[str, str, bool]:
         hint = " Clone it first." if "://" in path or path.startswith("git@") else " Relative paths start from here."
         raise NotReadyError(f"task.repo={path} is no folder.{hint}")
     env = environment_without(("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX", "GIT_OBJECT", "GIT_PREFIX", "GIT_COMMON"))
+    env = {**inert_environment(folder, env), "LC_ALL": "C"}
     asked = ("rev-parse", "--absolute-git-dir", "--is-shallow-repository", "--show-prefix")
     try:
-        done = subprocess.run(["git", "-C", str(folder), *asked], env={**env, "LC_ALL": "C"}, capture_output=True)
+        done = subprocess.run(["git", "-C", str(folder), *asked], env=env, capture_output=True)
     except FileNotFoundError:
         raise NotReadyError("ftlab mine needs git, and there is none on the PATH. Install it.") from None
     if done.returncode:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from rich.console import Console
 from rich.progress import Progress
 
 from ftlab.base.redaction import secret_kind
+from ftlab.base.terminal import Terminal
 from ftlab.schema import MineTask
 from ftlab.use.mine import series as series_of
 from ftlab.use.mine import sieve as sieve_of
@@ -264,6 +263,6 @@ def _name(path: bytes) -> str:
 
 def _with_progress(things: Iterable[_T], description: str, total: int) -> Iterator[_T]:
     """With a bar on the terminal, beside what is printed and not in it."""
-    to = Console(file=sys.stderr)
+    to = Terminal(stderr=True)
     with Progress(console=to, transient=True, disable=not to.is_terminal) as bars:
         yield from bars.track(things, total=total, description=description)

@@ -1,0 +1,100 @@
+"""Rows that are the same: those of one file, so that none is held out of another; those of two splits, to be told."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ftlab.data.formats import CONVERTERS, Columns, RowError
+from ftlab.data.formats.records import content_hash
+from ftlab.data.sources.blocks import Location
+from ftlab.data.sources.resolve import Source
+from ftlab.errors import DataError
+from ftlab.rundir import seals
+
+Hashes = NDArray[np.uint64]
+
+
+def row_hashes(source: Source, location: Location, count: int, cache: str | None, progress: Any) -> Hashes:
+    """A hash of each row's content, shape (count,): equal for rows that become the same record, whatever else differs.
+
+    A malformed row is like no other. Found again in the cache as long as the file and how it is read are the same.
+
+    :param count: of the rows. :param progress: of bars; None for none.
+    """
+    path = None if cache is None else _cache_file(source, location, Path(cache).expanduser())
+    if path is not None and (stored := seals.read_sealed(path)) is not None:
+        return np.load(io.BytesIO(stored))
+    found = np.zeros(count, dtype=np.uint64)
+    convert = CONVERTERS[source.format]
+    with progress("comparing rows", count, "rows") if progress else nullcontext() as bar:
+        for block in location.blocks():
+            for ordinal, row in zip(block.ordinals, block.rows()):
+                try:
+                    if row.problem is not None:
+                        raise RowError(row.problem)
+                    found[ordinal] = content_hash(convert(Columns(row.value, source.columns, source.tags)))
+                except RowError:
+                    found[ordinal] = content_hash(None, str(ordinal))
+            if bar is not None:
+                bar.advance(len(block))
+    if path is not None:
+        content = io.BytesIO()
+        np.save(content, found)
+        _store(path, content.getvalue())
+    return found
+
+
+def _cache_file(source: Source, location: Location, cache: Path) -> Path:
+    read = [location.fingerprint(), source.format, source.columns, source.tags, _code()]
+    key = hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()[:32]
+    return cache / "rows" / f"{key}.npy"
+
+
+def _code() -> str:
+    """Of what turns a row into a record, as it is now."""
+    folder = Path(__file__).parent
+    files = sorted([*(folder / "formats").glob("*.py"), *(folder / "sources").glob("*.py")])
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
+def _store(path: Path, content: bytes) -> None:
+    try:
+        if path.is_dir():
+            seals.remove(path)
+        seals.write_sealed(path, content)
+    except OSError as error:
+        raise DataError(
+            f"data.cache={path.parent.parent} cannot be written ({error.strerror}). Give another folder, or "
+            "data.cache=null."
+        ) from None
+
+
+def keep_groups_whole(drawn: Sequence[int], hashes: Hashes) -> list[int]:
+    """Of drawn places those whose duplicates all fit among as many, with these duplicates; in no order.
+
+    Without duplicates that is what was drawn. A group that does not fit stays behind whole.
+
+    :param drawn: places in ``hashes``, in the order in which they were drawn.
+    """
+    _, inverse, counts = np.unique(hashes, return_inverse=True, return_counts=True)
+    if counts.max(initial=0) <= 1:
+        return list(drawn)
+    chosen: dict[int, None] = {}
+    held = 0
+    for group in dict.fromkeys(inverse[list(drawn)].tolist()):
+        if held + counts[group] <= len(drawn):
+            chosen[group] = None
+            held += int(counts[group])
+    if not chosen:
+        alone = np.flatnonzero(counts[inverse] == 1)
+        return alone[: len(drawn)].tolist() or list(drawn)  # all are duplicates: nothing can be kept apart
+    return np.flatnonzero(np.isin(inverse, list(chosen))).tolist()

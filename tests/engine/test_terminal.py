@@ -1,0 +1,32 @@
+"""What a run prints cannot steer the terminal, whatever its data and its files hold."""
+
+from __future__ import annotations
+
+import json
+
+from ftlab.use.ls import ls
+from tests.runs import make_run, train_run
+
+TITLE, CLEAR = "\x1b]0;owned\x07", "\x1b[2J\x9b3J"
+
+
+def test_answers_and_manifests_cannot_steer_the_terminal(tmp_path, capsys):
+    golden = tmp_path / "golden.jsonl"
+    row = {"instruction": f"Say {TITLE} now", "output": f"yes {CLEAR}"}
+    golden.write_text(json.dumps(row) + "\n")
+    run_dir = train_run(
+        tmp_path / "outputs" / "x", f"data.split.golden={golden}", "data.split.validation=none", "tracker=none",
+        "eval.samples=1", "eval.golden_rows=1", "eval.max_new_tokens=4", "train.max_steps=1", "data.max_samples=8",
+    )  # fmt: skip
+    printed = capsys.readouterr().out
+    for told in (printed, run_dir.log.read_text()):
+        assert "<U+001B>" in told and "<U+0007>" in told
+        assert not {"\x1b", "\x07", "\x9b"} & set(told)
+    manifest = json.loads(run_dir.manifest_json.read_text())
+    manifest |= {"status": "failed", "error": f"Lost {TITLE}{CLEAR}"}
+    run_dir.manifest_json.write_text(json.dumps(manifest))
+    for form in ("table", "json"):
+        overrides = ("task=ls", f"task.folder={tmp_path / 'outputs'}", f"task.format={form}")
+        ls(make_run(*overrides), overrides)
+        printed = capsys.readouterr().out
+        assert "failed" in printed and not {"\x1b", "\x07", "\x9b"} & set(printed)
