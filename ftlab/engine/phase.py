@@ -14,7 +14,7 @@ from ftlab.data.prompts import prompt_rows
 from ftlab.data.row_origins import row_locations
 from ftlab.data.sources import resolve
 from ftlab.engine import resume_point, summary
-from ftlab.engine.final_weights import link_final, save_final, weight_hashes
+from ftlab.engine.final_weights import changed_weights, link_final, save_final, weight_hashes
 from ftlab.engine.session import Session
 from ftlab.errors import RunDirError
 from ftlab.policy import lineage
@@ -43,6 +43,7 @@ class PhaseRun:
         data = self.config.data
         sources = resolve.resolve(data, self.config.stage.name)
         self._check_same_data(sources)
+        self._check_same_source()
         self._load_tokenizer()
         self.parts = split_parts(sources, data, self.config.seed, self.output.progress)
         prepared = prepare(
@@ -62,6 +63,14 @@ class PhaseRun:
                 f"{file} has changed since {self.run_dir.path} began. Put the file back to continue, or start "
                 "another run: run.if_exists=new, or another run.name."
             )
+
+    def _check_same_source(self) -> None:
+        """Nor may the weights have changed that the phase before it ended with."""
+        source = next((one for one in self.session.plan.phases if one.name == self.phase.source), None)
+        result = self.session.manifest.phases.get(self.phase.source) if self.phase.source else None
+        if source is not None and result is not None:
+            for line in changed_weights(self.run_dir, source, result):
+                raise RunDirError(f"{line}, and phase {self.phase.name} starts from it. Put a copy back to continue.")
 
     def _load_tokenizer(self) -> None:
         from ftlab.model import remote_code
@@ -88,7 +97,8 @@ class PhaseRun:
 
         from ftlab.engine import stopping
         from ftlab.engine.between_steps import BetweenSteps
-        from ftlab.engine.measuring import Measuring
+        from ftlab.engine.continued_metrics import cut_back
+        from ftlab.engine.measuring import Measuring, kept_samples
         from ftlab.engine.metrics_log import Advance, Metrics
         from ftlab.engine.trackers.rates import make_rates
         from ftlab.stages.trainer.stage_trainer import StageTrainer
@@ -96,8 +106,7 @@ class PhaseRun:
         session, train = self.session, self.config.train
         checkpoint = self._checkpoint()
         step = step_of(checkpoint) if checkpoint else 0
-        is_measured = self.run_dir.samples_file(self.phase.name, "before").exists()
-        resume_point.cut_back(self.run_dir, self.phase.name, checkpoint, is_measured)
+        cut_back(session, self.phase, checkpoint, kept_samples(session, self.phase.name, "before"))
         rates = make_rates(self.config, self.model, self.parameters, prepared.train)
         steps_before = session.steps_before()
         metrics = Metrics(session, self.phase.name, rates)
@@ -140,9 +149,9 @@ class PhaseRun:
         """Where it goes on, told to the user."""
         folder = self.files.folder
         if self._wanted is None:
-            checkpoint = resume_point.newest_whole_checkpoint(folder, self.output)
+            checkpoint = resume_point.newest_whole_checkpoint(folder, self.config.stage.name, self.output)
         else:
-            checkpoint = resume_point.chosen_checkpoint(folder, self._wanted, self.output)
+            checkpoint = resume_point.chosen_checkpoint(folder, self._wanted, self.config.stage.name, self.output)
         if checkpoint is not None:
             self.output.say(f"continuing from {escape(str(checkpoint))}")
         return checkpoint
@@ -192,7 +201,10 @@ class PhaseRun:
         later = phases[phases.index(self.phase) + 1 :]
         # A later phase that is finished was trained first, by itself, and the run's final weights are its own.
         if not any(self.run_dir.phase_files(phase.folder).final.exists() for phase in later):
-            link_final(self.run_dir, final)
+            replaced = link_final(self.run_dir, final)
+            if replaced is not None:
+                line = f"{self.run_dir.final} held weights that no phase has; moved to {replaced}"
+                self.output.say(f"[yellow]{escape(line)}[/yellow]")
         self.session.hooks.final_saved(self)
 
     def _finish(self, trainer: Any, kept: int, before: dict[str, float], after: dict[str, float]) -> None:

@@ -1,8 +1,7 @@
-"""Where a phase goes on: its newest whole checkpoint, and what had been logged by then."""
+"""Where a phase goes on: its newest whole checkpoint."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,79 +10,65 @@ from rich.markup import escape
 
 from ftlab.engine.output import Output
 from ftlab.errors import RunDirError
-from ftlab.rundir.checkpoints import checkpoints, is_whole, set_aside, step_of
-from ftlab.rundir.directory import RunDir
-from ftlab.rundir.files import write_atomic
-from ftlab.rundir.names import CHECKPOINT_MANIFEST, EXACT_MATCH, TRAINER_STATE
-
-_KINDS = ("loss", "eval_loss", EXACT_MATCH)  # each line of metrics.jsonl has one of them
+from ftlab.rundir.checkpoints import checkpoints, flaw, others, set_aside, step_of
+from ftlab.rundir.documents import is_there, kind_of
+from ftlab.rundir.names import CHECKPOINT_MANIFEST, TRAINER_STATE
 
 
-def newest_whole_checkpoint(folder: Path, output: Output) -> Path | None:
+def newest_whole_checkpoint(folder: Path, stage: str, output: Output) -> Path | None:
     """The checkpoint from which a phase goes on; None where it begins.
 
     Torn ones are taken out of the way, or they would count among those that are kept.
 
-    :param folder: of the phase.
+    :param folder: of the phase. :param stage: its name.
     """
+    _pass_over_others(folder, output)
     for checkpoint in checkpoints(folder):
-        if is_whole(checkpoint):
+        reason = flaw(checkpoint, stage)
+        if reason is None:
             return checkpoint
         # The trainer's state is written last, and then the manifest: where neither is, a process ended while it wrote.
-        if any((checkpoint / name).exists() for name in (CHECKPOINT_MANIFEST, TRAINER_STATE)):
+        if any(is_there(checkpoint / name) for name in (CHECKPOINT_MANIFEST, TRAINER_STATE)):
             what = f"moved to {set_aside(checkpoint)}"
         else:
             shutil.rmtree(checkpoint)
             what = "removed"
-        line = f"{checkpoint} is torn (a file is missing or changed); passed over and {what}"
-        output.say(f"[yellow]{escape(line)}[/yellow]")
+        output.say(f"[yellow]{escape(f'{checkpoint} {reason}; passed over and {what}')}[/yellow]")
     return None
 
 
-def chosen_checkpoint(folder: Path, step: int, output: Output) -> Path:
+def _pass_over_others(folder: Path, output: Output) -> None:
+    """Say what is taken for no checkpoint. What stands where one may be written is moved; a link's target stays."""
+    in_the_way, named = others(folder)
+    for path in in_the_way:
+        line = f"{path} is {kind_of(path.lstat().st_mode)}, no checkpoint; passed over and moved to {set_aside(path)}"
+        output.say(f"[yellow]{escape(line)}[/yellow]")
+    for path in named:
+        output.say(f"[yellow]{escape(f'{path} has no name of a checkpoint; passed over')}[/yellow]")
+
+
+def chosen_checkpoint(folder: Path, step: int, stage: str, output: Output) -> Path:
     """The checkpoint of ``step``, from which the phase goes on. Later ones no longer belong to the run: they are set
     aside.
 
-    :param folder: of the phase.
+    :param folder: of the phase. :param stage: its name.
     :raises RunDirError: there is none, or it is torn; nothing has changed then.
     """
     there = checkpoints(folder)
     wanted = next((checkpoint for checkpoint in there if step_of(checkpoint) == step), None)
-    if wanted is None or not is_whole(wanted):
-        torn = f" ({wanted} is torn: a file is missing or changed)" if wanted else ""
-        whole = [str(step_of(checkpoint)) for checkpoint in there if is_whole(checkpoint)]
+    reason = None if wanted is None else flaw(wanted, stage)
+    if wanted is None or reason is not None:
+        torn = f" ({wanted} {reason})" if wanted else ""
+        whole = [str(step_of(checkpoint)) for checkpoint in there if flaw(checkpoint, stage) is None]
         raise RunDirError(
             f"run.checkpoint={step}: {folder} has no whole checkpoint of that step{torn}. "
             f"It has: {', '.join(whole) or 'none'}."
         )
+    _pass_over_others(folder, output)
     for checkpoint in there[: there.index(wanted)]:  # newest first: what is left is a run up to there at any moment
         place = set_aside(checkpoint)
         output.say(escape(f"{checkpoint} is later than run.checkpoint={step}; moved to {place}"))
     return wanted
-
-
-def cut_back(run_dir: RunDir, phase: str, checkpoint: Path | None, is_measured: bool) -> None:
-    """Take out of ``metrics.jsonl`` what ``phase`` logged after ``checkpoint``, and a torn last line.
-
-    :param is_measured: whether the measures before training were finished; if not, they will be logged again.
-    """
-    if not run_dir.metrics.is_file():
-        return
-    step, logged = 0, set[str]()
-    if checkpoint is not None:
-        state = json.loads((checkpoint / TRAINER_STATE).read_text(encoding="utf-8"))
-        step = state["global_step"]
-        logged = {key for entry in state["log_history"] if entry["step"] == step for key in entry}
-
-    def stands(entry: dict[str, Any]) -> bool:
-        if entry["step"] == 0:
-            return is_measured
-        # What belongs to a step is logged before its checkpoint; what is measured after training, behind the last one.
-        at_checkpoint = any(key in entry and key in logged for key in _KINDS)
-        return entry["step"] < step or (entry["step"] == step and at_checkpoint)
-
-    kept = [json.dumps(entry) + "\n" for entry in run_dir.read_metrics() if entry["phase"] != phase or stands(entry)]
-    write_atomic(run_dir.metrics, "".join(kept))
 
 
 def restore(trainer: Any, checkpoint: Path) -> None:

@@ -6,12 +6,14 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from ftlab.engine.clock import Clock
 from ftlab.engine.hooks import PhaseHooks
 from ftlab.engine.output import Output
 from ftlab.engine.process import TURNS, Interruption, Turn
 from ftlab.engine.trackers.hub import Trackers
+from ftlab.errors import RunDirError
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.manifest import Manifest
 from ftlab.rundir.plan import Phase, Plan
@@ -63,10 +65,11 @@ def session_of(run_dir: RunDir, hooks: PhaseHooks) -> Iterator[Session]:
     :raises Interrupted: on Ctrl-C, SIGTERM or SIGUSR1, with a checkpoint if training had begun.
     """
     plan, manifest = run_dir.plan(), Manifest(run_dir)
-    last = run_dir.read_last_metrics()
+    last = _last_line(run_dir)
     interruption = Interruption(f"Interrupted. Continue with: {resume_command(run_dir)}")
     with Output(run_dir.log) as output, interruption, TURNS.taking() as turn:
-        clock = Clock(max(manifest.values.get("seconds", 0), last.get("seconds", 0) if last else 0))
+        known = (manifest.values.get("seconds"), last.get("seconds") if last else None)
+        clock = Clock(max((seconds for seconds in known if seconds is not None), default=0))
         trackers = Trackers(run_dir, plan, manifest, output.say)
         try:
             yield Session(run_dir, plan, manifest, output, clock, interruption, trackers, hooks, turn)
@@ -74,6 +77,14 @@ def session_of(run_dir: RunDir, hooks: PhaseHooks) -> Iterator[Session]:
             # Nothing had happened in a run directory that was taken away again; a full disk takes no other status.
             status = manifest.values.get("status", "running")
             trackers.finish("failed" if status == "running" else status)
+
+
+def _last_line(run_dir: RunDir) -> dict[str, Any] | None:
+    """None also where it is damaged: a run that goes on puts it back, and one that is finished needs it no more."""
+    try:
+        return run_dir.read_last_metrics()
+    except RunDirError:
+        return None
 
 
 def resume_command(run_dir: RunDir) -> str:

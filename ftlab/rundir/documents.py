@@ -66,6 +66,11 @@ def is_there(path: Path) -> bool:
     return os.path.lexists(path)
 
 
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder, and not only a link to one."""
+    return path.is_dir() and not path.is_symlink()
+
+
 def open_regular(path: Path) -> BinaryIO:
     """Open a file for reading. A pipe or a device would be waited for.
 

@@ -12,4 +12,5 @@ TIMES = ("time", "seconds", "tokens_per_second", "mfu", "gpu_utilization", "gpu_
 MERGED_BASE = "base"  # in a phase's folder: under start: merge the base that the adapter before it became a part of
 FINAL = "final"  # of a run and of a phase: the adapter or model that it ended with
 TRAINER_STATE = "trainer_state.json"  # of a checkpoint; the name is that of transformers
+ANSWERED = "answered"  # in a trainer's log, of a step after which the prompts were answered
 EXACT_MATCH = "golden_exact_match"  # in a line of metrics.jsonl: share of the golden prompts

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -32,6 +32,7 @@ def _time(text: str) -> str:
 
 
 Count = Annotated[int, Field(ge=0, lt=1 << 62)]
+Number = Annotated[int | float, Field(ge=0, lt=1 << 62)]
 Seconds = Annotated[float, Field(ge=0, lt=1e11, allow_inf_nan=False)]  # also since the epoch: up to the year 5138
 Time = Annotated[str, AfterValidator(_time)]
 Measures = dict[str, float]
@@ -45,7 +46,7 @@ class Result(Record):
     """Of a phase that is done. :param sha256: of its final weights, by file name."""
 
     steps: Count
-    tokens: Annotated[int | float, Field(ge=0, lt=1 << 62)]
+    tokens: Number
     before: Measures
     after: Measures
     sha256: dict[str, str]
@@ -79,8 +80,8 @@ class LineRecord(Record):
     phase: str
     step: Count
     time: Seconds
-    global_step: Count | None = None
-    tokens: Annotated[int | float, Field(ge=0, lt=1 << 62)] = 0
+    global_step: Number = 0
+    tokens: Number = 0
     seconds: Seconds | None = None
 
 
@@ -124,13 +125,6 @@ class TrainerStateRecord(Record):
     log_history: list[Logged]
 
 
-class SealRecord(Record):
-    """``checkpoint.json``: the hash of every file of a checkpoint, and one over all of them."""
-
-    sha256: Annotated[dict[str, str], Field(min_length=1)]
-    seal: str | None = None  # versions before this one wrote none
-
-
 def read_manifest(path: Path) -> dict[str, Any]:
     """Empty where there is none yet. :raises RunDirError: it is damaged."""
     return _read(ManifestRecord, path, _WITHOUT_MANIFEST) if is_there(path) else {}
@@ -154,11 +148,6 @@ def read_trackers(path: Path) -> dict[str, Any]:
 def read_trainer_state(path: Path) -> dict[str, Any]:
     """:raises RunDirError: it is damaged."""
     return _read(TrainerStateRecord, path, _WITHOUT_STATE)
-
-
-def read_seal(path: Path) -> dict[str, Any]:
-    """:raises RunDirError: it is damaged."""
-    return _read(SealRecord, path, _WITHOUT_STATE)
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -189,9 +178,6 @@ def _check_line(line: dict[str, Any], where: str) -> None:
     if mistake is not None:
         shown = json.dumps(line)[:_SHOWN]
         raise RunDirError(f"{where} is no line that a run writes: {mistake}: {shown}. {WITHOUT_LINE}")
-
-
-Kind = TypeVar("Kind", bound=BaseModel)
 
 
 def check(kind: type[BaseModel], values: Any, path: Path, remedy: str = "Put a copy back.") -> None:
