@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
+from pkgutil import resolve_name
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -11,7 +11,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from ftlab.base.terminal import discard_output, echo_error
-from ftlab.config import check, command_line, compose, paths, phases
+from ftlab.config import check, command_line, paths, sweeps
 from ftlab.errors import FtlabError, Interrupted
 
 # task -> the function that runs it; imported only when it is chosen
@@ -36,10 +36,12 @@ def main() -> None:
             return _hydra_main()
         given = command_line.read(sys.argv[1:])
         if given.wants_help:
-            return call("ftlab.use.help:show", given.task, sys.argv[1:])
+            return resolve_name("ftlab.use.help:show")(given.task, sys.argv[1:])
+        given = sweeps.resumed(given)
         check.check(given)
-        sys.argv[1:] = given.for_hydra
-        _hydra_main()
+        if sweeps.trains(given):
+            sys.exit(resolve_name("ftlab.engine.sweep:run")(given, start))
+        start(given)
     except FtlabError as error:
         sys.exit(report(error))
     except KeyboardInterrupt:
@@ -48,30 +50,28 @@ def main() -> None:
         discard_output()
 
 
+def start(given: command_line.Arguments) -> None:
+    sys.argv[1:] = given.for_hydra
+    _hydra_main()
+
+
 def job(cfg: DictConfig) -> None:
     """One run. A launcher's process has a command line of its own: what a job needs is in Hydra's config."""
-    of_hydra = HydraConfig.get()
-    if (in_sweep := of_hydra.mode == RunMode.MULTIRUN) and cfg.run.name is None and cfg.run.dir is None:
-        cfg.run.dir = of_hydra.runtime.output_dir
+    in_sweep = (of_hydra := HydraConfig.get()).mode == RunMode.MULTIRUN
     try:
-        given = command_line.of_job(of_hydra)
-        run = compose.validate(cfg, given.overrides, *compose.select_loader(given.config_dir, given.config_name))
-        call(TASKS[run.task.name], run, [*given.flags, *map(phases.decode_override, given.overrides)])
+        if in_sweep and cfg.task.name == "train":
+            return resolve_name("ftlab.engine.sweep:run_job")(sweeps.place(of_hydra), cfg, of_hydra)
+        run, overrides = sweeps.prepare(cfg, of_hydra)
+        resolve_name(TASKS[run.task.name])(run, overrides)
     except FtlabError as error:
-        code = report(error)
         if in_sweep and not isinstance(error, Interrupted):
-            raise  # the other jobs go on; Hydra ends the sweep with the first failure
-        sys.exit(code)
+            raise  # the other jobs go on; Hydra tells it at the end
+        sys.exit(report(error))
     except BrokenPipeError:  # which Hydra would show with a traceback
         discard_output()
 
 
 _hydra_main = hydra.main(version_base="1.3", config_path=str(paths.config_dir()), config_name="config")(job)
-
-
-def call(target: str, *values: object) -> None:
-    module, function = target.split(":")
-    getattr(importlib.import_module(module), function)(*values)
 
 
 def report(error: FtlabError) -> int:

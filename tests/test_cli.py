@@ -16,8 +16,8 @@ from ftlab import __version__
 
 MISTAKES = {
     "lora.rr=3":
-        "  - lora.rr=3: no such key. lora has: r, alpha, dropout, target_modules, variant, loraplus_ratio. Did you "
-        "mean lora.r?",
+        "  - lora.rr=3: no such key. lora has: r, alpha, dropout, target_modules, experts, variant, loraplus_ratio. "
+        "Did you mean lora.r?",
     "data.path=nope.json data.format=alpaca":
         "  - data.path: nope.json does not exist. Relative paths start from the current folder.",
     "data.path=empty.json data.format=alpaca":

@@ -39,14 +39,15 @@ FLOORS = {
     "base": 1, "schema": 1,
     "distributed": 2,
     "rundir": 3,
-    "config": 4, "planning": 4,
-    "model": 5, "data": 5,
-    "measure": 6, "policy": 6,
-    "stages": 7,
-    "preflight": 8,
-    "engine": 9, "use": 9,
-    "main": 10, "launchers": 10,
-    "__main__": 11,
+    "pretrained": 4,
+    "config": 5, "planning": 5,
+    "model": 6, "data": 6,
+    "measure": 7, "policy": 7,
+    "stages": 8,
+    "preflight": 9,
+    "engine": 10, "use": 10,
+    "main": 11, "launchers": 11,
+    "__main__": 12,
 }  # fmt: skip
 # The same within a part: its folders from below, those of one tuple without knowledge of each other. "" are the files
 # beside the folders.
@@ -522,6 +523,8 @@ def needed_beside(path: Path) -> list[str]:
     """What a choice cannot do without."""
     if choice_id(path) == "phase=codebase":
         return ["model=kat_dev_32b"]
+    if choice_id(path) == "model=local":
+        return [f"model.path={ROOT / 'models' / 'tiny'}"]
     if group_of(path) == "data":
         # The three sets of the curriculum have rows for models with a long context.
         return ["model=kat_dev_32b"] if "max_length" in path.read_text(encoding="utf-8") else []
@@ -541,7 +544,8 @@ def composed(loader) -> Callable[[Path], DictConfig]:
     plain = compose.compose([], loader)
 
     def composed(path: Path) -> DictConfig:
-        if group_of(path) != "model" or "# @package _global_" in path.read_text(encoding="utf-8"):
+        alone = group_of(path) == "model" and not needed_beside(path)
+        if not alone or "# @package _global_" in path.read_text(encoding="utf-8"):
             return compose.compose([choice_id(path), *needed_beside(path)], loader)
         # Such a file sets nothing outside of its group, and composing that alone takes half the time.
         config = copy.deepcopy(plain)
@@ -561,7 +565,8 @@ def test_every_choice_composes_and_validates(composed):
             continue
         group = group_of(path)
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        is_named = group in schema.Run.model_fields and isinstance(values.get("name"), str) and group != "data"
+        is_named = group in schema.Run.model_fields and isinstance(values.get("name"), str)
+        is_named &= group != "data" and choice_id(path) != "model=local"  # which have the names of what they hold
         if is_named and getattr(run, group).name != path.stem:
             refused[choice_id(path)] = f"its name is {getattr(run, group).name}"
     assert refused == {}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -21,9 +22,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
-from ftlab.config import phases
+from ftlab.config import model_folder, phases
 from ftlab.config.keys import flatten
-from ftlab.config.paths import config_dir, shipped
+from ftlab.config.paths import config_dir, only_with, shipped
 from ftlab.config.rules import cross_group_mistakes
 from ftlab.errors import ConfigError, Mistake, nearest
 from ftlab.schema import PhaseEntry, Run
@@ -31,9 +32,10 @@ from ftlab.schema import PhaseEntry, Run
 # What pydantic puts into a location for the members of a plain union: ``literal['auto']``, ``constrained-int``.
 _UNION_TAG = re.compile(r"^(?:[a-z]+\[.*\]|constrained-\w+)$")
 
-_ELSEWHERE = re.compile(r"\$\{(?!shipped:)")  # begins a value that is another key's
+_ELSEWHERE = re.compile(r"\$\{(?!shipped:|only_with:)")  # begins a value that is another key's
 
 OmegaConf.register_new_resolver("shipped", shipped, replace=True)
+OmegaConf.register_new_resolver("only_with", only_with, replace=True)
 
 
 def config_loader(extra_dir: str | None = None) -> ConfigLoaderImpl:
@@ -152,6 +154,11 @@ def _choice_keys(loader: ConfigLoaderImpl, group: str, choice: str) -> set[str]:
     return found
 
 
+def override_keys(lines: Sequence[str]) -> list[str]:
+    """The keys that overrides set."""
+    return [line.partition("=")[0].lstrip("+") for line in lines]
+
+
 def validate(
     cfg: DictConfig,
     lines: Sequence[str] | None = None,
@@ -166,6 +173,8 @@ def validate(
     cfg = cfg.copy()
     OmegaConf.set_struct(cfg, False)
     cfg.pop("hydra", None)
+    if of_folder := model_folder.apply(cfg, override_keys(lines or ())):
+        raise ConfigError(of_folder)
     try:
         values: Any = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
@@ -186,12 +195,26 @@ def validate(
         if not wrong_phases:
             mistakes = [Mistake(key, reason, value) for key, value, reason in cross_group_mistakes(run)]
     except ValidationError as error:
-        mistakes = [_mistake(detail) for detail in error.errors()]
+        mistakes = list(_one_for_each_key(error.errors()))
     said = {(mistake.key, str(mistake.value)) for mistake in mistakes}  # of the run, and so of every phase
     mistakes += [m for m in wrong_phases if (m.key.split(".", 2)[-1], str(m.value)) not in said]
     if mistakes:
         raise ConfigError(mistakes)
     return run
+
+
+def _one_for_each_key(details: Sequence[Any]) -> Iterator[Mistake]:
+    """What is neither one of some words nor a list is one mistake, and not one of each kind."""
+    lists = {_mistake(detail).key for detail in details if detail["type"] == "tuple_type"}
+    words = {_mistake(detail).key for detail in details if detail["type"] == "literal_error"}
+    for detail in details:
+        mistake = _mistake(detail)
+        if mistake.key not in lists & words:
+            yield mistake
+        elif detail["type"] == "literal_error":
+            as_list = f", or a list: {mistake.key}=[{mistake.value}]"
+            reason = mistake.reason if mistake.suggestions else f"{mistake.reason.rstrip('.')}{as_list}"
+            yield replace(mistake, reason=reason)
 
 
 def _mistake(detail: Any) -> Mistake:

@@ -14,8 +14,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from ftlab.config import phases
-from ftlab.config.compose import compose, composer
+from ftlab.config import model_folder, phases
+from ftlab.config.compose import compose, composer, override_keys
 from ftlab.errors import ConfigError, Mistake, nearest
 
 _ABSENT = object()
@@ -50,6 +50,7 @@ def trace(key: str, overrides: Sequence[str], loader: ConfigLoaderImpl, config_n
     cfg = compose(overrides, loader, config_name)
     OmegaConf.set_struct(cfg, False)
     cfg.pop("hydra", None)
+    model_folder.apply(cfg, override_keys(overrides))
     if key.startswith("phases."):
         return _trace_of_phase(key, cfg, overrides, loader, config_name)
     _check_exists(key, cfg, "")
@@ -71,6 +72,8 @@ def _trace(key: str, cfg: Any, defaults: Any, overrides: Sequence[str], loader: 
     references = tuple(_trace(reference, cfg, defaults, overrides, loader) for reference in pointed)
     value = OmegaConf.select(cfg, key)
     plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+    if settings and not references and key.startswith("model.") and cfg.model.recipe and plain != standing:
+        settings.append(Setting(plain, f"the model's folder, {cfg.model.path}"))
     return Provenance(key, plain, tuple(settings), references)
 
 
@@ -95,6 +98,7 @@ def _trace_of_phase(
     else:
         OmegaConf.set_struct(phase.cfg, False)
         phase.cfg.pop("hydra")
+        model_folder.apply(phase.cfg, override_keys(phase.lines))
         _check_exists(inner, phase.cfg, f"phases.{named}.")
         defaults = loader.compute_defaults_list(config_name, list(phase.lines), RunMode.RUN).defaults
         found = _trace(inner, phase.cfg, defaults, [line for line in phase.lines if line in overrides], loader)

@@ -50,7 +50,8 @@ def read_policy(source: str | None) -> Policy | None:
     except RunDirError:
         return None
     lora = phase.config.lora.model_dump(mode="json", exclude={"dropout"}) if phase.config.method.name == "lora" else {}
-    return Policy(phase.config.model.name, phase.config.model.model_dump(mode="json"), lora, is_of_another_run=True)
+    model = phase.config.model
+    return Policy(model.recipe or model.name, model.model_dump(mode="json"), lora, is_of_another_run=True)
 
 
 def apply(cfg: DictConfig, policy: Policy | None, given: GivenKeys) -> dict[str, Any]:

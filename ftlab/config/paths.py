@@ -23,3 +23,9 @@ def task_names() -> list[str]:
 
 def group_names() -> list[str]:
     return sorted(path.name for path in config_dir().iterdir() if path.is_dir())
+
+
+def only_with(path: str, expected: str, value: str) -> str | None:
+    """``${only_with:...}`` in a YAML: ``value`` where ``path`` is still ``expected``, else null."""
+    same = path == expected or (isinstance(path, str) and Path(path).resolve() == Path(expected).resolve())
+    return value if same else None

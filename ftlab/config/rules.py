@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, get_args
 
 from ftlab.distributed.world import planned_devices
+from ftlab.pretrained.architecture import is_bounded
 from ftlab.rundir.names import EXACT_MATCH
 from ftlab.schema import DpoStage, Format, PpoStage, Run, SftStage, Stage
 
@@ -37,13 +38,20 @@ def cross_group_mistakes(run: Run) -> list[tuple[str, Any, str]]:
                 "DoRA cannot read the scales of int8 weights after their first use; use quant=nf4",
             )
         )
+    if run.lora.experts is True and run.lora.variant in ("dora", "pissa"):
+        reason = (
+            f"lora.variant={run.lora.variant} needs linear layers, which fused experts are not; use lora, rslora or "
+        )
+        found.append(("lora.experts", "true", f"{reason}loraplus, or lora.experts=false"))
     found += _stage_mistakes(run.stage)
     if run.train.engine == "trl" and not run.phases:
         found += _trl_mistakes(run)
-    if not run.phases and run.data.max_length > run.model.architecture.max_positions:
+    shape = run.model.architecture
+    is_longer = not run.phases and run.data.max_length > shape.max_positions
+    if is_longer and is_bounded(shape.family, shape.position_embeddings):
         found.append(
-            ("data.max_length", run.data.max_length, f"model={run.model.name} has a context of "
-             f"{run.model.architecture.max_positions} tokens; set data.max_length to that or less")
+            ("data.max_length", run.data.max_length, f"model={run.model.name} has learned {shape.max_positions} "
+             "positions and can compute no more; set data.max_length to that or less")
         )  # fmt: skip
     # grpo looks at the longest prompt that there is.
     answer = run.stage.max_new_tokens if isinstance(run.stage, PpoStage) else 0
@@ -128,6 +136,9 @@ def _training_mistakes(run: Run) -> list[tuple[str, Any, str]]:
         own = "; its own key is stage.label_smoothing" if isinstance(stage, DpoStage) else ""
         reason = f"smooths the cross-entropy of pt and sft, and this is stage={stage.name}{own}"
         found.append(("train.label_smoothing", train.label_smoothing, reason))
+    if train.router_aux_loss_coef and stage.name == "ppo":
+        reason = "ppo has no load-balancing loss; use another stage, or null"
+        found.append(("train.router_aux_loss_coef", train.router_aux_loss_coef, reason))
     if train.engine == "trl":
         ours: dict[str, float | None] = {"train.label_smoothing": train.label_smoothing}
         if isinstance(stage, SftStage):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
 from dataclasses import dataclass
+from glob import glob
 from pathlib import PurePath
 from typing import Any
 
@@ -57,6 +59,17 @@ def current_world() -> World:
 def planned_devices(hardware: Hardware) -> int:
     """Devices on all nodes, as far as the config says: ``hardware.devices=auto`` counts as one."""
     return (1 if hardware.devices == "auto" else hardware.devices) * hardware.nodes
+
+
+def may_have_accelerator() -> bool:
+    """Whether this machine may have one, told without torch: False where no driver has made a device of any kind."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1") and not any(map(glob, _OTHER_DEVICES)):
+        return False
+    return platform.system() != "Linux" or any(map(glob, (*_NVIDIA_DEVICES, *_OTHER_DEVICES)))
+
+
+_NVIDIA_DEVICES = ("/dev/nvidia[0-9]*", "/dev/dxg")  # the second is that of Windows' Linux
+_OTHER_DEVICES = ("/dev/kfd", "/dev/dri/render*", "/dev/accel*", "/dev/davinci*", "/dev/hl[0-9]*")
 
 
 def visible_gpus() -> list[Gpu]:

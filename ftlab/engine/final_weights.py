@@ -12,7 +12,7 @@ from ftlab.rundir.compare import format_both
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.documents import is_folder, is_there
 from ftlab.rundir.files import move_folder, sha256, temporary_folder
-from ftlab.rundir.names import WEIGHT_FILES
+from ftlab.rundir.names import MODEL_CARD, WEIGHT_FILES
 from ftlab.rundir.plan import Phase
 
 
@@ -29,6 +29,7 @@ def save_final(model: Any, tokenizer: Any, stop: list[int], final: Path) -> Path
     # A trainer may have put a reference's adapter beside the policy's.
     policy_alone = {"selected_adapters": ["default"]} if has_adapter(model) else {}
     model.save_pretrained(writing, **policy_alone)
+    (writing / MODEL_CARD).unlink(missing_ok=True)  # PEFT's is a form to fill in; ours is written once all is measured
     tokenizer.save_pretrained(writing)
     generation = model.generation_config
     generation.eos_token_id, generation.pad_token_id = stop, tokenizer.pad_token_id
@@ -71,12 +72,16 @@ def changed_weights(run_dir: RunDir, phase: Phase, result: Mapping[str, Any], wi
 
 
 def link_final(run_dir: RunDir, final: Path) -> Path | None:
-    """Let ``final`` of the run directory point at a phase's. What a copy without links has there gives way: it is
-    removed where a phase has the same weights, else moved; where it is then is returned."""
+    """Let ``final`` of the run directory point at a phase's.
+
+    In a copy that followed links there is a folder in its place. If its weights are those of none of the phases it is
+    set aside: where it is then is returned.
+    """
     kept = None
     if is_there(run_dir.final) and not run_dir.final.is_symlink():
-        phases = [path for path in final.parent.parent.glob(f"*/{final.name}") if path.is_dir()]
-        if run_dir.final.is_dir() and weight_hashes(run_dir.final) in [weight_hashes(path) for path in phases]:
+        finals = [run_dir.phase_files(phase.folder).final for phase in run_dir.plan().phases]
+        of_phases = [weight_hashes(folder) for folder in finals if folder.is_dir()]
+        if run_dir.final.is_dir() and weight_hashes(run_dir.final) in of_phases:
             shutil.rmtree(run_dir.final)
         else:
             kept = set_aside(run_dir.final)

@@ -27,11 +27,6 @@ from ftlab.rundir.records import read_samples
 from ftlab.rundir.summary import VALIDATION
 from ftlab.schema import Run
 
-_NOT_MEASURES = (
-    "eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "eval_model_preparation_time",
-    "eval_num_tokens",
-)  # fmt: skip
-
 
 @dataclass
 class Measures:
@@ -77,16 +72,19 @@ class Measuring:
         return [Answering(every, rates, lambda: self._between(trainer))]
 
     def after(self, trainer: Any, weights_of: int) -> Measures:
-        """What was measured at that step is not measured again. :param weights_of: the step of the weights."""
-        measures, step = Measures(self._validation(trainer, weights_of)), trainer.state.global_step
-        is_logged = any(entry["step"] == weights_of and ANSWERED in entry for entry in trainer.state.log_history)
-        answered = kept_samples(self._session, self._phase, weights_of) if is_logged else None
+        """What was measured of the last step is not measured again; of weights that were loaded, everything is, and was
+        logged before. :param weights_of: the step of the weights."""
+        step = trainer.state.global_step
+        is_answered = any(entry["step"] == weights_of and ANSWERED in entry for entry in trainer.state.log_history)
+        measures = Measures(self._validation(trainer, step) if weights_of == step else self._loaded(trainer))
+        is_last = is_answered and weights_of == step
+        answered = kept_samples(self._session, self._phase, step) if is_last else None
         if answered is not None:
             measures.values |= answered["values"]
             measures.samples = answered["samples"]
         else:
             self._answer(measures, trainer.model, "after training")
-            if not is_logged:
+            if not is_answered:
                 self._log(measures, step)
         self._write(measures, "after", step)
         return measures
@@ -104,11 +102,13 @@ class Measuring:
             return {}
         log = trainer.state.log_history
         found = next((e for e in log if e["step"] == step and "eval_loss" in e), None) or trainer.evaluate()
-        return {
-            f"{VALIDATION}{name.removeprefix('eval_')}": value
-            for name, value in found.items()
-            if name.startswith("eval_") and name not in _NOT_MEASURES
-        }
+        logged = {name.removeprefix("eval_"): value for name, value in found.items() if name.startswith("eval_")}
+        return {f"{VALIDATION}{name}": value for name, value in logged.items()}
+
+    def _loaded(self, trainer: Any) -> dict[str, float]:
+        """What the weights of an earlier step come to, now that they are the trainer's again."""
+        found: dict[str, float] = {} if trainer.eval_dataset is None else trainer.measure()
+        return {f"{VALIDATION}{name}": value for name, value in found.items()}
 
     def _log(self, measures: Measures, step: int) -> dict[str, float]:
         """What metrics.jsonl is told, if there is something."""

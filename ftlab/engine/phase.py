@@ -15,9 +15,12 @@ from ftlab.data.row_origins import row_locations
 from ftlab.data.sources import resolve
 from ftlab.engine import resume_point, summary
 from ftlab.engine.final_weights import changed_weights, link_final, save_final, weight_hashes
+from ftlab.engine.model_card import write_model_card
+from ftlab.engine.packing import choose_isolation
 from ftlab.engine.session import Session
 from ftlab.errors import RunDirError
 from ftlab.policy import lineage
+from ftlab.preflight.remarks import remarks
 from ftlab.rundir.checkpoints import step_of
 from ftlab.rundir.plan import Phase
 from ftlab.stages import trainer_class
@@ -29,6 +32,7 @@ class PhaseRun:
     :param checkpoint: the step of the checkpoint that it goes on from; None: the newest that is whole, if there is one.
     :ivar config: the phase's config, with the model that it starts from. :ivar files: where the phase's files are.
     :ivar tokens: the tokenizer and the template, once loaded; :ivar model: the model, once loaded.
+    :ivar isolation: how packed samples are kept apart.
     """
 
     def __init__(self, session: Session, phase: Phase, checkpoint: int | None):
@@ -54,6 +58,9 @@ class PhaseRun:
         with self.output.console.status("loading the model"):
             self._load_model()
         self.session.hooks.model_loaded(self)
+        self.isolation = choose_isolation(
+            self.session, self.phase.name, self.config, self.model, self.tokenizer.pad_token_id, prepared
+        )
         self._train(prepared)
 
     def _check_same_data(self, sources: list[resolve.Source]) -> None:
@@ -76,13 +83,18 @@ class PhaseRun:
         from ftlab.model import remote_code
         from ftlab.policy.tokens import load_tokens
 
+        for remark in remarks(self.config):
+            self.output.say(escape(remark))
         if line := remote_code.notice(self.config.model):
             self.output.say(escape(line))
         self.tokens = load_tokens(self.config)
         self.tokenizer = self.tokens.tokenizer
+        if self.tokens.warning is not None:
+            self.output.say(f"[yellow]{escape(self.tokens.warning)}[/yellow]")
 
     def _load_model(self) -> None:
         from ftlab.model import adapter
+        from ftlab.model.experts import describe_experts
         from ftlab.policy.build import build_model
 
         self.model, added = build_model(self.config, self.tokens)
@@ -91,13 +103,14 @@ class PhaseRun:
             self.output.say(escape(f"tokenizer: {additions}" + (f"; {added} embeddings added" if added else "")))
         self.parameters = adapter.count_parameters(self.model)
         self.output.say(f"{self.config.model.name}: {self.parameters}")
+        for line in describe_experts(self.model, self.config):
+            self.output.say(escape(line))
 
     def _train(self, prepared: Any) -> None:
         from transformers import set_seed
 
         from ftlab.engine import stopping
         from ftlab.engine.between_steps import BetweenSteps
-        from ftlab.engine.continued_metrics import cut_back
         from ftlab.engine.measuring import Measuring, kept_samples
         from ftlab.engine.metrics_log import Advance, Metrics
         from ftlab.engine.trackers.rates import make_rates
@@ -106,18 +119,20 @@ class PhaseRun:
         session, train = self.session, self.config.train
         checkpoint = self._checkpoint()
         step = step_of(checkpoint) if checkpoint else 0
-        cut_back(session, self.phase, checkpoint, kept_samples(session, self.phase.name, "before"))
+        is_measured = kept_samples(session, self.phase.name, "before") is not None
         rates = make_rates(self.config, self.model, self.parameters, prepared.train)
         steps_before = session.steps_before()
         metrics = Metrics(session, self.phase.name, rates)
         trainer = self._trainer(prepared, [BetweenSteps(session, rates), rates, metrics])
+        total = _total_steps(trainer)
+        resume_point.cut_back(self.run_dir, self.phase.name, checkpoint, is_measured, total, self.output)
+        self._tell_warmup(total)
         measuring = Measuring(session, self.phase.name, self.config, self.tokens, self.parts, metrics)
         splits = {"golden": bool(self.parts.get("golden")), "validation": prepared.validation is not None}
         chooses = stopping.callbacks(train, self.files, splits, self.output.say)
         # Answers are given before they are compared.
         for callback in (*measuring.between(trainer, rates), *chooses):
             trainer.add_callback(callback)
-        self._probe(prepared)
         self.output.say(
             f"[dim]continue any time with: ftlab resume {escape(shlex.quote(str(self.run_dir.path)))}[/dim]"
         )
@@ -129,11 +144,9 @@ class PhaseRun:
         stopping.check_measured(train, trainer.state.log_history)
         session.hooks.trainer_built(self, trainer)
         session.interruption.check()
-        with self.output.progress("training", _total_steps(trainer), "steps") as bar:
+        with self.output.progress("training", total, "steps") as bar:
             trainer.add_callback(Advance(self.output, bar, rates))
-            if checkpoint is not None and (
-                step >= _total_steps(trainer) or stopping.has_stopped_early(checkpoint, train)
-            ):
+            if checkpoint is not None and (step >= total or stopping.has_stopped_early(checkpoint, train)):
                 resume_point.restore(trainer, checkpoint)
             else:
                 # What was computed before, and what was found in a cache, leaves no trace in the random state.
@@ -158,16 +171,27 @@ class PhaseRun:
 
     def _trainer(self, prepared: Any, beside: list[Any]) -> Any:
         rows: tuple[Any, Any] = (prepared.train, prepared.validation)
+        more: tuple[Any, ...] = (self.isolation,)
         if self.config.stage.name in ("ppo", "grpo"):
             held = prepared.validation
             validation = None if held is None else prompt_rows(self.parts["validation"], held)
             rows = (prompt_rows(self.parts["train"], prepared.train), validation)
-        trainer = trainer_class(self.config)(self.config, self.model, self.tokenizer, *rows, self.files, beside)
+            more = ()  # what they train on is generated, one answer to a row
+        trainer = trainer_class(self.config)(self.config, self.model, self.tokenizer, *rows, self.files, beside, *more)
+        if self.config.train.save_steps == "epoch":
+            trainer.args.save_steps = _training_values(trainer)[1]
         trainer.watch(self.config.train.loss_spike, self._names(trainer, rows[0]), self.output.note, self._look_at)
         for chatter in ("PrinterCallback", "ProgressCallback"):
             for callback in [c for c in trainer.callback_handler.callbacks if type(c).__name__ == chatter]:
                 trainer.remove_callback(callback)
         return trainer
+
+    def _tell_warmup(self, total: int) -> None:
+        """That no step has the learning rate that was asked for: the first step of a warm-up has none at all."""
+        train = self.config.train
+        if train.lr_scheduler != "constant" and train.warmup_count(total) >= total:
+            line = f"all {total} steps are warm-up, so none has train.learning_rate={train.learning_rate:g} and the "
+            self.output.say(f"[yellow]{line}first trains at 0; train.warmup_steps=0 does without[/yellow]")
 
     def _names(self, trainer: Any, rows: Any) -> Callable[[Sequence[int]], list[str]]:
         """What a user calls some of the rows that train."""
@@ -178,20 +202,6 @@ class PhaseRun:
         of_stage = trainer.train_dataset if isinstance(trainer.train_dataset, Rows) else rows
         return lambda indices: row_locations(self.parts["train"], of_stage, indices)
 
-    def _probe(self, prepared: Any) -> None:
-        from ftlab.data.packing.collate import PackedCollator
-        from ftlab.stages.trainer.forward import probe_isolation
-
-        rows = (prepared.train[i] for i in range(len(prepared.train)))
-        packed = next((row for row in rows if len(row.samples) > 1), None)
-        if self.config.quant.name == "int8":
-            self.output.note(
-                "int8 chooses its outlier columns over the whole batch, packed or not: isolation not probed"
-            )
-        elif packed is not None:
-            probe_isolation(self.model, packed, PackedCollator(self.tokenizer.pad_token_id))
-            self.output.note("packed samples do not see each other: probed on the first packed row")
-
     def _save_final(self) -> None:
         final = self.files.final
         kept = save_final(self.model, self.tokenizer, self.tokens.stop, final)
@@ -201,10 +211,11 @@ class PhaseRun:
         later = phases[phases.index(self.phase) + 1 :]
         # A later phase that is finished was trained first, by itself, and the run's final weights are its own.
         if not any(self.run_dir.phase_files(phase.folder).final.exists() for phase in later):
-            replaced = link_final(self.run_dir, final)
-            if replaced is not None:
-                line = f"{self.run_dir.final} held weights that no phase has; moved to {replaced}"
-                self.output.say(f"[yellow]{escape(line)}[/yellow]")
+            kept = link_final(self.run_dir, final)
+            if kept is not None:
+                self.output.say(
+                    f"[yellow]{escape(f'{self.run_dir.final} was a folder of other weights; moved to {kept}')}[/yellow]"
+                )
         self.session.hooks.final_saved(self)
 
     def _finish(self, trainer: Any, kept: int, before: dict[str, float], after: dict[str, float]) -> None:
@@ -217,10 +228,16 @@ class PhaseRun:
             "after": after,
             "sha256": weight_hashes(self.files.final),
         }
+        write_model_card(self.session, self.phase, result, self.files.final)
         self.session.manifest.record_item("phases", self.phase.name, result)
 
 
 def _total_steps(trainer: Any) -> int:
     if trainer.args.max_steps > 0:
-        return trainer.args.max_steps
-    return trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())[-1]
+        return int(trainer.args.max_steps)
+    return _training_values(trainer)[-1]
+
+
+def _training_values(trainer: Any) -> Any:
+    """As transformers has them: epochs, steps of an epoch, ..., steps in all."""
+    return trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())

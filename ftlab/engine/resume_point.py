@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,12 @@ from rich.markup import escape
 from ftlab.engine.output import Output
 from ftlab.errors import RunDirError
 from ftlab.rundir.checkpoints import checkpoints, flaw, others, set_aside, step_of
+from ftlab.rundir.directory import RunDir
 from ftlab.rundir.documents import is_there, kind_of
-from ftlab.rundir.names import CHECKPOINT_MANIFEST, TRAINER_STATE
+from ftlab.rundir.extension import is_moved_end
+from ftlab.rundir.files import write_atomic
+from ftlab.rundir.names import CHECKPOINT_MANIFEST, METRICS, TRAINER_STATE
+from ftlab.rundir.records import read_trainer_state
 
 
 def newest_whole_checkpoint(folder: Path, stage: str, output: Output) -> Path | None:
@@ -69,6 +75,70 @@ def chosen_checkpoint(folder: Path, step: int, stage: str, output: Output) -> Pa
         place = set_aside(checkpoint)
         output.say(escape(f"{checkpoint} is later than run.checkpoint={step}; moved to {place}"))
     return wanted
+
+
+def cut_back(
+    run_dir: RunDir, phase: str, checkpoint: Path | None, is_measured: bool, total: int, output: Output
+) -> None:
+    """Take out of ``metrics.jsonl`` what ``phase`` logged after ``checkpoint``, and put back what is lost of the rest.
+
+    :param is_measured: whether the measures before training were finished; if not, they will be logged again.
+    :param total: steps that the phase takes now. What was evaluated because it ended there earlier no longer stands.
+    """
+    if checkpoint is not None and (checkpoint / METRICS).is_file():
+        there, lines = _content(run_dir.metrics), _standing_lines(checkpoint, total)
+        if not there.startswith(lines):
+            line = f"{run_dir.metrics} had lost or changed lines: put back from {checkpoint}, as they were logged"
+            output.say(f"[yellow]{escape(line)}[/yellow]")
+            write_atomic(run_dir.metrics, lines + b"".join(_of_others(there, lines, phase)))
+    if not run_dir.metrics.is_file():
+        return
+    step = 0 if checkpoint is None else step_of(checkpoint)
+    logged = 0 if checkpoint is None else _standing_lines(checkpoint, total).count(b"\n")
+
+    def stands(number: int, entry: dict[str, Any]) -> bool:
+        if entry["phase"] != phase:
+            return True
+        if entry["step"] == 0:
+            return is_measured
+        # What belongs to a step is logged before its checkpoint; what is measured after training, behind the last one.
+        return entry["step"] < step or (entry["step"] == step and number < logged)
+
+    kept = [json.dumps(entry) + "\n" for number, entry in enumerate(run_dir.read_metrics()) if stands(number, entry)]
+    write_atomic(run_dir.metrics, "".join(kept))
+
+
+def _standing_lines(checkpoint: Path, total: int) -> bytes:
+    """What had been logged by a checkpoint, without the evaluation that only the end of the run had asked for, where
+    that end has moved. It comes last."""
+    lines = _content(checkpoint / METRICS)
+    state = read_trainer_state(checkpoint / TRAINER_STATE)
+    if lines and is_moved_end(state, total) and state["global_step"] % state["eval_steps"]:
+        *before, last = lines.splitlines(keepends=True)
+        if "eval_loss" in json.loads(last):
+            return b"".join(before)
+    return lines
+
+
+def _of_others(there: bytes, restored: bytes, phase: str) -> Iterator[bytes]:
+    """Whole lines that other phases have logged, and that are not restored already."""
+    known = set(restored.splitlines(keepends=True))
+    for line in there.splitlines(keepends=True):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if (
+            isinstance(entry, dict)
+            and entry.get("phase") not in (None, phase)
+            and "step" in entry
+            and line not in known
+        ):
+            yield line
+
+
+def _content(path: Path) -> bytes:
+    return path.read_bytes() if path.is_file() else b""
 
 
 def restore(trainer: Any, checkpoint: Path) -> None:

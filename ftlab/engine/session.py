@@ -6,7 +6,6 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from ftlab.engine.clock import Clock
 from ftlab.engine.hooks import PhaseHooks
@@ -65,11 +64,9 @@ def session_of(run_dir: RunDir, hooks: PhaseHooks) -> Iterator[Session]:
     :raises Interrupted: on Ctrl-C, SIGTERM or SIGUSR1, with a checkpoint if training had begun.
     """
     plan, manifest = run_dir.plan(), Manifest(run_dir)
-    last = _last_line(run_dir)
     interruption = Interruption(f"Interrupted. Continue with: {resume_command(run_dir)}")
     with Output(run_dir.log) as output, interruption, TURNS.taking() as turn:
-        known = (manifest.values.get("seconds"), last.get("seconds") if last else None)
-        clock = Clock(max((seconds for seconds in known if seconds is not None), default=0))
+        clock = Clock(max(manifest.values.get("seconds") or 0, _seconds_logged(run_dir)))
         trackers = Trackers(run_dir, plan, manifest, output.say)
         try:
             yield Session(run_dir, plan, manifest, output, clock, interruption, trackers, hooks, turn)
@@ -79,12 +76,14 @@ def session_of(run_dir: RunDir, hooks: PhaseHooks) -> Iterator[Session]:
             trackers.finish("failed" if status == "running" else status)
 
 
-def _last_line(run_dir: RunDir) -> dict[str, Any] | None:
-    """None also where it is damaged: a run that goes on puts it back, and one that is finished needs it no more."""
+def _seconds_logged(run_dir: RunDir) -> float:
+    """How far the last line of metrics.jsonl had come; a damaged one is put back from a checkpoint, or told, later."""
     try:
-        return run_dir.read_last_metrics()
+        last = run_dir.read_last_metrics() or {}
     except RunDirError:
-        return None
+        return 0.0
+    seconds = last.get("seconds")
+    return float(seconds) if isinstance(seconds, int | float) else 0.0
 
 
 def resume_command(run_dir: RunDir) -> str:

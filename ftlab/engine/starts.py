@@ -18,6 +18,7 @@ from ftlab.rundir.directory import RunDir
 from ftlab.rundir.files import write_atomic
 from ftlab.rundir.manifest import Manifest
 from ftlab.rundir.plan import Plan
+from ftlab.rundir.sweep import is_sweep
 
 PACKAGES = (
     "torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "datasets", "tokenizers", "hydra-core",
@@ -29,7 +30,7 @@ _HERE = Path(__file__).resolve().parents[1]  # this package
 
 def record_start(run_dir: RunDir, plan: Plan, manifest: Manifest) -> None:
     """Write down a start: the run is running. What it was started with first stays in the manifest's own keys; each
-    start has its time, and what differs from the first. ``outputs/latest`` points here, unless the folder was chosen.
+    start has its time, and what differs from the first. ``outputs/latest`` points here, unless a user chose the folder.
     """
     now = datetime.now().astimezone().isoformat(timespec="milliseconds")
     found, diff = _environment()
@@ -51,7 +52,10 @@ def record_start(run_dir: RunDir, plan: Plan, manifest: Manifest) -> None:
         began=manifest.values.get("began", now),
         starts=[*starts, {"time": now, **differs}],
     )
-    if plan.phases[0].config.run.dir is None and run_dir.path.absolute().parent.name == "outputs":
+    is_chosen = plan.phases[0].config.run.dir is not None
+    if is_chosen and ("reproduces" in manifest.values or any(map(is_sweep, run_dir.path.absolute().parents[:2]))):
+        is_chosen = False  # the command made it up
+    if not is_chosen and run_dir.is_below_outputs:
         run_dir.link_latest()
 
 

@@ -10,8 +10,9 @@ from ftlab.engine.process import quiet_libraries
 from ftlab.errors import ConfigError, DataError, Mistake, NotReadyError
 from ftlab.planning import make_plan
 from ftlab.preflight import check as preflight
-from ftlab.rundir.claim import choose_remaining_phases, claim, hold
+from ftlab.rundir.claim import choose_remaining_phases, claim, hold, lengthen
 from ftlab.rundir.directory import RunDir
+from ftlab.rundir.extension import LENGTH
 from ftlab.schema import Run
 
 
@@ -25,19 +26,23 @@ def train(run: Run, overrides: Sequence[str], hooks: PhaseHooks | None = None) -
 
 
 def resume(run: Run, overrides: Sequence[str], hooks: PhaseHooks | None = None) -> None:
-    """Continue ``run.dir``; everything but where it is comes from its own run.yaml."""
+    """Continue ``run.dir``; everything but where it is, and how many steps it takes, comes from its own run.yaml."""
     quiet_libraries()
     if run.run.dir is None:
         raise ConfigError([Mistake("run.dir", "ftlab resume needs the run directory: ftlab resume outputs/my-run")])
     run_dir = RunDir.open(Path(run.run.dir))
-    ignored = [o for o in overrides if not o.startswith(("task=", "run.dir=", "-"))]
+    lengths = [o for o in overrides if o.partition("=")[0] in LENGTH]
+    ignored = [o for o in overrides if not o.startswith(("task=", "run.dir=", "-")) and o not in lengths]
     if ignored:
         reason = (
             "ftlab resume takes everything from the run's own run.yaml. To change what may change, give its first "
-            "command again (rerun in its manifest.json) with this added and the same run.name or run.dir"
+            "command again (rerun in its manifest.json) with this added and the same run.name or run.dir; for more "
+            "steps, ftlab resume DIR train.max_steps=N"
         )
         raise ConfigError([Mistake(override, reason) for override in ignored])
     with hold(run_dir):
+        if lengths:
+            lengthen(run_dir, run.train, lengths)
         choose_remaining_phases(run_dir)
         try:
             preflight.check_plan(run_dir.plan())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +11,13 @@ import torch
 
 from ftlab.errors import NotReadyError
 from ftlab.model import score
+from ftlab.model.experts import adapter_rank, untouched_experts
 from ftlab.model.freeze import freeze
+from ftlab.model.guests import TRAINED
+from ftlab.model.merge import merge_adapter
 from ftlab.model.modules import is_packed
-from ftlab.model.targets import target_modules
+from ftlab.model.targets import Targets, adapter_targets
+from ftlab.model.unadapted import unadapted_layers
 from ftlab.schema import Lora, Run
 
 
@@ -33,15 +38,16 @@ def apply_method(model: Any, run: Run, new_tokens: Sequence[int] = ()) -> Any:
     """
     if run.model.adapter is not None and run.method.name != "lora":
         # Wrapping it froze the model; what trains of it is decided below.
-        model = _load_adapter(model, run.model.adapter, {}).merge_and_unload().requires_grad_(True)
+        model = merge_adapter(_load_adapter(model, run.model.adapter, {})).requires_grad_(True)
     if getattr(model, "is_quantized", False):
         from peft import prepare_model_for_kbit_training
 
-        model = prepare_model_for_kbit_training(
-            model,
-            use_gradient_checkpointing=run.train.gradient_checkpointing,
-            gradient_checkpointing_kwargs={"use_reentrant": False},
-        )
+        with untouched_experts(model):
+            model = prepare_model_for_kbit_training(
+                model,
+                use_gradient_checkpointing=run.train.gradient_checkpointing,
+                gradient_checkpointing_kwargs={"use_reentrant": False},
+            )
     if run.method.name == "lora":
         model = _attach_adapter(model, run, new_tokens)
     elif run.method.name == "freeze":
@@ -59,15 +65,32 @@ def apply_method(model: Any, run: Run, new_tokens: Sequence[int] = ()) -> Any:
 
 def _attach_adapter(model: Any, run: Run, new_tokens: Sequence[int]) -> Any:
     """The model with the adapter that trains: a new one, or the one that ``model.adapter`` starts from."""
-    from peft import get_peft_model
-
     options: dict[str, Any] = {}
     if run.stage.name == "rm":
         options = {"task_type": "SEQ_CLS", "modules_to_save": [score.NAME]}
+    if layers := unadapted_layers(model):
+        options["exclude_modules"] = layers
     if run.model.adapter is not None:
         return _load_adapter(model, run.model.adapter, {"lora_dropout": run.lora.dropout, **options})
-    targets = target_modules(model, run.lora)
-    return get_peft_model(model, _lora_config(run.lora, targets, _embeddings(model, new_tokens), **options))
+    targets = adapter_targets(model, run)
+    ranks = {re.escape(name): adapter_rank(model, run.lora.r) for name in targets.expert_names}
+    return _wrap(model, _lora_config(run.lora, targets, ranks, _embeddings(model, new_tokens), **options))
+
+
+def _wrap(model: Any, config: Any) -> Any:
+    """The model with an adapter of PEFT's. Dropout goes to the layers that can have it: PEFT refuses any where weights
+    such as those of fused experts are adapted, now and whenever the config is loaded."""
+    from peft import get_peft_model
+    from peft.tuners.lora.layer import LoraLayer, ParamWrapper
+
+    dropout, config.lora_dropout = config.lora_dropout, 0.0
+    adapted = get_peft_model(model, config)
+    if not any(isinstance(module, ParamWrapper) for module in adapted.modules()):
+        config.lora_dropout = dropout
+    for layer in adapted.modules():
+        if dropout and isinstance(layer, LoraLayer) and not isinstance(layer, ParamWrapper):
+            layer.lora_dropout[TRAINED] = torch.nn.Dropout(dropout).train(layer.training)
+    return adapted
 
 
 def _load_adapter(model: Any, adapter: str, options: dict[str, Any]) -> Any:
@@ -78,7 +101,6 @@ def _load_adapter(model: Any, adapter: str, options: dict[str, Any]) -> Any:
     """
     from peft import (
         PeftConfig,
-        get_peft_model,
         get_peft_model_state_dict,
         load_peft_weights,
         set_peft_model_state_dict,
@@ -89,7 +111,7 @@ def _load_adapter(model: Any, adapter: str, options: dict[str, Any]) -> Any:
         config.inference_mode = False
         for name, value in options.items():
             setattr(config, name, value)
-        adapted = get_peft_model(model, config)
+        adapted = _wrap(model, config)
         own, saved = get_peft_model_state_dict(adapted), load_peft_weights(adapter, device="cpu")
         # What this stage adds, such as a value head, stays as it was drawn.
         found: Any = set_peft_model_state_dict(adapted, {**own, **saved})
@@ -134,7 +156,8 @@ def _embeddings(model: Any, new_tokens: Sequence[int]) -> dict[str, list[int]] |
 
 def _lora_config(
     lora: Lora,
-    targets: str | list[str],
+    targets: Targets,
+    ranks: dict[str, int],
     trained_rows: dict[str, list[int]] | None,
     task_type: str = "CAUSAL_LM",
     **options: Any,
@@ -145,7 +168,10 @@ def _lora_config(
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=targets,
+        target_modules=targets.modules,
+        target_parameters=targets.parameters or None,
+        rank_pattern=ranks,
+        alpha_pattern={name: lora.alpha * rank / lora.r for name, rank in ranks.items()},
         use_dora=lora.variant == "dora",
         use_rslora=lora.variant == "rslora",
         init_lora_weights="pissa" if lora.variant == "pissa" else True,

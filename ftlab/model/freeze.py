@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ftlab.errors import ConfigError
-from ftlab.model.modules import decoder_layers, last_names, matches_name, norms, unknown_module_mistakes
+from ftlab.model.module_names import last_names, matches_name, unknown_module_mistakes
+from ftlab.model.modules import decoder_layers, norms
 from ftlab.schema import Method
 
 

@@ -11,11 +11,11 @@ from torch import Tensor
 
 def logits_function(model: Any) -> Callable[[Tensor], Tensor]:
     """``hidden (N, D) -> logits (N, V)`` in fp32: the output layer, and the scaling or soft cap of those that have one
-    (Gemma 2 caps, Cohere multiplies, Granite divides)."""
+    (Gemma 2 and RecurrentGemma cap, Cohere and Falcon H1 multiply, Granite divides)."""
     head = model.get_output_embeddings()
     config = model.config.get_text_config()
-    cap = getattr(config, "final_logit_softcapping", None)
-    scale = getattr(config, "logit_scale", None) or 1.0
+    cap = getattr(config, "final_logit_softcapping", None) or getattr(config, "logits_soft_cap", None)
+    scale = getattr(config, "logit_scale", None) or getattr(config, "lm_head_multiplier", None) or 1.0
     scale /= getattr(config, "logits_scaling", None) or 1.0
 
     def logits(hidden_ND: Tensor) -> Tensor:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from ftlab.errors import NotReadyError
 from ftlab.model import remote_code
+from ftlab.model.generation import make_savable
 from ftlab.model.prequantized import quantization_kind
 from ftlab.schema import Run
 
@@ -57,14 +58,43 @@ def load_model(run: Run) -> Any:
             options["quantization_config"] = _trainable_kernels(str(quantization_kind(run.model)))
         if run.quant.name != "none" or quantization_kind(run.model) is not None:
             options["device_map"] = {"": "cpu" if uses_cpu(run) else torch.accelerator.current_device_index()}
-        model = AutoModelForCausalLM.from_pretrained(run.model.path, **source, **options)
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            run.model.path, output_loading_info=True, **source, **options
+        )
+    except Exception as error:  # transformers and torch raise anything at all on files that are damaged
         if remote_code.is_untrusted(run.model, error):
             raise NotReadyError(f"{remote_code.explain(run.model)}.") from None
-        raise NotReadyError(f"model.path={run.model.path} cannot be loaded: {str(error).splitlines()[0]}") from None
+        raise NotReadyError(f"model.path={run.model.path} cannot be loaded: {_reason(error)}") from error
+    _check_complete(run.model.path, report)
+    make_savable(model.generation_config, run.model.path)
     if uses_cpu(run) and getattr(model, "is_loaded_in_4bit", False):
         _keep_gradients(model)
     return model
+
+
+def _reason(error: Exception) -> str:
+    """An error in one line."""
+    if "ignore_mismatched_sizes" in str(error):
+        return "tensors of its files have other shapes than its config.json says. Copy the folder again."
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _check_complete(path: str, report: Mapping[str, Any]) -> None:
+    """transformers draws what a file lacks at random, and goes on.
+
+    :param report: what it says of its loading. :raises NotReadyError: something was drawn.
+    """
+    lacking = sorted(report["missing_keys"])
+    if not lacking:
+        return
+    more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+    surplus = sorted(report["unexpected_keys"])
+    instead = f" They have {surplus[0]}, which the model has no place for." if surplus else ""
+    raise NotReadyError(
+        f"model.path={path}: its files lack {', '.join(lacking[:3])}{more}, and training would start from random "
+        f"numbers there.{instead} Copy the folder again."
+    )
 
 
 def load_reference(run: Run, path: str) -> Any:

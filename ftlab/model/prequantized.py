@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
+from ftlab.errors import NotReadyError
+from ftlab.pretrained.files import CONFIG, local_folder, read_object
 from ftlab.schema import Model, Run
 
 # How a checkpoint may be quantized, to be trained on with adapters -> what transformers loads it with, and from which
@@ -61,19 +61,8 @@ def _numbers(version: str) -> list[int]:
 
 
 def _config(model: Model) -> dict[str, Any]:
-    file = Path(model.path) / "config.json"
-    if not Path(model.path).is_dir():
-        from huggingface_hub import try_to_load_from_cache
-        from huggingface_hub.errors import HFValidationError
-
-        try:
-            cached = try_to_load_from_cache(model.path, "config.json", revision=model.revision)
-        except HFValidationError:
-            return {}
-        if not isinstance(cached, str):
-            return {}
-        file = Path(cached)
-    if not file.is_file():
-        return {}
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return found
+    folder = local_folder(model.path, model.revision)
+    try:
+        return read_object(folder / CONFIG) if folder is not None and (folder / CONFIG).is_file() else {}
+    except NotReadyError:
+        return {}  # which preflight tells of a folder

@@ -41,13 +41,18 @@ def load_tokenizer(model: Model) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(
             model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # tokenizers raises anything at all on files that are damaged
         if remote_code.is_untrusted(model, error):
             raise NotReadyError(f"{remote_code.explain(model)}.") from None
-        raise NotReadyError(f"model.path={model.path}: no tokenizer there: {str(error).splitlines()[0]}") from None
+        raise NotReadyError(f"model.path={model.path}: no tokenizer there: {_reason(error)}") from error
     if tokenizer.eos_token is None:
         raise NotReadyError(f"The tokenizer of {model.path} has no eos_token; name one in its tokenizer_config.json.")
     return tokenizer
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else f"its files cannot be read ({type(error).__name__})"
 
 
 def complete(tokenizer: Any, needed: Sequence[str]) -> Additions:
@@ -71,12 +76,18 @@ def complete(tokenizer: Any, needed: Sequence[str]) -> Additions:
 
 
 def stop_tokens(tokenizer: Any, trained_text: str | None) -> list[int]:
-    """Return the ids at which an answer ends: the end of text, and the last token of what the template trains.
+    """Return the ids at which an answer ends: the end of text, and the last token of what the template trains, if that
+    is one of the tokens that stand for no text. A letter or a line break would end answers wherever it stands in them.
 
     :param trained_text: the text of one assistant turn as the template marks it, or None for plain text.
     """
-    stops = [tokenizer.eos_token_id]
-    if trained_text:
-        last = tokenizer(trained_text, add_special_tokens=False)["input_ids"][-1]
-        stops = [last, *(stop for stop in stops if stop != last)]
-    return stops
+    end = turn_end(tokenizer, trained_text)
+    return [end, *({tokenizer.eos_token_id} - {end})] if end is not None else [tokenizer.eos_token_id]
+
+
+def turn_end(tokenizer: Any, trained_text: str | None) -> int | None:
+    """The token that a trained turn ends with; None where that is one of its text's own."""
+    if not trained_text:
+        return None
+    last: int = tokenizer(trained_text, add_special_tokens=False)["input_ids"][-1]
+    return last if last in {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder} else None

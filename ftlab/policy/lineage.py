@@ -66,6 +66,7 @@ def _merge(config: Run, base: Path) -> None:
     from transformers import set_seed
 
     from ftlab.model import load
+    from ftlab.model.merge import merge_adapter
     from ftlab.policy.tokens import load_tokens
 
     unquantized = config.quant.model_copy(update={"name": "none"})
@@ -73,7 +74,7 @@ def _merge(config: Run, base: Path) -> None:
     set_seed(config.seed)  # from which model.init=random draws
     model: Any = load.load_model(config.model_copy(update={"quant": unquantized}))
     load.fit_embeddings(model, tokenizer)
-    merged: Any = PeftModel.from_pretrained(model, str(config.model.adapter)).merge_and_unload()
+    merged = merge_adapter(PeftModel.from_pretrained(model, str(config.model.adapter)))
     writing = temporary_folder(base)
     shutil.rmtree(writing, ignore_errors=True)
     merged.save_pretrained(writing)

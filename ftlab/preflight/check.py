@@ -10,8 +10,13 @@ from ftlab.data.sources import resolve
 from ftlab.distributed.world import current_world, planned_devices
 from ftlab.errors import ConfigError, DataError, FtlabError, NotReadyError
 from ftlab.model import prequantized, remote_code, saved_adapter
+from ftlab.model.module_names import NO_SUCH_LAYER, last_names, unknown_module_mistakes
+from ftlab.preflight.devices import device_problems
 from ftlab.preflight.packages import missing_trackers
 from ftlab.preflight.reachable import cached_folder, unreachable
+from ftlab.pretrained.files import CONFIG
+from ftlab.pretrained.folder import not_a_model
+from ftlab.pretrained.whole import folder_problems, linear_names
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.plan import Phase, Plan
 from ftlab.schema import DpoStage, PpoStage, Run
@@ -60,8 +65,11 @@ def check(run: Run, adapter: Collection[str] | None = None) -> None:
         missing.append(str(error))
     missing += filter(None, [optimizers.missing_package(run)])
     missing += missing_trackers(run)
-    missing += _unreachable_model(run) or filter(
-        None, [remote_code.refusal(run.model), prequantized.unsupported_reason(run)]
+    missing += device_problems(run)
+    missing += (
+        _unreachable_model(run)
+        or list(filter(None, [remote_code.refusal(run.model), prequantized.unsupported_reason(run)]))
+        or _folder_problems(run)
     )
     missing += _unreachable_reference(run)
     missing += adapter_mistakes(run, ()) if adapter is None else adapter
@@ -113,12 +121,12 @@ def adapter_mistakes(run: Run, given: Collection[str]) -> list[str]:
 def _unreachable_model(run: Run) -> list[str]:
     """Why the model cannot be trained, with what would do; empty when it can."""
     path = run.model.path
-    if lacking := unreachable("model.path", path, run.model.revision, "config.json"):
+    if Path(path).exists() and (problem := not_a_model(path)):
+        return [problem]
+    if lacking := unreachable("model.path", path, run.model.revision, CONFIG):
         return lacking
     if not Path(path).is_dir():
         return []
-    if not (Path(path) / "config.json").is_file():
-        return [f"model.path={path} has no config.json; it must be a folder in Hugging Face format"]
     if find.reward_model_problem(path) is None:
         return [
             f"model.path={path} is a reward model: it has a {find.HEAD}. stage={run.stage.name} starts from a "
@@ -126,6 +134,24 @@ def _unreachable_model(run: Run) -> list[str]:
             "of stage=grpo"
         ]
     return []
+
+
+def _folder_problems(run: Run) -> list[str]:
+    """What of the model's files keeps it from being loaded, and what the run asks of modules that it has not."""
+    folder = Path(run.model.path)
+    if not folder.is_dir():
+        return []  # what the hub's cache lacks is downloaded
+    if problems := folder_problems(folder, needs_weights=run.model.init == "pretrained"):
+        return problems
+    names = run.lora.target_modules
+    if run.method.name != "lora" or run.model.adapter is not None or isinstance(names, str):
+        return []
+    if not (paths := linear_names(folder)):
+        return []
+    mistakes = unknown_module_mistakes(
+        "lora.target_modules", names, [*paths, "lm_head"], NO_SUCH_LAYER, last_names(paths)
+    )
+    return [str(mistake) for mistake in mistakes]
 
 
 def _unreachable_reference(run: Run) -> list[str]:

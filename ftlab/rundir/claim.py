@@ -5,14 +5,16 @@ from __future__ import annotations
 import itertools
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from ftlab.base.redaction import mask_secrets
 from ftlab.errors import RunDirError
+from ftlab.rundir import extension
 from ftlab.rundir.checkpoints import MERGED, weights
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.documents import parse_yaml
@@ -22,6 +24,9 @@ from ftlab.rundir.layout import check_layout
 from ftlab.rundir.lock import LockHeldError, RunLock, not_writable
 from ftlab.rundir.names import LATEST
 from ftlab.rundir.plan import Phase, Plan
+from ftlab.schema import Train
+
+_Identities = Mapping[str, Mapping[str, Any]]
 
 
 @contextmanager
@@ -57,6 +62,27 @@ def hold(run_dir: RunDir) -> Iterator[None]:
     with RunLock(run_dir.path):
         check_layout(run_dir)
         yield
+
+
+def lengthen(run_dir: RunDir, train: Train, lines: Sequence[str]) -> None:
+    """Let a run of one phase that is continued take more steps. The lock is held.
+
+    :param train: as it was asked for. :param lines: overrides of :data:`ftlab.rundir.extension.LENGTH` alone.
+    :raises RunDirError: it has several phases, or would have had other weights on the way.
+    """
+    plan = run_dir.plan()
+    if len(plan.phases) > 1:
+        raise RunDirError(
+            f"{run_dir.path} has several phases: give its first command again, with phases.NAME.train.max_steps=N and "
+            "the same run.name or run.dir."
+        )
+    keys = [line.partition("=")[0] for line in lines]
+    (phase,) = plan.phases
+    asked = {key: getattr(train, key) for key in (key.partition(".")[2] for key in keys)}
+    config = phase.config.model_copy(update={"train": phase.config.train.model_copy(update=asked)})
+    kept = [line for line in plan.overrides if line.partition("=")[0] not in keys]
+    longer = phase.model_copy(update={"config": config})
+    _write_down(run_dir, plan.model_copy(update={"phases": (longer,), "overrides": (*kept, *lines)}))
 
 
 def choose_remaining_phases(run_dir: RunDir) -> None:
@@ -149,7 +175,10 @@ def _check_identity(run_dir: RunDir, plan: Plan) -> None:
         for key, value in theirs[name].items()
         if ours[name].get(key) != value
     ]
-    if [*ours] != [*theirs] or different:
+    longer = _longer_phase(ours, theirs, [phase.name for phase in fresh])
+    if [*ours] == [*theirs] and longer is not None:
+        extension.extend(run_dir, here, plan, longer)
+    elif [*ours] != [*theirs] or different:
         raise RunDirError(
             "\n".join([f"{run_dir.path} holds another run:", *(different or [f"  - phases: {', '.join(ours)} there"])])
             + "\nrun.if_exists=new starts beside it; another run.name or run.dir starts elsewhere."
@@ -157,6 +186,19 @@ def _check_identity(run_dir: RunDir, plan: Plan) -> None:
     for phase in fresh:
         if ours[phase.name] != theirs[phase.name]:
             _forget(run_dir, phase)
+
+
+def _longer_phase(ours: _Identities, theirs: _Identities, fresh: Collection[str]) -> str | None:
+    """The phase of which more steps are asked for, where nothing else differs."""
+    differ = {
+        name: {key for key, value in theirs[name].items() if ours[name].get(key) != value}
+        for name in ours.keys() & theirs.keys() - {*fresh}
+    }
+    changed = [name for name, keys in differ.items() if keys]
+    asks = {"train.max_steps", "train.epochs"}
+    if len(changed) == 1 and differ[changed[0]] <= {*extension.LENGTH} and differ[changed[0]] & asks:
+        return changed[0]
+    return None
 
 
 def _is_trained(run_dir: RunDir, phase: Phase) -> bool:

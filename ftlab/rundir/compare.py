@@ -16,7 +16,7 @@ MISSING = object()  # where one side has no such key
 
 # Of a manifest, what is no part of the environment that a run had.
 _NOT_ENVIRONMENT = (
-    "status", "error", "phases", "seconds", "rerun", "began", "starts", "folder", "data", "reproduces",
+    "status", "error", "phases", "seconds", "rerun", "began", "starts", "folder", "data", "reproduces", "extended",
 )  # fmt: skip
 # Of a phase in run.yaml, what is compared elsewhere or says nothing.
 _NOT_OF_A_PHASE = ("name", "folder", "config")

@@ -19,7 +19,7 @@ from ftlab.errors import RunDirError
 from ftlab.rundir import lock
 from ftlab.rundir.checkpoints import weights
 from ftlab.rundir.documents import read_yaml
-from ftlab.rundir.names import FINAL, LATEST
+from ftlab.rundir.names import FINAL, LATEST, METRICS, OUTPUTS
 from ftlab.rundir.phase_files import PhaseFiles
 from ftlab.rundir.plan import Plan
 from ftlab.rundir.records import read_last_line, read_ledger, read_lines, read_manifest
@@ -35,7 +35,7 @@ class RunDir:
         self.path = path
         self.run_yaml = path / "run.yaml"
         self.manifest_json = path / "manifest.json"
-        self.metrics = path / "metrics.jsonl"
+        self.metrics = path / METRICS
         self.samples = path / "samples"
         self.tensorboard = path / "tensorboard"
         self.log = path / "log.txt"
@@ -102,7 +102,7 @@ class RunDir:
 
     def phase_files(self, folder: str) -> PhaseFiles:
         """:param folder: the name of a phase's folder, as the plan has it."""
-        return PhaseFiles(self.phase(folder), self.path / "phases", self.samples)
+        return PhaseFiles(self.phase(folder), self.path / "phases", self.samples, self.metrics)
 
     @classmethod
     def open(cls, path: Path) -> RunDir:
@@ -119,21 +119,32 @@ class RunDir:
 
     def link_latest(self) -> None:
         """Let ``outputs/latest`` point here. A file system without links has none."""
-        link = self.path.parent / LATEST
+        link, target = self._latest()
         if link.exists() and not link.is_symlink():
             return  # somebody's own
         temporary = link.with_name(f".{LATEST}.{os.getpid()}.tmp")
         try:
             temporary.unlink(missing_ok=True)
-            temporary.symlink_to(self.path.name)
+            temporary.symlink_to(target)
             temporary.replace(link)
         except OSError:
             temporary.unlink(missing_ok=True)
 
+    def _latest(self) -> tuple[Path, Path]:
+        """The link, and where it leads when it leads here. A job of a sweep lies one folder deeper than other runs."""
+        path = self.path.absolute()
+        outputs = next((parent for parent in path.parents[:2] if parent.name == OUTPUTS), path.parent)
+        return self.path.parents[0 if outputs == path.parent else 1] / LATEST, path.relative_to(outputs)
+
+    @property
+    def is_below_outputs(self) -> bool:
+        """Whether the run lies in ``outputs/``, or in the folder of a sweep there."""
+        return self._latest()[0].absolute().parent.name == OUTPUTS
+
     def remove(self) -> None:
         """Remove the directory, and ``outputs/latest`` if it points here."""
-        link = self.path.parent / LATEST
-        if link.is_symlink() and link.readlink() == Path(self.path.name):
+        link, target = self._latest()
+        if link.is_symlink() and link.readlink() == target:
             link.unlink()
         folder = self.path.resolve()
         hidden = folder.with_name(f".{folder.name}.{os.getpid()}.removed")

@@ -28,16 +28,9 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 def move_folder(writing: Path, path: Path) -> None:
     """Rename a folder that was written beside ``path`` once all of it is on the disk: a power cut leaves all or
     nothing."""
-    sync_folder(writing)
+    sync(writing)
     writing.replace(path)
     _sync(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until a folder, and every file and folder in it, is on the disk."""
-    for path in [*folder.rglob("*"), folder]:
-        if not path.is_symlink() and (path.is_file() or path.is_dir()):
-            _sync(path)
 
 
 def _sync(path: Path) -> None:
@@ -67,6 +60,13 @@ def set_damaged_aside(path: Path) -> Path:
 def temporary_folder(path: Path) -> Path:
     """Where a folder is written before it is renamed to ``path``."""
     return path.with_name(f".{path.name}.tmp")
+
+
+def sync(folder: Path) -> None:
+    """Wait until every file below a folder is on the disk, and known there by its name."""
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    for path in [*files, *{path.parent for path in files}, folder]:
+        _sync(path)
 
 
 def sha256(path: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ftlab.rundir.names import FINAL, MERGED_BASE
+from ftlab.rundir.names import FINAL, MERGED_BASE, METRICS
 
 
 @dataclass(frozen=True)
@@ -13,17 +13,18 @@ class PhaseFiles:
     """Paths of one phase of a run.
 
     :param folder: ``phases/NN-name`` of the run directory. :param phases: the folder of all the run's phases.
-    :param samples: the folder of what the run's phases answered.
+    :param samples: the folder of what the run's phases answered. :param metrics: what the run has logged.
     """
 
     folder: Path
     phases: Path
     samples: Path
+    metrics: Path
 
     @classmethod
     def in_folder(cls, folder: Path) -> PhaseFiles:
         """The files of a phase that stands alone, without a run directory around it."""
-        return cls(folder, folder.parent, folder)
+        return cls(folder, folder.parent, folder, folder / METRICS)
 
     @property
     def final(self) -> Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ftlab.errors import RunDirError
 from ftlab.rundir.documents import read_json
-from ftlab.rundir.files import sha256, sync_folder, write_atomic
+from ftlab.rundir.files import sha256, sync, write_atomic
 
 _BYTES = hashlib.sha256().digest_size
 
@@ -21,7 +21,7 @@ _BYTES = hashlib.sha256().digest_size
 def seal_folder(folder: Path, name: str) -> None:
     """Write the hashes of all files below a folder into its file ``name``, once the files are on the disk."""
     hashes = {str(path.relative_to(folder)): sha256(path) for path in _files(folder, name)}
-    sync_folder(folder)
+    sync(folder)
     write_atomic(folder / name, json.dumps({"sha256": hashes, "seal": _digest(hashes)}, indent=2) + "\n")
 
 

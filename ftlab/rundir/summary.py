@@ -42,6 +42,7 @@ class _Phase(BaseModel):
 
 
 class _Plan(BaseModel):
+    overrides: tuple[str, ...] = ()
     phases: tuple[_Phase, ...] = Field(min_length=1)
 
 
@@ -53,7 +54,7 @@ class Summary:
         where nothing has begun; ``unreadable``.
     :param problem: why it failed or cannot be read. :param done: names of the phases that are, of ``phases``.
     :param before: measures of the last phase that is done. :param after: the same after it.
-    :param began: seconds since the epoch.
+    :param began: seconds since the epoch. :param overrides: of the command that started it.
     """
 
     path: Path
@@ -70,6 +71,7 @@ class Summary:
     before: dict[str, float]
     after: dict[str, float]
     began: float
+    overrides: tuple[str, ...]
 
     @property
     def main(self) -> str | None:
@@ -94,14 +96,15 @@ def summarize(path: Path) -> Summary:
         nothing: dict[str, Any] = {"done": (), "phases": (), "stages": (), "before": {}, "after": {}}
         return Summary(
             path, "unreadable", " ".join(str(error).split()), **nothing, model="", method="", steps=0, tokens=0,
-            seconds=None, began=path.stat().st_mtime,
+            seconds=None, began=path.stat().st_mtime if path.exists() else 0.0, overrides=(),
         )  # fmt: skip
 
 
 def _summarize(run_dir: RunDir) -> Summary:
-    plan = read_plan(run_dir)
-    records.check(_Plan, plan, run_dir.run_yaml)
-    phases = _Plan.model_validate(plan).phases
+    values = read_plan(run_dir)
+    records.check(_Plan, values, run_dir.run_yaml)
+    plan = _Plan.model_validate(values)
+    phases = plan.phases
     manifest = ManifestRecord.model_validate(run_dir.manifest())
     status = manifest.status
     if status == "running" and not run_dir.is_locked:
@@ -136,7 +139,17 @@ def _summarize(run_dir: RunDir) -> Summary:
         before=results[-1].before if results else {},
         after=results[-1].after if results else {},
         began=began,
+        overrides=plan.overrides,
     )
+
+
+def last_loss(path: Path) -> float | None:
+    """The last training loss that a run has logged; None where there is none, or the metrics cannot be read."""
+    try:
+        losses = [line["loss"] for line in RunDir(path).read_metrics() if isinstance(line.get("loss"), float)]
+    except RunDirError:
+        return None
+    return losses[-1] if losses else None
 
 
 def read_plan(run_dir: RunDir) -> dict[str, Any]:

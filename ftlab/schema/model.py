@@ -53,7 +53,10 @@ class Recommended(Group):
 
 
 class Model(Group):
+    """:ivar recipe: the choice of the group, where the folder at ``path`` has another shape than it says."""
+
     name: str
+    recipe: str | None
     path: str
     revision: str
     adapter: str | None
@@ -84,5 +87,6 @@ class Lora(Group):
     alpha: Positive
     dropout: Fraction
     target_modules: Literal["all-linear", "default"] | Annotated[tuple[str, ...], Field(min_length=1)]
+    experts: Literal["auto"] | bool
     variant: Literal["lora", "dora", "rslora", "pissa", "loraplus"]
     loraplus_ratio: PositiveFloat | None

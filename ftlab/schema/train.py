@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -34,9 +35,11 @@ class Train(Group):
         "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
     ]
     warmup_ratio: Fraction
+    warmup_steps: NonNegative | None
     weight_decay: NonNegativeFloat
     max_grad_norm: NonNegativeFloat
     label_smoothing: Fraction
+    router_aux_loss_coef: NonNegativeFloat | None
     optimizer: Optimizer
     adam_betas: tuple[Fraction, Fraction]
     epochs: PositiveFloat
@@ -46,7 +49,7 @@ class Train(Group):
     global_batch_size: Positive | None
     gradient_checkpointing: bool
     logging_steps: Annotated[Positive, operational]
-    save_steps: Annotated[Positive, operational]
+    save_steps: Annotated[Positive | Literal["epoch"], operational]
     save_total_limit: Annotated[Positive | None, operational]
     loss_spike: Annotated[Annotated[float, Field(gt=1)] | None, operational]
     early_stopping: Positive | None
@@ -54,6 +57,10 @@ class Train(Group):
     best_metric: Annotated[str, Field(min_length=1)]
     on_oom: Annotated[Literal["stop", "halve"], operational]
     engine: Literal["ftlab", "trl"]
+
+    def warmup_count(self, total: int) -> int:
+        """Optimizer steps over which the learning rate rises, in a run of ``total`` steps."""
+        return math.ceil(total * self.warmup_ratio) if self.warmup_steps is None else self.warmup_steps
 
     @property
     def keeps_best(self) -> bool:

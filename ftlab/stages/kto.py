@@ -60,6 +60,8 @@ class WithMismatched(Rows):
 class KtoTrainer(ReferenceTrainer):
     """The samples of a batch alternate: an answer, and the same prompt with another row's answer."""
 
+    balances_every = 2
+
     def __init__(
         self, run: Run, model: Any, tokenizer: Any, train_rows: PackedRows, validation_rows: PackedRows | None,
         *more: Any,

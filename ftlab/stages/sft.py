@@ -24,7 +24,7 @@ class CausalTrainer(StageTrainer):
         unwrapped = self.accelerator.unwrap_model(model)
         alpha = self.run.stage.neftune_alpha if isinstance(self.run.stage, SftStage) else None
         embeddings = unwrapped.get_input_embeddings()
-        with noisy_embeddings(embeddings, batch["position_ids"], alpha) if alpha else nullcontext():
+        with noisy_embeddings(embeddings, batch, alpha) if alpha else nullcontext():
             return packed_logprobs(model, unwrapped, batch, self.run.train.label_smoothing)
 
     def terms(self, batch: dict[str, Any], outputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

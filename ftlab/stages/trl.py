@@ -22,7 +22,8 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.modeling_outputs import SequenceClassifierOutput
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 
-from ftlab.data.packing.store import PackedRows, Rows, Sample
+from ftlab.data.packing.collate import Isolation
+from ftlab.data.packing.store import IGNORE, PackedRows, Rows, Sample
 from ftlab.errors import NotReadyError
 from ftlab.model.load import load_reference
 from ftlab.model.roles import has_adapter
@@ -33,6 +34,8 @@ from ftlab.stages.kto import WithMismatched
 from ftlab.stages.trainer.arguments import training_arguments
 from ftlab.stages.trainer.checkpoints import WholeCheckpoints
 from ftlab.stages.trainer.forward import last_hidden
+from ftlab.stages.trainer.router_loss import RouterLoss, router_coefficient
+from ftlab.stages.trl_batches import cut_after_answer, packed_dataset, pad_samples
 
 REFERENCE = "ref"  # what TRL calls its copy of the adapter that it starts from
 _LOSS_NAMES = {"exo": "exo_pair", "nca": "nca_pair"}
@@ -45,6 +48,8 @@ class TrlEngine(WholeCheckpoints):
     """
 
     arguments: ClassVar[type[TrainingArguments]]
+    _total_train_tokens: int  # of TRL's trainers
+    _metrics: dict[str, dict[str, list[float]]]
 
     def __init__(
         self,
@@ -55,8 +60,10 @@ class TrlEngine(WholeCheckpoints):
         validation_rows: PackedRows | None,
         files: PhaseFiles,
         callbacks: Sequence[TrainerCallback] = (),
+        isolation: Isolation = "position_ids",
     ):
-        self.run, self.files = run, files
+        self.run, self.files, self.isolation = run, files, isolation
+        self._coefficient = router_coefficient(run, model)
         args = training_arguments(run, str(files.folder), self.arguments, **self.options())
         if validation_rows is None:
             args.eval_strategy = "no"
@@ -72,7 +79,7 @@ class TrlEngine(WholeCheckpoints):
 
     def options(self) -> dict[str, Any]:
         """Return the arguments that only this trainer of TRL's has."""
-        return {"include_num_input_tokens_seen": "non_padding"}
+        return {"include_num_input_tokens_seen": "non_padding", "router_aux_loss_coef": self._coefficient}
 
     def extra_arguments(self, model: Any) -> dict[str, Any]:
         """Return further arguments of the trainer's constructor."""
@@ -114,12 +121,60 @@ class TrlEngine(WholeCheckpoints):
         """TRL would write a README into the run directory with each checkpoint."""
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        logs["tokens"] = self.state.num_input_tokens_seen
         super().log(logs, None)  # the start time would add rates that count from the last resume
+
+    def items(self, batch: dict[str, Any]) -> int:
+        """How many items the loss of a micro-batch averages over: pairs, of chosen above rejected answers, unless a
+        stage says otherwise."""
+        return len(batch["input_ids"]) // 2
+
+    @torch.no_grad()
+    def measure(self, eval_dataset: Any = None) -> dict[str, float]:
+        """Means over the items of the validation rows, loss and all else that TRL measures, however they are batched;
+        TRL's own would be means of the batches' means. The model stays in evaluation mode, as TRL's log wants it."""
+        model: Any = self.model
+        model.eval()
+        values = self._metrics["eval"]
+        sums: dict[str, float] = {}
+        counts: dict[str, float] = {}
+        for inputs in self.get_eval_dataloader(eval_dataset):
+            batch = self._prepare_inputs(inputs)
+            count = self.items(batch)
+            values.clear()
+            with self.compute_loss_context_manager():
+                values["loss"] = [self.compute_loss(model, batch).item()]
+            values.pop("num_tokens", None)  # of training
+            if "aux_loss" in values:  # which has no part in an evaluation's loss
+                values["loss"][0] -= self._coefficient * values["aux_loss"][0]
+            for name, (value,) in values.items():
+                weight = 1 if name == "aux_loss" else count  # a batch has one, however many items
+                sums[name] = sums.get(name, 0.0) + value * weight
+                counts[name] = counts.get(name, 0.0) + weight
+        values.clear()
+        names = sorted(sums)
+        table = torch.tensor([[sums[name] for name in names], [counts[name] for name in names]], dtype=torch.float64)
+        if self.world.size > 1:
+            table = self.accelerator.reduce(table.to(self.args.device), "sum").cpu()
+        return {name: total / count for name, total, count in zip(names, *table.tolist())}
+
+    def counters(self) -> dict[str, Any]:
+        """TRL's own too, which it begins anew at each start."""
+        own = {"num_tokens": self._total_train_tokens, "metrics": dict(self._metrics["train"])}
+        return {**super().counters(), "trl": own}
+
+    def restore_counters(self, state: dict[str, Any]) -> None:
+        super().restore_counters(state)
+        self._total_train_tokens = state["trl"]["num_tokens"]
+        self._metrics["train"].update(state["trl"]["metrics"])
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """TRL's copy of the first adapter stays out: a resumed run makes it anew of the policy that it started from."""
         adapters: dict[str, Any] = self.model.peft_config if has_adapter(self.model) else {}
         reference = adapters.pop(REFERENCE, None)
+        if reference is not None:  # PEFT would take what belongs to no adapter for this one's
+            state = self.model.state_dict() if state_dict is None else state_dict
+            state_dict = {name: tensor for name, tensor in state.items() if REFERENCE not in name.split(".")}
         try:
             super()._save(output_dir, state_dict)
         finally:
@@ -128,28 +183,40 @@ class TrlEngine(WholeCheckpoints):
 
 
 class TrlSftTrainer(TrlEngine, SFTTrainer):
-    """Packed rows as they are, without padding."""
+    """Packed rows as they are, without padding; where positions do not keep samples apart, a row for each sample."""
 
     arguments = SFTConfig
 
     def options(self) -> dict[str, Any]:
+        is_padding_free = self.isolation == "position_ids"
         return {
             "dataset_kwargs": {"skip_prepare_dataset": True},
-            "padding_free": True,
+            "padding_free": is_padding_free,
             "packing": False,
             "max_length": None,
-            "include_num_input_tokens_seen": "all",
+            "router_aux_loss_coef": self._coefficient,
+            "include_num_input_tokens_seen": "all" if is_padding_free else "non_padding",
         }
 
+    def batch(self, samples: list[Sample], columns: dict[str, Any], pad_id: int) -> dict[str, Tensor]:
+        found = pad_samples(samples, pad_id)
+        labels = found["input_ids"].where(found.pop("completion_mask") == 1, IGNORE)
+        return {**found, "labels": labels}
+
     def data(self, tokenizer: Any, train: PackedRows, validation: PackedRows | None) -> dict[str, Any]:
+        if self.isolation != "position_ids":
+            return super().data(tokenizer, train, validation)
         return {
-            "train_dataset": _packed_dataset(train),
-            "eval_dataset": None if validation is None else _packed_dataset(validation),
+            "train_dataset": packed_dataset(train),
+            "eval_dataset": None if validation is None else packed_dataset(validation),
         }
 
     def extra_arguments(self, model: Any) -> dict[str, Any]:
         _check_head(model)
         return {}
+
+    def items(self, batch: dict[str, Any]) -> int:
+        return int((batch["labels"][:, 1:] != -100).sum())
 
 
 class TrlRewardTrainer(TrlEngine, RewardTrainer):
@@ -157,10 +224,13 @@ class TrlRewardTrainer(TrlEngine, RewardTrainer):
 
     arguments = RewardConfig
 
+    def options(self) -> dict[str, Any]:
+        return {"include_num_input_tokens_seen": "non_padding"}
+
     def batch(self, samples: list[Sample], columns: dict[str, Any], pad_id: int) -> dict[str, Tensor]:
         assert isinstance(self.run.stage, RmStage)
-        cut = [_cut_after_answer(sample) for sample in samples]
-        found = _pad_samples(cut[0::2] + cut[1::2], pad_id)
+        cut = [cut_after_answer(sample) for sample in samples]
+        found = pad_samples(cut[0::2] + cut[1::2], pad_id)
         del found["completion_mask"]
         return {**found, "margin": torch.full((len(cut) // 2,), self.run.stage.margin)}
 
@@ -176,7 +246,14 @@ class TrlRewardTrainer(TrlEngine, RewardTrainer):
             logits: Any = score_of(self.accelerator.unwrap_model(model))(hidden_SD.float())
             return SequenceClassifierOutput(logits=logits)
 
-        return super().compute_loss(scored, inputs, return_outputs, num_items_in_batch)
+        if not self._coefficient:
+            return super().compute_loss(scored, inputs, return_outputs, num_items_in_batch)
+        router = RouterLoss(self.accelerator.unwrap_model(model), self._coefficient)
+        with router.recording(model) as calls:  # TRL has no such term for rewards
+            loss = super().compute_loss(scored, inputs, return_outputs, num_items_in_batch)
+        balance = router(calls, inputs["attention_mask"].reshape(-1))
+        self._metrics["train" if model.training else "eval"]["aux_loss"].append(balance.item())
+        return loss + self._coefficient * balance
 
 
 class TrlDpoTrainer(TrlEngine, DPOTrainer):
@@ -203,7 +280,7 @@ class TrlDpoTrainer(TrlEngine, DPOTrainer):
         return {"ref_model": reference.get_base_model() if has_adapter(reference) else reference}
 
     def batch(self, samples: list[Sample], columns: dict[str, Any], pad_id: int) -> dict[str, Tensor]:
-        return _pad_samples(samples[0::2] + samples[1::2], pad_id)
+        return pad_samples(samples[0::2] + samples[1::2], pad_id)
 
 
 class TrlKtoTrainer(TrlEngine, KTOTrainer):
@@ -229,44 +306,19 @@ class TrlKtoTrainer(TrlEngine, KTOTrainer):
         _check_head(model)
         return {"ref_model": _reference(model)}
 
+    def items(self, batch: dict[str, Any]) -> int:
+        return len(batch["label"])
+
     def rows(self, rows: PackedRows) -> Rows:
         return WithMismatched(rows, self.run.seed, self.run.data.max_length)
 
     def batch(self, samples: list[Sample], columns: dict[str, Any], pad_id: int) -> dict[str, Tensor]:
-        mismatched = {f"KL_{name}": found for name, found in _pad_samples(samples[1::2], pad_id).items()}
+        mismatched = {f"KL_{name}": found for name, found in pad_samples(samples[1::2], pad_id).items()}
         return {
-            **_pad_samples(samples[0::2], pad_id),
+            **pad_samples(samples[0::2], pad_id),
             **mismatched,
             "label": torch.from_numpy(columns["label"][0::2] != 0),
         }
-
-
-def _packed_dataset(rows: PackedRows) -> Dataset:
-    packed = [rows[i] for i in range(len(rows))]
-    return Dataset.from_dict(
-        {
-            "input_ids": [np.concatenate([s.input_ids for s in row.samples]) for row in packed],
-            "labels": [np.concatenate([s.labels for s in row.samples]) for row in packed],
-            "seq_lengths": [[len(s.input_ids) for s in row.samples] for row in packed],
-        }
-    )
-
-
-def _pad_samples(samples: Sequence[Sample], pad_id: int) -> dict[str, Tensor]:
-    """Samples below each other, padded on the right, each shape (S, L); ``completion_mask``: what is learned."""
-    shape = len(samples), max(len(sample.input_ids) for sample in samples)
-    ids_SL, attended_SL, learned_SL = np.full(shape, pad_id), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    for s, sample in enumerate(samples):
-        length = len(sample.input_ids)
-        ids_SL[s, :length], attended_SL[s, :length], learned_SL[s, :length] = sample.input_ids, 1, sample.learned
-    names = ("input_ids", "attention_mask", "completion_mask")
-    return dict(zip(names, map(torch.from_numpy, (ids_SL, attended_SL, learned_SL))))
-
-
-def _cut_after_answer(sample: Sample) -> Sample:
-    """Up to the last token that is learned, where an answer is judged."""
-    length = len(sample.learned) - int(sample.learned[::-1].argmax())
-    return Sample(sample.input_ids[:length], sample.learned[:length])
 
 
 def _reference(model: Any) -> Any:

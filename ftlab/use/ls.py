@@ -23,6 +23,7 @@ from ftlab.rundir import summary
 from ftlab.rundir.compare import lower_is_better
 from ftlab.rundir.names import LATEST
 from ftlab.rundir.summary import Summary
+from ftlab.rundir.sweep import changed_overrides, sweep_of_run
 from ftlab.schema import LsTask, Run
 
 _COLOURS = {
@@ -30,7 +31,8 @@ _COLOURS = {
     "killed": "red", "failed": "red", "unreadable": "red",
 }  # fmt: skip
 # Of what is told of a run, what a narrow terminal goes without, in this order.
-_DROPPED_FIRST = ("seconds", "tokens", "method", "model", "steps", "began", "stage", "phases")
+_DROPPED_FIRST = ("overrides", "seconds", "tokens", "method", "model", "steps", "began", "stage", "phases")
+_PLACES = ("run.", "hydra.", "task=", "tracker=", "-")  # begin what says where a run is, and not what
 _TO_THE_RIGHT = ("phases", "steps", "tokens", "seconds")
 _BETWEEN = 2  # cells between columns
 _NAME = 24  # cells that are enough for a name, which is folded before the run's measures are left out
@@ -116,14 +118,18 @@ def _print(to: Console, folder: Path, runs: Sequence[Summary], total: int, measu
     columns["golden exact match"] = [_change(one, summary.GOLDEN) for one in runs]
     columns["validation"] = [_main_change(one, measure) for one in runs]
     columns["began"] = [time.strftime("%Y-%m-%d %H:%M", time.localtime(one.began)) for one in runs]
+    columns["overrides"] = [" ".join(_chosen(one)) for one in runs]
     spared = _drop_columns(columns, to.width if to.is_terminal else None)
+    if "overrides" in spared:  # of the jobs of a sweep, what tells them apart goes below the name
+        columns["run"] = ["\n".join([name, *_swept(one)]) for name, one in zip(columns["run"], runs)]
     table = Table(box=None, pad_edge=False)
     for name in columns:
         table.add_column(
             _header(name), justify="right" if name in _TO_THE_RIGHT else "left", overflow="fold", no_wrap=name != "run"
         )
     for cells in zip(*columns.values()):
-        table.add_row(cells[0], Text(cells[1], style=_COLOURS.get(cells[1], "")), *cells[2:])
+        styles = (_COLOURS.get(cell, "") if name == "status" else "" for name, cell in zip(columns, cells))
+        table.add_row(*(Text(cell, style=style) for cell, style in zip(cells, styles)))
     wide = to if to.is_terminal else Terminal(highlight=False, emoji=False, width=_width(columns))
     wide.print(Text(str(folder), style="bold"), soft_wrap=True)
     wide.print(table)
@@ -156,6 +162,17 @@ def _name(path: Path, folder: Path) -> str:
     return str(path.relative_to(folder)) if path != folder else "."
 
 
+def _chosen(one: Summary) -> list[str]:
+    """What a run was told to be: of a sweep's job what tells it from the others, else all but where it is."""
+    return _swept(one) or [line for line in one.overrides if not line.startswith(_PLACES)]
+
+
+def _swept(one: Summary) -> list[str]:
+    """Of a sweep's job, the overrides that tell it from the others."""
+    found = sweep_of_run(one.path)
+    return changed_overrides(found[1].overrides, found[0].jobs()) if found is not None else []
+
+
 def _cell(one: Summary, column: str) -> str:
     if one.status == "unreadable":
         return ""
@@ -186,7 +203,8 @@ def _change(one: Summary, measure: str) -> str:
 def _notes(runs: Sequence[Summary], dropped: Sequence[str], total: int) -> list[str]:
     lines = [f"{len(runs)} of {total} runs"] if len(runs) < total else []
     if dropped:
-        lines.append(f"For want of width without: {', '.join(dropped)} (format=json has everything)")
+        names = sorted(dropped, key=lambda name: name == "overrides")
+        lines.append(f"For want of width without: {', '.join(names)} (format=json has everything)")
     for one in runs:
         if one.problem is not None and one.status in ("failed", "unreadable"):
             lines.append(

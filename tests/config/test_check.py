@@ -20,10 +20,10 @@ def test_a_good_command_line_has_no_mistakes(mistakes):
 
 def test_typos_in_keys(mistakes):
     assert mistakes("lora.rr=3 lora.alhpa=3 sede=3 data.split.goldn=none lora.r.x=3") == [
-        "lora.rr=3: no such key. lora has: r, alpha, dropout, target_modules, variant, loraplus_ratio. Did you mean "
-        "lora.r?",
-        "lora.alhpa=3: no such key. lora has: r, alpha, dropout, target_modules, variant, loraplus_ratio. Did you mean "
-        "lora.alpha?",
+        "lora.rr=3: no such key. lora has: r, alpha, dropout, target_modules, experts, variant, loraplus_ratio. Did "
+        "you mean lora.r?",
+        "lora.alhpa=3: no such key. lora has: r, alpha, dropout, target_modules, experts, variant, loraplus_ratio. Did "
+        "you mean lora.alpha?",
         "sede=3: no such key. Groups and keys: data, deepspeed, eval, hardware, hydra, lora, method, model, phases, "
         "quant, run, seed, stage, task, tracker, train. Did you mean seed?",
         "data.split.goldn=none: no such key. data.split has: validation, test, golden, fraction, test_fraction. Did "
@@ -179,12 +179,14 @@ NO_LAYERS = (
     ("line", "said"),
     [
         ("method=full quant=nf4 lora.variant=loraplus data.max_length=2049 data.path=x.json "
+         "model.architecture.position_embeddings=2048 "
          "train.global_batch_size=30 train.micro_batch_size=4 deepspeed=z2 hardware.fsdp=true",
          ["quant=nf4: quantized weights cannot be trained whole; method=full needs quant=none, or use method=qlora",
           "train.global_batch_size=30: must be a multiple of train.micro_batch_size x devices = 4; with 30, "
           "train.micro_batch_size could be 3 or 5",
           "lora.loraplus_ratio: lora.variant=loraplus needs a ratio; lora=loraplus sets it to 16",
-          "data.max_length=2049: model=tiny has a context of 2048 tokens; set data.max_length to that or less",
+          "data.max_length=2049: model=tiny has learned 2048 positions and can compute no more; set data.max_length to "
+          "that or less",
           "data.format: data.path=x.json needs data.format, one of: alpaca, sharegpt, messages, instruction, "
           "prompt_completion, preference, kto, prompts, text",
           "hardware.fsdp=True: FSDP and DeepSpeed both shard; choose one"]),
@@ -371,7 +373,8 @@ def test_a_sweep_does_not_put_its_runs_into_one_folder(mistakes, key):
 
 
 def test_a_list_is_asked_for_as_it_is_spelled(mistakes):
-    assert "lora.target_modules: must be a list: lora.target_modules=[q_proj]" in mistakes("lora.target_modules=q_proj")
+    [told] = mistakes("lora.target_modules=q_proj")
+    assert told.endswith("must be one of: all-linear, default, or a list: lora.target_modules=[q_proj]")
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,8 @@ def test_two_rows():
         "targets": [11, 12, 21, 32],
         "segments": [0, 0, 1, 2],
         "ends": [2, 4, 7],
+        "starts": [0, 3, 5],
+        "lengths": [3, 2, 4],
         "samples": 3,
         "tokens": 9,
     }
@@ -52,6 +54,8 @@ def test_flattened_to_one_row_without_padding():
         "targets": [11, 12, 21, 32],
         "segments": [0, 0, 1, 2],
         "ends": [2, 4, 7],
+        "starts": [0, 3, 5],
+        "lengths": [3, 2, 4],
         "samples": 3,
         "tokens": 9,
     }
@@ -73,7 +77,9 @@ def test_padding_is_no_target_where_pad_and_end_share_an_id():
 
 def test_no_mask_is_sent_and_indices_are_whole_numbers():
     batch = PackedCollator(PAD)(ROWS)
-    assert sorted(batch) == ["ends", "input_ids", "position_ids", "samples", "scored", "segments", "targets", "tokens"]
+    assert sorted(batch) == [
+        "ends", "input_ids", "lengths", "position_ids", "samples", "scored", "segments", "starts", "targets", "tokens",
+    ]  # fmt: skip
     assert {batch[key].dtype for key in batch if key not in ("tokens", "samples")} == {torch.int64}
 
 

@@ -9,9 +9,11 @@ import shutil
 
 import pytest
 
+from ftlab.errors import RunDirError
+from ftlab.rundir.checkpoints import checkpoints, flaw, step_of
 from ftlab.rundir.directory import RunDir
 from tests.fuzz.runs import READERS, STARTS, Runs, make_runs
-from tests.runs import final_hash
+from tests.runs import final_hash, logged, train_run
 
 FILES = (
     "run.yaml", "manifest.json", "metrics.jsonl", "data/sft.json", "samples/sft-before.json",
@@ -82,7 +84,7 @@ def test_lines_that_were_lost_are_put_back_from_the_checkpoint(runs):
         run_dir = runs.copy("stopped")
         put(run_dir.metrics, damage)
         said = " ".join(runs.told("train").split())
-        assert said.count("put back from the log of the checkpoints") == 1, (damage, said)
+        assert said.count("had lost or changed lines: put back from") == 1, (damage, said)
         assert logged(run_dir) == logged(RunDir(runs.finished)), damage
         assert final_hash(run_dir) == runs.hash
 

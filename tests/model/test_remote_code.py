@@ -64,7 +64,7 @@ def traces(model: Path) -> list[str]:
 
 
 def test_code_of_a_folder_is_refused_before_torch_is_imported(model, tmp_path):
-    command = [sys.executable, "-X", "importtime", "-m", "ftlab", f"model.path={model}", "run.name=x"]
+    command = [sys.executable, "-X", "importtime", "-m", "ftlab", "model=local", f"model.path={model}", "run.name=x"]
     done = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
@@ -76,7 +76,8 @@ def test_code_of_a_folder_is_refused_before_torch_is_imported(model, tmp_path):
 
 
 def test_typed_it_runs_and_is_told_once_and_commands_that_read_the_run_leave_it_alone(model, tmp_path, capsys):
-    given = (f"model.path={model}", "model.trust_remote_code=true", *BARE, "train.max_steps=1", "data.max_samples=8")
+    given = ("model=local", f"model.path={model}", "model.trust_remote_code=true", *BARE)
+    given = (*given, "train.max_steps=1", "data.max_samples=8", "data.max_length=256")
     run_dir = train_run(tmp_path / "run", *given)
     assert traces(model) == ["OwnConfig.trace", "OwnModel.trace"]
     told = [line for line in run_dir.log.read_text().splitlines() if "trust_remote_code" in line]

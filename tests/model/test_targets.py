@@ -25,6 +25,7 @@ from ftlab.model.adapter import apply_method
 from ftlab.model.load import load_model
 from ftlab.model.targets import target_modules
 from tests.conftest import ROOT
+from tests.families import family_model
 from tests.runs import make_run
 
 SMALL = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "pad_token_id": 0}
@@ -144,3 +145,29 @@ def test_the_config_of_every_family_is_one_of_transformers_or_comes_with_its_che
     remote = {"baichuan", "deepseek", "internlm", "internlm2", "qwen"}
     assert {family for family in _DEFAULTS if family not in CONFIG_MAPPING} == remote
     assert AutoConfig.for_model("qwen3_moe").model_type == "qwen3_moe"
+
+
+@pytest.mark.parametrize(
+    ("family", "adapted", "left_out"),
+    [
+        ("mamba", {"in_proj"}, {"dt_proj", "out_proj", "x_proj"}),
+        ("mamba2", {"in_proj"}, {"out_proj"}),
+        ("jamba", {"in_proj", "out_proj", "x_proj", "q_proj", "gate_proj"}, {"dt_proj"}),
+    ],
+)
+def test_every_adapter_of_a_recurrent_family_learns(family, adapted, left_out):
+    """Where the model's code reads a layer's weight past its adapter there is none; each that there is learns."""
+    run = make_run("model=tiny", "lora.dropout=0")
+    model = apply_method(family_model(family, 97), run).train()
+    model(input_ids=torch.arange(3, 30)[None], labels=torch.arange(3, 30)[None], use_cache=False).loss.backward()
+    trained = {name: p.grad for name, p in model.named_parameters() if ".lora_B." in name}
+    names = {name.split(".lora_B.")[0].rpartition(".")[2] for name in trained}
+    assert adapted <= names and not names & left_out
+    reached = {name for name, gradient in trained.items() if gradient is not None and gradient.any()}
+    assert {name for name in trained if ".experts." not in name} <= reached
+
+
+def test_a_layer_that_no_adapter_would_train_is_refused_by_name():
+    refusal = r"lora\.target_modules=out_proj: mamba reads this layer's weight past an adapter.*Leave it out"
+    with pytest.raises(ConfigError, match=refusal):
+        target_modules(family_model("mamba", 97), lora(["in_proj", "out_proj"]))

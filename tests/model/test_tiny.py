@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors import safe_open
 
 from ftlab.config.paths import shipped
-from ftlab.model.shape import parameter_count
+from ftlab.pretrained.shape import parameter_count
 from tests.runs import make_run
 
 TINY = Path(shipped("models/tiny"))

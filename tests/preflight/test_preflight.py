@@ -57,6 +57,9 @@ def test_a_split_that_is_not_there(refused):
 
 def test_a_folder_that_is_no_model(refused, tmp_path):
     (line,) = refused(f"model.path={tmp_path}")
+    assert line == f"model.path={tmp_path} is an empty folder; it must be a folder in Hugging Face format"
+    (tmp_path / "notes.txt").touch()
+    (line,) = refused(f"model.path={tmp_path}")
     assert line == f"model.path={tmp_path} has no config.json; it must be a folder in Hugging Face format"
 
 

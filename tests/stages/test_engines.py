@@ -12,8 +12,19 @@ from ftlab.errors import NotReadyError
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.manifest import Manifest
 from ftlab.stages import TRL_TRAINERS
-from tests.runs import BARE, FAST, across, final_hash, held_out, metrics, resume_run, train_run
-from tests.stages.trainers import a_trainer, trained
+from tests.runs import (
+    BARE,
+    FAST,
+    across,
+    final_hash,
+    held_out,
+    interrupted_run,
+    logged,
+    metrics,
+    resume_run,
+    train_run,
+)
+from tests.stages.trainers import a_trainer, begin, trained
 
 EXACT = ("lora.dropout=0.0", "hardware.precision=fp32", *FAST)
 SHORT = (
@@ -194,3 +205,33 @@ def test_losses_do_not_depend_on_micro_batches_and_accumulation(tmp_path):
     ]  # fmt: skip
     assert found[1] == pytest.approx(found[0], abs=1e-5)
     assert found[2] == pytest.approx(found[0], abs=1e-5)
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo", "rm", "kto"])
+def test_both_engines_measure_the_same_validation_loss(stage, tmp_path):
+    """Over batches of different sizes, whose means are not the whole's mean; and nothing of the clock is among it."""
+    held = held_out(tmp_path, {"sft": "instructions", "kto": "labels"}.get(stage, "preferences"), 5)
+    packed = ("data.packing=false", "train.micro_batch_size=2", "train.gradient_accumulation_steps=1")
+    given = (f"stage={stage}", "model=tiny", *SHORT, held, *packed)
+    found = {}
+    for engine in ("ftlab", "trl"):
+        trainer, _ = a_trainer(tmp_path / engine, *given, f"train.engine={engine}", validates=True)
+        begin(trainer)
+        found[engine] = trainer.evaluate()
+    tolerance = {"abs": 2e-3} if stage == "kto" else {"rel": 1e-6}  # whose KL estimate is a batch's
+    assert found["trl"]["eval_loss"] == pytest.approx(found["ftlab"]["eval_loss"], **tolerance)
+    shared = found["ftlab"].keys() & found["trl"].keys()
+    for name in shared - {"eval_loss"}:
+        assert found["trl"][name] == pytest.approx(found["ftlab"][name], abs=2e-3 if stage == "kto" else 1e-5), name
+    assert not {name for name in found["trl"] if "runtime" in name or "second" in name or "time" in name}
+
+
+def test_what_a_stopped_run_of_trls_logs_is_what_the_whole_one_does(tmp_path):
+    """Tokens above all, also where its checkpoint falls between two lines."""
+    given = (*SHORT, "train.engine=trl", "train.save_steps=3", "train.logging_steps=2", "train.max_steps=6")
+    whole = train_run(tmp_path / "whole", *given)
+    interrupted_run(tmp_path / "stopped", 2, *given)
+    stopped = resume_run(tmp_path / "stopped")
+    assert logged(stopped) == logged(whole)
+    counts = metrics(whole, "num_tokens")
+    assert counts == sorted(set(counts)) == metrics(whole, "tokens")

@@ -33,7 +33,7 @@ def test_noise_is_uniform_up_to_alpha_over_the_root_of_length_times_size():
     embeddings = torch.nn.Embedding(2304, SIZE)
     clean_BLD = embeddings(batch["input_ids"])
     torch.manual_seed(0)
-    with noisy_embeddings(embeddings, batch["position_ids"], ALPHA):
+    with noisy_embeddings(embeddings, batch, ALPHA):
         noise_BLD = (embeddings(batch["input_ids"]) - clean_BLD).detach()
     spans = {17: (0, 0, 17), 40: (0, 17, 57), 9: (0, 57, 66), 5: (1, 0, 5), 20: (1, 5, 25)}
     for length, (row, start, end) in spans.items():
@@ -78,5 +78,5 @@ def test_noise_reaches_a_model_with_trained_tokens_beside_its_adapter():
     batch = PackedCollator(pad_id=0)(rows_of((17,)))
     with torch.no_grad():
         clean = packed_logprobs(model, model, batch)
-        with noisy_embeddings(model.get_input_embeddings(), batch["position_ids"], ALPHA):
+        with noisy_embeddings(model.get_input_embeddings(), batch, ALPHA):
             assert not torch.equal(packed_logprobs(model, model, batch), clean)

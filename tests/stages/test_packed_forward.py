@@ -28,11 +28,10 @@ from benchmarks.tokens_per_real_token import measure
 from ftlab.config.paths import shipped
 from ftlab.data.packing.collate import PackedCollator
 from ftlab.data.packing.store import IGNORE, PackedRow, Sample
-from ftlab.errors import NotReadyError
 from ftlab.model.head import logits_function
 from ftlab.stages.losses import cross_entropy
 from ftlab.stages.trainer import forward
-from ftlab.stages.trainer.forward import packed_hidden, packed_logprobs, probe_isolation
+from ftlab.stages.trainer.forward import packed_hidden, packed_logprobs
 
 SMALL = {
     "vocab_size": 97, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -159,21 +158,6 @@ def test_head_gives_each_architecture_its_own_logits(model):
         ours = logits_function(model)(out.hidden_states[-1])
     assert torch.allclose(ours, out.logits.float(), atol=1e-5)
     assert ours.abs().max().item() > 0.5
-
-
-def test_probe_passes_isolated_rows_and_refuses_rows_that_see_each_other(tiny):
-    row = rows_of((17, 40, 9))[0]
-    assert probe_isolation(tiny, row, PackedCollator(pad_id=0)) == 0.0
-
-    class Leaking(PackedCollator):
-        """One run of positions over the whole row, as a padding collator would give."""
-
-        def __call__(self, rows):
-            batch = super().__call__(rows)
-            return {**batch, "position_ids": torch.arange(batch["input_ids"].shape[1])[None]}
-
-    with pytest.raises(NotReadyError, match=r"Packed samples see each other under model\.attention=sdpa"):
-        probe_isolation(tiny, row, Leaking(pad_id=0))
 
 
 @pytest.mark.parametrize("stage", ["dpo", "kto"])

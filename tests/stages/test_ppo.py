@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from ftlab.data.packing.batches import batches_by_tokens
 from ftlab.data.prepare import prepare, split_parts
 from ftlab.data.prompts import prompt_rows
 from ftlab.data.sources import resolve
@@ -24,7 +25,6 @@ from ftlab.rundir.phase_files import PhaseFiles
 from ftlab.stages.losses import gae, kl_penalised_rewards, policy_loss, whiten
 from ftlab.stages.ppo.rollout import Answers, logprobs_and_entropy, sample
 from ftlab.stages.ppo.trainer import PpoTrainer
-from ftlab.stages.trainer.batching import batches_by_tokens
 from tests.conftest import ROOT
 from tests.runs import make_run, metrics, resume_run, train_run
 

@@ -21,15 +21,16 @@ from ftlab.stages.trainer.stage_trainer import StageTrainer
 from tests.runs import make_run
 
 
-def a_trainer(folder: Path, *overrides: str) -> tuple[Any, PackedRows]:
-    """The trainer and its rows; no validation."""
+def a_trainer(folder: Path, *overrides: str, validates: bool = False) -> tuple[Any, PackedRows]:
+    """The trainer and its rows. :param validates: whether it has validation rows too."""
     run = make_run(*overrides)
     tokens = load_tokens(run)
     sources = resolve.resolve(run.data, run.stage.name)
     parts = split_parts(sources, run.data, run.seed)
-    rows = prepare(sources, parts, run.data, run.seed, tokens.template, tokens.tokenizer).train
+    prepared = prepare(sources, parts, run.data, run.seed, tokens.template, tokens.tokenizer)
+    rows, held = prepared.train, prepared.validation if validates else None
     model, _ = build_model(run, tokens)
-    return trainer_class(run)(run, model, tokens.tokenizer, rows, None, PhaseFiles.in_folder(folder)), rows
+    return trainer_class(run)(run, model, tokens.tokenizer, rows, held, PhaseFiles.in_folder(folder)), rows
 
 
 def samples_of(rows: PackedRows) -> list[Sample]:
@@ -45,9 +46,14 @@ def plain_logprobs(model: Any, sample: Sample) -> Tensor:
     return logits.log_softmax(-1)[places - 1, ids[places]]
 
 
-def trained(trainer: Any) -> list[dict[str, float]]:
-    """What it logs of each step."""
+def begin(trainer: Any) -> None:
+    """Have it find out what its first step needs."""
     if isinstance(trainer, StageTrainer):
         trainer.begin(lambda *_: nullcontext(SimpleNamespace(advance=lambda _: None)))
+
+
+def trained(trainer: Any) -> list[dict[str, float]]:
+    """What it logs of each step."""
+    begin(trainer)
     trainer.train()
     return [entry for entry in trainer.state.log_history if "loss" in entry]

@@ -86,9 +86,19 @@ def estimate_work(run: Run, model: Any, parameters: Parameters, rows: Sequence[A
     if not lengths:
         return None
     length = sum(n * n for n in lengths) / sum(lengths)
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    attention = config.num_hidden_layers * config.num_attention_heads * head
-    return Work(parameters.total, parameters.trainable, attention, length)
+    return Work(parameters.total, parameters.trainable, _attention(config), length)
+
+
+def _attention(config: Any) -> int:
+    """Layers x heads x size of a head, of the layers that attend: state spaces, linear attention and convolutions have
+    no term that grows with the length."""
+    heads = getattr(config, "num_attention_heads", None)
+    if heads is None:
+        return 0
+    kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
+    layers = sum("attention" in kind and kind != "linear_attention" for kind in kinds)
+    head: int = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return layers * heads * head
 
 
 class Rates(TrainerCallback):

@@ -33,6 +33,7 @@ from ftlab.stages.rewards.judge import EVALUATED, RewardScorer
 from ftlab.stages.rewards.scoring import Reward, Scores
 from ftlab.stages.trainer.arguments import training_arguments
 from ftlab.stages.trainer.checkpoints import WholeCheckpoints
+from ftlab.stages.trainer.router_loss import router_coefficient
 
 _PADDED = (
     "completion_ids", "completion_mask", "old_per_token_logps", "ref_per_token_logps", "sampling_per_token_logps"
@@ -88,6 +89,7 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
             scale_rewards="group",
             reward_weights=None if stage.reward_weights is None else list(stage.reward_weights),
             use_vllm=stage.vllm,
+            router_aux_loss_coef=router_coefficient(run, model),
             disable_dropout=True,  # the loss compares passes, which dropout would tell apart
         )
         if validation_rows is None:
@@ -168,9 +170,7 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
         super().log(logs, None)  # the start time would add rates that count from the last resume
 
     @torch.no_grad()
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
+    def measure(self, eval_dataset: Any = None) -> dict[str, float]:
         """What the policy's own completions of the validation prompts are worth, the same random numbers every time.
 
         :return: ``reward``, each reward by its name, ``completion_length``, ``ended`` (the share that stopped by
@@ -195,11 +195,8 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
                     counts[name] = counts.get(name, 0.0) + count
         means = self._means(sums, counts)
         means["loss"] = -means["reward"]
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in means.items()}
-        self.log(metrics)
         model.train(was_training)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
+        return means
 
     def _evaluate_batch(self, batch: list[PromptRow]) -> dict[str, tuple[float, float]]:
         """Sum and count of each measure over one completion of each row."""

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ftlab.data.packing.batches import batches_by_tokens
 from ftlab.model.head import logits_function
 from ftlab.stages.losses import entropy
-from ftlab.stages.trainer.batching import batches_by_tokens
 from ftlab.stages.trainer.forward import LOGIT_ELEMENTS, packed_hidden
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
+from ftlab.data.packing.batches import batches_by_tokens
 from ftlab.data.prompts import PromptRow
 from ftlab.errors import DivergedError, NotReadyError
 from ftlab.model.guests import GuestAdapters, has_adapter
@@ -29,7 +30,6 @@ from ftlab.stages.losses import AdaptiveKL, gae, kl_penalised_rewards, masked_me
 from ftlab.stages.ppo import order
 from ftlab.stages.ppo.rollout import Answers, Rollout, answer_hidden, logprobs_and_entropy, measure_all, sample
 from ftlab.stages.rewards.judge import EVALUATED, RewardScorer
-from ftlab.stages.trainer.batching import batches_by_tokens
 from ftlab.stages.trainer.stage_trainer import StageTrainer
 
 _STATE = "ppo.pt"
@@ -276,7 +276,7 @@ class PpoTrainer(StageTrainer):
 
     # --------------------------------------------------------------------------------------- measuring and the Trainer
 
-    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> Any:
+    def measure(self, eval_dataset: Any = None) -> dict[str, float]:
         """Mean reward of some sampled answers to each validation prompt, the same draw every time, and their KL to the
         reference in nats per token. ``loss`` is minus the reward, so that lower is better as everywhere."""
         prompts = eval_dataset or self._held_out
@@ -284,16 +284,12 @@ class PpoTrainer(StageTrainer):
         asked = [one for one in prompts for _ in range(EVALUATED)]
         answers, _, scores_B, logprobs_BT, reference_BT = self._sample_answers(asked, _EVALUATION)
         reward = masked_mean(scores_B, ~scores_B.isnan()).item()
-        measures = {
+        return {
             "loss": -reward,
             "reward": reward,
             "kl": masked_mean(logprobs_BT - reference_BT, answers.mask_BT).item(),
             "answer_length": (answers.ends_B - answers.starts_B).float().mean().item(),
         }
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in measures.items()}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self._rollout is not None:

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ftlab.data.packing.batches import batches_by_tokens
 from ftlab.errors import NotReadyError
 from ftlab.model import score as value_heads
 from ftlab.model.guests import TRAINED, GuestAdapters, active_adapter
 from ftlab.model.load import fit_embeddings, load_model, load_reference
 from ftlab.schema import Run
 from ftlab.stages.rewards import find
-from ftlab.stages.trainer.batching import batches_by_tokens
 from ftlab.stages.trainer.forward import packed_hidden
 
 

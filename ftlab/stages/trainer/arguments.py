@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
@@ -22,7 +23,8 @@ def training_arguments(run: Run, output_dir: str, cls: type[TrainingArguments] =
         data_seed=run.seed,
         learning_rate=train.learning_rate,
         lr_scheduler_type=train.lr_scheduler,
-        warmup_steps=train.warmup_ratio,  # transformers 5 takes a share below 1 here
+        # transformers 5 takes a share below 1 here
+        warmup_steps=train.warmup_ratio if train.warmup_steps is None else train.warmup_steps,
         weight_decay=train.weight_decay,
         max_grad_norm=train.max_grad_norm,
         optim=train.optimizer,
@@ -41,7 +43,8 @@ def training_arguments(run: Run, output_dir: str, cls: type[TrainingArguments] =
         logging_steps=train.logging_steps,
         logging_first_step=True,
         logging_nan_inf_filter=False,  # it waits for the device at every step, and hides what it finds
-        save_steps=train.save_steps,
+        # Steps of an epoch are known once there is a trainer; until then those of its end alone.
+        save_steps=sys.maxsize if train.save_steps == "epoch" else train.save_steps,
         save_total_limit=train.save_total_limit,
         eval_strategy="steps",
         eval_steps=run.eval.steps,

@@ -5,7 +5,6 @@ takes the same. Torch is imported where its random numbers are drawn, and not be
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 
 def rows_of_step(step: int, rows: int, batch: int, accumulation: int, devices: int, seed: int) -> list[list[int]]:
@@ -24,19 +23,4 @@ def shuffled(count: int, seed: int) -> list[int]:
     import torch
 
     found: list[int] = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
-    return found
-
-
-def batches_by_tokens(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Indices of rows in batches of similar length, each of at most ``budget`` tokens with its padding, or of one row.
-
-    >>> batches_by_tokens([5, 2, 3, 9], budget=8)
-    [[1, 2], [0], [3]]
-    """
-    found: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-        if found and (len(found[-1]) + 1) * lengths[index] <= budget:
-            found[-1].append(index)
-        else:
-            found.append([index])
     return found

@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from ftlab.errors import RunDirError
+from ftlab.model.guests import has_adapter
+from ftlab.model.whole_weights import check_adapter_loaded, load_whole_model
 from ftlab.rundir.checkpoints import checkpoints, seal
 from ftlab.rundir.files import size
-from ftlab.stages.trainer.counters import CountingTrainer
+from ftlab.rundir.names import METRICS
+from ftlab.stages.trainer.evaluation import EvaluatingTrainer
 from ftlab.stages.trainer.optimizers import set_loraplus_rates
 
 _SPARE = 16 << 20  # bytes that a disk keeps free beside a checkpoint: metrics, the log, the manifest
 
 
-class WholeCheckpoints(CountingTrainer):
+class WholeCheckpoints(EvaluatingTrainer):
     """Older checkpoints are removed only after a new one is whole, the best one excepted. The optimizer has LoRA+'s
     learning rates where the run asks for them."""
 
@@ -36,6 +39,8 @@ class WholeCheckpoints(CountingTrainer):
             self._check_room(folder)
             super()._save_checkpoint(model, trial)
             if self.args.should_save:
+                if self.files.metrics.is_file():  # from which what is lost of it can be restored
+                    shutil.copyfile(self.files.metrics, own / METRICS)
                 seal(own)
         except Exception as error:
             # PyTorch and safetensors each have an error of their own for a disk that is full.
@@ -47,6 +52,20 @@ class WholeCheckpoints(CountingTrainer):
             self.args.save_total_limit = limit
         if self.args.should_save:
             rotate_checkpoints(folder, limit, self.state.best_model_checkpoint)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """transformers passes over what it finds no place for.
+
+        :raises RunDirError: the weights in the checkpoint are not all of the model's, or it has others.
+        """
+        target: Any = self.model if model is None else model
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        elif has_adapter(target):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            check_adapter_loaded(target, Path(resume_from_checkpoint))
+        else:
+            load_whole_model(target, Path(resume_from_checkpoint))
 
     def _check_room(self, folder: Path) -> None:
         """:raises RunDirError: there is none for what the checkpoint will take."""

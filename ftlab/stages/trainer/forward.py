@@ -12,16 +12,14 @@ import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+from transformers.masking_utils import create_masks_for_generate
 
-from ftlab.data.packing.collate import PackedCollator
-from ftlab.data.packing.store import PackedRow
-from ftlab.errors import NotReadyError
 from ftlab.model.head import logits_function
 
 LOGIT_ELEMENTS = 1 << 25  # of one chunk of logits: 128 MiB in fp32
 
 
-def packed_logprobs(model: Any, unwrapped: Any, batch: dict[str, Tensor], smoothing: float = 0.0) -> Tensor:
+def packed_logprobs(model: Any, unwrapped: Any, batch: dict[str, Any], smoothing: float = 0.0) -> Tensor:
     """log p(target) of every scored position, shape (N,), fp32; the full logits never exist.
 
     :param model: the model as it is called in training (perhaps wrapped for several devices).
@@ -33,10 +31,42 @@ def packed_logprobs(model: Any, unwrapped: Any, batch: dict[str, Tensor], smooth
     return chunked_logprobs(hidden_ND, batch["targets"], logits_function(unwrapped), head, smoothing)
 
 
-def packed_hidden(model: Any, batch: dict[str, Tensor]) -> Tensor:
-    """The last layer's hidden states of packed rows, shape (B, L, D)."""
-    # No mask, and no cache, which switches the isolation of packed samples off.
-    return last_hidden(model, input_ids=batch["input_ids"], position_ids=batch["position_ids"])
+def packed_hidden(model: Any, batch: dict[str, Any]) -> Tensor:
+    """The last layer's hidden states of packed rows, shape (B, L, D), samples kept apart as the batch says."""
+    isolation = batch.get("isolation", "position_ids")
+    if isolation == "one_per_row":
+        return _one_per_row(model, batch)
+    inputs = {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"]}
+    if isolation == "block_mask":
+        inputs["attention_mask"] = _block_mask(model, **inputs)
+    # Else no mask; and never a cache, which switches the isolation of packed samples off.
+    return last_hidden(model, **inputs)
+
+
+def _block_mask(model: Any, input_ids: Tensor, position_ids: Tensor) -> Any:
+    """What transformers makes of the position ids where a family hands them on: one mask, or one for each kind of
+    layer, in the form that the attention in use takes."""
+    unwrapped = extract_model_from_parallel(model)
+    # Of the embeddings it reads the shape, the type and the device.
+    embedded_BL1 = torch.empty((*input_ids.shape, 1), dtype=unwrapped.dtype, device=input_ids.device)
+    return create_masks_for_generate(
+        unwrapped.config, embedded_BL1, attention_mask=None, past_key_values=None, position_ids=position_ids
+    )
+
+
+def _one_per_row(model: Any, batch: dict[str, Any]) -> Tensor:
+    """Each sample alone, put back where it stands in its packed row. Padding on the right needs no mask: the models are
+    causal, and nothing reads what comes out there."""
+    ids_T = batch["input_ids"].reshape(-1)
+    places, hidden = [], []
+    for places_sl in batch["calls"]:
+        is_token_sl = places_sl >= 0
+        hidden_slD = last_hidden(model, input_ids=ids_T[places_sl.clamp(min=0)].where(is_token_sl, batch["pad_id"]))
+        places.append(places_sl[is_token_sl])
+        hidden.append(hidden_slD[is_token_sl])
+    hidden_ND = torch.cat(hidden)
+    hidden_TD = hidden_ND.new_zeros(len(ids_T), hidden_ND.shape[-1]).index_copy(0, torch.cat(places), hidden_ND)
+    return hidden_TD.view(*batch["input_ids"].shape, -1)
 
 
 def last_hidden(model: Any, **inputs: Tensor) -> Tensor:
@@ -50,8 +80,11 @@ def last_hidden(model: Any, **inputs: Tensor) -> Tensor:
     decoder: Any = extract_model_from_parallel(model).get_decoder()
     states: list[Tensor] = []
     handle = decoder.register_forward_hook(lambda module, args, output: states.append(output.last_hidden_state))
+    # A model that is asked to would make a loss of its own of its routers' logits, padding included, for nobody.
+    config = extract_model_from_parallel(model).config.get_text_config()
+    switches = {"output_router_logits": False} if getattr(config, "output_router_logits", False) else {}
     try:
-        model(**inputs, use_cache=False, logits_to_keep=1)
+        model(**inputs, **switches, use_cache=False, logits_to_keep=1)
     finally:
         handle.remove()
     (hidden_BLD,) = states
@@ -79,31 +112,3 @@ def chunked_logprobs(
     if len(chunks) == 1 or not torch.is_grad_enabled():
         return torch.cat([part(*chunk) for chunk in chunks])
     return torch.cat([checkpoint(part, *chunk, use_reentrant=False) for chunk in chunks])
-
-
-@torch.no_grad()
-def probe_isolation(model: Any, row: PackedRow, collator: PackedCollator) -> float:
-    """Whether packed samples see each other: the largest change in any later sample's hidden states when the first
-    sample's tokens are replaced. Isolated samples change by nothing at all, in every precision.
-
-    :raises NotReadyError: they do see each other.
-    """
-    if len(row.samples) < 2:
-        return 0.0
-    was_training = model.training
-    model.eval()
-    batch = collator([row])
-    first = len(row.samples[0].input_ids)
-    ids = batch["input_ids"].to(model.device)
-    other = ids.clone()
-    other[:, :first] = other[:, :first].flip(1).roll(1, 1) // 2
-    positions = batch["position_ids"].to(model.device)
-    before, after = (last_hidden(model, input_ids=i, position_ids=positions)[:, first:] for i in (ids, other))
-    model.train(was_training)
-    change = (before - after).abs().max().item()
-    if change > 1e-6:
-        raise NotReadyError(
-            f"Packed samples see each other under model.attention={model.config._attn_implementation}: hidden states "
-            f"change by {change:.2g}. Use model.attention=sdpa, or data.packing=false."
-        )
-    return change

@@ -31,12 +31,13 @@ def noise_scales(position_ids_BL: Tensor, alpha: float, size: int) -> Tensor:
 
 
 @contextmanager
-def noisy_embeddings(embeddings: Any, position_ids_BL: Tensor, alpha: float) -> Iterator[None]:
+def noisy_embeddings(embeddings: Any, batch: dict[str, Any], alpha: float) -> Iterator[None]:
     """What the embedding layer gives within is noisy, uniformly between minus and plus :func:`noise_scales`; drawn from
-    torch's generator, whose state is in every checkpoint."""
+    torch's generator, whose state is in every checkpoint. For one forward of the batch."""
+    calls = iter(_positions_of_calls(batch))
 
     def add(module: Any, inputs: Any, embedded_BLD: Tensor) -> Tensor:
-        scales_BL = noise_scales(position_ids_BL, alpha, embedded_BLD.shape[-1])
+        scales_BL = noise_scales(next(calls), alpha, embedded_BLD.shape[-1])
         noise_BLD = torch.empty_like(embedded_BLD, dtype=torch.float32).uniform_(-1, 1) * scales_BL[..., None]
         return embedded_BLD + noise_BLD.to(embedded_BLD.dtype)
 
@@ -45,3 +46,11 @@ def noisy_embeddings(embeddings: Any, position_ids_BL: Tensor, alpha: float) -> 
         yield
     finally:
         handle.remove()
+
+
+def _positions_of_calls(batch: dict[str, Any]) -> list[Tensor]:
+    """The position ids of what each call of the model is given, padding at 0."""
+    if "calls" not in batch:
+        return [batch["position_ids"]]
+    at_T = batch["position_ids"].reshape(-1)
+    return [at_T[places_sl.clamp(min=0)].where(places_sl >= 0, 0) for places_sl in batch["calls"]]

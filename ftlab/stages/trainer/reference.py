@@ -67,7 +67,7 @@ class ReferenceTrainer(StageTrainer):
         if self.run.data.cache is None:
             return None
         model: Any = self.model
-        batch = [self._batches(rows), model.config._attn_implementation]
+        batch = [self._batches(rows), model.config._attn_implementation, self.isolation]
         precision = [self.args.bf16, self.args.fp16, self.run.quant.compute_dtype, self.args.device.type]
         how = [*batch, *precision, torch.__version__, transformers.__version__]
         key = hashlib.sha256(f"{identity} {rows.fingerprint()} {how}".encode()).hexdigest()[:32]

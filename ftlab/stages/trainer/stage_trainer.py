@@ -12,14 +12,16 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from ftlab.data.packing.collate import PackedCollator
+from ftlab.data.packing.collate import Isolation, PackedCollator
 from ftlab.data.packing.store import Rows
+from ftlab.distributed.world import current_world
 from ftlab.rundir.phase_files import PhaseFiles
 from ftlab.schema import Run
 from ftlab.stages.trainer.arguments import training_arguments
 from ftlab.stages.trainer.checkpoints import WholeCheckpoints
 from ftlab.stages.trainer.forward import packed_logprobs
 from ftlab.stages.trainer.meter import Meter
+from ftlab.stages.trainer.router_loss import RouterLoss, counted_tokens, router_coefficient
 
 _VARIABLE_LENGTH = ("flash_attention_2", "flash_attention_3")
 
@@ -28,9 +30,11 @@ class StageTrainer(WholeCheckpoints):
     """A transformers Trainer over packed rows. A stage gives :meth:`terms` and, where they differ, the rest.
 
     :cvar uses_dropout: False where a loss compares two passes, which dropout would tell apart.
+    :cvar balances_every: routers are balanced over each so manieth sample, where others are there to compare with.
     """
 
     uses_dropout = True
+    balances_every = 1
 
     def __init__(
         self,
@@ -41,8 +45,9 @@ class StageTrainer(WholeCheckpoints):
         validation_rows: Rows | None,
         files: PhaseFiles,
         callbacks: Sequence[TrainerCallback] = (),
+        isolation: Isolation = "position_ids",
     ):
-        self.run, self.files = run, files
+        self.run, self.files, self.isolation = run, files, isolation
         if not self.uses_dropout:
             for module in model.modules():
                 if isinstance(module, torch.nn.Dropout):
@@ -52,10 +57,12 @@ class StageTrainer(WholeCheckpoints):
             args.eval_strategy = "no"
         flatten = model.config._attn_implementation in _VARIABLE_LENGTH
         self._meter = Meter()
+        coefficient = router_coefficient(run, model)
+        self._router = RouterLoss(model, coefficient) if coefficient else None
         super().__init__(
             model=model,
             args=args,
-            data_collator=PackedCollator(tokenizer.pad_token_id, flatten),
+            data_collator=PackedCollator(tokenizer.pad_token_id, flatten, isolation, current_world().size > 1),
             train_dataset=train_rows,
             eval_dataset=validation_rows,
             processing_class=tokenizer,
@@ -93,10 +100,23 @@ class StageTrainer(WholeCheckpoints):
         """This micro-batch's share of the global batch's mean, a scalar, however the batch is split."""
         assert not return_outputs, "no caller of ours asks for the outputs"
         items = num_items_in_batch if num_items_in_batch is not None else self.items(inputs)
-        losses_I, measures = self.terms(inputs, self.outputs(model, inputs))
-        self._meter.add(measures)
+        outputs, balance = self._balanced_outputs(model, inputs)
+        losses_I, measures = self.terms(inputs, outputs)
+        self._meter.add({**measures, **balance})
         # Ranks average their gradients, and the loss is a sum over them.
-        return losses_I.sum() / items * self.world.size
+        loss = losses_I.sum() / items * self.world.size
+        if self._router is not None:  # a mean over the micro-batches of a step
+            loss = loss + self._router.coefficient * balance["aux_loss"][0] / self.current_gradient_accumulation_steps
+        return loss
+
+    def _balanced_outputs(self, model: Any, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """What :meth:`outputs` gives, and as ``aux_loss``, shape (1,), how unevenly the model's routers share out the
+        batch's tokens, where that is part of the loss."""
+        if self._router is None:
+            return self.outputs(model, batch), {}
+        with self._router.recording(model) as calls:
+            outputs = self.outputs(model, batch)
+        return outputs, {"aux_loss": self._router(calls, counted_tokens(batch, self.balances_every))[None]}
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         items = sum(self.items(batch) for batch in batch_samples)
@@ -126,7 +146,7 @@ class StageTrainer(WholeCheckpoints):
         super().log(logs, None)  # the start time would add rates that count from the last resume
 
     @torch.no_grad()
-    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> Any:
+    def measure(self, eval_dataset: Any = None) -> dict[str, float]:
         """Means over the items of the validation rows, exact however they are batched. Training does not notice: the
         random state is left as it was."""
         loader = self.get_eval_dataloader(eval_dataset)
@@ -138,15 +158,13 @@ class StageTrainer(WholeCheckpoints):
             for batch in loader:
                 batch = self._prepare_inputs(batch)
                 with self.compute_loss_context_manager():
-                    losses_I, measures = self.terms(batch, self.outputs(model, batch))
+                    outputs, balance = self._balanced_outputs(model, batch)
+                    losses_I, measures = self.terms(batch, outputs)
                 meter.add({"loss": losses_I}, is_complete=True)
-                meter.add(measures)
+                meter.add({**measures, **balance})
         model.train(was_training)
         means = meter.means(self.accelerator.reduce)
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in {**means, **self.derived(means)}.items()}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
+        return {**means, **self.derived(means)}
 
     def derived(self, means: dict[str, float]) -> dict[str, float]:
         """What follows from the means of an evaluation."""

@@ -145,6 +145,8 @@ def facts(run: Run, parts: Sequence[Part], split: str, tokens: Tokens) -> list[t
     ends = f"{written(tokens.stop)} ends an answer, " if tokens.template else ""
     about = f"{len(tokenizer):,} tokens; {ends}{tokenizer.pad_token} pads{added}"
     found.append(("tokenizer", f"{run.model.path}: {about}"))
+    if tokens.warning is not None:
+        found.append(("warning", tokens.warning))
     return found
 
 

@@ -11,12 +11,12 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from ftlab.model import shape as arithmetic
+from ftlab.pretrained import shape as arithmetic
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "conf" / "model"
 # The tiny models ship with the project and are published nowhere else.
-TINY = ("tiny", "tiny_instruct")
+TINY = ("tiny", "tiny_instruct", "local")
 NAMES = sorted(path.stem for path in MODELS.glob("*.yaml") if not path.stem.startswith("_") and path.stem not in TINY)
 PUBLISHED = yaml.safe_load(Path(__file__).with_name("published_parameters.yaml").read_text())
 

@@ -21,8 +21,8 @@ model           embedding + L * layer + one final norm + head
 This is the decoder of Vaswani et al. 2017 (https://arxiv.org/abs/1706.03762) with grouped-query attention (Ainslie et
 al. 2023, https://arxiv.org/abs/2305.13245), gated feed-forward (Shazeer 2020, https://arxiv.org/abs/2002.05202) and
 mixture of experts (Jiang et al. 2024, https://arxiv.org/abs/2401.04088). A layout in which a checkpoint fuses matrices
-(``qkv_proj``, ``gate_up_proj``, ``W_pack``) has the same count. ``tests/model/test_shape.py`` compares the formula with
-published counts and with the classes of transformers.
+(``qkv_proj``, ``gate_up_proj``, ``W_pack``) has the same count. ``tests/pretrained/test_shape.py`` compares the
+formula with published counts and with the classes of transformers.
 """
 
 from __future__ import annotations

@@ -1,0 +1,125 @@
+"""The jobs of ``ftlab -m ...``, before Hydra starts the first of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import setup_globals
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from ftlab.config import phases
+from ftlab.config.command_line import Arguments, first_values, of_job, quote
+from ftlab.config.compose import compose, select_loader, validate
+from ftlab.errors import ConfigError, Mistake
+from ftlab.rundir.sweep import Jobs, SweepDir, is_sweep
+from ftlab.schema import Run
+
+_DIR = "hydra.sweep.dir"
+_BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+# What says where a sweep is and not what it is.
+_PLACE = (_DIR, "hydra.sweep.subdir", "run.if_exists")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """:param path: its folder. :param is_chosen: whether the command line names it. :param wants_new: whether one that
+    is there is not gone on with. :param jobs: the overrides of each; None where a sweeper chooses them on the way."""
+
+    path: Path
+    is_chosen: bool
+    wants_new: bool
+    jobs: Jobs | None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which job of which sweep this is. :param number: from 0. :param directory: that of its run."""
+
+    sweep: SweepDir
+    number: int
+    overrides: tuple[str, ...]
+    directory: Path
+
+
+def trains(arguments: Arguments) -> bool:
+    """Whether a command line is a sweep of trainings that is to be run, and not only to be shown."""
+    return arguments.is_multirun and arguments.task == "train" and arguments.flag("--cfg", "-c") is None
+
+
+def read(arguments: Arguments) -> Sweep:
+    """The sweep that a good command line asks for."""
+    loader, config_name = select_loader(arguments.config_dir, arguments.config_name)
+    parser = OverridesParser.create()
+    overrides = parser.parse_overrides(list(arguments.overrides))
+    setup_globals()  # the resolver of the time that the folder is named after
+    hydra = compose(first_values(overrides), loader, config_name).hydra
+    values = {one.key_or_group: one.value() for one in overrides}
+    jobs = None
+    if hydra.sweeper.get("_target_") == _BASIC:
+        sweeper: Any = OmegaConf.to_container(hydra.sweeper)
+        given = sweeper["params"] or {}
+        lines = parser.parse_overrides([*(f"{key}={value}" for key, value in given.items()), *arguments.overrides])
+        (every,) = BasicSweeper.split_arguments(lines, None)
+        jobs = tuple(identity(job) for job in every)
+    return Sweep(Path(hydra.sweep.dir), _DIR in values, values.get("run.if_exists") == "new", jobs)
+
+
+def identity(overrides: Sequence[str]) -> tuple[str, ...]:
+    """The overrides of a job as they were typed, without those that say where its sweep is."""
+    return tuple(phases.decode_override(line) for line in overrides if _key(line) not in _PLACE)
+
+
+def in_folder(arguments: Arguments, folder: Path, is_new: bool) -> Arguments:
+    """The same sweep in a folder. :param is_new: nothing is there yet; else what is there is gone on with."""
+    dropped = (_DIR,) if is_new else (_DIR, "run.if_exists")
+    kept = [line for line in arguments.overrides if _key(line) not in dropped]
+    return replace(arguments, overrides=(*kept, f"{_DIR}={quote(str(folder))}"))
+
+
+def resumed(arguments: Arguments) -> Arguments:
+    """``ftlab resume SWEEP`` as the command line of that sweep; any other as it is.
+
+    :raises ConfigError: there is more on the line. :raises RunDirError: the sweep's journal is damaged.
+    """
+    if arguments.task != "resume":
+        return arguments
+    overrides = OverridesParser.create().parse_overrides(list(arguments.overrides))
+    folder = next((str(one.value()) for one in overrides if one.key_or_group == "run.dir"), None)
+    if folder is None or not is_sweep(Path(folder)):
+        return arguments
+    more = [str(one.input_line) for one in overrides if one.key_or_group not in ("task", "run.dir")]
+    if more:
+        reason = "ftlab resume takes everything of a sweep from its own journal; give the sweep's command again instead"
+        raise ConfigError([Mistake(line, reason) for line in more])
+    journal = SweepDir(Path(folder)).journal()
+    given = Arguments("train", ("-m", *journal.flags), journal.overrides)
+    return in_folder(given, Path(folder), is_new=False)
+
+
+def place(of_hydra: Any) -> Place:
+    """Of the job that is about to begin. :param of_hydra: the node ``hydra`` of its config."""
+    folder, here = Path(of_hydra.runtime.output_dir), Path.cwd()
+    folder = folder.relative_to(here) if folder.is_relative_to(here) else folder
+    return Place(SweepDir(Path(of_hydra.sweep.dir)), of_hydra.job.num, identity(of_hydra.overrides.task), folder)
+
+
+def prepare(cfg: DictConfig, of_hydra: Any) -> tuple[Run, list[str]]:
+    """The validated run of a job, and its command line as it was typed. One of a sweep gets a folder of its own.
+
+    :raises ConfigError: every mistake at once.
+    """
+    if of_hydra.mode == RunMode.MULTIRUN and cfg.run.name is None and cfg.run.dir is None:
+        cfg.run.dir = str(place(of_hydra).directory)
+    given = of_job(of_hydra)
+    run = validate(cfg, given.overrides, *select_loader(given.config_dir, given.config_name))
+    return run, [*given.flags, *map(phases.decode_override, given.overrides)]
+
+
+def _key(line: str) -> str:
+    return line.partition("=")[0].lstrip("+")

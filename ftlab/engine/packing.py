@@ -1,0 +1,89 @@
+"""How a phase keeps packed samples apart: found once, when its model is loaded, and kept for the whole run."""
+
+from __future__ import annotations
+
+from itertools import chain, islice
+from typing import Any
+
+from rich.markup import escape
+
+from ftlab.engine.session import Session
+from ftlab.schema import Run
+
+_PAIRED = ("rm", "dpo", "orpo", "kto")  # two samples to a row even without packing
+_READ = 64  # rows from which the cost is told
+
+
+def choose_isolation(session: Session, phase: str, run: Run, model: Any, pad_id: int, prepared: Any) -> Any:
+    """The way for training and evaluation alike; told, and recorded in the manifest for those that resume.
+
+    :param run: the phase's config. :param prepared: its rows. Any of them may be the only packed one.
+    """
+    recorded = session.manifest.values.get("packed_by", {})
+    if run.stage.name in ("ppo", "grpo"):
+        return "position_ids"  # what they train on is generated, one answer to a row
+    row = _packed_row(run, prepared)
+    if row is None:
+        return "position_ids"
+    if run.quant.name == "int8":
+        session.output.note(
+            "int8 chooses its outlier columns over the whole batch, packed or not: isolation not probed"
+        )
+        return "position_ids"
+    isolation = recorded.get(phase)
+    if isolation is None:
+        isolation = _probe(session, model, row, pad_id, prepared)
+        session.manifest.record_item("packed_by", phase, isolation)
+    else:
+        session.output.note(f"packed samples are kept apart by {isolation}, as before")
+    return isolation
+
+
+def _packed_row(run: Run, prepared: Any) -> Any:
+    """The first row of several samples in any split, as the stage packs it; None where there is none."""
+    from ftlab.data.packing.store import PackedRow
+
+    splits = [rows for rows in (prepared.train, prepared.validation) if rows is not None]
+    rows = (rows[index] for rows in splits for index in range(len(rows)))
+    found = next((row for row in rows if len(row.samples) > 1), None)
+    if found is None and run.stage.name in _PAIRED and len(prepared.train):
+        return PackedRow(prepared.train[0].samples * 2)  # kto pairs each answer with another's only later
+    return found
+
+
+def _probe(session: Session, model: Any, row: Any, pad_id: int, prepared: Any) -> Any:
+    from ftlab.stages.trainer.isolation import probe_isolation
+
+    output = session.output
+    found = probe_isolation(model, row, pad_id)
+    if found.isolation == "position_ids":
+        output.note("packed samples do not see each other: probed on the first packed row")
+        return found.isolation
+    family, attention = model.config.model_type, model.config._attn_implementation
+    reason = found.reasons[0].removeprefix("position_ids: ")
+    line = f"{family} under model.attention={attention} lets packed samples see each other by positions ({reason})."
+    if found.isolation == "block_mask":
+        output.say(escape(f"{line} A mask of each row's samples keeps them apart, as a probe shows."))
+    else:
+        output.say(
+            f"[yellow]{escape(f'{line} It gets each sample in a row of its own. {_cost(prepared, pad_id)}')}[/yellow]"
+        )
+        for tried in found.reasons[1:]:
+            output.note(f"tried besides: {tried}")
+    return found.isolation
+
+
+def _cost(prepared: Any, pad_id: int) -> str:
+    """What the model computes more, of each row by itself, in the words of the one who waits for it."""
+    from ftlab.data.packing.collate import PackedCollator
+
+    collate = PackedCollator(pad_id, isolation="one_per_row")
+    some = islice(chain(prepared.train), _READ)
+    batches = [collate([row]) for row in some]
+    calls = sum(len(batch["calls"]) for batch in batches)
+    positions = sum(places.numel() for batch in batches for places in batch["calls"])
+    tokens = sum(batch["tokens"] for batch in batches)
+    return (
+        f"A step holds the same samples as before; a packed row takes {calls / len(batches):.1f} calls of the model "
+        f"on average instead of one, and {1 - tokens / positions:.0%} of what it computes is padding."
+    )

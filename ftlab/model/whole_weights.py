@@ -1,0 +1,101 @@
+"""A whole model's weights from a folder that it was saved in, into the model in memory: all of them, or an error."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ftlab.errors import RunDirError
+
+
+@torch.no_grad()
+def load_whole_model(model: Any, folder: Path) -> None:
+    """Copy every weight of ``folder`` into ``model``, in place.
+
+    Of some families, mixtures of experts above all, the names in the file are not those of the modules: transformers
+    splits at saving what it fuses at loading. ``from_pretrained`` alone puts it together again, so it reads those.
+
+    :param model: a model of transformers, without adapters.
+    :raises RunDirError: a weight of the model is not in the folder, or one of the folder not in the model.
+    """
+    tensors = {
+        name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()
+    }
+    expected = model.state_dict()
+    unknown = tensors.keys() - expected.keys()
+    if unknown:
+        known = {name: tensors[name] for name in tensors.keys() & expected.keys()}
+        tensors = {**_converted(model, folder), **known}
+    _check_complete(model, expected, tensors, folder)
+    for name, tensor in tensors.items():
+        expected[name].copy_(tensor)
+
+
+def _converted(model: Any, folder: Path) -> dict[str, Tensor]:
+    """The weights under the names of the model's modules.
+
+    :raises RunDirError: the folder has weights that the model has no place for.
+    """
+    with torch.random.fork_rng():  # what the folder lacks would be drawn
+        loaded, info = type(model).from_pretrained(
+            folder,
+            config=copy.deepcopy(model.config),
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    if mismatched := sorted(entry[0] for entry in info["mismatched_keys"]):
+        raise RunDirError(_message(folder, f"{mismatched[0]} has another shape than the model's"))
+    if unknown := set(info["unexpected_keys"]) - model.state_dict().keys():
+        raise RunDirError(_message(folder, f"it has {min(unknown)}, which this model has not"))
+    missing = set(info["missing_keys"])
+    state: Mapping[str, Tensor] = loaded.state_dict()
+    return {name: tensor for name, tensor in state.items() if name not in missing}
+
+
+def _check_complete(model: Any, expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """:raises RunDirError: a tensor is missing, too many, or of another shape. A tied one is saved once."""
+    if extra := sorted(tensors.keys() - expected.keys()):
+        raise RunDirError(_message(folder, f"it has {extra[0]}, which this model has not"))
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape:
+            shapes = f"{tuple(tensor.shape)}, and the model's is {tuple(expected[name].shape)}"
+            raise RunDirError(_message(folder, f"{name} has the shape {shapes}"))
+    present = {expected[name].data_ptr() for name in tensors}
+    unsaved = set(getattr(model, "_keys_to_ignore_on_save", None) or ())
+    lacking = sorted(
+        n for n, t in expected.items() if n not in tensors and t.data_ptr() not in present and n not in unsaved
+    )
+    if lacking:
+        raise RunDirError(
+            _message(folder, f"it has no {lacking[0]}" + (f" and {len(lacking) - 1} more" * (len(lacking) > 1)))
+        )
+
+
+def check_adapter_loaded(model: Any, folder: Path) -> None:
+    """Check that the adapter in memory is the one in the folder, to the last bit.
+
+    :raises RunDirError: a weight differs, or is in one of them alone.
+    """
+    from peft import get_peft_model_state_dict, load_peft_weights
+
+    saved, loaded = load_peft_weights(str(folder), device="cpu"), get_peft_model_state_dict(model)
+    if apart := sorted(saved.keys() ^ loaded.keys()):
+        has = "it has no" if apart[0] in loaded else "the model has no"
+        raise RunDirError(_message(folder, f"{has} {apart[0]}"))
+    for name, tensor in saved.items():
+        if not torch.equal(tensor, loaded[name].detach().cpu().to(tensor.dtype)):
+            raise RunDirError(_message(folder, f"{name} was not loaded"))
+
+
+def _message(folder: Path, reason: str) -> str:
+    return (
+        f"{folder} cannot be continued from: {reason}. The weights would not be those that were saved. Remove the "
+        "folder to go on from the checkpoint before it, or start another run."
+    )

@@ -1,0 +1,33 @@
+"""What a run asks of the machine's devices, and whether it has them. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+from ftlab.distributed.world import may_have_accelerator
+from ftlab.schema import Run
+
+# Of bitsandbytes: on a CPU it has no pages for them.
+_NEED_A_GPU = ("paged_ademamix_32bit", "paged_ademamix_8bit")
+
+
+def device_problems(run: Run) -> Iterator[str]:
+    """Yield what of the run needs a device or a package that is not here, with what would do."""
+    has_accelerator = may_have_accelerator()
+    if run.hardware.name not in ("auto", "cpu") and not has_accelerator:
+        yield (
+            f"hardware={run.hardware.name} asks for an accelerator, and this machine has none (no driver's device in "
+            "/dev, or CUDA_VISIBLE_DEVICES hides it). Use hardware=auto or cpu"
+        )
+    on_cpu = run.hardware.name == "cpu" or not has_accelerator
+    attention, optimizer = run.model.attention, run.train.optimizer
+    if attention in ("flash_attention_2", "flex_attention") and on_cpu:
+        yield f"model.attention={attention} needs a GPU; use model.attention=auto or sdpa"
+    elif attention == "flash_attention_2" and find_spec("flash_attn") is None and find_spec("kernels") is None:
+        yield (
+            f"model.attention={attention} needs the package flash-attn: pip install flash-attn --no-build-isolation. "
+            "Or use model.attention=auto or sdpa"
+        )
+    if optimizer in _NEED_A_GPU and on_cpu:
+        yield f"train.optimizer={optimizer} needs a GPU; on a CPU use {optimizer.removeprefix('paged_')}"

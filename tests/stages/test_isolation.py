@@ -1,0 +1,100 @@
+"""How packed samples are kept apart, family by family: whatever a row holds, each sample trains as it would alone."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from ftlab.data.packing.collate import PackedCollator
+from ftlab.stages.losses import cross_entropy
+from ftlab.stages.trainer.forward import packed_logprobs
+from ftlab.stages.trainer.isolation import probe_isolation
+from tests.families import family_model
+from tests.stages.test_packed_forward import rows_of
+from tests.stages.trainers import plain_logprobs
+
+VOCAB = 97
+ROWS = rows_of((17, 40, 9), (5, 50), (2, 3, 30), vocab=VOCAB)
+
+# What each kind is of: its members, and how their samples are kept apart.
+KINDS = {
+    "positions heeded": (["llama", "mistral", "gemma2", "qwen3_moe"], "position_ids"),
+    "rotary, positions not handed to the mask": (["falcon"], "block_mask"),
+    "learned positions, not handed to the mask": (["opt"], "block_mask"),
+    "ALiBi, added to a mask of its own": (["falcon:alibi", "bloom"], "one_per_row"),
+    "ALiBi, beside the mask": (["mpt"], "block_mask"),
+    "sinks": (["gpt_oss"], "block_mask"),
+    "linear attention": (["qwen3_next", "qwen3_5_text"], "one_per_row"),
+    "convolutions over time": (["lfm2"], "one_per_row"),
+    "state spaces": (["mamba", "mamba2", "bamba", "jamba", "granitemoehybrid"], "one_per_row"),
+    "recurrent units": (["recurrent_gemma"], "one_per_row"),
+}
+FAMILIES = [(family, isolation) for families, isolation in KINDS.values() for family in families]
+
+
+@functools.cache
+def model_of(family: str) -> Any:
+    return family_model(family, VOCAB).eval()
+
+
+@pytest.mark.parametrize(("family", "isolation"), FAMILIES)
+def test_each_sample_of_a_packed_row_is_what_it_is_alone(family, isolation):
+    """Log-probabilities to 1e-5, in rows of several samples and batches of several rows, padded; and the gradient is
+    that of the samples one by one."""
+    model = model_of(family)
+    assert probe_isolation(model, ROWS[0], 0).isolation == isolation
+    batch = PackedCollator(0, isolation=isolation)(ROWS)
+    logprobs = packed_logprobs(model, model, batch)
+    samples = [sample for row in ROWS for sample in row.samples]
+    alone = torch.cat([plain_logprobs(model, sample) for sample in samples])
+    assert (logprobs - alone).abs().max().item() < 1e-5 * alone.abs().max().item()
+    assert abs(logprobs.mean().item() - alone.mean().item()) < 1e-5
+
+
+@pytest.mark.parametrize("family", ["falcon", "falcon:alibi", "qwen3_next", "gpt_oss", "mamba"])
+def test_gradients_are_those_of_the_samples_one_by_one(family):
+    model = model_of(family)
+    isolation = dict(FAMILIES)[family]
+
+    def gradient(batches: list[dict[str, Any]]) -> torch.Tensor:
+        model.zero_grad()
+        for batch in batches:
+            cross_entropy(packed_logprobs(model, model, batch), 100).backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+    samples = [sample for row in ROWS for sample in row.samples]
+    together = gradient([PackedCollator(0, isolation=isolation)(ROWS)])
+    alone = gradient([PackedCollator(0)([type(ROWS[0])((sample,))]) for sample in samples])
+    assert together.norm().item() > 1e-2
+    assert (together - alone).norm().item() < 1e-4 * together.norm().item()
+
+
+def test_samples_one_to_a_row_cost_little_padding_and_keep_their_places():
+    batch = PackedCollator(0, isolation="one_per_row")(ROWS)
+    plain = PackedCollator(0)(ROWS)
+    assert all(torch.equal(batch[name], value) for name, value in plain.items() if isinstance(value, torch.Tensor))
+    places = torch.cat([call[call >= 0] for call in batch["calls"]])
+    is_token = torch.zeros(batch["input_ids"].numel(), dtype=torch.bool)
+    is_token[places] = True
+    assert len(places.unique()) == len(places) == batch["tokens"] == is_token.sum().item()
+    assert all(call.numel() <= batch["input_ids"].numel() for call in batch["calls"])
+    assert len(batch["calls"]) < batch["samples"]
+    (whole,) = PackedCollator(0, isolation="one_per_row", one_call=True)(ROWS)["calls"]
+    assert whole.shape == (8, 50)
+
+
+def test_the_probe_sees_every_leak_of_a_sample_of_equal_tokens():
+    """A first sample of one token, or of equal tokens, is replaced by another all the same."""
+    row = rows_of((1, 9), vocab=VOCAB)[0]
+    row.samples[0].input_ids[:] = 0
+    assert probe_isolation(model_of("falcon"), row, 0).isolation == "block_mask"
+
+
+def test_an_adapter_and_half_precision_change_nothing_of_the_way():
+    model = get_peft_model(family_model("falcon", VOCAB).bfloat16(), LoraConfig(r=4, target_modules="all-linear"))
+    assert probe_isolation(model, ROWS[0], 0).isolation == "block_mask"
+    assert model.training, "the probe leaves the mode as it was"
