@@ -89,10 +89,10 @@ class RunLock:
     def _is_taken(self) -> bool:
         """Whether one try got the lock."""
         path = self.folder / FILE
+        _check_file(path)
         try:
             if self._make:
                 self._make_folder()
-            _check_file(path)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except FileNotFoundError:
             if self._make:
