@@ -123,7 +123,7 @@ def _samples(output: Output, run_dir: RunDir, phase: str) -> None:
     before, after = (_answers(run_dir, phase, when) for when in ("before", "after"))
     if not before and not after:
         return
-    table = Table(title="answers", title_justify="left", show_lines=True)
+    table = Table(title=f"{phase}: answers", title_justify="left", show_lines=True)
     for column in ("prompt", "before", "after", "expected"):
         table.add_column(column, overflow="fold", max_width=44)
     for old, new in list(zip_longest(before, after))[:_SHOWN]:  # the same prompts, but maybe not as many
