@@ -94,7 +94,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "tokenizer of nothing": (write(T, "{}"), f"{T} has no model"),
     "tokenizer pointer": (write(T, POINTER), f"{T} is a pointer of Git LFS"),
     "tokenizer config": (write("tokenizer_config.json", "3"), "tokenizer_config.json must be a JSON object"),
-    "tokenizer length": (set_key("tokenizer_config.json", "model_max_length", ""), "model_max_length='' must be a number"),
+    "tokenizer length": (set_key("tokenizer_config.json", "model_max_length", ""), "_length='' must be a number"),
     "template": (lambda f: (f / "chat_template.jinja").write_bytes(b"\xff\xff") and None, "is no text in UTF-8"),
     "generation list": (write(G, "[]"), f"{G} must be a JSON object"),
     "generation text": (write(G, '{"temperature": "hot"}'), f"{G}: temperature='hot' must be a whole number or"),
