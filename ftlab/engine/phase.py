@@ -94,7 +94,7 @@ class PhaseRun:
             self.output.say(escape(f"tokenizer: {additions}" + (f"; {added} embeddings added" if added else "")))
         self.parameters = adapter.count_parameters(self.model)
         self.output.say(f"{self.config.model.name}: {self.parameters}")
-        for line in describe_experts(self.model, self.config):
+        for line in describe_experts(self.model, self.config, self.parameters.total):
             self.output.say(escape(line))
 
     def _train(self, prepared: Any) -> None:

@@ -18,14 +18,16 @@ from ftlab.errors import DivergedError, FtlabError, RunDirError
 from ftlab.rundir.directory import RunDir
 
 
-def execute(run_dir: RunDir, checkpoint: int | None = None, hooks: PhaseHooks | None = None) -> None:
+def execute(
+    run_dir: RunDir, checkpoint: int | None = None, hooks: PhaseHooks | None = None, started: float | None = None
+) -> None:
     """Run every phase of a run directory that is not done yet. Its lock must be held.
 
     :param checkpoint: the step of the checkpoint that the first of them goes on from; None: its newest.
-    :param hooks: what the caller wants to be told of.
+    :param hooks: what the caller wants to be told of. :param started: when the command began; None: now.
     :raises Interrupted: on Ctrl-C, SIGTERM or SIGUSR1, with a checkpoint if training had begun.
     """
-    with _room(run_dir), session_of(run_dir, hooks or PhaseHooks()) as session:
+    with _room(run_dir), session_of(run_dir, hooks or PhaseHooks(), started) as session:
         left = session.phases_left()
         if session.manifest.values.get("status") == "finished" and not left:
             session.output.say(f"{run_dir.path} is finished already. run.if_exists=new starts another run beside it.")

@@ -98,11 +98,16 @@ def load_best(trainer: Any, train: Train, files: PhaseFiles) -> int:
     checkpoint = files.checkpoint(found.step)
     if not is_whole(checkpoint):
         raise RunDirError(
-            f"{checkpoint}, the best evaluation's, is gone or torn. Remove the checkpoints after it and continue: what "
-            "comes after them is trained again."
+            f"{checkpoint}, whose weights {_key_of(train)} keeps as the best, is gone or torn. Remove the checkpoints "
+            "after it and continue: what comes after them is trained again."
         )
     trainer._load_from_checkpoint(str(checkpoint))
     return found.step
+
+
+def _key_of(train: Train) -> str:
+    """What in the config asks for the best weights."""
+    return "train.keep_best" if train.early_stopping is None else "train.early_stopping"
 
 
 class KeepBest(TrainerCallback):
