@@ -146,7 +146,7 @@ class Template:
         if not self._marked:
             return self._render_prefixes(conversation, turns)
         texts, marked = self._render(conversation, return_assistant_tokens_mask=True)
-        spans = [(int(start), int(end)) for start, end in marked[0]]
+        spans = [(int(start), self._without_blanks(texts[0], int(start), int(end))) for start, end in marked[0]]
         if len(spans) != len(turns):
             raise RowError(
                 f"the chat template marks {len(spans)} stretches as the assistant's, and the conversation has "
@@ -195,6 +195,12 @@ class Template:
                 )
             spans.append((len(prompt), end))
         return Rendered(text, spans, turns)
+
+    def _without_blanks(self, text: str, start: int, end: int) -> int:
+        """Where a marked stretch ends: what blanks follow the token that ends its turn are the template's."""
+        bare = start + len(text[start:end].rstrip())
+        ends_turn = bare < end and any(found.end() == bare for found in self._stop.finditer(text, start, bare))
+        return bare if ends_turn else end
 
     def _turn_end(self, text: str, start: int, message: Message) -> int:
         """Where the turn that begins at ``start`` and that ``text`` ends with is over.
