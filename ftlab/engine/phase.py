@@ -80,6 +80,8 @@ class PhaseRun:
             self.output.say(escape(line))
         self.tokens = load_tokens(self.config)
         self.tokenizer = self.tokens.tokenizer
+        if self.tokens.remark:
+            self.output.say(f"[yellow]{escape(self.tokens.remark)}[/yellow]")
 
     def _load_model(self) -> None:
         from ftlab.model import adapter
