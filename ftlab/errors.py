@@ -98,5 +98,11 @@ class Preempted(Interrupted):
 
 
 def nearest(word: str, known: Iterable[str], limit: int = 2) -> list[str]:
-    """At most ``limit`` of the ``known`` words that look like ``word``, best first."""
-    return difflib.get_close_matches(word, sorted(set(known)), n=limit, cutoff=0.6)
+    """At most ``limit`` of the ``known`` words that look like ``word``, best first, in whatever case it is written."""
+    by_lower = {name.lower(): name for name in sorted(set(known), reverse=True)}
+    exact = by_lower.get(word.lower())
+    if exact is not None:
+        return [exact]
+    near = difflib.get_close_matches(word.lower(), sorted(by_lower), n=limit, cutoff=0.6)
+    begun = [name for name in sorted(by_lower) if len(word) > 1 and name.startswith(word.lower())]
+    return [by_lower[name] for name in near or begun[:limit]]

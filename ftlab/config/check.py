@@ -12,10 +12,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from yaml import YAMLError
 
-from ftlab.config import phases
+from ftlab.config import foreign_names, phases
 from ftlab.config.command_line import Arguments, choices_of, first_values
 from ftlab.config.compose import compose, group_choices, read, select_loader
-from ftlab.config.keys import unknown_key
+from ftlab.config.keys import takes_list, unknown_key
 from ftlab.errors import ConfigError, Mistake, nearest
 
 
@@ -34,7 +34,9 @@ def check(arguments: Arguments) -> None:
         for override in [o for o in overrides if o.is_sweep_override()]:
             overrides.remove(override)
             typed = phases.decode_override(str(override.input_line))
-            mistakes.append(Mistake(typed, "several values are a sweep: add -m, or quote the value"))
+            key, _, values = typed.partition("=")
+            as_list = f"; one list is '{key}=[{values}]'" if takes_list(key) else ""
+            mistakes.append(Mistake(typed, f"several values are a sweep: add -m, or quote the value{as_list}"))
     if not any(override.key_or_group == "hydra/sweeper" for override in overrides):
         for override in [o for o in overrides if o.is_sweep_override() and not o.is_discrete_sweep()]:
             overrides.remove(override)
@@ -106,6 +108,9 @@ def _is_known_key(override: Override, cfg: DictConfig, groups: Sequence[str], mi
     unknown = unknown_key(override.key_or_group, cfg, groups)
     if unknown is not None:
         value = override.get_value_string() if override.value_type is not None else None
+        foreign = foreign_names.translation(override.key_or_group, value)
+        if foreign is not None:
+            unknown = replace(unknown, reason=f"{foreign}.", suggestions=())
         mistakes.append(replace(unknown, key=override.get_key_element(), value=value))
     return unknown is None
 

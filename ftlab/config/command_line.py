@@ -14,7 +14,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from ftlab.base.terminal import echo_error
-from ftlab.config import dataset_names, phases
+from ftlab.config import dataset_names, foreign_names, keys, phases
 from ftlab.config.compose import compose, select_loader
 from ftlab.config.paths import config_dir, group_names, task_names
 from ftlab.errors import ConfigError, Mistake, nearest
@@ -100,6 +100,7 @@ def read(argv: Sequence[str]) -> Arguments:
     :raises ConfigError: an unknown task, or more bare words than the task takes.
     """
     flags, overrides, words, switches = [], [], [], []
+    _refuse_dashed_keys(argv)
     rest = iter(argv)
     for argument in rest:
         if argument.startswith("-") and argument.partition("=")[0] not in _VALUED_FLAGS | _BARE_FLAGS:
@@ -169,6 +170,42 @@ def _resolve_dataset_names(overrides: Sequence[str], flags: Sequence[str]) -> li
                 continue
         found.append(override)
     return found
+
+
+def _refuse_dashed_keys(argv: Sequence[str]) -> None:
+    """:raises ConfigError: ``--learning_rate 1e-4`` and the like, with the keys as they are written here."""
+    mistakes = []
+    for place, argument in enumerate(argv):
+        flag, has_value, value = argument.partition("=")
+        if not argument.startswith("--") or flag in _VALUED_FLAGS | _BARE_FLAGS:
+            continue
+        if not has_value:
+            following = argv[place + 1] if place + 1 < len(argv) else ""
+            is_value = following and not following.startswith("--") and "=" not in following
+            value = following if is_value else ""
+        name = flag.removeprefix("--")
+        line = foreign_names.translation(name, value or None)
+        if line is None and (has_value or value) and (key := _key_of(name)) is not None:
+            line = f"a key is written {key}={quote(value)}"
+        if line is not None:
+            given = argument if has_value or not value else f"{argument} {value}"
+            mistakes.append(Mistake(given, f"{line}. Keys take no dashes: key=value."))
+    if mistakes:
+        raise ConfigError(mistakes)
+
+
+def _key_of(name: str) -> str | None:
+    """The key that a name is, or is the last part of; None where there is none, or a task has it."""
+    folder = config_dir()
+    if any(name in yaml.safe_load((folder / "task" / f"{task}.yaml").read_text()) for task in task_names()):
+        return None
+    loader, config_name = select_loader(None, None)
+    values: Any = OmegaConf.to_container(compose([], loader, config_name), resolve=False)
+    dotted = [key for key, _ in keys.flatten(values, keep_empty=lambda _: True) if not key.startswith("hydra.")]
+    wanted = name.replace("-", "_")
+    if wanted in values:
+        return wanted
+    return next((key for key in dotted if wanted in (key, key.replace(".", "_"), key.rpartition(".")[2])), None)
 
 
 def _flag_override(flag: str, declared: Mapping[str, object]) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -194,12 +195,26 @@ def validate(
         if not wrong_phases:
             mistakes = [Mistake(key, reason, value) for key, value, reason in cross_group_mistakes(run)]
     except ValidationError as error:
-        mistakes = [_mistake(detail) for detail in error.errors()]
+        mistakes = list(_one_for_each_key(error.errors()))
     said = {(mistake.key, str(mistake.value)) for mistake in mistakes}  # of the run, and so of every phase
     mistakes += [m for m in wrong_phases if (m.key.split(".", 2)[-1], str(m.value)) not in said]
     if mistakes:
         raise ConfigError(mistakes)
     return run
+
+
+def _one_for_each_key(details: Sequence[Any]) -> Iterator[Mistake]:
+    """What is neither one of some words nor a list is one mistake, and not one of each kind."""
+    lists = {_mistake(detail).key for detail in details if detail["type"] == "tuple_type"}
+    words = {_mistake(detail).key for detail in details if detail["type"] == "literal_error"}
+    for detail in details:
+        mistake = _mistake(detail)
+        if mistake.key not in lists & words:
+            yield mistake
+        elif detail["type"] == "literal_error":
+            as_list = f", or a list: {mistake.key}=[{mistake.value}]"
+            reason = mistake.reason if mistake.suggestions else f"{mistake.reason.rstrip('.')}{as_list}"
+            yield replace(mistake, reason=reason)
 
 
 def _mistake(detail: Any) -> Mistake:

@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from ftlab.errors import Mistake, nearest
+from ftlab.schema import Run
 
 # Mappings that take names of the user's own.
 _OPEN = ("data.columns", "data.tags", "model.recommended.learning_rate")
@@ -16,6 +17,20 @@ _OPEN = ("data.columns", "data.tags", "model.recommended.learning_rate")
 def is_open(key: str) -> bool:
     """Whether a mapping takes names of the user's own there."""
     return key.startswith(tuple(f"{name}." for name in _OPEN))
+
+
+def takes_list(key: str) -> bool:
+    """Whether a list is a value of a dotted key."""
+    whole = Run.model_json_schema()
+    nodes = [whole]
+    for part in key.split("."):
+        found = [node["properties"][part] for node in map(_deref(whole), nodes) if part in node.get("properties", {})]
+        nodes = [inner for node in found for inner in (*node.get("anyOf", ()), *node.get("oneOf", ()), node)]
+    return any(node.get("type") == "array" for node in map(_deref(whole), nodes))
+
+
+def _deref(whole: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
+    return lambda node: whole["$defs"][node["$ref"].rpartition("/")[2]] if "$ref" in node else node
 
 
 def flatten(

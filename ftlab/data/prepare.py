@@ -30,6 +30,7 @@ from ftlab.data.tokens.encoder import Encoder, FastPathMismatch
 from ftlab.data.tokens.templates import Template
 from ftlab.errors import DataError
 from ftlab.rundir import seals
+from ftlab.rundir.files import move_folder
 from ftlab.rundir.names import DATA_SEAL
 from ftlab.schema import Data
 
@@ -233,7 +234,7 @@ def _make(
         _check_not_empty(ledger)
         (writing / _LEDGER).write_text(json.dumps(ledger.counts(), ensure_ascii=False), encoding="utf-8")
         seals.seal_folder(writing, DATA_SEAL)
-        writing.replace(folder)
+        move_folder(writing, folder)
     finally:
         shutil.rmtree(writing, ignore_errors=True)
     return _read(folder, means.data, cached=False)

@@ -76,19 +76,18 @@ def complete(tokenizer: Any, needed: Sequence[str]) -> Additions:
 
 
 def stop_tokens(tokenizer: Any, trained_text: str | None) -> list[int]:
-    """Return the ids at which an answer ends: the end of text, and before it the token that ends a trained turn.
-
-    A letter or a line break never ends an answer, wherever a template's marks stand: only a special token does.
+    """Return the ids at which an answer ends: the end of text, and the last token of what the template trains, if that
+    is one of the tokens that stand for no text. A letter or a line break would end answers wherever it stands in them.
 
     :param trained_text: the text of one assistant turn as the template marks it, or None for plain text.
     """
-    end = turn_end_token(tokenizer, trained_text) if trained_text else None
-    return list(dict.fromkeys([tokenizer.eos_token_id if end is None else end, tokenizer.eos_token_id]))
+    end = turn_end(tokenizer, trained_text)
+    return [end, *({tokenizer.eos_token_id} - {end})] if end is not None else [tokenizer.eos_token_id]
 
 
-def turn_end_token(tokenizer: Any, trained_text: str) -> int | None:
-    """Return the special token that a turn ends with, blanks after it aside; None where it ends with other text."""
-    special = {id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
-    special.update(tokenizer.all_special_ids)
-    ids = tokenizer(trained_text.rstrip(), add_special_tokens=False)["input_ids"]
-    return ids[-1] if ids and ids[-1] in special else None
+def turn_end(tokenizer: Any, trained_text: str | None) -> int | None:
+    """The token that a trained turn ends with; None where that is one of its text's own."""
+    if not trained_text:
+        return None
+    last: int = tokenizer(trained_text, add_special_tokens=False)["input_ids"][-1]
+    return last if last in {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder} else None

@@ -11,25 +11,19 @@ from ftlab.model import tokenizer as tokenizers
 from ftlab.model.tokenizer import Additions
 from ftlab.schema import Run
 
-_ENDLESS = (
-    "The chat template trains no token that ends an answer: what it gives the assistant ends with plain text, so the "
-    "model will not learn to stop. Put {% endgeneration %} after the token that ends the turn, or name a shipped "
-    "template with model.template=NAME."
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
     """:param tokenizer: as it is saved beside the weights. :param template: of conversations; None for plain text.
     :param additions: what the tokenizer lacked. :param stop: ids at which an answer ends, the template's own first.
-    :param remark: what to say where the template trains no end of an answer; None where it trains one.
+    :param warning: a sentence on a template that teaches no end of an answer, and what would.
     """
 
     tokenizer: Any
     template: Template | None
     additions: Additions
     stop: list[int]
-    remark: str | None = None
+    warning: str | None = None
 
 
 def load_tokens(run: Run) -> Tokens:
@@ -46,13 +40,18 @@ def load_tokens(run: Run) -> Tokens:
     additions = tokenizers.complete(tokenizer, matter.tokens if matter else ())
     if template is not None:
         tokenizer.chat_template = template.source  # what is trained is what is served
-    answer = _turn_end(template)
-    stop = tokenizers.stop_tokens(tokenizer, answer)
-    is_endless = bool(answer) and tokenizers.turn_end_token(tokenizer, str(answer)) is None
-    return Tokens(tokenizer, template, additions, stop, _ENDLESS if is_endless else None)
+    answer = _probe_answer(template)
+    warning = None
+    if answer is not None and tokenizers.turn_end(tokenizer, answer) is None:
+        warning = (
+            "The chat template trains no token that ends an answer, so the model will not learn to stop. Put "
+            f"{{% generation %}} and {{% endgeneration %}} around the content and {tokenizer.eos_token} in "
+            "chat_template.jinja of the model's folder, or name a shipped template with model.template=NAME."
+        )
+    return Tokens(tokenizer, template, additions, tokenizers.stop_tokens(tokenizer, answer), warning)
 
 
-def _turn_end(template: Template | None) -> str | None:
+def _probe_answer(template: Template | None) -> str | None:
     """What the template makes the model write as an answer."""
     if template is None:
         return None

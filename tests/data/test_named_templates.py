@@ -807,7 +807,9 @@ def test_the_template_of_every_model():
         if "template" not in model:
             without.append(file.stem)
             continue
-        family = next((template for part, template in FAMILY.items() if part in model["path"]), model["template"])
+        family = next(
+            (template for part, template in FAMILY.items() if part in (model["path"] or "")), model["template"]
+        )
         if model["template"] not in (None, *SHIPPED) or model["template"] != family:
             wrong.append(f"{file.stem} has {model['template']}, its family {family}")
     assert wrong == []

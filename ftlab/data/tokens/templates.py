@@ -103,9 +103,12 @@ class Template:
         self._special_tokens = special_tokens
         self._where = where
         self._marked = _MARK.search(source) is not None
-        known = {token for token in (*stops, *special_tokens.values()) if isinstance(token, str) and token}
+        about = front_matter(source)
+        own = about.tokens if about is not None else ()
+        known = {token for token in (*stops, *own, *special_tokens.values()) if isinstance(token, str) and token}
         # The longest first, so that a token which another one begins with does not hide it.
         self._stop = re.compile("|".join(re.escape(token) for token in sorted(known, key=len, reverse=True)) or "(?!)")
+        self._end = self._end_behind_marks() if self._marked else ""
         if not self._marked:
             self._probe()
 
@@ -146,13 +149,30 @@ class Template:
         if not self._marked:
             return self._render_prefixes(conversation, turns)
         texts, marked = self._render(conversation, return_assistant_tokens_mask=True)
-        spans = [(int(start), self._without_blanks(texts[0], int(start), int(end))) for start, end in marked[0]]
+        spans = [(int(start), self._marked_end(texts[0], int(start), int(end))) for start, end in marked[0]]
         if len(spans) != len(turns):
             raise RowError(
                 f"the chat template marks {len(spans)} stretches as the assistant's, and the conversation has "
                 f"{len(turns)} assistant turns"
             )
         return Rendered(texts[0], spans, turns)
+
+    def _marked_end(self, text: str, start: int, end: int) -> int:
+        """Where a marked turn is over: behind the token that ends it, whether the marks end before, at or after it."""
+        last = max((found.end() for found in self._stop.finditer(text, start, end)), default=None)
+        if last is not None and not text[last:end].strip():
+            return last
+        return end + len(self._end) if text.startswith(self._end, end) else end
+
+    def _end_behind_marks(self) -> str:
+        """The token that the template writes right behind its marks where an answer is the last turn, or nothing."""
+        try:
+            texts, marked = self._render(Conversation(list(_PROBE[:2])), return_assistant_tokens_mask=True)
+        except RowError:
+            return ""
+        after = texts[0][int(marked[0][-1][1]) :] if marked[0] else ""
+        found = self._stop.match(after, len(after) - len(after.lstrip()))
+        return after[: found.end()] if found else ""
 
     def prompt(self, messages: Sequence[Message], tools: list[Any] | None = None) -> str:
         """The text that asks for the next assistant turn.
@@ -195,12 +215,6 @@ class Template:
                 )
             spans.append((len(prompt), end))
         return Rendered(text, spans, turns)
-
-    def _without_blanks(self, text: str, start: int, end: int) -> int:
-        """Where a marked stretch ends: what blanks follow the token that ends its turn are the template's."""
-        bare = start + len(text[start:end].rstrip())
-        ends_turn = bare < end and any(found.end() == bare for found in self._stop.finditer(text, start, bare))
-        return bare if ends_turn else end
 
     def _turn_end(self, text: str, start: int, message: Message) -> int:
         """Where the turn that begins at ``start`` and that ``text`` ends with is over.

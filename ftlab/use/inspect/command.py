@@ -125,7 +125,7 @@ def print_samples(to: Console, is_run: Sequence[tuple[str, str]], samples: Seque
 
 def console() -> Console:
     found = Terminal(highlight=False, emoji=False)
-    return found if found.is_terminal else Terminal(highlight=False, emoji=False, width=_PIPE_WIDTH)
+    return found if found.known_width is not None else Terminal(highlight=False, emoji=False, width=_PIPE_WIDTH)
 
 
 def facts(run: Run, parts: Sequence[Part], split: str, tokens: Tokens) -> list[tuple[str, str]]:
@@ -145,6 +145,8 @@ def facts(run: Run, parts: Sequence[Part], split: str, tokens: Tokens) -> list[t
     ends = f"{written(tokens.stop)} ends an answer, " if tokens.template else ""
     about = f"{len(tokenizer):,} tokens; {ends}{tokenizer.pad_token} pads{added}"
     found.append(("tokenizer", f"{run.model.path}: {about}"))
+    if tokens.warning is not None:
+        found.append(("warning", tokens.warning))
     return found
 
 
