@@ -14,7 +14,7 @@ from ftlab.data.prompts import prompt_rows
 from ftlab.data.row_origins import row_locations
 from ftlab.data.sources import resolve
 from ftlab.engine import resume_point, summary
-from ftlab.engine.final_weights import link_final, save_final, weight_hashes
+from ftlab.engine.final_weights import changed_weights, link_final, save_final, weight_hashes
 from ftlab.engine.model_card import write_model_card
 from ftlab.engine.packing import choose_isolation
 from ftlab.engine.session import Session
@@ -47,6 +47,7 @@ class PhaseRun:
         data = self.config.data
         sources = resolve.resolve(data, self.config.stage.name)
         self._check_same_data(sources)
+        self._check_same_source()
         self._load_tokenizer()
         self.parts = split_parts(sources, data, self.config.seed, self.output.progress)
         prepared = prepare(
@@ -69,6 +70,14 @@ class PhaseRun:
                 f"{file} has changed since {self.run_dir.path} began. Put the file back to continue, or start "
                 "another run: run.if_exists=new, or another run.name."
             )
+
+    def _check_same_source(self) -> None:
+        """Nor may the weights have changed that the phase before it ended with."""
+        source = next((one for one in self.session.plan.phases if one.name == self.phase.source), None)
+        result = self.session.manifest.phases.get(self.phase.source) if self.phase.source else None
+        if source is not None and result is not None:
+            for line in changed_weights(self.run_dir, source, result):
+                raise RunDirError(f"{line}, and phase {self.phase.name} starts from it. Put a copy back to continue.")
 
     def _load_tokenizer(self) -> None:
         from ftlab.model import remote_code
@@ -102,7 +111,7 @@ class PhaseRun:
 
         from ftlab.engine import stopping
         from ftlab.engine.between_steps import BetweenSteps
-        from ftlab.engine.measuring import Measuring
+        from ftlab.engine.measuring import Measuring, kept_samples
         from ftlab.engine.metrics_log import Advance, Metrics
         from ftlab.engine.trackers.rates import make_rates
         from ftlab.stages.trainer.stage_trainer import StageTrainer
@@ -110,7 +119,7 @@ class PhaseRun:
         session, train = self.session, self.config.train
         checkpoint = self._checkpoint()
         step = step_of(checkpoint) if checkpoint else 0
-        is_measured = self.run_dir.samples_file(self.phase.name, "before").exists()
+        is_measured = kept_samples(session, self.phase.name, "before") is not None
         rates = make_rates(self.config, self.model, self.parameters, prepared.train)
         steps_before = session.steps_before()
         metrics = Metrics(session, self.phase.name, rates)
@@ -153,9 +162,9 @@ class PhaseRun:
         """Where it goes on, told to the user."""
         folder = self.files.folder
         if self._wanted is None:
-            checkpoint = resume_point.newest_whole_checkpoint(folder, self.output)
+            checkpoint = resume_point.newest_whole_checkpoint(folder, self.config.stage.name, self.output)
         else:
-            checkpoint = resume_point.chosen_checkpoint(folder, self._wanted, self.output)
+            checkpoint = resume_point.chosen_checkpoint(folder, self._wanted, self.config.stage.name, self.output)
         if checkpoint is not None:
             self.output.say(f"continuing from {escape(str(checkpoint))}")
         return checkpoint

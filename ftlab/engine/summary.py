@@ -19,10 +19,10 @@ from ftlab.data.sources.resolve import STAGE_FORMATS
 from ftlab.engine.output import Output
 from ftlab.engine.session import Session
 from ftlab.rundir.directory import RunDir
-from ftlab.rundir.documents import read_json
 from ftlab.rundir.files import write_atomic
 from ftlab.rundir.names import FINAL
 from ftlab.rundir.plan import Phase, Plan
+from ftlab.rundir.records import read_samples
 
 _SHOWN = 3  # samples in the summary
 _NONE = "-"  # in a table: only the other side was measured
@@ -123,7 +123,7 @@ def _samples(output: Output, run_dir: RunDir, phase: str) -> None:
     before, after = (_answers(run_dir, phase, when) for when in ("before", "after"))
     if not before and not after:
         return
-    table = Table(title="answers", title_justify="left", show_lines=True)
+    table = Table(title=f"{phase}: answers", title_justify="left", show_lines=True)
     for column in ("prompt", "before", "after", "expected"):
         table.add_column(column, overflow="fold", max_width=44)
     for old, new in list(zip_longest(before, after))[:_SHOWN]:  # the same prompts, but maybe not as many
@@ -134,11 +134,8 @@ def _samples(output: Output, run_dir: RunDir, phase: str) -> None:
 
 
 def _answers(run_dir: RunDir, phase: str, when: str) -> list[dict[str, Any]]:
-    path = run_dir.samples_file(phase, when)
-    if not path.exists():
-        return []
-    samples: list[dict[str, Any]] = read_json(path, "Put a copy back; the run itself is whole.").get("samples", [])
-    return samples
+    values = read_samples(run_dir.samples_file(phase, when))
+    return [] if values is None else values["samples"]
 
 
 def _short(text: str, limit: int = 160) -> str:

@@ -18,6 +18,7 @@ from ftlab.rundir import compare as parts
 from ftlab.rundir import summary
 from ftlab.rundir.compare import MISSING, Difference, Metrics, Pair
 from ftlab.rundir.directory import RunDir
+from ftlab.rundir.records import read_ledger
 from ftlab.schema import DiffTask, Run
 
 _PARTS = ("identity", "operational", "data", "environment", "results")
@@ -94,8 +95,7 @@ def diff(run: Run, overrides: Sequence[str]) -> None:
 def compare(a: Side, b: Side, tolerance: float) -> Comparison:
     pairs, only_a, only_b = parts.pairs([*a.phases], [*b.phases])
     configs = [(pair.name, one) for pair in pairs for one in parts.config(a.phases[pair.a], b.phases[pair.b])]
-    ledgers = [(pair, summary.read_ledger(a.run_dir, pair.a), summary.read_ledger(b.run_dir, pair.b))
-               for pair in pairs]  # fmt: skip
+    ledgers = [(pair, read_ledger(a.run_dir.ledger(pair.a)), read_ledger(b.run_dir.ledger(pair.b))) for pair in pairs]
     found = {
         "identity": parts.merge((name, one) for name, (is_identity, one) in configs if is_identity),
         "operational": parts.merge((name, one) for name, (is_identity, one) in configs if not is_identity),
