@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import time
 from importlib import metadata
 from pathlib import Path
 
@@ -27,6 +28,16 @@ def installed_commit(package: str) -> str | None:
         return None
     commit: str | None = json.loads(written).get("vcs_info", {}).get("commit_id") if written else None
     return commit
+
+
+def process_age() -> float:
+    """Seconds since this process began; 0 where the system does not say."""
+    try:
+        # Field 22 of /proc/PID/stat, counted behind the name in brackets: clock ticks after the system's start.
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError, AttributeError):
+        return 0.0
 
 
 def cpu_name() -> str:

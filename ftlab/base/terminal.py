@@ -9,10 +9,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TextIO
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
@@ -39,6 +42,22 @@ class Terminal(Console):
         self.quiet = True
         discard_output()
 
+    @property
+    def known_width(self) -> int | None:
+        """Columns of the terminal, or those that ``COLUMNS`` says; None for a pipe that wants lines whole."""
+        is_known = self.is_terminal or (self.file is sys.stdout and _asked_width() is not None)
+        return self.width if is_known else None
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As rich has it; but a line that is not to be wrapped by rich's rules (``soft_wrap``) is broken between words
+        where the width is known. A word, such as a path, is never cut: it could not be copied."""
+        width = self.known_width
+        if options.get("soft_wrap") and width is not None and len(objects) == 1 and isinstance(objects[0], str | Text):
+            (line,) = objects
+            text = self.render_str(line, markup=options.get("markup")) if isinstance(line, str) else line
+            objects = (_between_words(text, width),)
+        super().print(*objects, **options)
+
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(escape_controls(text), **options)  # before it is measured
 
@@ -48,13 +67,53 @@ class Terminal(Console):
 
 
 def echo(text: object = "") -> None:
-    """A line without markup."""
-    print(escape_controls(str(text)))
+    """A line without markup, broken between words where the width is known."""
+    print(_fitted(escape_controls(str(text)), sys.stdout))
 
 
 def echo_error(text: object) -> None:
     """A line on the error output. What it repeats of the user's words may hold a secret, and is shown without it."""
-    print(escape_controls(redact(str(text))), file=sys.stderr)
+    print(_fitted(escape_controls(redact(str(text))), sys.stderr), file=sys.stderr)
+
+
+def _fitted(text: str, stream: TextIO) -> str:
+    """Lines no longer than the terminal is wide, but for words that are; what goes on is indented a little more."""
+    width = _asked_width()
+    if width is None and stream.isatty():
+        width = shutil.get_terminal_size().columns
+    return text if width is None else "\n".join(_broken(line, width) for line in text.split("\n"))
+
+
+def _between_words(text: Text, width: int) -> Text:
+    """The same text with line breaks between words; what goes on is indented a little more."""
+    lines = []
+    for line in text.split("\n", allow_blank=True):
+        plain, start, breaks = line.plain, 0, list[int]()
+        indent = " " * (len(plain) - len(plain.lstrip()) + 2)
+        for word in re.finditer(r"\S+", plain):
+            used = cell_len(plain[start : word.end()]) + (len(indent) if breaks else 0)
+            if used > width and plain[start : word.start()].strip():
+                breaks.append(start := word.start())
+        first, *more = line.divide(breaks)
+        lines += [first, *(Text(indent) + part for part in more)]
+    return Text("\n").join(lines)
+
+
+def _broken(line: str, width: int) -> str:
+    if cell_len(line) <= width:
+        return line
+    indent = line[: len(line) - len(line.lstrip())] + ("    " if line.lstrip().startswith("- ") else "  ")
+    lines = textwrap.wrap(
+        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False,
+        replace_whitespace=False, expand_tabs=False,
+    )  # fmt: skip
+    return "\n".join(lines)
+
+
+def _asked_width() -> int | None:
+    """What ``COLUMNS`` says, which counts behind a pipe too."""
+    columns = os.environ.get("COLUMNS", "")
+    return int(columns) if columns.isascii() and columns.isdigit() and int(columns) > 0 else None
 
 
 def echo_json(value: Any) -> None:

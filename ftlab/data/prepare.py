@@ -22,6 +22,7 @@ from ftlab.data.ledger.ledger import Ledger
 from ftlab.data.packing import selection
 from ftlab.data.packing.split_builder import BuildContext, Part, SplitBuilder
 from ftlab.data.packing.store import PackedRows, read_split
+from ftlab.data.sources.refused_rows import RefusedRows
 from ftlab.data.sources.resolve import STAGE_FORMATS, Source
 from ftlab.data.sources.rows import Row
 from ftlab.data.tokens.block_encoder import MEND, Recipe
@@ -30,6 +31,7 @@ from ftlab.data.tokens.literals import begin_token, special_tokens
 from ftlab.data.tokens.templates import Template
 from ftlab.errors import DataError
 from ftlab.rundir import seals
+from ftlab.rundir.files import move_folder
 from ftlab.rundir.names import DATA_SEAL
 from ftlab.schema import Data
 
@@ -128,6 +130,7 @@ def check_first_rows(sources: Sequence[Source], data: Data, count: int = 200) ->
         return
     for source in sources:
         for location in source.splits.values():
+            refused, seen = RefusedRows(), 0
             for block in location.blocks(count):
                 for row in block.rows():
                     try:
@@ -135,9 +138,12 @@ def check_first_rows(sources: Sequence[Source], data: Data, count: int = 200) ->
                             raise RowError(row.problem)
                         _convert(source, row.value)
                     except RowError as error:
-                        said = f"{block.file}, row {row.number}: {error}."
-                        raise DataError(f"{said}{_other_format_hint(row, source.format)}\n{MEND}") from None
-                break
+                        hint = "" if refused.count else _other_format_hint(row, source.format)
+                        refused.add(block.file, row.number, str(error), MEND, hint)
+                seen += len(block)
+                if not refused.count:  # where one is wrong the rest is read too, to say how many are
+                    break
+            refused.check(seen)
 
 
 def _other_format_hint(row: Row, tried: str) -> str:
@@ -230,7 +236,7 @@ def _make(
         _check_not_empty(ledger)
         (writing / _LEDGER).write_text(json.dumps(ledger.counts(), ensure_ascii=False), encoding="utf-8")
         seals.seal_folder(writing, DATA_SEAL)
-        writing.replace(folder)
+        move_folder(writing, folder)
     finally:
         shutil.rmtree(writing, ignore_errors=True)
     return _read(folder, means.data, cached=False)

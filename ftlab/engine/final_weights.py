@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ftlab.rundir.checkpoints import set_aside
+from ftlab.rundir.compare import format_both
 from ftlab.rundir.directory import RunDir
-from ftlab.rundir.files import sha256, sync, temporary_folder
+from ftlab.rundir.documents import is_folder, is_there
+from ftlab.rundir.files import move_folder, sha256, temporary_folder
 from ftlab.rundir.names import MODEL_CARD, WEIGHT_FILES
+from ftlab.rundir.plan import Phase
 
 
 def save_final(model: Any, tokenizer: Any, stop: list[int], final: Path) -> Path | None:
@@ -30,20 +34,41 @@ def save_final(model: Any, tokenizer: Any, stop: list[int], final: Path) -> Path
     generation = model.generation_config
     generation.eos_token_id, generation.pad_token_id = stop, tokenizer.pad_token_id
     generation.save_pretrained(writing)
-    sync(writing)
     kept = None
-    if final.exists():  # of an earlier attempt that was stopped before it was measured
-        if weight_hashes(final) == weight_hashes(writing):
+    if is_there(final):  # of an earlier attempt that was stopped before it was measured
+        if is_folder(final) and weight_hashes(final) == weight_hashes(writing):
             shutil.rmtree(final)
         else:
             kept = set_aside(final)
-    writing.replace(final)
+    move_folder(writing, final)
     return kept
 
 
 def weight_hashes(final: Path) -> dict[str, str]:
     """The sha256 of every file of weights in a folder, by name."""
-    return {path.name: sha256(path) for path in sorted(final.iterdir()) if path.suffix in WEIGHT_FILES}
+    return {
+        path.name: sha256(path) for path in sorted(final.iterdir()) if path.suffix in WEIGHT_FILES and path.is_file()
+    }
+
+
+def changed_weights(run_dir: RunDir, phase: Phase, result: Mapping[str, Any], with_missing: bool = True) -> list[str]:
+    """What is no longer as it was when a phase ended, a sentence for each file.
+
+    :param result: as the manifest has it. :param with_missing: whether a file that is gone is one.
+    """
+    final = run_dir.phase_files(phase.folder).final
+    if not final.is_dir():
+        return [] if not with_missing else [f"{final} is gone since the run finished"]
+    found, lines = weight_hashes(final), []
+    for file, value in result["sha256"].items():
+        if file not in found and not with_missing:
+            continue
+        if file not in found:
+            lines.append(f"{final / file} is gone since the run finished")
+        elif found[file] != value:
+            a, b = format_both(value, found[file])
+            lines.append(f"{final / file} has changed since the run finished: it was {a} and is {b} now")
+    return lines
 
 
 def link_final(run_dir: RunDir, final: Path) -> Path | None:
@@ -53,10 +78,10 @@ def link_final(run_dir: RunDir, final: Path) -> Path | None:
     set aside: where it is then is returned.
     """
     kept = None
-    if run_dir.final.is_dir() and not run_dir.final.is_symlink():
+    if is_there(run_dir.final) and not run_dir.final.is_symlink():
         finals = [run_dir.phase_files(phase.folder).final for phase in run_dir.plan().phases]
         of_phases = [weight_hashes(folder) for folder in finals if folder.is_dir()]
-        if weight_hashes(run_dir.final) in of_phases:
+        if run_dir.final.is_dir() and weight_hashes(run_dir.final) in of_phases:
             shutil.rmtree(run_dir.final)
         else:
             kept = set_aside(run_dir.final)

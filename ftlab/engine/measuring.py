@@ -4,30 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
-from itertools import islice
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
+from rich.markup import escape
 from transformers import TrainerCallback
 
-from ftlab.data.formats import Labelled, Text
-from ftlab.data.prepare import Parts, examples
+from ftlab.data.prepare import Parts
 from ftlab.data.tokens.templates import prompt_and_answer
 from ftlab.engine.metrics_log import Metrics, evaluation_line
+from ftlab.engine.questions import asked_examples, asked_split
 from ftlab.engine.session import Session
 from ftlab.engine.trackers.rates import Rates
 from ftlab.errors import RunDirError
 from ftlab.measure.generate import generate
 from ftlab.measure.metrics import exact_match
 from ftlab.policy.tokens import Tokens
-from ftlab.rundir.documents import read_json
-from ftlab.rundir.files import write_atomic
-from ftlab.rundir.names import EXACT_MATCH
+from ftlab.rundir.files import set_damaged_aside, write_atomic
+from ftlab.rundir.names import ANSWERED, EXACT_MATCH
+from ftlab.rundir.records import read_samples
 from ftlab.rundir.summary import VALIDATION
 from ftlab.schema import Run
-
-_ANSWERED = "answered"  # in a trainer's log, of a step after which the prompts were answered
 
 
 @dataclass
@@ -48,13 +45,13 @@ class Measuring:
         self._session, self._phase, self._run, self._tokens, self._parts = session, phase, run, tokens, parts
         self._run_dir, self._output, self._metrics = session.run_dir, session.output, metrics
         self._steps_before = session.steps_before()
-        self._split = "golden" if parts.get("golden") else "validation"
+        self._split = asked_split(parts)
 
     def before(self, trainer: Any) -> Measures:
         """Once; a continued run reads what was measured before it was stopped."""
-        path = self._run_dir.samples_file(self._phase, "before")
-        if path.exists():
-            return _read(path)
+        kept = kept_samples(self._session, self._phase, "before")
+        if kept is not None:
+            return Measures(**kept)
         measures = Measures(self._validation(trainer, 0))
         self._answer(measures, trainer.model, "before training")
         logged = {f"eval_{name.removeprefix(VALIDATION)}": value for name, value in measures.values.items()}
@@ -77,12 +74,13 @@ class Measuring:
         """What was measured of the last step is not measured again; of weights that were loaded, everything is, and was
         logged before. :param weights_of: the step of the weights."""
         step = trainer.state.global_step
-        is_answered = any(entry["step"] == weights_of and _ANSWERED in entry for entry in trainer.state.log_history)
+        is_answered = any(entry["step"] == weights_of and ANSWERED in entry for entry in trainer.state.log_history)
         measures = Measures(self._validation(trainer, step) if weights_of == step else self._loaded(trainer))
-        if is_answered and weights_of == step:
-            answered = _read(self._run_dir.samples_file(self._phase, step))
-            measures.values |= answered.values
-            measures.samples = answered.samples
+        is_last = is_answered and weights_of == step
+        answered = kept_samples(self._session, self._phase, step) if is_last else None
+        if answered is not None:
+            measures.values |= answered["values"]
+            measures.samples = answered["samples"]
         else:
             self._answer(measures, trainer.model, "after training")
             if not is_answered:
@@ -95,7 +93,7 @@ class Measuring:
         self._answer(measures, trainer.model, f"after step {step}")
         self._write(measures, step, step)
         # In every checkpoint from here on, so that a continued run knows of it.
-        trainer.state.log_history.append({_ANSWERED: True, **self._log(measures, step), "step": step})
+        trainer.state.log_history.append({ANSWERED: True, **self._log(measures, step), "step": step})
 
     def _validation(self, trainer: Any, step: int) -> dict[str, float]:
         """What an evaluation finds, or found at this step."""
@@ -125,13 +123,8 @@ class Measuring:
         self._session.trackers.samples(path, self._steps_before + step)
 
     def _questions(self) -> list[Any]:
-        """The records whose answers are wanted: golden ones, or, without any, a few of the validation split."""
-        if self._tokens.template is None or self._run.stage.name == "rm":
-            return []
-        limit = self._run.eval.golden_rows if self._split == "golden" else self._run.eval.samples
-        found = (example.record for example in examples(self._parts.get(self._split, [])))
-        wanted = (one for one in found if not isinstance(one, Text) and (not isinstance(one, Labelled) or one.label))
-        return list(islice(wanted, limit))
+        """The records whose answers are wanted."""
+        return [example.record for example in asked_examples(self._run, self._parts, self._tokens)]
 
     def _answer(self, measures: Measures, model: Any, when: str) -> None:
         chosen, template = self._questions(), self._tokens.template
@@ -177,9 +170,18 @@ def _tokens_at_once(run: Run) -> int:
     return trained if run.train.gradient_checkpointing else 8 * trained
 
 
-def _read(path: Path) -> Measures:
-    remedy = "Put a copy back, or remove it: what it holds is then measured again."
-    values = read_json(path, remedy)
-    if values.keys() != {one.name for one in fields(Measures)}:
-        raise RunDirError(f"{path} is not what a run writes. {remedy}")
-    return Measures(**values)
+def kept_samples(session: Session, phase: str, when: str | int) -> dict[str, Any] | None:
+    """What was measured at that time; None where nothing was, or where that is damaged: it is moved aside, which is
+    said, and measured again.
+
+    :raises RunDirError: something else than a file is in its place.
+    """
+    path = session.run_dir.samples_file(phase, when)
+    try:
+        return read_samples(path)
+    except RunDirError as error:
+        if not path.is_file():
+            raise
+        line = f"{error} It was moved to {set_damaged_aside(path)}, and is measured again."
+        session.output.say(f"[yellow]{escape(line)}[/yellow]")
+        return None

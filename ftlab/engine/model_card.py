@@ -15,10 +15,10 @@ import yaml
 from ftlab.base.redaction import redact
 from ftlab.base.terminal import escape_controls
 from ftlab.engine.session import Session
-from ftlab.rundir import summary
 from ftlab.rundir.files import write_atomic
 from ftlab.rundir.names import MODEL_CARD
 from ftlab.rundir.plan import Phase
+from ftlab.rundir.records import read_ledger
 from ftlab.schema import Run
 
 # An absolute path, of which a reader elsewhere has nothing: its last part stays.
@@ -33,7 +33,7 @@ _TRAIN_KEYS = (
 def write_model_card(session: Session, phase: Phase, result: Mapping[str, Any], folder: Path) -> None:
     """Write the card of a phase that is done into the folder of its final weights. :param result: as the manifest will
     have it."""
-    ledger = summary.read_ledger(session.run_dir, phase.name) or {"sha256": {}, "splits": {}}
+    ledger = read_ledger(session.run_dir.ledger(phase.name)) or {"sha256": {}, "splits": {}}
     front = _front_matter(phase.config, ledger)
     body = "\n".join(_body(session, phase, result, ledger))
     text = f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---\n\n{body}\n"

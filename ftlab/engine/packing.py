@@ -25,11 +25,6 @@ def choose_isolation(session: Session, phase: str, run: Run, model: Any, pad_id:
     row = _packed_row(run, prepared)
     if row is None:
         return "position_ids"
-    if run.quant.name == "int8":
-        session.output.note(
-            "int8 chooses its outlier columns over the whole batch, packed or not: isolation not probed"
-        )
-        return "position_ids"
     isolation = recorded.get(phase)
     if isolation is None:
         isolation = _probe(session, model, row, pad_id, prepared)

@@ -14,9 +14,10 @@ from ftlab.data.prompts import prompt_rows
 from ftlab.data.row_origins import row_locations
 from ftlab.data.sources import resolve
 from ftlab.engine import resume_point, summary
-from ftlab.engine.final_weights import link_final, save_final, weight_hashes
+from ftlab.engine.final_weights import changed_weights, link_final, save_final, weight_hashes
 from ftlab.engine.model_card import write_model_card
 from ftlab.engine.packing import choose_isolation
+from ftlab.engine.questions import check_room
 from ftlab.engine.session import Session
 from ftlab.errors import RunDirError
 from ftlab.policy import lineage
@@ -47,8 +48,10 @@ class PhaseRun:
         data = self.config.data
         sources = resolve.resolve(data, self.config.stage.name)
         self._check_same_data(sources)
+        self._check_same_source()
         self._load_tokenizer()
         self.parts = split_parts(sources, data, self.config.seed, self.output.progress)
+        check_room(self.config, self.parts, self.tokens)
         prepared = prepare(
             sources, self.parts, data, self.config.seed, self.tokens.template, self.tokenizer, self.output.progress
         )
@@ -70,6 +73,14 @@ class PhaseRun:
                 "another run: run.if_exists=new, or another run.name."
             )
 
+    def _check_same_source(self) -> None:
+        """Nor may the weights have changed that the phase before it ended with."""
+        source = next((one for one in self.session.plan.phases if one.name == self.phase.source), None)
+        result = self.session.manifest.phases.get(self.phase.source) if self.phase.source else None
+        if source is not None and result is not None:
+            for line in changed_weights(self.run_dir, source, result):
+                raise RunDirError(f"{line}, and phase {self.phase.name} starts from it. Put a copy back to continue.")
+
     def _load_tokenizer(self) -> None:
         from ftlab.model import remote_code
         from ftlab.policy.tokens import load_tokens
@@ -85,6 +96,7 @@ class PhaseRun:
 
     def _load_model(self) -> None:
         from ftlab.model import adapter
+        from ftlab.model import tokenizer as tokenizers
         from ftlab.model.experts import describe_experts
         from ftlab.policy.build import build_model
 
@@ -92,9 +104,11 @@ class PhaseRun:
         additions = str(self.tokens.additions)
         if additions:
             self.output.say(escape(f"tokenizer: {additions}" + (f"; {added} embeddings added" if added else "")))
+        if line := tokenizers.added_rows_notice(self.tokenizer, added, self.tokens.additions, self.config.method):
+            self.output.say(escape(line))
         self.parameters = adapter.count_parameters(self.model)
         self.output.say(f"{self.config.model.name}: {self.parameters}")
-        for line in describe_experts(self.model, self.config):
+        for line in describe_experts(self.model, self.config, self.parameters.total):
             self.output.say(escape(line))
 
     def _train(self, prepared: Any) -> None:
@@ -102,7 +116,7 @@ class PhaseRun:
 
         from ftlab.engine import stopping
         from ftlab.engine.between_steps import BetweenSteps
-        from ftlab.engine.measuring import Measuring
+        from ftlab.engine.measuring import Measuring, kept_samples
         from ftlab.engine.metrics_log import Advance, Metrics
         from ftlab.engine.trackers.rates import make_rates
         from ftlab.stages.trainer.stage_trainer import StageTrainer
@@ -110,7 +124,7 @@ class PhaseRun:
         session, train = self.session, self.config.train
         checkpoint = self._checkpoint()
         step = step_of(checkpoint) if checkpoint else 0
-        is_measured = self.run_dir.samples_file(self.phase.name, "before").exists()
+        is_measured = kept_samples(session, self.phase.name, "before") is not None
         rates = make_rates(self.config, self.model, self.parameters, prepared.train)
         steps_before = session.steps_before()
         metrics = Metrics(session, self.phase.name, rates)
@@ -153,9 +167,9 @@ class PhaseRun:
         """Where it goes on, told to the user."""
         folder = self.files.folder
         if self._wanted is None:
-            checkpoint = resume_point.newest_whole_checkpoint(folder, self.output)
+            checkpoint = resume_point.newest_whole_checkpoint(folder, self.config.stage.name, self.output)
         else:
-            checkpoint = resume_point.chosen_checkpoint(folder, self._wanted, self.output)
+            checkpoint = resume_point.chosen_checkpoint(folder, self._wanted, self.config.stage.name, self.output)
         if checkpoint is not None:
             self.output.say(f"continuing from {escape(str(checkpoint))}")
         return checkpoint

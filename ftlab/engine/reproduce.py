@@ -9,6 +9,7 @@ from typing import Any
 
 from ftlab.base.terminal import echo
 from ftlab.data.sources import resolve
+from ftlab.engine.final_weights import changed_weights
 from ftlab.engine.process import quiet_libraries
 from ftlab.engine.starts import differing_starts
 from ftlab.errors import ConfigError, DataError, Mistake, NotReproducedError, RunDirError
@@ -16,7 +17,6 @@ from ftlab.preflight import check as preflight
 from ftlab.rundir import compare
 from ftlab.rundir.claim import claim
 from ftlab.rundir.directory import RunDir
-from ftlab.rundir.files import sha256
 from ftlab.rundir.manifest import Manifest
 from ftlab.rundir.plan import Plan
 from ftlab.schema import ReproduceTask, Run
@@ -75,6 +75,12 @@ def _check_finished(run: Run, overrides: Sequence[str]) -> RunDir:
         status = manifest.get("status", "new")
         again = f"ftlab resume {shlex.quote(str(run_dir.path))}"
         raise RunDirError(f"{run_dir.path} is not finished (its status is {status}). Resume it first: {again}")
+    names, done = [phase.name for phase in run_dir.plan().phases], manifest.get("phases", {})
+    if {*names} != {*done}:
+        raise RunDirError(
+            f"{run_dir.manifest_json} has results of {', '.join(done) or 'no phase'}, and the run's phases are "
+            f"{', '.join(names)}. Put a copy back."
+        )
     return run_dir
 
 
@@ -177,13 +183,9 @@ def _weights_part(ours: Mapping[str, str], theirs: Mapping[str, str]) -> Iterato
 
 def _changed_weights(original: RunDir) -> Iterator[str]:
     """Final weights that are no longer those that the run ended with."""
-    folders = {phase.name: phase.folder for phase in original.plan().phases}
+    phases = {phase.name: phase for phase in original.plan().phases}
     for name, result in original.manifest()["phases"].items():
-        for file, value in result["sha256"].items():
-            path = original.phase_files(folders[name]).final / file
-            if path.is_file() and (found := sha256(path)) != value:
-                a, b = compare.format_both(value, found)
-                yield f"{path} has changed since the run finished: it was {a} and is {b} now"
+        yield from changed_weights(original, phases[name], result, with_missing=False)
 
 
 def _environment(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[str]:

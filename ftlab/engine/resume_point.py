@@ -1,4 +1,4 @@
-"""Where a phase goes on: its newest whole checkpoint, and what had been logged by then."""
+"""Where a phase goes on: its newest whole checkpoint."""
 
 from __future__ import annotations
 
@@ -12,50 +12,65 @@ from rich.markup import escape
 
 from ftlab.engine.output import Output
 from ftlab.errors import RunDirError
-from ftlab.rundir.checkpoints import checkpoints, is_whole, set_aside, step_of
+from ftlab.rundir.checkpoints import checkpoints, flaw, others, set_aside, step_of
 from ftlab.rundir.directory import RunDir
+from ftlab.rundir.documents import is_there, kind_of
 from ftlab.rundir.extension import is_moved_end
 from ftlab.rundir.files import write_atomic
 from ftlab.rundir.names import CHECKPOINT_MANIFEST, METRICS, TRAINER_STATE
+from ftlab.rundir.records import read_trainer_state
 
 
-def newest_whole_checkpoint(folder: Path, output: Output) -> Path | None:
+def newest_whole_checkpoint(folder: Path, stage: str, output: Output) -> Path | None:
     """The checkpoint from which a phase goes on; None where it begins.
 
     Torn ones are taken out of the way, or they would count among those that are kept.
 
-    :param folder: of the phase.
+    :param folder: of the phase. :param stage: its name.
     """
+    _pass_over_others(folder, output)
     for checkpoint in checkpoints(folder):
-        if is_whole(checkpoint):
+        reason = flaw(checkpoint, stage)
+        if reason is None:
             return checkpoint
         # The trainer's state is written last, and then the manifest: where neither is, a process ended while it wrote.
-        if any((checkpoint / name).exists() for name in (CHECKPOINT_MANIFEST, TRAINER_STATE)):
+        if any(is_there(checkpoint / name) for name in (CHECKPOINT_MANIFEST, TRAINER_STATE)):
             what = f"moved to {set_aside(checkpoint)}"
         else:
             shutil.rmtree(checkpoint)
             what = "removed"
-        line = f"{checkpoint} is torn (a file is missing or changed); passed over and {what}"
-        output.say(f"[yellow]{escape(line)}[/yellow]")
+        output.say(f"[yellow]{escape(f'{checkpoint} {reason}; passed over and {what}')}[/yellow]")
     return None
 
 
-def chosen_checkpoint(folder: Path, step: int, output: Output) -> Path:
+def _pass_over_others(folder: Path, output: Output) -> None:
+    """Say what is taken for no checkpoint. What stands where one may be written is moved; a link's target stays."""
+    in_the_way, named = others(folder)
+    for path in in_the_way:
+        line = f"{path} is {kind_of(path.lstat().st_mode)}, no checkpoint; passed over and moved to {set_aside(path)}"
+        output.say(f"[yellow]{escape(line)}[/yellow]")
+    for path in named:
+        output.say(f"[yellow]{escape(f'{path} has no name of a checkpoint; passed over')}[/yellow]")
+
+
+def chosen_checkpoint(folder: Path, step: int, stage: str, output: Output) -> Path:
     """The checkpoint of ``step``, from which the phase goes on. Later ones no longer belong to the run: they are set
     aside.
 
-    :param folder: of the phase.
+    :param folder: of the phase. :param stage: its name.
     :raises RunDirError: there is none, or it is torn; nothing has changed then.
     """
     there = checkpoints(folder)
     wanted = next((checkpoint for checkpoint in there if step_of(checkpoint) == step), None)
-    if wanted is None or not is_whole(wanted):
-        torn = f" ({wanted} is torn: a file is missing or changed)" if wanted else ""
-        whole = [str(step_of(checkpoint)) for checkpoint in there if is_whole(checkpoint)]
+    reason = None if wanted is None else flaw(wanted, stage)
+    if wanted is None or reason is not None:
+        torn = f" ({wanted} {reason})" if wanted else ""
+        whole = [str(step_of(checkpoint)) for checkpoint in there if flaw(checkpoint, stage) is None]
         raise RunDirError(
             f"run.checkpoint={step}: {folder} has no whole checkpoint of that step{torn}. "
             f"It has: {', '.join(whole) or 'none'}."
         )
+    _pass_over_others(folder, output)
     for checkpoint in there[: there.index(wanted)]:  # newest first: what is left is a run up to there at any moment
         place = set_aside(checkpoint)
         output.say(escape(f"{checkpoint} is later than run.checkpoint={step}; moved to {place}"))
@@ -97,7 +112,7 @@ def _standing_lines(checkpoint: Path, total: int) -> bytes:
     """What had been logged by a checkpoint, without the evaluation that only the end of the run had asked for, where
     that end has moved. It comes last."""
     lines = _content(checkpoint / METRICS)
-    state = json.loads((checkpoint / TRAINER_STATE).read_text(encoding="utf-8"))
+    state = read_trainer_state(checkpoint / TRAINER_STATE)
     if lines and is_moved_end(state, total) and state["global_step"] % state["eval_steps"]:
         *before, last = lines.splitlines(keepends=True)
         if "eval_loss" in json.loads(last):

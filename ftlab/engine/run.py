@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from rich.markup import escape
 
 from ftlab.engine import starts, summary
+from ftlab.engine.final_weights import changed_weights
 from ftlab.engine.hooks import PhaseHooks
 from ftlab.engine.phase import PhaseRun
 from ftlab.engine.session import Session, resume_command, session_of
@@ -18,17 +19,21 @@ from ftlab.errors import DivergedError, FtlabError, RunDirError
 from ftlab.rundir.directory import RunDir
 
 
-def execute(run_dir: RunDir, checkpoint: int | None = None, hooks: PhaseHooks | None = None) -> None:
+def execute(
+    run_dir: RunDir, checkpoint: int | None = None, hooks: PhaseHooks | None = None, started: float | None = None
+) -> None:
     """Run every phase of a run directory that is not done yet. Its lock must be held.
 
     :param checkpoint: the step of the checkpoint that the first of them goes on from; None: its newest.
-    :param hooks: what the caller wants to be told of.
+    :param hooks: what the caller wants to be told of. :param started: when the command began; None: now.
     :raises Interrupted: on Ctrl-C, SIGTERM or SIGUSR1, with a checkpoint if training had begun.
     """
-    with _room(run_dir), session_of(run_dir, hooks or PhaseHooks()) as session:
+    with _room(run_dir), session_of(run_dir, hooks or PhaseHooks(), started) as session:
         left = session.phases_left()
         if session.manifest.values.get("status") == "finished" and not left:
             session.output.say(f"{run_dir.path} is finished already. run.if_exists=new starts another run beside it.")
+            for line in _changed_weights(session):
+                session.output.say(f"[yellow]{escape(line)}[/yellow]")
             summary.results(session)
             return
         starts.record_start(run_dir, session.plan, session.manifest)
@@ -47,6 +52,13 @@ def execute(run_dir: RunDir, checkpoint: int | None = None, hooks: PhaseHooks | 
         if left:
             names = ", ".join(phase.name for phase in left)
             session.output.say(f"Phases left: {escape(names)}. Continue with: {escape(session.resume_command)}")
+
+
+def _changed_weights(session: Session) -> Iterator[str]:
+    """Of a finished run, the final weights that are no longer what it ended with."""
+    for phase in session.plan.phases:
+        if phase.name in session.manifest.phases:
+            yield from changed_weights(session.run_dir, phase, session.manifest.phases[phase.name])
 
 
 @contextmanager

@@ -58,7 +58,7 @@ class Session:
 
 
 @contextmanager
-def session_of(run_dir: RunDir, hooks: PhaseHooks) -> Iterator[Session]:
+def session_of(run_dir: RunDir, hooks: PhaseHooks, started: float | None = None) -> Iterator[Session]:
     """The session of a run whose lock is held.
 
     :raises Interrupted: on Ctrl-C, SIGTERM or SIGUSR1, with a checkpoint if training had begun.
@@ -66,7 +66,7 @@ def session_of(run_dir: RunDir, hooks: PhaseHooks) -> Iterator[Session]:
     plan, manifest = run_dir.plan(), Manifest(run_dir)
     interruption = Interruption(f"Interrupted. Continue with: {resume_command(run_dir)}")
     with Output(run_dir.log) as output, interruption, TURNS.taking() as turn:
-        clock = Clock(max(manifest.values.get("seconds", 0), _seconds_logged(run_dir)))
+        clock = Clock(max(manifest.values.get("seconds") or 0, _seconds_logged(run_dir)), started)
         trackers = Trackers(run_dir, plan, manifest, output.say)
         try:
             yield Session(run_dir, plan, manifest, output, clock, interruption, trackers, hooks, turn)

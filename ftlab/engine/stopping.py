@@ -7,7 +7,6 @@ chooses and stops as the whole run would have.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from ftlab.rundir.checkpoints import is_whole
 from ftlab.rundir.compare import lower_is_better
 from ftlab.rundir.names import EXACT_MATCH, TRAINER_STATE
 from ftlab.rundir.phase_files import PhaseFiles
+from ftlab.rundir.records import read_trainer_state
 from ftlab.schema import Train
 
 
@@ -51,7 +51,7 @@ def has_stopped_early(checkpoint: Path, train: Train) -> bool:
     """Whether the run had stopped early when it wrote this checkpoint."""
     if train.early_stopping is None:
         return False
-    log = json.loads((checkpoint / TRAINER_STATE).read_text(encoding="utf-8"))["log_history"]
+    log = read_trainer_state(checkpoint / TRAINER_STATE)["log_history"]
     found = find_best(log, train.best_metric)
     return found is not None and found.since >= train.early_stopping
 
@@ -98,11 +98,16 @@ def load_best(trainer: Any, train: Train, files: PhaseFiles) -> int:
     checkpoint = files.checkpoint(found.step)
     if not is_whole(checkpoint):
         raise RunDirError(
-            f"{checkpoint}, the best evaluation's, is gone or torn. Remove the checkpoints after it and continue: what "
-            "comes after them is trained again."
+            f"{checkpoint}, whose weights {_key_of(train)} keeps as the best, is gone or torn. Remove the checkpoints "
+            "after it and continue: what comes after them is trained again."
         )
     trainer._load_from_checkpoint(str(checkpoint))
     return found.step
+
+
+def _key_of(train: Train) -> str:
+    """What in the config asks for the best weights."""
+    return "train.keep_best" if train.early_stopping is None else "train.early_stopping"
 
 
 class KeepBest(TrainerCallback):

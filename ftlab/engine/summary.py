@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
@@ -14,12 +15,14 @@ from rich.table import Table
 
 from ftlab.data.ledger.table import ledger_lines
 from ftlab.data.prepare import Prepared
+from ftlab.data.sources.resolve import STAGE_FORMATS
 from ftlab.engine.output import Output
 from ftlab.engine.session import Session
 from ftlab.rundir.directory import RunDir
-from ftlab.rundir.documents import read_json
 from ftlab.rundir.files import write_atomic
+from ftlab.rundir.names import FINAL
 from ftlab.rundir.plan import Phase, Plan
+from ftlab.rundir.records import read_samples
 
 _SHOWN = 3  # samples in the summary
 _NONE = "-"  # in a table: only the other side was measured
@@ -72,13 +75,37 @@ def results(session: Session) -> None:
         where.add_row(*row)
     output.say(where)
     output.say("Next:")
-    trackers = session.plan.phases[0].config.tracker.names
-    for command in (
-        "ftlab data.path=YOUR.json data.format=alpaca     # the same on your own file",
-        "ftlab explain train.learning_rate                # where a value comes from",
-        *([f"tensorboard --logdir {path}"] if "tensorboard" in trackers else []),
-    ):
-        output.say(f"  {command}")
+    for command, meaning in next_commands(run_dir.path, session.plan):
+        output.say(f"  {escape(command)}")
+        output.say(f"      [dim]{meaning}[/dim]")
+
+
+def next_commands(path: Path, plan: Plan) -> Iterator[tuple[str, str]]:
+    """What is worth typing after a run, and what it does: the next stage, one's own data, a look at what was trained.
+
+    :param path: the run directory.
+    """
+    config, place = plan.phases[-1].config, shlex.quote(str(path))
+    stage, is_lora = config.stage.name, config.method.name == "lora"
+    # The same model: what was said of it, and the weights that it has now.
+    kept = [o for o in plan.overrides if o.startswith(("model=", "quant=", "method=", "lora=", "lora.r="))]
+    if is_lora:
+        kept += [o for o in plan.overrides if o.startswith("model.path=")]
+    weights = shlex.join([*kept, f"model.{'adapter' if is_lora else 'path'}={path}/{FINAL}"])
+    if len(plan.phases) == 1 and stage == "pt":
+        yield f"ftlab stage=sft data=instructions {weights}", "teach it to answer"
+    elif len(plan.phases) == 1 and stage == "sft":
+        yield f"ftlab stage=dpo data=preferences {weights}", "teach it which of two answers is better"
+    elif stage == "rm":
+        judge = shlex.quote(f"stage.reward_model={path}")
+        yield f"ftlab stage=ppo data=prompts {judge}", "train against what it has learned to judge"
+    if len(plan.phases) == 1 and config.data.path is None:
+        chosen = "" if stage == "sft" else f"stage={stage} "
+        yield f"ftlab {chosen}data.path=YOUR.json data.format={STAGE_FORMATS[stage][0]}", "the same on your own file"
+    named = f" phase={plan.phases[-1].name}" if len(plan.phases) > 1 else ""
+    yield f"ftlab inspect {place}{named} step=1", "the rows of a step, as the model saw them"
+    if "tensorboard" in plan.phases[0].config.tracker.names:
+        yield f"tensorboard --logdir {place}", "its curves"
 
 
 def _both(before: Mapping[str, float], after: Mapping[str, float], measure: str, digits: int) -> list[str]:
@@ -96,7 +123,7 @@ def _samples(output: Output, run_dir: RunDir, phase: str) -> None:
     before, after = (_answers(run_dir, phase, when) for when in ("before", "after"))
     if not before and not after:
         return
-    table = Table(title="answers", title_justify="left", show_lines=True)
+    table = Table(title=f"{phase}: answers", title_justify="left", show_lines=True)
     for column in ("prompt", "before", "after", "expected"):
         table.add_column(column, overflow="fold", max_width=44)
     for old, new in list(zip_longest(before, after))[:_SHOWN]:  # the same prompts, but maybe not as many
@@ -107,11 +134,8 @@ def _samples(output: Output, run_dir: RunDir, phase: str) -> None:
 
 
 def _answers(run_dir: RunDir, phase: str, when: str) -> list[dict[str, Any]]:
-    path = run_dir.samples_file(phase, when)
-    if not path.exists():
-        return []
-    samples: list[dict[str, Any]] = read_json(path, "Put a copy back; the run itself is whole.").get("samples", [])
-    return samples
+    values = read_samples(run_dir.samples_file(phase, when))
+    return [] if values is None else values["samples"]
 
 
 def _short(text: str, limit: int = 160) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from ftlab.base import machine
 from ftlab.engine.hooks import PhaseHooks
 from ftlab.engine.process import quiet_libraries
 from ftlab.errors import ConfigError, DataError, Mistake, NotReadyError
@@ -18,15 +21,17 @@ from ftlab.schema import Run
 
 def train(run: Run, overrides: Sequence[str], hooks: PhaseHooks | None = None) -> None:
     """Start a run, or continue the one that its name or folder holds."""
+    started = _beginning()
     quiet_libraries()
     plan = make_plan(run, overrides)
     preflight.check_plan(plan)
     with claim(plan) as run_dir:
-        _execute(run_dir, run.run.checkpoint, hooks)
+        _execute(run_dir, run.run.checkpoint, hooks, started)
 
 
 def resume(run: Run, overrides: Sequence[str], hooks: PhaseHooks | None = None) -> None:
     """Continue ``run.dir``; everything but where it is, and how many steps it takes, comes from its own run.yaml."""
+    started = _beginning()
     quiet_libraries()
     if run.run.dir is None:
         raise ConfigError([Mistake("run.dir", "ftlab resume needs the run directory: ftlab resume outputs/my-run")])
@@ -48,10 +53,15 @@ def resume(run: Run, overrides: Sequence[str], hooks: PhaseHooks | None = None) 
             preflight.check_plan(run_dir.plan())
         except (DataError, NotReadyError) as error:
             raise type(error)(f"{error}{run_dir.start_folder_hint()}") from None
-        _execute(run_dir, None, hooks)
+        _execute(run_dir, None, hooks, started)
 
 
-def _execute(run_dir: RunDir, checkpoint: int | None, hooks: PhaseHooks | None) -> None:
+def _beginning() -> float:
+    """When the command began. Later runs of a process, as in a sweep, each begin here; by then torch is there."""
+    return time.monotonic() - (0.0 if "torch" in sys.modules else machine.process_age())
+
+
+def _execute(run_dir: RunDir, checkpoint: int | None, hooks: PhaseHooks | None, started: float) -> None:
     from ftlab.engine.run import execute  # which imports transformers
 
-    execute(run_dir, checkpoint, hooks)
+    execute(run_dir, checkpoint, hooks, started)

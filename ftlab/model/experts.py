@@ -57,15 +57,15 @@ def wants_adapters(run: Run) -> bool:
     return bool(lora.experts)
 
 
-def describe_experts(model: Any, run: Run) -> list[str]:
+def describe_experts(model: Any, run: Run, total: int) -> list[str]:
     """What a user should know of how a mixture trains under adapters; nothing of other models.
 
-    :param model: with adapters.
+    :param model: with adapters. :param total: its parameters, as if it were not quantized.
     """
     experts = expert_parameters(model)
     if not experts or run.method.name != "lora":
         return []
-    total, elements = sum(p.numel() for p in model.parameters()), sum(p.numel() for p in experts.values())
+    elements = sum(p.numel() for p in experts.values())
     trained = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
     adapters = sum(n for name, n in trained.items() if ".lora_" in name and "expert" in name and "shared" not in name)
     lines = []

@@ -12,6 +12,7 @@ from ftlab.errors import NotReadyError
 from ftlab.model import remote_code
 from ftlab.model.generation import make_savable
 from ftlab.model.prequantized import quantization_kind
+from ftlab.model.unadapted import unquantized_layers
 from ftlab.schema import Run
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -128,11 +129,13 @@ def fit_embeddings(model: Any, tokenizer: Any) -> int:
 def _quantization(run: Run, compute: torch.dtype) -> Any:
     from transformers import BitsAndBytesConfig
 
+    unquantized = unquantized_layers(run.model.architecture.family)
     if run.quant.name == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=unquantized)
     chosen = compute if run.quant.compute_dtype == "auto" else _DTYPES[run.quant.compute_dtype]
     return BitsAndBytesConfig(
         load_in_4bit=True,
+        llm_int8_skip_modules=unquantized,  # of four bits too
         bnb_4bit_quant_type=run.quant.name,
         bnb_4bit_use_double_quant=run.quant.double_quantization,
         bnb_4bit_compute_dtype=chosen,

@@ -24,6 +24,13 @@ def linear_names(model: Any) -> list[str]:
     return last_names(path for path, module in model.named_modules() if is_linear(module))
 
 
+def decoder_of(model: Any) -> Any:
+    """The part of a causal language model that gives hidden states, with an adapter or without. transformers gives the
+    whole model for families that it does not know better of (Llama 4's text model)."""
+    decoder: Any = model.get_decoder()
+    return decoder if decoder.get_output_embeddings() is None else decoder.model
+
+
 def decoder_layers(model: Any) -> nn.ModuleList:
     """The list of the decoder's layers, whatever the family calls it (``layers``, ``h``, ``blocks``)."""
     depth = model.config.get_text_config().num_hidden_layers

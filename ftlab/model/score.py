@@ -13,8 +13,10 @@ NAME = "score"  # what transformers' sequence classifiers call it, so that they 
 def value_head(model: Any) -> nn.Linear:
     """A new head of one output without bias for a causal language model, fp32, drawn as transformers draws it."""
     config = model.config.get_text_config()
+    # Its own order: OPT has another name for it, RecurrentGemma none.
+    std = getattr(config, "initializer_range", None) or getattr(config, "init_std", None) or 0.02
     head = nn.Linear(config.hidden_size, 1, bias=False, dtype=torch.float32, device=model.device)
-    nn.init.normal_(head.weight, std=config.initializer_range)
+    nn.init.normal_(head.weight, std=std)
     return head
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ftlab.errors import RunDirError
 from ftlab.rundir.directory import RunDir
-from ftlab.rundir.files import temporary_folder
+from ftlab.rundir.files import move_folder, temporary_folder
 from ftlab.rundir.plan import WEIGHTS, Phase, Plan
 from ftlab.rundir.sources import policy_of_run
 from ftlab.schema import Run
@@ -79,4 +79,4 @@ def _merge(config: Run, base: Path) -> None:
     shutil.rmtree(writing, ignore_errors=True)
     merged.save_pretrained(writing)
     tokenizer.save_pretrained(writing)
-    writing.replace(base)
+    move_folder(writing, base)

@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
+from ftlab.errors import RunDirError
 from ftlab.rundir import seals
-from ftlab.rundir.files import temporary_folder
-from ftlab.rundir.names import CHECKPOINT_MANIFEST, FINAL, MERGED_BASE, SET_ASIDE, WEIGHT_FILES
+from ftlab.rundir.documents import is_folder
+from ftlab.rundir.files import free_name, temporary_folder
+from ftlab.rundir.names import CHECKPOINT_MANIFEST, FINAL, MERGED_BASE, SET_ASIDE, TRAINER_STATE, WEIGHT_FILES
+from ftlab.rundir.records import read_trainer_state
 
 _CHECKPOINT = re.compile(r"checkpoint-(0|[1-9][0-9]*)")
 # In a phase's folder: a copy of weights that are elsewhere, to begin with; and the same while it is being written.
 MERGED = (MERGED_BASE, temporary_folder(Path(MERGED_BASE)).name)
 
 
+# What transformers and the stages put into every checkpoint; of a file that each process has one of, its pattern.
+_PARTS = ("*.safetensors", "optimizer*", "scheduler.pt", "rng_state*.pth", "counters*.pt", TRAINER_STATE)
+_PARTS_OF_STAGE = {"ppo": ("ppo.pt",), "grpo": ("generation*.pt",)}
+
+
 def checkpoints(folder: Path) -> list[Path]:
-    """Checkpoint folders of a phase, newest step first, whole or not."""
+    """Checkpoint folders of a phase, newest step first, whole or not. A link is none: what it leads to is elsewhere."""
     inside = folder.iterdir() if folder.is_dir() else ()
-    found = [path for path in inside if _CHECKPOINT.fullmatch(path.name) and path.is_dir()]
+    found = [path for path in inside if _CHECKPOINT.fullmatch(path.name) and is_folder(path)]
     return sorted(found, key=step_of, reverse=True)
+
+
+def others(folder: Path) -> tuple[list[Path], list[Path]]:
+    """What only looks like checkpoints: what is no folder, where one may be written; and folders of other names."""
+    named = sorted(path for path in folder.glob("checkpoint-*")) if folder.is_dir() else []
+    taken = [path for path in named if _CHECKPOINT.fullmatch(path.name)]
+    return (
+        [path for path in taken if not is_folder(path)],
+        [path for path in named if path not in taken and path.is_dir()],
+    )
 
 
 def step_of(checkpoint: Path) -> int:
@@ -31,9 +49,11 @@ def step_of(checkpoint: Path) -> int:
 def set_aside(path: Path) -> Path:
     """Move a folder of weights to where no start looks for it: ``set_aside/`` beside it. Returns where it is then."""
     folder = path.parent / SET_ASIDE
-    folder.mkdir(exist_ok=True)
-    names = itertools.chain([path.name], (f"{path.name}-{number}" for number in itertools.count(2)))
-    free = next(folder / name for name in names if not (folder / name).exists())
+    try:
+        folder.mkdir(exist_ok=True)
+    except FileExistsError:
+        raise RunDirError(f"{folder} is no folder, and {path.name} would be moved into it. Move it away.") from None
+    free = free_name(folder / path.name)
     path.rename(free)
     return free
 
@@ -54,3 +74,28 @@ def seal(checkpoint: Path) -> None:
 def is_whole(checkpoint: Path) -> bool:
     """Whether every file of a checkpoint is there with the hash of its manifest."""
     return seals.broken_file(checkpoint, CHECKPOINT_MANIFEST) is None
+
+
+def flaw(checkpoint: Path, stage: str) -> str | None:
+    """Why a run cannot go on from a checkpoint; None where it can.
+
+    :param stage: whose parts it must have: with fewer, a run would go on from a state that it never had.
+    """
+    if not is_whole(checkpoint):
+        return "is torn (a file is missing or changed)"
+    files = seals.sealed_files(checkpoint, CHECKPOINT_MANIFEST) or {}
+    for part in (*_PARTS, *_PARTS_OF_STAGE.get(stage, ())):
+        if not any(fnmatch(Path(file).parts[0], part) for file in files):
+            return f"is not whole (its {CHECKPOINT_MANIFEST} names no {part})"
+    try:
+        state = read_trainer_state(checkpoint / TRAINER_STATE)
+    except RunDirError:
+        return f"is not whole (its {TRAINER_STATE} is not what a run writes)"
+    if state["global_step"] != step_of(checkpoint):
+        return f"is of step {state['global_step']} (its {TRAINER_STATE} says so)"
+    return None
+
+
+def has_state(checkpoint: Path) -> bool:
+    """Whether the trainer's state is what the checkpoint was sealed with; nothing else of it is read."""
+    return seals.is_file_whole(checkpoint, CHECKPOINT_MANIFEST, TRAINER_STATE)

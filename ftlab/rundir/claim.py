@@ -20,6 +20,7 @@ from ftlab.rundir.directory import RunDir
 from ftlab.rundir.documents import parse_yaml
 from ftlab.rundir.files import write_atomic
 from ftlab.rundir.identity import identity_of_phase
+from ftlab.rundir.layout import check_layout
 from ftlab.rundir.lock import LockHeldError, RunLock, not_writable
 from ftlab.rundir.names import LATEST
 from ftlab.rundir.plan import Phase, Plan
@@ -47,13 +48,20 @@ def claim(plan: Plan) -> Iterator[RunDir]:
             stack.enter_context(RunLock(path, make=True))
             _check_wanted(RunDir(path), keys.if_exists)  # another start may have been there in the meantime
             run_dir = RunDir.open(path) if _is_taken(RunDir(path)) else RunDir(path)
+        check_layout(run_dir)
         _write_down(run_dir, plan)
         yield run_dir
 
 
-def hold(run_dir: RunDir) -> RunLock:
-    """The lock of a run that is continued as it is: a context manager, which raises RunDirError where it is held."""
-    return RunLock(run_dir.path)
+@contextmanager
+def hold(run_dir: RunDir) -> Iterator[None]:
+    """The lock of a run that is continued as it is.
+
+    :raises RunDirError: it is held, or something stands where the run has a file or folder.
+    """
+    with RunLock(run_dir.path):
+        check_layout(run_dir)
+        yield
 
 
 def lengthen(run_dir: RunDir, train: Train, lines: Sequence[str]) -> None:

@@ -5,7 +5,6 @@ It is the only hand-over between training and everything after it.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -19,14 +18,13 @@ from ftlab import __version__
 from ftlab.errors import RunDirError
 from ftlab.rundir import lock
 from ftlab.rundir.checkpoints import weights
-from ftlab.rundir.documents import json_lines, last_json_line, read_json, read_yaml
+from ftlab.rundir.documents import read_yaml
 from ftlab.rundir.names import FINAL, LATEST, METRICS, OUTPUTS
 from ftlab.rundir.phase_files import PhaseFiles
 from ftlab.rundir.plan import Plan
+from ftlab.rundir.records import read_last_line, read_ledger, read_lines, read_manifest
 
 _START_AGAIN = "Another run.name, or run.if_exists=new, starts again."
-_WITHOUT_LEDGER = "Put a copy back, or remove it: then a resume cannot tell whether the data has changed since."
-_WITHOUT_MANIFEST = "Put a copy back; without it, a run goes on from the checkpoints that its phases have."
 _SHOWN = 5  # mistakes of a run.yaml
 
 
@@ -57,15 +55,9 @@ class RunDir:
     def read_metrics(self) -> Iterator[dict[str, Any]]:
         """Return the lines of ``metrics.jsonl``; a last line that a crash cut short is skipped.
 
-        :raises RunDirError: it cannot be read, or a line does not say which phase and step it belongs to.
+        :raises RunDirError: it cannot be read, or a line is not what a run writes.
         """
-        for line in json_lines(self.metrics) if self.metrics.exists() else ():
-            if "phase" not in line or "step" not in line:
-                raise RunDirError(
-                    f"{self.metrics} has a line without phase or step: {json.dumps(line)[:60]}. Put a copy back, or "
-                    "remove the line."
-                )
-            yield line
+        return read_lines(self.metrics)
 
     def logged_by_phase(self) -> dict[str, list[dict[str, Any]]]:
         """The lines of each phase."""
@@ -76,7 +68,7 @@ class RunDir:
 
     def read_last_metrics(self) -> dict[str, Any] | None:
         """Return the last whole line of ``metrics.jsonl``, without reading what is before."""
-        return last_json_line(self.metrics) if self.metrics.exists() else None
+        return read_last_line(self.metrics)
 
     def samples_file(self, phase: str, when: str | int) -> Path:
         """The file of generations and measures. :param when: ``before`` or ``after`` training, or after a step."""
@@ -102,13 +94,8 @@ class RunDir:
 
     def data_files(self, phase: str) -> dict[str, str] | None:
         """The files that a phase began with, each with its hash; None where it has not come to its data."""
-        ledger = self.ledger(phase)
-        if not ledger.exists():
-            return None
-        files = read_json(ledger, _WITHOUT_LEDGER).get("sha256")
-        if not isinstance(files, dict):
-            raise RunDirError(f"{ledger} does not say which files were read: it has no sha256. {_WITHOUT_LEDGER}")
-        return files
+        ledger = read_ledger(self.ledger(phase))
+        return None if ledger is None else ledger["sha256"]
 
     def phase(self, folder: str) -> Path:
         return self.path / "phases" / folder
@@ -172,7 +159,11 @@ class RunDir:
         except ValidationError as error:
             wrong = [f"  - {'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:_SHOWN]]
             more = [f"  - and {left} more"] if (left := error.error_count() - _SHOWN) > 0 else []
-            wrote, own = self.manifest().get("ftlab", "an unknown version"), __version__
+            try:
+                wrote = self.manifest().get("ftlab", "an unknown version")
+            except RunDirError:  # the one thing that is told is enough
+                wrote = "an unknown version"
+            own = __version__
             raise RunDirError(
                 "\n".join(
                     [f"{self.run_yaml} is no config of this ftlab, {own} (it was written by {wrote}):", *wrong, *more]
@@ -185,7 +176,7 @@ class RunDir:
 
         :raises RunDirError: it is damaged.
         """
-        return read_json(self.manifest_json, _WITHOUT_MANIFEST) if self.manifest_json.exists() else {}
+        return read_manifest(self.manifest_json)
 
     def start_folder_hint(self) -> str:
         """Return a line for a message about a missing path: the folder that relative paths started from."""

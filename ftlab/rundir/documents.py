@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
@@ -14,7 +16,7 @@ from ftlab.errors import RunDirError
 # The C parser where PyYAML has it: listing hundreds of runs is mostly reading their run.yaml.
 _YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TAIL = 1 << 16  # bytes that hold the last line of a file
-_WITHOUT_LINE = "Put a copy back, or remove the line."
+WITHOUT_LINE = "Put a copy back, or remove the line."
 
 
 def read_json(path: Path, remedy: str) -> dict[str, Any]:
@@ -36,36 +38,88 @@ def parse_yaml(text: str) -> Any:
     return yaml.load(text, _YAML_LOADER)
 
 
+# PyYAML ends in errors of many kinds on odd tags and numbers.
+_NO_DOCUMENT = (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, yaml.YAMLError, RecursionError)
+
+
 def _read(path: Path, parse: Callable[[str], Any], language: str, kind: str, remedy: str) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        with open_regular(path) as file:
+            text = file.read().decode("utf-8")
         if not text.strip():
             raise RunDirError(f"{path} is empty. {remedy}")
-        found = parse(text)
+        values = parse(text)
     except OSError as error:
         raise _unreadable(path, error, remedy) from None
-    except (ValueError, yaml.YAMLError, RecursionError) as error:  # also bytes that are no text
-        raise RunDirError(f"{path} is no {language}: {str(error).splitlines()[0]}. {remedy}") from None
-    if not isinstance(found, dict):
+    except RecursionError:
+        raise RunDirError(f"{path} is no {language}: it is nested too deep. {remedy}") from None
+    except _NO_DOCUMENT as error:  # also bytes that are no text
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise RunDirError(f"{path} is no {language}: {reason}. {remedy}") from None
+    if not isinstance(values, dict):
         raise RunDirError(f"{path} is no {kind}. {remedy}")
-    return found
+    return values
 
 
-def json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The JSON object of every line; what a crash left of a last one is passed over.
+def is_there(path: Path) -> bool:
+    """Whether there is something of this name, be it only a link that leads nowhere: that is told, not overlooked."""
+    return os.path.lexists(path)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder, and not only a link to one."""
+    return path.is_dir() and not path.is_symlink()
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading. A pipe or a device would be waited for.
+
+    :raises OSError: it is something else than a file, or cannot be read.
+    """
+    # The flag lets a pipe be opened without anybody at its other end; a file is read as ever.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise RunDirError(f"{path} is {kind_of(mode)}, where a run has a file. Move it away, or put a copy back.")
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def kind_of(mode: int) -> str:
+    """What something is, from its ``st_mode``."""
+    if stat.S_ISDIR(mode):
+        return "a folder"
+    if stat.S_ISLNK(mode):
+        return "a link"
+    if stat.S_ISREG(mode):
+        return "a file"
+    return "a pipe" if stat.S_ISFIFO(mode) else "a device or socket"
+
+
+def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The number and the JSON object of every line; what a crash left of a last one is passed over.
 
     :raises RunDirError: the file cannot be read, or a whole line is no JSON object.
     """
+    for number, line in text_lines(path):
+        values = parse_line(line)
+        if values is not None:
+            yield number, values
+        elif line.endswith("\n"):
+            raise RunDirError(f"{path}:{number} is no JSON object: {line[:60].rstrip()}. {WITHOUT_LINE}")
+
+
+def text_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The number and the text of every line, with its end. :raises RunDirError: the file cannot be read."""
     try:
-        with path.open(encoding="utf-8", errors="replace") as file:
+        with open_regular(path) as file:
             for number, line in enumerate(file, 1):
-                found = _parsed(line)
-                if found is not None:
-                    yield found
-                elif line.endswith("\n"):
-                    raise RunDirError(f"{path}:{number} is no JSON object: {line[:60].rstrip()}. {_WITHOUT_LINE}")
+                yield number, line.decode("utf-8", errors="replace")
     except OSError as error:
-        raise _unreadable(path, error, _WITHOUT_LINE) from None
+        raise _unreadable(path, error, WITHOUT_LINE) from None
 
 
 def last_json_line(path: Path) -> dict[str, Any] | None:
@@ -74,28 +128,29 @@ def last_json_line(path: Path) -> dict[str, Any] | None:
     :raises RunDirError: the file cannot be read, or that line is no JSON object.
     """
     try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - _TAIL))
+        with open_regular(path) as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
             *_, last, _ = [b"", *file.read().split(b"\n")]
     except OSError as error:
-        raise _unreadable(path, error, _WITHOUT_LINE) from None
-    found = _parsed(last) if last else None
-    if last and found is None:
+        raise _unreadable(path, error, WITHOUT_LINE) from None
+    values = parse_line(last) if last else None
+    if last and values is None:
         start = last[:60].decode(errors="replace")
-        raise RunDirError(f"{path}: its last line is no JSON object: {start}. {_WITHOUT_LINE}")
-    return found
+        raise RunDirError(f"{path}: its last line is no JSON object: {start}. {WITHOUT_LINE}")
+    return values
 
 
-def _parsed(line: str | bytes) -> dict[str, Any] | None:
-    """None where it is no JSON object."""
+def parse_line(line: str | bytes) -> dict[str, Any] | None:
+    """The JSON object in a line; None where it is none."""
     try:
-        found = json.loads(line)
-    except ValueError:
+        values = json.loads(line)
+    except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    return values if isinstance(values, dict) else None
 
 
 def _unreadable(path: Path, error: OSError, remedy: str) -> RunDirError:
     if isinstance(error, RunDirError):  # which is one, and says more
         return error
-    return RunDirError(f"{path} cannot be read: {error.strerror}. {remedy}")
+    reason = "it is a link that leads nowhere" if path.is_symlink() and not path.exists() else error.strerror
+    return RunDirError(f"{path} cannot be read: {reason}. {remedy}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from ftlab.rundir.directory import RunDir
 from ftlab.rundir.manifest import Manifest
 from ftlab.rundir.names import EXACT_MATCH, TRAINER_STATE
 from ftlab.rundir.plan import Phase, Plan
+from ftlab.rundir.records import read_trainer_state
 from ftlab.schema import Train
 
 # What says how long a run is, and how long its warm-up.
@@ -62,7 +62,7 @@ def _progress(run_dir: RunDir, phase: Phase) -> _Progress | None:
     newest = next((one for one in checkpoints(run_dir.phase(phase.folder)) if is_whole(one)), None)
     if newest is None:
         return None
-    state = json.loads((newest / TRAINER_STATE).read_text(encoding="utf-8"))
+    state = read_trainer_state(newest / TRAINER_STATE)
     return _Progress(state["global_step"], state["epoch"], state["max_steps"])
 
 

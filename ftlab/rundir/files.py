@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import itertools
 import os
 from pathlib import Path
 
@@ -20,6 +22,39 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    _sync(path.parent)
+
+
+def move_folder(writing: Path, path: Path) -> None:
+    """Rename a folder that was written beside ``path`` once all of it is on the disk: a power cut leaves all or
+    nothing."""
+    sync(writing)
+    writing.replace(path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that has no such thing for folders
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def free_name(path: Path) -> Path:
+    """``path``, or the first of ``path-2``, ``path-3``, ... in whose place there is nothing."""
+    names = (path.with_name(f"{path.name}-{number}") if number > 1 else path for number in itertools.count(1))
+    return next(name for name in names if not os.path.lexists(name))
+
+
+def set_damaged_aside(path: Path) -> Path:
+    """Move a damaged file out of the way of the one that will be written anew. Returns where it is then."""
+    free = free_name(path.with_name(f"{path.name}.damaged"))
+    path.rename(free)
+    return free
 
 
 def temporary_folder(path: Path) -> Path:
@@ -31,11 +66,7 @@ def sync(folder: Path) -> None:
     """Wait until every file below a folder is on the disk, and known there by its name."""
     files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
     for path in [*files, *{path.parent for path in files}, folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _sync(path)
 
 
 def sha256(path: Path) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import time
 from pathlib import Path
 from types import TracebackType
 
 from ftlab.errors import RunDirError
+from ftlab.rundir.documents import kind_of, open_regular
 
 FILE = ".lock"
 # Seconds that a lock is tried for. Who only asks whether it is held has it for an instant, and may do so at any time.
@@ -87,6 +89,7 @@ class RunLock:
     def _is_taken(self) -> bool:
         """Whether one try got the lock."""
         path = self.folder / FILE
+        _check_file(path)
         try:
             if self._make:
                 self._make_folder()
@@ -115,15 +118,25 @@ class RunLock:
                 os.close(descriptor)
 
 
+def _check_file(path: Path) -> None:
+    """:raises RunDirError: something else is where the lock is, which could be held in two places or in none."""
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return  # it is made, or told
+    if not stat.S_ISREG(mode):
+        raise RunDirError(f"{path} is {kind_of(mode)}, where a run has the file of its lock. Move it away.")
+
+
 def is_held(folder: Path) -> bool:
     """Whether a process is at work in a run directory; also where that cannot be found out."""
     try:
-        with (folder / FILE).open() as file:
+        with open_regular(folder / FILE) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: those who only ask do not meet each other
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError:
-        return True
+        return (folder / FILE).is_file()  # what is no file is nobody's lock
     return False
 
 

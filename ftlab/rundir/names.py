@@ -15,4 +15,5 @@ MERGED_BASE = "base"  # in a phase's folder: under start: merge the base that th
 MODEL_CARD = "README.md"  # of final weights
 FINAL = "final"  # of a run and of a phase: the adapter or model that it ended with
 TRAINER_STATE = "trainer_state.json"  # of a checkpoint; the name is that of transformers
+ANSWERED = "answered"  # in a trainer's log, of a step after which the prompts were answered
 EXACT_MATCH = "golden_exact_match"  # in a line of metrics.jsonl: share of the golden prompts

@@ -20,10 +20,9 @@ _BYTES = hashlib.sha256().digest_size
 
 def seal_folder(folder: Path, name: str) -> None:
     """Write the hashes of all files below a folder into its file ``name``, once the files are on the disk."""
-    files = list(_files(folder, name))
-    hashes = {str(path.relative_to(folder)): sha256(path) for path in files}
+    hashes = {str(path.relative_to(folder)): sha256(path) for path in _files(folder, name)}
     sync(folder)
-    write_atomic(folder / name, json.dumps({"sha256": hashes}, indent=2) + "\n")
+    write_atomic(folder / name, json.dumps({"sha256": hashes, "seal": _digest(hashes)}, indent=2) + "\n")
 
 
 def sealed_files(folder: Path, name: str) -> dict[str, str] | None:
@@ -32,10 +31,13 @@ def sealed_files(folder: Path, name: str) -> dict[str, str] | None:
     if not seal.is_file():
         return None
     try:
-        hashes = read_json(seal, "").get("sha256")
+        found = read_json(seal, "")
     except RunDirError:
         return None
+    hashes = found.get("sha256")
     if not isinstance(hashes, dict) or not all(isinstance(value, str) for value in hashes.values()):
+        return None
+    if "seal" in found and found["seal"] != _digest(hashes):  # versions before this one wrote none
         return None
     return hashes
 
@@ -54,6 +56,12 @@ def broken_file(folder: Path, name: str, is_closed: bool = False) -> str | None:
         if unnamed:
             return min(unnamed)
     return next((file for file, value in hashes.items() if not _is(folder / file, value)), None)
+
+
+def is_file_whole(folder: Path, name: str, file: str) -> bool:
+    """Whether one file of a sealed folder is what it was; the others are not read."""
+    hashes = sealed_files(folder, name) or {}
+    return file in hashes and _is(folder / file, hashes[file])
 
 
 def write_sealed(path: Path, content: bytes) -> None:
@@ -77,6 +85,11 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def _digest(hashes: dict[str, str]) -> str:
+    """The hash over all of them: a list that has lost an entry is told from a whole one."""
+    return hashlib.sha256("\n".join(f"{hash_} {file}" for file, hash_ in sorted(hashes.items())).encode()).hexdigest()
 
 
 def _files(folder: Path, name: str) -> Iterator[Path]:

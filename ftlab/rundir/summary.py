@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from ftlab.errors import RunDirError
+from ftlab.rundir import records
 from ftlab.rundir.directory import RunDir
-from ftlab.rundir.documents import read_json, read_yaml
+from ftlab.rundir.documents import read_yaml
+from ftlab.rundir.records import LineRecord, ManifestRecord
 
 GOLDEN = "golden exact match"
 VALIDATION = "validation "  # begins the name of every measure on that split
@@ -42,43 +44,6 @@ class _Phase(BaseModel):
 class _Plan(BaseModel):
     overrides: tuple[str, ...] = ()
     phases: tuple[_Phase, ...] = Field(min_length=1)
-
-
-class _Result(BaseModel):
-    steps: int
-    tokens: int | float
-    before: dict[str, float]
-    after: dict[str, float]
-
-
-class _Manifest(BaseModel):
-    """Of a run that has only just begun, nothing is there yet."""
-
-    status: str = "new"
-    error: str | None = None
-    seconds: float | None = None
-    began: datetime | None = None
-    phases: dict[str, _Result] = {}
-
-
-class _Ledger(BaseModel):
-    source: Any
-    sha256: dict[str, str]
-    tokenized_by: Any
-    splits: dict[str, dict[str, Any]]
-
-
-class _Line(BaseModel):
-    """Of metrics.jsonl. Not every line counts tokens."""
-
-    phase: str
-    step: int
-    time: float
-    tokens: int | float = 0
-    seconds: float | None = None
-
-
-_Part = TypeVar("_Part", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -136,9 +101,11 @@ def summarize(path: Path) -> Summary:
 
 
 def _summarize(run_dir: RunDir) -> Summary:
-    plan = _validate(_Plan, read_plan(run_dir), run_dir.run_yaml)
+    values = read_plan(run_dir)
+    records.check(_Plan, values, run_dir.run_yaml)
+    plan = _Plan.model_validate(values)
     phases = plan.phases
-    manifest = _validate(_Manifest, run_dir.manifest(), run_dir.manifest_json)
+    manifest = ManifestRecord.model_validate(run_dir.manifest())
     status = manifest.status
     if status == "running" and not run_dir.is_locked:
         status = "killed"
@@ -148,13 +115,13 @@ def _summarize(run_dir: RunDir) -> Summary:
     results = [manifest.phases[name] for name in done]
     steps, tokens = sum(result.steps for result in results), sum(result.tokens for result in results)
     ends = (next(run_dir.read_metrics(), None), run_dir.read_last_metrics())
-    first, last = (None if line is None else _validate(_Line, line, run_dir.metrics) for line in ends)
+    first, last = (None if line is None else LineRecord.model_validate(line) for line in ends)
     if last is not None and last.phase not in done:
         steps += last.step
         tokens += last.tokens
     seconds = (manifest.seconds, None if last is None else last.seconds)  # of a killed run only the line has them
     began = first.time if first else run_dir.run_yaml.stat().st_mtime  # of a run of a version that wrote no other
-    began = manifest.began.timestamp() if manifest.began else began
+    began = datetime.fromisoformat(manifest.began).timestamp() if manifest.began else began
     config = phases[0].config
     quant = "" if config.quant.name == "none" else f" {config.quant.name}"
     return Summary(
@@ -193,29 +160,7 @@ def read_plan(run_dir: RunDir) -> dict[str, Any]:
     return read_yaml(run_dir.run_yaml, "Put a copy back.")
 
 
-def read_ledger(run_dir: RunDir, phase: str) -> dict[str, Any] | None:
-    """None where the phase has not come to its data.
-
-    :raises RunDirError: it is no JSON object, or not what a run writes.
-    """
-    path = run_dir.ledger(phase)
-    if not path.exists():
-        return None
-    values = read_json(path, "Put a copy back, or remove it.")
-    _validate(_Ledger, values, path)
-    return values
-
-
 def check_readable(run_dir: RunDir) -> None:
     """:raises RunDirError: what every run has is not in ``run.yaml``, or not in the manifest."""
-    _validate(_Plan, read_plan(run_dir), run_dir.run_yaml)
-    _validate(_Manifest, run_dir.manifest(), run_dir.manifest_json)
-
-
-def _validate(kind: type[_Part], values: Any, file: Path) -> _Part:
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"])) or "the whole"
-        raise RunDirError(f"{file} is not what a run writes: {key}: {first['msg']}") from None
+    records.check(_Plan, read_plan(run_dir), run_dir.run_yaml)
+    run_dir.manifest()

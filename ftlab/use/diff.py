@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.cells import cell_len
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -19,6 +18,7 @@ from ftlab.rundir import compare as parts
 from ftlab.rundir import summary
 from ftlab.rundir.compare import MISSING, Difference, Metrics, Pair
 from ftlab.rundir.directory import RunDir
+from ftlab.rundir.records import read_ledger
 from ftlab.schema import DiffTask, Run
 
 _PARTS = ("identity", "operational", "data", "environment", "results")
@@ -95,8 +95,7 @@ def diff(run: Run, overrides: Sequence[str]) -> None:
 def compare(a: Side, b: Side, tolerance: float) -> Comparison:
     pairs, only_a, only_b = parts.pairs([*a.phases], [*b.phases])
     configs = [(pair.name, one) for pair in pairs for one in parts.config(a.phases[pair.a], b.phases[pair.b])]
-    ledgers = [(pair, summary.read_ledger(a.run_dir, pair.a), summary.read_ledger(b.run_dir, pair.b))
-               for pair in pairs]  # fmt: skip
+    ledgers = [(pair, read_ledger(a.run_dir.ledger(pair.a)), read_ledger(b.run_dir.ledger(pair.b))) for pair in pairs]
     found = {
         "identity": parts.merge((name, one) for name, (is_identity, one) in configs if is_identity),
         "operational": parts.merge((name, one) for name, (is_identity, one) in configs if not is_identity),
@@ -136,7 +135,7 @@ def _print(a: Side, b: Side, comparison: Comparison) -> None:
         to.print("train.logging_steps differs: what is logged is a mean over other steps")
 
 
-def _print_part(to: Console, part: str, differences: Comparison) -> None:
+def _print_part(to: Terminal, part: str, differences: Comparison) -> None:
     rows = differences.parts[part]
     title = Text.assemble("\n", (_TITLES[part], "bold"))
     if not rows:
@@ -152,7 +151,7 @@ def _print_part(to: Console, part: str, differences: Comparison) -> None:
     _table(to, ("", *(["phases"] if with_phases else []), "A", "B"), cells)
 
 
-def _print_weights(to: Console, a: Side, b: Side, pairs: Sequence[Pair]) -> None:
+def _print_weights(to: Terminal, a: Side, b: Side, pairs: Sequence[Pair]) -> None:
     for pair in pairs:
         ours, theirs = a.result(pair.a), b.result(pair.b)
         if ours is not None and theirs is not None:
@@ -161,7 +160,7 @@ def _print_weights(to: Console, a: Side, b: Side, pairs: Sequence[Pair]) -> None
             to.print(Text(f"  final weights of {pair.name}: {said}"), soft_wrap=True)
 
 
-def _print_metrics(to: Console, name: str, metrics: Metrics) -> None:
+def _print_metrics(to: Terminal, name: str, metrics: Metrics) -> None:
     ours, theirs = metrics.lines
     if metrics.partings:
         first = [one.key for one in metrics.partings if one.step == metrics.first_step]
@@ -192,14 +191,14 @@ def _print_metrics(to: Console, name: str, metrics: Metrics) -> None:
         )
 
 
-def _table(to: Console, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _table(to: Terminal, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """As wide as the terminal, with long values on several lines; in a pipe as wide as it is."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in ("", *header):
         table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row("", *map(Text, row))
-    if not to.is_terminal:
+    if to.known_width is None:
         wide = sum(max(map(cell_len, column)) + 2 for column in zip(header, *rows)) + 2
         to = Terminal(highlight=False, emoji=False, width=wide)
     to.print(table)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.cells import cell_len
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -111,7 +110,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
 # --- the table -------------------------------------------------------------------------------------------------------
 
 
-def _print(to: Console, folder: Path, runs: Sequence[Summary], total: int, measure: str | None) -> None:
+def _print(to: Terminal, folder: Path, runs: Sequence[Summary], total: int, measure: str | None) -> None:
     """:param total: how many there were before ``limit``. :param measure: what they are sorted by, if by a measure."""
     columns = {"run": [_name(one.path, folder) for one in runs], "status": [one.status for one in runs]}
     columns |= {name: [_cell(one, name) for one in runs] for name in ("phases", "stage", "model", "method", *_COUNTS)}
@@ -119,7 +118,7 @@ def _print(to: Console, folder: Path, runs: Sequence[Summary], total: int, measu
     columns["validation"] = [_main_change(one, measure) for one in runs]
     columns["began"] = [time.strftime("%Y-%m-%d %H:%M", time.localtime(one.began)) for one in runs]
     columns["overrides"] = [" ".join(_chosen(one)) for one in runs]
-    spared = _drop_columns(columns, to.width if to.is_terminal else None)
+    spared = _drop_columns(columns, to.known_width)
     if "overrides" in spared:  # of the jobs of a sweep, what tells them apart goes below the name
         columns["run"] = ["\n".join([name, *_swept(one)]) for name, one in zip(columns["run"], runs)]
     table = Table(box=None, pad_edge=False)
@@ -130,7 +129,7 @@ def _print(to: Console, folder: Path, runs: Sequence[Summary], total: int, measu
     for cells in zip(*columns.values()):
         styles = (_COLOURS.get(cell, "") if name == "status" else "" for name, cell in zip(columns, cells))
         table.add_row(*(Text(cell, style=style) for cell, style in zip(cells, styles)))
-    wide = to if to.is_terminal else Terminal(highlight=False, emoji=False, width=_width(columns))
+    wide = to if to.known_width is not None else Terminal(highlight=False, emoji=False, width=_width(columns))
     wide.print(Text(str(folder), style="bold"), soft_wrap=True)
     wide.print(table)
     for line in _notes(runs, spared, total):

@@ -207,7 +207,8 @@ def test_an_id_that_an_earlier_row_has_stops_the_run(bench, write):
     with pytest.raises(DataError) as caught:
         bench.prepare(*alpaca(path))
     assert str(caught.value) == (
-        f"{path}, row 4: has the id of an earlier row ('a').\nGive every row its own id, name another column with "
+        f"{path}, row 4: has the id of an earlier row ('a').\n{path}, row 5: has the id of an earlier row ('7').\n"
+        "2 of 6 rows cannot be used.\nGive every row its own id, name another column with "
         "data.columns.id, or say data.columns.id=null if the column is no id; data.on_invalid=drop leaves such rows "
         "out."
     )

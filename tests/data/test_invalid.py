@@ -115,7 +115,8 @@ def test_a_bad_row_stops_the_run_with_its_file_row_and_reason(bench, write, subt
         with subtests.test(name):
             with pytest.raises(DataError) as caught:
                 bench.prepare(*overrides_of(format_, path))
-            assert str(caught.value) == f"{path}, row 3: {reason}.{MEND}"
+            bad = (f"{path}, row {number}: {reason}." for number in (3, 5))
+            assert str(caught.value) == "\n".join([*bad, f"2 of 4 rows cannot be used.{MEND}"])
 
 
 def test_a_bad_row_is_left_out_and_its_neighbours_are_as_they_were(bench, write, samples_of, check_prepared, subtests):

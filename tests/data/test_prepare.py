@@ -189,7 +189,10 @@ def test_a_malformed_row_stops_the_run_with_its_file_and_number(bench, write, li
     path = write("rows.jsonl", '{"instruction": "1", "output": "2"}\n\n' + line + "\n" + '{"instruction": 5}\n')
     with pytest.raises(DataError) as caught:
         bench.prepare(*alpaca(path))
-    assert str(caught.value) == f"{path}, row 3: {reason}.{MEND}"
+    assert str(caught.value) == (
+        f"{path}, row 3: {reason}.\n{path}, row 4: column 'instruction' must be a string, not int.\n"
+        f"2 of 3 rows cannot be used.{MEND}"
+    )
 
 
 def test_a_text_that_cannot_be_encoded_stops_the_run_with_its_file_and_number(bench, write):

@@ -23,6 +23,7 @@ from ftlab.rundir.checkpoints import is_whole, seal
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.manifest import Manifest
 from ftlab.rundir.names import CHECKPOINT_MANIFEST
+from tests.mixtures import save_mixture, shape_overrides
 from tests.runs import create_run, make_run, resume_run, train_run
 
 CHECKPOINT = "run/phases/*/checkpoint"
@@ -66,6 +67,22 @@ def test_a_run_that_meets_with_everything_ends_as_if_nothing_had_been(tmp_path, 
         came = list(kill.stopped(folder, (), events, random.Random(0)))
         assert came == events
         kill.compare(whole, folder, came)
+
+
+@pytest.mark.kill
+def test_a_whole_mixture_of_experts_that_is_killed_ends_as_if_nothing_had_been(tmp_path):
+    """Its weights are saved under other names than those of its modules."""
+    mixtral = save_mixture(tmp_path / "mixtral", "mixtral")
+    given = (*shape_overrides(mixtral, "mixtral"), "method=full", "train.learning_rate=1e-2", "train.keep_best=true")
+    assert kill.start(tmp_path / "whole", given, None)[0] == 0
+    events = [
+        Event("file", f"{CHECKPOINT}-8/{CHECKPOINT_MANIFEST}", flip="optimizer.pt"),
+        Event("function", "training_step", nth=5, what="SIGTERM"),
+        Event("file", f"{CHECKPOINT}-12/{CHECKPOINT_MANIFEST}"),
+    ]
+    came = list(kill.stopped(tmp_path / "run", given, events, random.Random(0)))
+    assert came == events
+    kill.compare(tmp_path / "whole", tmp_path / "run", came)
 
 
 def test_the_functions_that_a_run_is_killed_in_are_there(whole):

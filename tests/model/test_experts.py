@@ -11,7 +11,7 @@ from peft.tuners.lora.layer import LoraLayer, ParamWrapper
 from safetensors.torch import load_file
 
 from ftlab.errors import ConfigError
-from ftlab.model.adapter import apply_method
+from ftlab.model.adapter import apply_method, count_parameters
 from ftlab.model.experts import describe_experts, expert_parameters
 from ftlab.model.load import load_model
 from tests.mixtures import FAMILIES, save_mixture, shape_overrides
@@ -72,7 +72,7 @@ def test_what_of_a_mixture_gets_an_adapter(folders, family, given, has_experts):
     found = adapted(model)
     assert (found >= EXPERTS) == has_experts
     rest = {"self_attn.q_proj", "self_attn.v_proj"} if "lora.target_modules=default" in given else REST[family]
-    said = "\n".join(describe_experts(model, run))
+    said = "\n".join(describe_experts(model, run, 10**6))
     if "lora=dora" in given:
         assert ("shared_expert.up_proj" in said) == (rest > SHARED)
         rest = rest - SHARED
@@ -145,8 +145,8 @@ def test_quantization_leaves_experts_as_they_are_and_says_what_they_take(folders
     model, run = build(folders, "mixtral", "method=qlora", "hardware.precision=bf16")
     assert {p.dtype for p in expert_parameters(model).values()} == {torch.bfloat16}
     assert adapted(model) == ATTENTION
-    left_out, memory = describe_experts(model, run)
-    assert "get no adapter under lora.experts=auto and quant=nf4" in left_out
+    left_out, memory = describe_experts(model, run, count_parameters(model).total)
+    assert "196,608 parameters, 37% of the model, get no adapter under lora.experts=auto and quant=nf4" in left_out
     assert "quant=nf4 leaves them in bfloat16" in memory
     wanted, _ = build(folders, "mixtral", "method=qlora", "lora.experts=true")
     assert adapted(wanted) == ATTENTION | EXPERTS

@@ -24,6 +24,7 @@ from ftlab.errors import ConfigError
 from ftlab.model.adapter import apply_method
 from ftlab.model.load import load_model
 from ftlab.model.targets import target_modules
+from tests.compatibility import save_family
 from tests.conftest import ROOT
 from tests.families import family_model
 from tests.runs import make_run
@@ -168,6 +169,20 @@ def test_every_adapter_of_a_recurrent_family_learns(family, adapted, left_out):
 
 
 def test_a_layer_that_no_adapter_would_train_is_refused_by_name():
-    refusal = r"lora\.target_modules=out_proj: mamba reads this layer's weight past an adapter.*Leave it out"
+    refusal = r"lora\.target_modules=out_proj: in mamba no adapter works on this layer.*Leave it out"
     with pytest.raises(ConfigError, match=refusal):
         target_modules(family_model("mamba", 97), lora(["in_proj", "out_proj"]))
+
+
+@pytest.mark.parametrize("quant", ["nf4", "int8"])
+def test_what_is_read_past_its_layer_is_not_quantized(quant, tmp_path):
+    """A packed weight could not be multiplied with; everything else of Mamba is packed, and it trains."""
+    folder = save_family("mamba", tmp_path, state_size=16, hidden_size=64, time_step_rank=64)
+    run = make_run("model=local", f"model.path={folder}", f"quant={quant}", "lora.dropout=0")
+    model = apply_method(load_model(run), run).train()
+    ids = torch.arange(3, 30)[None]
+    model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+    kinds = {name.rpartition(".")[2]: type(module).__name__ for name, module in model.named_modules()}
+    assert kinds["dt_proj"] == kinds["x_proj"] == kinds["out_proj"] == kinds["lm_head"] == "Linear"
+    gradients = [p.grad for name, p in model.named_parameters() if ".lora_B." in name]
+    assert gradients and all(gradient.any() for gradient in gradients)

@@ -427,8 +427,8 @@ def test_a_config_of_another_version_is_told_with_what_it_has_otherwise(plan):
 
 def test_a_last_line_of_metrics_that_no_one_can_read_is_passed_over(plan):
     run_dir = create_run(plan("run.name=r"))
-    run_dir.metrics.write_bytes(b'{"phase": "sft", "step": 1}\n\xff\xfe{"st')
-    assert list(run_dir.read_metrics()) == [{"phase": "sft", "step": 1}]
+    run_dir.metrics.write_bytes(b'{"phase": "sft", "step": 1, "time": 2.5}\n\xff\xfe{"st')
+    assert list(run_dir.read_metrics()) == [{"phase": "sft", "step": 1, "time": 2.5}]
 
 
 # -------------------------------------------------------------------------------------------------- names in file names

@@ -10,10 +10,15 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from ftlab.data.packing.collate import PackedCollator
+from ftlab.data.packing.store import PackedRow
+from ftlab.policy.build import build_model
+from ftlab.policy.tokens import load_tokens
 from ftlab.stages.losses import cross_entropy
 from ftlab.stages.trainer.forward import packed_logprobs
 from ftlab.stages.trainer.isolation import probe_isolation
+from tests.compatibility import save_family
 from tests.families import family_model
+from tests.runs import make_run
 from tests.stages.test_packed_forward import rows_of
 from tests.stages.trainers import plain_logprobs
 
@@ -22,7 +27,7 @@ ROWS = rows_of((17, 40, 9), (5, 50), (2, 3, 30), vocab=VOCAB)
 
 # What each kind is of: its members, and how their samples are kept apart.
 KINDS = {
-    "positions heeded": (["llama", "mistral", "gemma2", "qwen3_moe"], "position_ids"),
+    "positions heeded": (["llama", "llama4_text", "mistral", "gemma2", "qwen3_moe"], "position_ids"),
     "rotary, positions not handed to the mask": (["falcon"], "block_mask"),
     "learned positions, not handed to the mask": (["opt"], "block_mask"),
     "ALiBi, added to a mask of its own": (["falcon:alibi", "bloom"], "one_per_row"),
@@ -68,7 +73,7 @@ def test_gradients_are_those_of_the_samples_one_by_one(family):
 
     samples = [sample for row in ROWS for sample in row.samples]
     together = gradient([PackedCollator(0, isolation=isolation)(ROWS)])
-    alone = gradient([PackedCollator(0)([type(ROWS[0])((sample,))]) for sample in samples])
+    alone = gradient([PackedCollator(0)([PackedRow((sample,))]) for sample in samples])
     assert together.norm().item() > 1e-2
     assert (together - alone).norm().item() < 1e-4 * together.norm().item()
 
@@ -98,3 +103,21 @@ def test_an_adapter_and_half_precision_change_nothing_of_the_way():
     model = get_peft_model(family_model("falcon", VOCAB).bfloat16(), LoraConfig(r=4, target_modules="all-linear"))
     assert probe_isolation(model, ROWS[0], 0).isolation == "block_mask"
     assert model.training, "the probe leaves the mode as it was"
+
+
+@pytest.mark.parametrize("family", ["falcon", "falcon:alibi", "opt", "gpt_oss", "qwen3_next", "lfm2", "mamba"])
+def test_unpacked_rows_beside_each_other_are_right_without_another_way(family):
+    """``data.packing=false``: one sample to a row, padded on the right to the longest."""
+    model = model_of(family)
+    samples = [sample for row in ROWS for sample in row.samples]
+    batch = PackedCollator(0)([PackedRow((sample,)) for sample in samples])
+    alone = torch.cat([plain_logprobs(model, sample) for sample in samples])
+    assert (packed_logprobs(model, model, batch) - alone).abs().max().item() < 1e-5 * alone.abs().max().item()
+
+
+@pytest.mark.parametrize(("family", "isolation"), [("llama", "position_ids"), ("qwen3_next", "one_per_row")])
+def test_int8_is_probed_within_its_rounding(family, isolation, tmp_path):
+    """Its outlier columns are chosen over the whole batch, so that nothing there is equal to the bit."""
+    run = make_run("model=local", f"model.path={save_family(family, tmp_path)}", "quant=int8", "method=lora")
+    model, _ = build_model(run, load_tokens(run))
+    assert probe_isolation(model, rows_of((60, 30))[0], 0).isolation == isolation

@@ -58,7 +58,9 @@ def test_a_folder_in_a_files_place_is_told(file, two):
 
 def test_a_line_of_metrics_without_a_phase_is_told(two):
     (two / "a" / "metrics.jsonl").write_text("{}\n")
-    with pytest.raises(RunDirError, match=r"metrics\.jsonl has a line without phase or step: {}"):
+    with pytest.raises(
+        RunDirError, match=r"metrics\.jsonl:1 is no line that a run writes: phase: Field required .*: {}"
+    ):
         call(diff, "diff", str(two / "a"), str(two / "b"))
 
 

@@ -188,7 +188,7 @@ def test_a_failed_run_says_why(outputs, listed):
         ("run.yaml", "title: x\nphases: [{name: sft}]", "run.yaml is not what a run writes: phases.0.config: "),
         ("run.yaml", None, "it has no run.yaml"),
         ("metrics.jsonl", "not json\n", "metrics.jsonl:1 is no JSON object: not json"),
-        ("metrics.jsonl", '{"step": 1}\n', "metrics.jsonl has a line without phase or step: "),
+        ("metrics.jsonl", '{"step": 1}\n', "metrics.jsonl:1 is no line that a run writes: phase: Field required"),
     ],
 )  # fmt: skip
 def test_one_broken_run_does_not_hide_the_others(file, content, said, outputs, listed):

@@ -11,6 +11,8 @@ from ftlab.data.formats.records import RowError, is_blank, shorten_value
 _NO_TAGS: Mapping[str, str] = {}
 _MOST_NAMED = 12  # columns that a reason lists
 _MOST_BITS = 10_000
+LACKS_COLUMNS = ("has no column", "needs ")  # how :meth:`Columns.missing_columns` begins
+_MEDIA = ("images", "videos", "audios")
 
 
 class Columns:
@@ -23,6 +25,9 @@ class Columns:
         if type(row) is not dict and not isinstance(row, Mapping):
             raise RowError("is not an object with columns")
         self._row, self._names, self.tags = row, names, tags
+        for media in _MEDIA:
+            if isinstance(row.get(media), list | str | dict) and row[media]:
+                raise RowError(f"has {media}, and only text is trained; remove that column and its placeholders")
 
     @property
     def id(self) -> str | None:
@@ -93,7 +98,9 @@ class Columns:
         wanted = ", or ".join(" + ".join(way) for way in named if all(way)) or "columns that data.columns sets to null"
         only = ways[0][0] if len(ways) == len(ways[0]) == 1 else ()
         lacking = f"has no column {self.name(only[0])!r}" if len(only) == 1 else f"needs {wanted}"
-        has = list(map(shorten_value, self._row))
+        if len(only) == 1 and self.name(only[0]) in self._row:
+            return RowError(f"column {self.name(only[0])!r} is null")
+        has = [shorten_value(name) + " (null)" * (value is None) for name, value in self._row.items()]
         listed = ", ".join(has[:_MOST_NAMED]) + (", ..." if len(has) > _MOST_NAMED else "")
         return RowError(f"{lacking}; it has {listed or 'none'}")
 

@@ -68,6 +68,11 @@ def lengths(split: SplitLedger) -> Iterator[str]:
         return
     yield "  ".join(f"{share} {value:,}" for share, value in split.percentiles.items())
     most = max(count for _, _, count in split.histogram)
+    gap = 0  # where a stretch without a sample begins: one line, or none before the first bar
     for start, end, count in split.histogram:
-        bar = "█" * round(_WIDTH * count / most) if count else ""
-        yield f"{start:>7,} to {end - 1:>7,}  {count:>7,}  {bar or ('▏' if count else '')}"
+        if not count:
+            continue
+        if gap and start > gap:
+            yield f"{gap:>7,} to {start - 1:>7,}  {0:>7,}"
+        gap = end
+        yield f"{start:>7,} to {end - 1:>7,}  {count:>7,}  {'█' * round(_WIDTH * count / most) or '▏'}"

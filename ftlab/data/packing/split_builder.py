@@ -14,11 +14,11 @@ from ftlab.data.ledger.ledger import FIRST, SplitLedger
 from ftlab.data.packing import layout, selection
 from ftlab.data.packing.store import Writer
 from ftlab.data.sources.blocks import Block, Location
+from ftlab.data.sources.refused_rows import RefusedRows
 from ftlab.data.sources.resolve import Source
 from ftlab.data.tokens.block_encoder import BlockEncoder, EncodedBlock, Problem, Recipe
 from ftlab.data.tokens.encoder import Counts, Encoder
 from ftlab.data.tokens.workers import encode_in_order, worker_count
-from ftlab.errors import DataError
 from ftlab.schema import Data
 
 _LEFT_OUT = "left out by data.max_samples or num_samples"
@@ -76,6 +76,7 @@ class SplitBuilder:
         self._files: list[str] = []  # of every kept row
         self._parts_of: list[int] = []
         self._orders: list[Counts] = []
+        self._refused = RefusedRows()
 
     def build(self, folder: Path) -> SplitLedger:
         """:raises DataError: a row that stops the run. :raises Unlike: the fast path found other ids."""
@@ -86,6 +87,7 @@ class SplitBuilder:
             for index, part in enumerate(self._parts):
                 self._read(part, bar)
                 self._parts_of += [index] * (len(self._files) - len(self._parts_of))
+        self._refused.check(self._ledger.rows_in)
         self._close()
         return self._ledger
 
@@ -111,9 +113,8 @@ class SplitBuilder:
             self._refuse_second(encoded, encoded.names, seen)
         for problem in encoded.problems:
             if problem.advice is not None and not (problem.malformed and self._data.on_invalid == "drop"):
-                raise DataError(
-                    f"{block.file}, row {problem.number}: {problem.reason}{problem.detail}.\n{problem.advice}"
-                )
+                reason = f"{problem.reason}{problem.detail}"
+                self._refused.add(block.file, problem.number, reason, problem.advice)
             self._ledger.drop(problem.reason, f"{block.file}:{problem.number}", problem.tokens)
         self._writer.add(encoded.ids, encoded.trained)
         # They are on disk now. Not a slice, which would hold all of them.

@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import io
 import json
+import shlex
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +35,13 @@ KINDS = {
     ".feather": "arrow",
 }
 TABLES = ("parquet", "arrow")
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "UTF-32"),
+    (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+)
+_LARGEST_WHOLE = 64 << 20  # bytes of a file that is read once more, to say what is wrong with it
 _HEAD = 1000  # lines of which one must be JSON, or the file is something else
 _PIECE = 1 << 20
 
@@ -93,6 +101,8 @@ def sha256(path: Path) -> str:
 
 def _blocks(path: Path, first: int, size: int) -> Iterator[Block]:
     file, kind = str(path), kind_of(path)
+    if kind not in TABLES:
+        _check_encoding(path)
     if kind == "parquet":
         return cut_batches(file, first, tables.parquet(path, size, BLOCK_BYTES), size)
     if kind == "arrow":
@@ -109,8 +119,50 @@ def _blocks(path: Path, first: int, size: int) -> Iterator[Block]:
     return cut(file, first, _require_items(path, _lines(path)), "json", size)
 
 
+def _check_encoding(path: Path) -> None:
+    """:raises DataError: the file begins as UTF-16 or UTF-32 does."""
+    with open_file(path) as file:
+        begin = file.read(64)
+    encoding = next((name for mark, name in _MARKS if begin.startswith(mark)), None)
+    if encoding is None and len(begin) >= 4 and b"\0" in begin:
+        encoding = next((name for odd, name in ((1, "UTF-16LE"), (0, "UTF-16BE")) if not any(begin[odd::2])), None)
+    if encoding is not None:
+        raise DataError(f"{path}: the file is {encoding}, not UTF-8. {convert_advice(path, encoding)}")
+
+
+def convert_advice(path: Path | str, encoding: str) -> str:
+    """Return the command that writes a file anew in UTF-8."""
+    source, target = shlex.quote(str(path)), shlex.quote(f"{Path(path).stem}.utf8{Path(path).suffix}")
+    kind = "If it is Latin-1, convert" if encoding == "LATIN1" else "Convert"
+    if Path(path).suffix.lower() == ".gz":
+        target = shlex.quote(f"utf8.{Path(path).name}")
+        return f"{kind} it: gunzip -c {source} | iconv -f {encoding} -t UTF-8 | gzip > {target}"
+    return f"{kind} it: iconv -f {encoding} -t UTF-8 {source} > {target}"
+
+
+def rows_key_hint(path: Path) -> str | None:
+    """Return what to do with a JSON object that has its rows under a key; None where the file is no such object."""
+    if path.stat().st_size > _LARGEST_WHOLE:
+        return None
+    try:
+        with open_file(path) as file:
+            value = json.loads(file.read().decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return None
+    lists = value.items() if isinstance(value, dict) else ()
+    key = next((key for key, rows_ in lists if isinstance(rows_, list) and rows_ and isinstance(rows_[0], dict)), None)
+    if key is None:
+        return None
+    code = f"import json, sys; json.dump(json.load(sys.stdin)[{key!r}], sys.stdout)"
+    read = "gunzip -c" if path.suffix.lower() == ".gz" else "cat"
+    command = f"{read} {shlex.quote(str(path))} | python -c {shlex.quote(code)} > rows.json"
+    return f"{path}: the rows lie under {key!r}. Take them out: {command}"
+
+
 def _count(path: Path) -> int:
     kind = kind_of(path)
+    if kind not in TABLES:
+        _check_encoding(path)
     if kind == "parquet":
         return tables.parquet_count(path)
     if kind == "arrow":
@@ -125,7 +177,7 @@ def _count(path: Path) -> int:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[BinaryIO]:
+def open_file(path: Path) -> Iterator[BinaryIO]:
     """:raises DataError: the file cannot be read, or is gzip that is cut short or damaged."""
     try:
         with path.open("rb", buffering=_PIECE) as file:
@@ -143,7 +195,7 @@ def _open(path: Path) -> Iterator[BinaryIO]:
 
 def _lines(path: Path, end: bytes = b"\n") -> Iterator[Item]:
     """Every line that is not blank. :param end: what ends it, and is no part of it."""
-    with _open(path) as file:
+    with open_file(path) as file:
         for number, line in enumerate(file, 1):
             content = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
             if content.strip():
@@ -172,6 +224,9 @@ def _check_is_json_lines(path: Path) -> None:
         if seen == _HEAD:
             break
     if first_problem:
+        hint = rows_key_hint(path)
+        if hint is not None:
+            raise DataError(hint)
         some = "no line" if seen < _HEAD else f"none of the first {_HEAD} lines"
         raise DataError(f"{path}: {some} is a JSON object ({first_problem}). Is it JSON Lines?")
 
@@ -181,7 +236,7 @@ def _check_is_json_lines(path: Path) -> None:
 
 def _is_list(path: Path) -> bool:
     """Whether a file called .json is JSON as a whole; what starts with an object is JSON Lines."""
-    with _open(path) as file:
+    with open_file(path) as file:
         for line in file:
             begin = line.removeprefix(codecs.BOM_UTF8).lstrip()
             if begin:
@@ -190,7 +245,7 @@ def _is_list(path: Path) -> bool:
 
 
 def _json_list(path: Path) -> Iterator[Item]:
-    with _open(path) as file:
+    with open_file(path) as file:
         content = file.read().removeprefix(codecs.BOM_UTF8)
     size, is_suspect = len(content), rows.may_be_unusable(content)
     values = _parse_list(path, content)
@@ -201,9 +256,11 @@ def _json_list(path: Path) -> Iterator[Item]:
 
 def _parse_list(path: Path, content: bytes) -> list[object]:
     try:
-        values = json.loads(content.decode("utf-8"))
+        values = rows.load_json(content.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 at byte {error.start}.") from None
+        raise DataError(f"{path}: not UTF-8 at byte {error.start}. {convert_advice(path, 'LATIN1')}") from None
+    except rows.RepeatedKey as error:
+        raise DataError(f"{path}: a row {error}. Remove one of the two.") from None
     except json.JSONDecodeError as error:
         raise DataError(
             f"{path}: not JSON: {error.msg} in line {error.lineno}, column {error.colno}. "
@@ -224,7 +281,7 @@ def _parse_list(path: Path, content: bytes) -> list[object]:
 def _csv(path: Path) -> Iterator[Item]:
     """Rows under a header; all values are strings, and an empty one is None."""
     csv.field_size_limit(1 << 30)  # Python's own limit is 128 KB, less than a long document
-    with _open(path) as file:
+    with open_file(path) as file:
         text = (line.decode("utf-8", "surrogateescape") for line in file)
         tab = kind_suffix(path) == ".tsv"
         reader = csv.reader(text, delimiter="\t" if tab else ",", strict=True)
@@ -254,7 +311,9 @@ def _header(path: Path, reader: Iterator[list[str]]) -> list[str]:
     header = [name.strip() for name in fields]
     header[0] = header[0].removeprefix("\ufeff").strip()
     if isinstance(_decoding_problem("".join(header)), Broken):
-        raise DataError(f"{path}: the header is not text in UTF-8; save the file as UTF-8.")
+        raise DataError(
+            f"{path}: the header is not text in UTF-8; save the file as UTF-8. {convert_advice(path, 'LATIN1')}"
+        )
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
         raise DataError(f"{path}: two columns are called {twice[0]!r}; rename one. The first line must name them all.")
@@ -297,7 +356,7 @@ def _decoding_problem(text: str) -> Broken | None:
 
 def _document(path: Path) -> Iterator[Item]:
     """The whole file, unless it is blank."""
-    with _open(path) as file:
+    with open_file(path) as file:
         content = file.read().removeprefix(codecs.BOM_UTF8)
     if content.strip():
         yield 1, content, len(content)

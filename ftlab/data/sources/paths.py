@@ -55,6 +55,8 @@ def _find(path: Path, where: str, hint: str, documents: bool) -> Files:
         for file in files:
             _check_name(file, where, documents)
         return _non_empty(files, path, where)
+    if path.exists() and not path.is_file():
+        raise DataError(f"{where}: {path} is {_special_kind(path)}, not a file. Write its rows into a file first.")
     if not path.is_file():
         raise DataError(f"{where}: {path} does not exist.{hint}")
     _check_readable(path, where)
@@ -79,6 +81,12 @@ def _files_in_folder(folder: Path, where: str, documents: bool) -> Files:
     if rows:
         _check_one_split(rows, folder, where)
     return _non_empty([folder / name for name in rows or texts], folder, where)
+
+
+def _special_kind(path: Path) -> str:
+    if path.is_fifo():
+        return "a FIFO (a named pipe)"
+    return "a socket" if path.is_socket() else "a device"
 
 
 def _visible_files(folder: Path) -> list[Path]:

@@ -28,14 +28,42 @@ class Broken:
     problem: str
 
 
+class RepeatedKey(ValueError):
+    """A JSON object has one key twice, and nothing says which of the two values is meant."""
+
+
+def load_json(text: str) -> Any:
+    """As ``json.loads``.
+
+    :raises RepeatedKey: an object has a key twice.
+    """
+    return json.loads(text, object_pairs_hook=_unique_keys)
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise RepeatedKey(f"has the key {shorten_key(twice)} twice in one object")
+    return value
+
+
+def shorten_key(key: str) -> str:
+    """Return the key quoted, at most about 40 characters of it."""
+    return repr(key) if len(key) <= 40 else f"{key[:37]!r}..."
+
+
 def from_json(line: bytes) -> Any:
     """The object on one line of JSON Lines, or :class:`Broken`."""
     if b"\0" in line:
         return Broken(NUL)
     try:
-        value = json.loads(line.decode("utf-8"))
+        value = load_json(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         return Broken(f"not UTF-8 at byte {error.start} of the line")
+    except RepeatedKey as error:
+        return Broken(str(error))
     except json.JSONDecodeError as error:
         comma = " (JSON Lines has no comma between rows)" if line.rstrip().endswith(b",") else ""
         return Broken(f"not JSON: {error.msg} in column {error.colno}{comma}")

@@ -100,11 +100,31 @@ def rows(batch: Any) -> Iterator[Any]:
     except UnicodeDecodeError:  # one of them; the others are good
         values = [_row(batch.slice(i, 1)) for i in range(batch.num_rows)]
     decode = _json_decoder(batch.schema)
+    is_padded = any(_has_struct(field.type) for field in batch.schema)
     for value in values:
         if isinstance(value, Broken):
             yield value
         else:
+            value = {name: _without_padding(column) for name, column in value.items()} if is_padded else value
             yield Broken(NUL) if holds_nul(value) else decode(value) if decode else value
+
+
+def _has_struct(type_: Any) -> bool:
+    import pyarrow as pa
+
+    if pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_):
+        return _has_struct(type_.value_type)
+    return bool(pa.types.is_struct(type_))
+
+
+def _without_padding(value: Any) -> Any:
+    """The value without the keys that are null. A column has every key that any of its structs has, so what one row
+    lacks is null there, and would be trained as such; rows of JSON do not have it at all."""
+    if isinstance(value, dict):
+        return {key: _without_padding(inner) for key, inner in value.items() if inner is not None}
+    if isinstance(value, list):
+        return [_without_padding(inner) for inner in value]
+    return value
 
 
 def _row(batch: Any) -> Any:

@@ -19,10 +19,11 @@ from ftlab.engine.trackers.mlflow import Mlflow
 from ftlab.engine.trackers.tensorboard import TensorBoard
 from ftlab.engine.trackers.wandb import Wandb
 from ftlab.rundir.directory import RunDir
-from ftlab.rundir.documents import read_json
+from ftlab.rundir.documents import is_there
 from ftlab.rundir.files import write_atomic
 from ftlab.rundir.manifest import Manifest
 from ftlab.rundir.plan import Plan
+from ftlab.rundir.records import read_ledger, read_samples, read_trackers
 
 KINDS: dict[str, type[Tracker]] = {"tensorboard": TensorBoard, "wandb": Wandb, "mlflow": Mlflow}
 _ENVIRONMENT = ("ftlab", "python", "packages", "machine", "git")  # of the manifest
@@ -68,13 +69,14 @@ class Trackers:
 
     def ledger(self, phase: str, step: int) -> None:
         """What became of the rows of a phase that begins at this step."""
-        path = self._run_dir.ledger(phase)
-        text = json.dumps(redact_values(json.loads(path.read_text(encoding="utf-8"))), indent=2, ensure_ascii=False)
+        values = read_ledger(self._run_dir.ledger(phase))
+        text = json.dumps(redact_values(values), indent=2, ensure_ascii=False)
         self._document(f"data/{phase}.json", step, text + "\n")
 
     def samples(self, path: Path, step: int) -> None:
         """:param path: a file of ``samples/``."""
-        samples = redact_values(json.loads(path.read_text(encoding="utf-8"))["samples"])
+        values = read_samples(path)
+        samples = [] if values is None else redact_values(values["samples"])
         if samples and path.stem not in self._sent:
             self._sent.add(path.stem)
             self._each("samples", path.stem, step, samples)
@@ -86,10 +88,10 @@ class Trackers:
     def _about(self) -> TrackedRun:
         run_dir = self._run_dir
         kept = run_dir.trackers_json
-        if not kept.is_file():
+        if not is_there(kept):
             begun = {"key": secrets.token_hex(8), "mlflow": f"sqlite:///{Path.cwd()}/mlflow.db"}
             write_atomic(kept, json.dumps(begun, indent=2) + "\n")
-        ours = read_json(kept, "Put a copy back, or remove it: trackers then begin another run.")
+        ours = read_trackers(kept)
         configs = {phase.name: phase.config.model_dump(mode="json") for phase in self._plan.phases}
         first = next(iter(configs.values()))
         manifest = self._manifest.values
@@ -115,11 +117,10 @@ class Trackers:
         steps = 0
         lines = list(self._run_dir.read_metrics())
         for phase in phases:
-            if self._run_dir.ledger(phase.name).is_file():
+            if is_there(self._run_dir.ledger(phase.name)):
                 self.ledger(phase.name, steps)
             before, after = (self._run_dir.samples_file(phase.name, when) for when in ("before", "after"))
-            if before.is_file():
-                self.samples(before, steps)
+            self.samples(before, steps)
             answered = self._run_dir.answered_steps(phase.name)
             for line in (line for line in lines if line["phase"] == phase.name):
                 while answered and answered[0] <= line["step"]:

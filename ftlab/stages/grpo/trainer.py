@@ -27,6 +27,7 @@ from ftlab.policy.tokens import load_tokens
 from ftlab.rundir.phase_files import PhaseFiles
 from ftlab.schema import GrpoStage, Run
 from ftlab.stages.grpo import order
+from ftlab.stages.grpo.families import check_family
 from ftlab.stages.grpo.generations import check, missing_vllm, plan_generations
 from ftlab.stages.grpo.prompts import Prompts, check_count, check_rows, dataset
 from ftlab.stages.rewards.judge import EVALUATED, RewardScorer
@@ -65,6 +66,7 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
         lacking = missing_vllm(run)
         if lacking is not None:
             raise NotReadyError(f"{lacking}.")
+        check_family(model)
         devices = current_world().size
         check(run, devices)
         self.run, self.files, self._stage = run, files, stage

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.masking_utils import create_masks_for_generate
 
 from ftlab.model.head import logits_function
+from ftlab.model.modules import decoder_of
 
 LOGIT_ELEMENTS = 1 << 25  # of one chunk of logits: 128 MiB in fp32
 
@@ -77,7 +78,7 @@ def last_hidden(model: Any, **inputs: Tensor) -> Tensor:
     :param model: a causal language model as it is called in training: bare, with adapters, or wrapped.
     :param inputs: what its forward takes.
     """
-    decoder: Any = extract_model_from_parallel(model).get_decoder()
+    decoder = decoder_of(extract_model_from_parallel(model))
     states: list[Tensor] = []
     handle = decoder.register_forward_hook(lambda module, args, output: states.append(output.last_hidden_state))
     # A model that is asked to would make a loss of its own of its routers' logits, padding included, for nobody.

@@ -125,7 +125,7 @@ def print_samples(to: Console, is_run: Sequence[tuple[str, str]], samples: Seque
 
 def console() -> Console:
     found = Terminal(highlight=False, emoji=False)
-    return found if found.is_terminal else Terminal(highlight=False, emoji=False, width=_PIPE_WIDTH)
+    return found if found.known_width is not None else Terminal(highlight=False, emoji=False, width=_PIPE_WIDTH)
 
 
 def facts(run: Run, parts: Sequence[Part], split: str, tokens: Tokens) -> list[tuple[str, str]]:

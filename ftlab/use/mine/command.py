@@ -89,7 +89,7 @@ def _move(folder: Path, out: Path) -> None:
 
 def _print(sets: Sequence[Rows], miner: Miner, out: Path, repository: Repository) -> None:
     to = Terminal(highlight=False, emoji=False)
-    if not to.is_terminal:
+    if to.known_width is None:
         to = Terminal(highlight=False, emoji=False, width=160)
     if repository.is_shallow:
         to.print("[yellow]A shallow clone: its history ends early. git fetch --unshallow gets the rest.[/yellow]")

@@ -1,0 +1,91 @@
+"""A run of a family whose packed samples would see each other: it says what it does, and trains and measures right."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ftlab.data.packing.store import Sample
+from ftlab.errors import Interrupted
+from ftlab.rundir.directory import RunDir
+from tests.compatibility import save_family
+from tests.runs import BARE, Stop, final_hash, metrics, resume_run, train_run
+from tests.stages.trainers import plain_logprobs
+
+SMALL = (
+    *BARE, "model=local", "hardware.precision=fp32", "lora.dropout=0", "train.logging_steps=1", "train.max_steps=4",
+    "train.micro_batch_size=2", "data.max_length=256", "data.max_samples=64", "data.cache=null",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("models")
+    return {family: str(save_family(family, folder / str(at))) for at, family in enumerate(("falcon:alibi", "falcon"))}
+
+
+@pytest.fixture(scope="module")
+def whole(folders, tmp_path_factory) -> RunDir:
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    return train_run(folder, *SMALL, f"model.path={folders['falcon:alibi']}", "train.save_steps=2")
+
+
+def test_it_is_said_once_with_what_it_costs_and_kept(whole):
+    log = whole.log.read_text()
+    assert log.count("lets packed samples see each other by positions") == 1
+    assert "gets each sample in a row of its own" in log and "calls of the model" in log and "is padding" in log
+    assert whole.manifest()["packed_by"] == {"sft": "one_per_row"}
+    assert len(metrics(whole, "loss")) == 4
+
+
+def test_a_run_that_was_stopped_goes_on_the_same_way(whole, folders, tmp_path):
+    options = (*SMALL, f"model.path={folders['falcon:alibi']}", "train.save_steps=2")
+    with pytest.raises(Interrupted):
+        train_run(tmp_path / "run", *options, hooks=Stop(2))
+    stopped = RunDir.open(tmp_path / "run")
+    assert stopped.manifest()["packed_by"] == {"sft": "one_per_row"}
+    run = resume_run(tmp_path / "run")
+    assert "kept apart by one_per_row, as before" in run.log.read_text()
+    assert final_hash(run) == final_hash(whole)
+    assert metrics(run, "loss") == metrics(whole, "loss")
+
+
+@pytest.mark.parametrize("family", ["falcon:alibi", "falcon"])
+def test_short_validation_rows_are_kept_apart_where_training_rows_are_long(family, folders, tmp_path):
+    """One sample fills a training row, many a validation row: only the evaluation packs, and it is right too."""
+    say = "The quick brown fox jumps over the lazy dog. "
+    long = [{"instruction": f"Say {at}.", "output": say * 16} for at in range(4)]
+    short = [{"instruction": f"Say {at}.", "output": say[: 9 + 5 * at]} for at in range(6)]
+    for name, rows in (("train", long), ("validation", short)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(rows))
+    run = train_run(
+        tmp_path / "run", *SMALL, f"model.path={folders[family]}", f"data.path={tmp_path}/train.json",
+        "data.format=alpaca", f"data.split.validation={tmp_path}/validation.json", "train.max_steps=1",
+    )  # fmt: skip
+    base = AutoModelForCausalLM.from_pretrained(folders[family], dtype=torch.float32)
+    model: Any = PeftModel.from_pretrained(base, str(run.final)).eval()
+    tokenizer = AutoTokenizer.from_pretrained(run.final)
+    alone = torch.cat([plain_logprobs(model, encoded(tokenizer, row)) for row in short])
+    after = run.manifest()["phases"]["sft"]["after"]["validation loss"]
+    assert after == pytest.approx(-alone.mean().item(), abs=1e-5)
+
+
+def encoded(tokenizer: Any, row: dict[str, str]) -> Sample:
+    """The row as a conversation, whose answer is learned."""
+    turns = [{"role": "user", "content": row["instruction"]}, {"role": "assistant", "content": row["output"]}]
+    found = tokenizer.apply_chat_template(turns, return_dict=True, return_assistant_tokens_mask=True)
+    return Sample(np.array(found["input_ids"], np.int32), np.array(found["assistant_masks"]) == 1)
+
+
+@pytest.mark.parametrize("stage", ["sft", pytest.param("dpo", marks=pytest.mark.matrix)])
+def test_trl_trains_the_same(stage, folders, tmp_path):
+    """TRL pads where positions do not keep samples apart: the same losses as our own trainer's."""
+    options = (*SMALL, f"stage={stage}", f"model.path={folders['falcon']}", "train.max_steps=2")
+    ours, theirs = (train_run(tmp_path / e, *options, f"train.engine={e}") for e in ("ftlab", "trl"))
+    assert metrics(ours, "loss") == pytest.approx(metrics(theirs, "loss"), abs=1e-5)

@@ -1,0 +1,51 @@
+"""What is said after a run: commands that fit what was done, and that the config accepts."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ftlab.engine.summary import next_commands
+from ftlab.planning import make_plan
+from tests.runs import BARE, make_run
+
+
+@pytest.mark.parametrize(
+    ("line", "first"),
+    [
+        ("", "ftlab stage=dpo data=preferences model.adapter=tests/final"),
+        ("method=full", "ftlab stage=dpo data=preferences method=full model.path=tests/final"),
+        (
+            "stage=pt data=corpus model=tiny_instruct",
+            "ftlab stage=sft data=instructions model=tiny_instruct model.adapter=tests/final",
+        ),
+        ("stage=rm data=preferences", "ftlab stage=ppo data=prompts stage.reward_model=tests"),
+        ("stage=dpo data=preferences", "ftlab stage=dpo data.path=YOUR.json data.format=preference"),
+        ("stage=kto data=labels", "ftlab stage=kto data.path=YOUR.json data.format=kto"),
+        ("phase=align", "ftlab inspect tests phase=prefer step=1"),
+    ],
+)  # fmt: skip
+def test_the_next_command_fits_what_was_done(line, first, mistakes):
+    overrides = tuple(line.split())
+    commands = [command for command, _ in next_commands(Path("tests"), make_plan(make_run(*overrides), overrides))]
+    assert commands[0] == first
+    assert commands[-1] == "tensorboard --logdir tests"
+    for command in commands[:-1]:
+        line = command.removeprefix("ftlab ").replace("model.path=tests/final", "model.path=models/tiny")
+        assert mistakes(line) == []
+
+
+def test_the_seconds_of_a_run_count_from_the_start_of_the_command(tmp_path, env):
+    command = [sys.executable, "-c", "import time; time.sleep(3); from ftlab.main import main; main()", *BARE,
+               "train.max_steps=1", "data.max_samples=8", "run.dir=r"]  # fmt: skip
+    begun = time.monotonic()
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=True)
+    spent = time.monotonic() - begun
+    (seconds,) = re.findall(r"Finished after (\d+) s", done.stdout)
+    assert spent - 3 < int(seconds) <= spent + 1, shlex.join(command)
