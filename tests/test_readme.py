@@ -25,5 +25,8 @@ def test_every_command_is_accepted(tmp_path, monkeypatch, mistakes):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_conf" / "experiment").mkdir(parents=True)
     (tmp_path / "my_conf" / "experiment" / "mine.yaml").write_text("# @package _global_\nseed: 3\n")
-    told = {command: mistakes(command) for command in commands()}
+    # A model's folder is looked into: one that is there stands for the examples'.
+    told = {
+        command: mistakes(command.replace("/models/anything", str(ROOT / "models" / "tiny"))) for command in commands()
+    }
     assert {command: wrong for command, wrong in told.items() if wrong} == {}

@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from yaml import YAMLError
 
-from ftlab.config import foreign_names, phases
+from ftlab.config import dataset_names, experiments, foreign_names, phases
 from ftlab.config.command_line import Arguments, choices_of, first_values
 from ftlab.config.compose import compose, group_choices, read, select_loader
 from ftlab.config.keys import takes_list, unknown_key
@@ -53,7 +53,9 @@ def check(arguments: Arguments) -> None:
     if not mistakes and all(_is_good(lines, loader, config_name) for lines in _variants(overrides)):
         return
     groups = group_choices(loader)
-    chosen = [o for o in overrides if o.key_or_group in groups and _is_known_group(o, groups, mistakes)]
+    registered = {*dataset_names.names(arguments.overrides)}
+    shown = {**groups, "data": sorted({*groups["data"], *map(str, registered)} - {dataset_names.CHOICE})}
+    chosen = [o for o in overrides if o.key_or_group in groups and _is_known_group(o, groups, shown, mistakes)]
     rest = [o for o in overrides if o.key_or_group not in groups]
     try:
         cfg = compose(first_values(chosen), loader, config_name)
@@ -87,18 +89,21 @@ def _parse(lines: Sequence[str], mistakes: list[Mistake]) -> list[Override]:
     return parsed
 
 
-def _is_known_group(override: Override, groups: Mapping[str, Sequence[str]], mistakes: list[Mistake]) -> bool:
-    options = groups[override.key_or_group]
+def _is_known_group(
+    override: Override,
+    groups: Mapping[str, Sequence[str]],
+    shown: Mapping[str, Sequence[str]],
+    mistakes: list[Mistake],
+) -> bool:
+    """:param shown: the choices that are told: of data also those of the registry, which have no file in the group."""
+    options, listed = groups[override.key_or_group], shown[override.key_or_group]
     values = list(override.sweep_string_iterator()) if override.is_sweep_override() else [override.value()]
     wrong = [value for value in values if value is None or str(value) not in options]
     for value in wrong:
-        mistakes.append(
-            Mistake(
-                override.key_or_group, f"no such choice. Choices: {', '.join(options)}.",
-                "null" if value is None else value,
-                nearest(str(value), options),
-            )
-        )  # fmt: skip
+        hint = experiments.location_hint(str(value)) if override.key_or_group == "experiment" else None
+        reason = hint or f"no such choice. Choices: {', '.join(listed)}."
+        near = [] if hint else nearest(str(value), listed)
+        mistakes.append(Mistake(override.key_or_group, reason, "null" if value is None else value, near))
     return not wrong
 
 

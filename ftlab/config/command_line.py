@@ -14,7 +14,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from ftlab.base.terminal import echo_error
-from ftlab.config import dataset_names, foreign_names, keys, phases
+from ftlab.config import dataset_names, experiments, foreign_names, keys, phases
 from ftlab.config.compose import compose, select_loader
 from ftlab.config.paths import config_dir, group_names, task_names
 from ftlab.errors import ConfigError, Mistake, nearest
@@ -118,6 +118,9 @@ def read(argv: Sequence[str]) -> Arguments:
         flags, words, named = [], ["version"], []
     if words[:1] == ["help"] and not named:
         flags, words = [*flags, "--help"], words[1:]
+    for word in words:
+        if word.endswith((".yaml", ".yml")) and (hint := experiments.location_hint(word)) is not None:
+            raise ConfigError([Mistake(word, hint)])
     task = words.pop(0) if words and not named else (named or ["train"])[-1]
     known = task_names()
     if task not in known:

@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
-from ftlab.config import model_folder, phases
+from ftlab.config import experiments, foreign_names, model_folder, phases
 from ftlab.config.keys import flatten
 from ftlab.config.paths import config_dir, only_with, shipped
 from ftlab.config.rules import cross_group_mistakes
@@ -223,6 +223,10 @@ def _mistake(detail: Any) -> Mistake:
     key = ".".join(path)
     value = detail["input"]
     if detail["type"] == "extra_forbidden":
+        if key == "experiment" and isinstance(value, dict):
+            return Mistake(key, experiments.misplaced_values(value))
+        if (line := foreign_names.translation(key, str(value))) is not None:
+            return Mistake(key, f"{line}.", value)
         known = list(model.model_fields) if model else []
         return Mistake(key, f"no such key. Known: {', '.join(known)}.", value, nearest(path[-1], known))
     if detail["type"] == "missing":
@@ -233,6 +237,9 @@ def _mistake(detail: Any) -> Mistake:
         return Mistake(key, f"must be one of: {', '.join(allowed)}.", value, nearest(str(value), allowed))
     if detail["type"] == "tuple_type":
         return Mistake(key, f"must be a list: {key}=[{value}]")
+    if detail["type"] == "model_attributes_type":
+        how = f"on the command line {key}={value}, in an experiment 'defaults: [override /{key}: {value}]'"
+        return Mistake(key, f"is a group: choose from it, {how}", value)
     if detail["type"] == "model_type":
         return Mistake(key, f"has keys of its own: {key}.KEY=VALUE", value)
     if detail["type"] == "value_error":
