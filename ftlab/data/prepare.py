@@ -27,6 +27,7 @@ from ftlab.data.sources.resolve import STAGE_FORMATS, Source
 from ftlab.data.sources.rows import Row
 from ftlab.data.tokens.block_encoder import MEND, Recipe
 from ftlab.data.tokens.encoder import Encoder, FastPathMismatch
+from ftlab.data.tokens.literals import begin_token, special_tokens
 from ftlab.data.tokens.templates import Template
 from ftlab.errors import DataError
 from ftlab.rundir import seals
@@ -181,7 +182,8 @@ def prepare(
     recipes = {
         source.name: Recipe(
             source.format, source.columns, source.tags, None if source.format == "text" else template,
-            data.train_on, data.truncation, data.max_length, tokenizer.eos_token_id,
+            data.train_on, data.truncation, data.max_length, tokenizer.eos_token_id, begin_token(tokenizer),
+            special_tokens(tokenizer) if data.special_tokens == "text" else (),
         )
         for source in sources
     }  # fmt: skip

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 from rich.markup import escape
 from transformers import TrainerCallback
 
-from ftlab.data.formats import Labelled, Text
-from ftlab.data.prepare import Parts, examples
+from ftlab.data.prepare import Parts
 from ftlab.data.tokens.templates import prompt_and_answer
 from ftlab.engine.metrics_log import Metrics, evaluation_line
+from ftlab.engine.questions import asked_examples, asked_split
 from ftlab.engine.session import Session
 from ftlab.engine.trackers.rates import Rates
 from ftlab.errors import RunDirError
@@ -46,7 +45,7 @@ class Measuring:
         self._session, self._phase, self._run, self._tokens, self._parts = session, phase, run, tokens, parts
         self._run_dir, self._output, self._metrics = session.run_dir, session.output, metrics
         self._steps_before = session.steps_before()
-        self._split = "golden" if parts.get("golden") else "validation"
+        self._split = asked_split(parts)
 
     def before(self, trainer: Any) -> Measures:
         """Once; a continued run reads what was measured before it was stopped."""
@@ -124,13 +123,8 @@ class Measuring:
         self._session.trackers.samples(path, self._steps_before + step)
 
     def _questions(self) -> list[Any]:
-        """The records whose answers are wanted: golden ones, or, without any, a few of the validation split."""
-        if self._tokens.template is None or self._run.stage.name == "rm":
-            return []
-        limit = self._run.eval.golden_rows if self._split == "golden" else self._run.eval.samples
-        found = (example.record for example in examples(self._parts.get(self._split, [])))
-        wanted = (one for one in found if not isinstance(one, Text) and (not isinstance(one, Labelled) or one.label))
-        return list(islice(wanted, limit))
+        """The records whose answers are wanted."""
+        return [example.record for example in asked_examples(self._run, self._parts, self._tokens)]
 
     def _answer(self, measures: Measures, model: Any, when: str) -> None:
         chosen, template = self._questions(), self._tokens.template

@@ -17,6 +17,7 @@ from ftlab.engine import resume_point, summary
 from ftlab.engine.final_weights import changed_weights, link_final, save_final, weight_hashes
 from ftlab.engine.model_card import write_model_card
 from ftlab.engine.packing import choose_isolation
+from ftlab.engine.questions import check_room
 from ftlab.engine.session import Session
 from ftlab.errors import RunDirError
 from ftlab.policy import lineage
@@ -50,6 +51,7 @@ class PhaseRun:
         self._check_same_source()
         self._load_tokenizer()
         self.parts = split_parts(sources, data, self.config.seed, self.output.progress)
+        check_room(self.config, self.parts, self.tokens)
         prepared = prepare(
             sources, self.parts, data, self.config.seed, self.tokens.template, self.tokenizer, self.output.progress
         )
@@ -94,6 +96,7 @@ class PhaseRun:
 
     def _load_model(self) -> None:
         from ftlab.model import adapter
+        from ftlab.model import tokenizer as tokenizers
         from ftlab.model.experts import describe_experts
         from ftlab.policy.build import build_model
 
@@ -101,6 +104,8 @@ class PhaseRun:
         additions = str(self.tokens.additions)
         if additions:
             self.output.say(escape(f"tokenizer: {additions}" + (f"; {added} embeddings added" if added else "")))
+        if line := tokenizers.added_rows_notice(self.tokenizer, added, self.tokens.additions, self.config.method):
+            self.output.say(escape(line))
         self.parameters = adapter.count_parameters(self.model)
         self.output.say(f"{self.config.model.name}: {self.parameters}")
         for line in describe_experts(self.model, self.config, self.parameters.total):

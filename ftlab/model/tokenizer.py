@@ -8,7 +8,7 @@ from typing import Any
 
 from ftlab.errors import NotReadyError
 from ftlab.model import remote_code
-from ftlab.schema import Model
+from ftlab.schema import Method, Model
 
 PAD = "<|pad|>"  # added where the vocabulary has nothing else to pad with
 # Tokens that families set aside for padding, or for nothing yet.
@@ -73,6 +73,23 @@ def complete(tokenizer: Any, needed: Sequence[str]) -> Additions:
         tokenizer.pad_token = pad = spare[0] if spare else PAD
     vocabulary = tokenizer.get_vocab()
     return Additions({token: vocabulary[token] for token in lacking}, pad)
+
+
+def added_rows_notice(tokenizer: Any, added: int, additions: Additions, method: Method) -> str | None:
+    """What to say of rows that the embedding got for tokens that are the tokenizer's own; None where there are none.
+
+    :param added: how many rows the embedding got, for the last tokens of the tokenizer.
+    """
+    ids = [i for i in range(len(tokenizer) - added, len(tokenizer)) if i not in additions.tokens.values()]
+    unsaid = [token for token in tokenizer.convert_ids_to_tokens(ids) if token != additions.pad]
+    if not unsaid:
+        return None
+    named = ", ".join(map(str, unsaid[:5])) + (f" and {len(unsaid) - 5} more" if len(unsaid) > 5 else "")
+    stay = "" if method.name == "full" else f"; method={method.name} does not train them"
+    return (
+        f"the tokenizer has {len(tokenizer):,} tokens and the embedding {len(tokenizer) - added:,} rows: added {added} "
+        f"rows about the mean of the others, for {named}{stay}"
+    )
 
 
 def stop_tokens(tokenizer: Any, trained_text: str | None) -> list[int]:

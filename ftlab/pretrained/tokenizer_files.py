@@ -13,6 +13,7 @@ _VOCABULARIES = (
     "sentencepiece.bpe.model", "tokenizer.model.v3", "tekken.json",
 )  # fmt: skip
 _OBJECTS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_LONGEST = "model_max_length"
 _TEXTS = ("chat_template.jinja",)
 
 
@@ -43,7 +44,9 @@ def tokenizer_problems(folder: Path, brings_code: bool) -> Iterator[str]:
     for name in _OBJECTS:
         if (folder / name).exists():
             try:
-                read_object(folder / name)
+                length = read_object(folder / name).get(_LONGEST)
+                if length is not None and type(length) not in (int, float):
+                    yield f"{folder / name}: {_LONGEST}={length!r} must be a number of tokens. Mend it, or leave it out"
             except NotReadyError as error:
                 yield str(error)
     for name in _TEXTS:

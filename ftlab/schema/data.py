@@ -42,6 +42,7 @@ class Data(Group):
     packing: Literal[True, False, "wrapped"]
     reset_positions: bool
     train_on: Literal["assistant", "last", "all", "by_message"]
+    special_tokens: Literal["text", "token"]
     on_invalid: Literal["error", "drop"]
     max_samples: Positive | None
     num_samples: Positive | None

@@ -134,6 +134,7 @@ def test_the_ledger_in_numbers(bench, write):
                     "nothing to learn within data.max_length=64": {"rows": 1, "first": [f"{path}:4"]},
                 },
                 "duplicates": {"rows": 1, "first": [f"{path}:5"]},
+                "special_tokens_as_text": {"rows": 0, "first": []},
                 "tokens": {
                     "in": 2 * short + long_answer + long_question,
                     "trained": 2 * 3 + 64 - header - 1,

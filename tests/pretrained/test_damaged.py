@@ -94,6 +94,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "tokenizer of nothing": (write(T, "{}"), f"{T} has no model"),
     "tokenizer pointer": (write(T, POINTER), f"{T} is a pointer of Git LFS"),
     "tokenizer config": (write("tokenizer_config.json", "3"), "tokenizer_config.json must be a JSON object"),
+    "tokenizer length": (set_key("tokenizer_config.json", "model_max_length", ""), "_length='' must be a number"),
     "template": (lambda f: (f / "chat_template.jinja").write_bytes(b"\xff\xff") and None, "is no text in UTF-8"),
     "generation list": (write(G, "[]"), f"{G} must be a JSON object"),
     "generation text": (write(G, '{"temperature": "hot"}'), f"{G}: temperature='hot' must be a whole number or"),
@@ -270,6 +271,21 @@ def test_other_settings_that_cannot_be_saved_are_refused_on_loading(folder):
     (folder / G).write_text('{"num_beams": 1, "length_penalty": 0.5}')
     with pytest.raises(NotReadyError, match=r"generation_config.json cannot be written .*`length_penalty`"):
         load_model(make_run(f"model.path={folder}"))
+
+
+@pytest.mark.parametrize(("method", "end"), [("lora", "; method=lora does not train them"), ("full", "")])
+def test_a_tokenizer_larger_than_the_embedding_is_told(folder, tmp_path, method, end):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([f"<new{i}>" for i in range(7)])
+    tokenizer.save_pretrained(folder)
+    given = (f"model.path={folder}", *BARE, "train.max_steps=1", "data.max_samples=8", f"method={method}")
+    log = train_run(tmp_path / "run", *given).log.read_text()
+    assert (
+        "the tokenizer has 2,311 tokens and the embedding 2,304 rows: added 7 rows about the mean of the others, for "
+        f"<new0>, <new1>, <new2>, <new3>, <new4> and 2 more{end}\n"
+    ) in log
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere only torch knows")

@@ -12,7 +12,7 @@ import yaml
 from ftlab.config import model_folder
 from ftlab.config.compose import config_loader
 from ftlab.config.history import trace
-from ftlab.errors import ConfigError, NotReadyError
+from ftlab.errors import ConfigError, DataError, NotReadyError
 from ftlab.preflight import check
 from ftlab.preflight.remarks import remarks
 from tests.conftest import ROOT
@@ -220,3 +220,25 @@ def test_learned_positions_end(tmp_path):
 def test_computed_positions_go_on_and_that_is_said():
     (line,) = remarks(make_run("data.max_length=4096"))
     assert line.startswith("data.max_length=4096 is more than the 2,048 positions that tiny was trained with.")
+
+
+@pytest.mark.parametrize("stop", ["data.split.golden=none eval.samples=0", "eval.max_new_tokens=8"])
+def test_a_golden_prompt_that_does_not_fit_is_told_before_data_is_prepared(tmp_path, stop):
+    """A prompt of some fifty tokens, and 256 positions: with 240 new ones it cannot be answered, with 8 it can."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config
+
+    folder = tmp_path / "gpt2"
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    config = GPT2Config(
+        n_layer=1, n_embd=32, n_head=2, n_positions=256, vocab_size=2304, eos_token_id=1, bos_token_id=1
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    short = ("train.max_steps=1", "data.max_samples=8", "data.split.validation=none", "tracker=none", "lora.dropout=0")
+    given = ("model=local", f"model.path={folder}", *short, "eval.golden_rows=2", "eval.max_new_tokens=240")
+    with pytest.raises(DataError) as caught:
+        train_run(tmp_path / "run", *given)
+    assert "golden.jsonl:1: this golden prompt has" in str(caught.value)
+    assert "with eval.max_new_tokens=240 that is more than the 256 positions of gpt2." in str(caught.value)
+    assert not (tmp_path / "run").exists()
+    assert train_run(tmp_path / "other", *given, *stop.split()).final.is_dir()

@@ -31,6 +31,7 @@ def explained(capsys):
 def test_a_recommendation_of_the_model(explained):
     assert explained("lora.r", "model=llama2_13b") == [
         "lora.r = 32",
+        "  rank of the adapters",
         "  set by    conf/lora/default.yaml:2  (lora=default): ${model.recommended.lora.r}",
         "    model.recommended.lora.r = 32",
         "      set by    conf/model/_13b.yaml:6: 32",
@@ -40,6 +41,7 @@ def test_a_recommendation_of_the_model(explained):
 def test_a_choice_over_the_recommendation(explained):
     assert explained("lora.r", "model=llama2_13b", "lora=r64") == [
         "lora.r = 64",
+        "  rank of the adapters",
         "  set by    conf/lora/r64.yaml:5  (lora=r64): 64",
         "  overrode  conf/lora/default.yaml:2  (lora=default): ${model.recommended.lora.r}",
     ]
@@ -48,6 +50,7 @@ def test_a_choice_over_the_recommendation(explained):
 def test_the_command_line_over_both(explained):
     assert explained("lora.r", "lora.r=24", "lora=r64") == [
         "lora.r = 24",
+        "  rank of the adapters",
         "  set by    command line: 24",
         "  overrode  conf/lora/r64.yaml:5  (lora=r64): 64",
         "  overrode  conf/lora/default.yaml:2  (lora=default): ${model.recommended.lora.r}",
@@ -58,7 +61,7 @@ def test_a_rate_that_the_model_looks_up_by_stage(explained):
     lines = explained("train.learning_rate")
     assert [re.sub(r":\d+", ":N", line) for line in lines] == [
         "train.learning_rate = 0.001",
-        "  a model may have its own",
+        "  at its peak; a model may have its own",
         "  set by    conf/stage/sft.yaml:N  (stage=sft): ${oc.select:model.recommended.learning_rate.sft,2.0e-5}",
         "    model.recommended.learning_rate.sft = 0.001",
         "      set by    conf/model/tiny.yaml:N  (model=tiny): 0.001",
@@ -69,7 +72,7 @@ def test_a_rate_that_the_model_leaves_to_the_stage(explained):
     lines = explained("train.learning_rate", "model=llama2_7b")
     assert [re.sub(r":\d+", ":N", line) for line in lines] == [
         "train.learning_rate = 2e-05",
-        "  a model may have its own",
+        "  at its peak; a model may have its own",
         "  set by    conf/stage/sft.yaml:N  (stage=sft): ${oc.select:model.recommended.learning_rate.sft,2.0e-5}",
     ]
 
@@ -138,7 +141,7 @@ def test_a_phases_key_that_groups_set(explained):
     lines = explained("phases.prefer.train.learning_rate", ALIGN)
     assert [re.sub(r":\d+", ":N", line) for line in lines] == [
         "phases.prefer.train.learning_rate = 5e-05",
-        "  a model may have its own",
+        "  at its peak; a model may have its own",
         "  set by    conf/stage/dpo.yaml:N  (stage=dpo): ${oc.select:model.recommended.learning_rate.dpo,5.0e-7}",
         "    model.recommended.learning_rate.dpo = 5e-05",
         "      set by    conf/model/tiny.yaml:N  (model=tiny): 5e-05",
@@ -150,6 +153,7 @@ def test_a_phases_key_on_the_command_line_over_its_groups(explained):
     lines = explained("phases.prefer.stage.beta", ALIGN, "phases.prefer.stage.beta=0.3", "phases.2.stage.beta=0.2")
     assert [re.sub(r":\d+", ":N", line) for line in lines] == [
         "phases.prefer.stage.beta = 0.2",
+        "  how strongly the policy is held to the reference; lower lets it go further",
         "  set by    command line: 0.2",
         "  overrode  command line: 0.3",
         "  overrode  conf/stage/dpo.yaml:N  (stage=dpo): 0.1",
@@ -160,7 +164,7 @@ def test_a_phases_entry_is_named_by_its_line(explained):
     text = (CONF / "phase" / "codebase.yaml").read_text().splitlines()
     given = ("phase=codebase", "data.max_length=512", "data.overlap=32", "phases.foundation.deepspeed=none")
     for key, said in (("train.epochs", "epochs: 2"), ("train.weight_decay", "weight_decay: 0.1"), ("lora.r", "r: 128")):
-        first, set_by, *_ = explained(f"phases.evolution.{key}", *given)
+        first, _, set_by, *_ = explained(f"phases.evolution.{key}", *given)
         assert first == f"phases.evolution.{key} = {said.split()[1]}"
         line = int(re.match(r"  set by    conf/phase/codebase\.yaml:(\d+): ", set_by)[1])
         assert said in text[line - 1]

@@ -328,29 +328,17 @@ def test_weights_are_neither_needed_nor_read(inspected, tokenizer_only, monkeypa
     assert said.endswith("\n1 row read back as the tokenizer's own template writes them\n")
 
 
-def test_a_damaged_cache_is_found(inspected, here, capsys):
+def test_a_damaged_cache_is_prepared_anew(inspected, here):
     write("my.jsonl", asked("Say six.", "6"), asked("Say seven.", "7"))
     inspected(*ALPACA)
     (ids,) = (here / "cache").glob("data/*/train/ids*")
     stored = bytearray(ids.read_bytes())
-    place = next(at for at in range(len(stored) - 4, 0, -4) if stored[at : at + 4] == (26).to_bytes(4, "little"))
-    stored[place : place + 4] = (27).to_bytes(4, "little")
+    stored[-8] ^= 1
+    ids.unlink()  # it may be mapped into memory
     ids.write_bytes(stored)
-    with pytest.raises(DataError) as caught:
-        inspected(*ALPACA, "html=page.html")
-    out = capsys.readouterr().out
-    assert caught.value.exit_code == 1
-    assert "⟦8<|im_end|>⟧↵" in out, "what is in the store is shown"
-    assert "read back" not in out
-    assert str(caught.value).splitlines() == [
-        "my.jsonl:2: what is prepared is not what the tokenizer writes, first at token 16:",
-        "  prepared  token 27 in 'ven.<|im_end|>\\n<|im_start|>assistant\\n8<|im_end|>\\n'",
-        "  tokenizer token 26 in 'ven.<|im_end|>\\n<|im_start|>assistant\\n7<|im_end|>\\n'",
-        "These rows were prepared by an earlier command. Try data.cache=null: if that passes, what is in "
-        f"{here}/cache/data is damaged; remove that folder, and it is made again.",
-    ]
-    assert "first at token 16" in (here / "page.html").read_text()
-    assert "read back" in inspected(*ALPACA, "data.cache=null")
+    shown = inspected(*ALPACA)
+    assert "train/ids.i32 of the data cache was damaged: prepared anew" in shown
+    assert "2 rows read back" in shown
 
 
 CLOCK = (

@@ -20,6 +20,9 @@ class SplitLedger:
     :param rows_repeated: uses of a row after its first (``data.num_samples``, ``data.mix``); their tokens are counted.
     :param dropped: reason -> how many rows. :param named: reason -> ``file:row`` of the first of them.
     :param duplicates: kept rows that say what an earlier one says. :param duplicates_named: the first of them.
+    :param literals: rows that spell special tokens out, which are read as text. :param literals_named: the first.
+    :param needed: where rows were cut or left out for their length, the ``data.max_length`` that keeps ``most`` (99 %)
+        and ``all`` of them whole.
     :param in_train: of another split than train: how many ``rows`` train has as well, the ``first`` of them, and of how
         many more it has the ``prompts`` with other answers.
     :param tokens_cut: what truncation took away, and all of rows that were dropped for what is in their tokens.
@@ -33,6 +36,7 @@ class SplitLedger:
     rows_truncated: int = 0
     rows_repeated: int = 0
     duplicates: int = 0
+    literals: int = 0
     tokens_in: int = 0
     tokens_trained: int = 0
     tokens_masked: int = 0
@@ -43,7 +47,9 @@ class SplitLedger:
     dropped: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     named: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     duplicates_named: list[str] = field(default_factory=list)
+    literals_named: list[str] = field(default_factory=list)
     in_train: dict[str, Any] | None = None
+    needed: dict[str, int] | None = None
     percentiles: dict[str, int] = field(default_factory=dict)
     histogram: list[list[int]] = field(default_factory=list)
 
@@ -71,6 +77,11 @@ class SplitLedger:
         counts, _ = np.histogram(lengths, edges)
         self.histogram = [[int(a), int(b), int(n)] for a, b, n in zip(edges, edges[1:], counts)]
 
+    def measure_needed(self, lengths: Any) -> None:
+        """:param lengths: tokens of the longest sample of each row, those that were left out included."""
+        most, all_ = (int(value) for value in np.percentile(lengths, (99, 100), method="higher"))
+        self.needed = {"most": most, "all": all_}
+
     @property
     def rows_dropped(self) -> int:
         return sum(self.dropped.values())
@@ -95,10 +106,12 @@ class SplitLedger:
                      "truncated": self.rows_truncated, "duplicates": self.duplicates, "repeated": self.rows_repeated},
             "dropped": {reason: {"rows": count, "first": self.named[reason]} for reason, count in self.dropped.items()},
             "duplicates": {"rows": self.duplicates, "first": self.duplicates_named},
+            "special_tokens_as_text": {"rows": self.literals, "first": self.literals_named},
             **({"in_train": self.in_train} if self.in_train is not None else {}),
             "tokens": {"in": self.tokens_in, "trained": self.tokens_trained, "masked": self.tokens_masked,
                        "cut": self.tokens_cut, "repeated": self.tokens_repeated, "padded": self.tokens_padded},
-            "lengths": {**self.percentiles, "histogram": self.histogram},
+            "lengths": {**self.percentiles, "histogram": self.histogram,
+                        **({"needed": self.needed} if self.needed is not None else {})},
             "packing": {"rows": self.packed_rows, "tokens_per_row": self.packed_capacity // max(self.packed_rows, 1),
                         "fill": round(self.fill, 4)},
         }  # fmt: skip

@@ -77,6 +77,7 @@ class SplitBuilder:
         self._parts_of: list[int] = []
         self._orders: list[Counts] = []
         self._refused = RefusedRows()
+        self._too_long: list[int] = []  # tokens of rows that were left out for it
 
     def build(self, folder: Path) -> SplitLedger:
         """:raises DataError: a row that stops the run. :raises Unlike: the fast path found other ids."""
@@ -115,6 +116,7 @@ class SplitBuilder:
             if problem.advice is not None and not (problem.malformed and self._data.on_invalid == "drop"):
                 reason = f"{problem.reason}{problem.detail}"
                 self._refused.add(block.file, problem.number, reason, problem.advice)
+            self._too_long += [problem.too_long] if problem.too_long else []
             self._ledger.drop(problem.reason, f"{block.file}:{problem.number}", problem.tokens)
         self._writer.add(encoded.ids, encoded.trained)
         # They are on disk now. Not a slice, which would hold all of them.
@@ -141,7 +143,7 @@ class SplitBuilder:
     def _close(self) -> None:
         joined = {
             name: np.concatenate([getattr(block, name) for block in self._blocks] or [np.empty(0, np.int64)])
-            for name in ("counts", "full", "learned", "label", "digest", "question")
+            for name in ("counts", "full", "learned", "label", "digest", "question", "literal")
         }
         kept = np.concatenate([block.kept for block in self._blocks] or [np.empty((0, 2), np.int64)])
         per_unit = max(len(joined["counts"]) // max(len(kept), 1), 1)
@@ -154,6 +156,9 @@ class SplitBuilder:
         self._used, self._kept = np.flatnonzero(uses), kept
         self._digests, self._questions = (joined[name][self._used] for name in ("digest", "question"))
         self._count_samples(self._used, kept, joined, per_unit)
+        literal = self._used[joined["literal"][self._used].astype(bool)]
+        self._ledger.literals = len(literal)
+        self._ledger.literals_named = [self._where(unit, kept) for unit in literal[:FIRST].tolist()]
         is_text = all(self._means.recipes[part.source.name].format == "text" for part in self._parts)
         views = layout.lay_out(joined["counts"], per_unit, order, data, is_text)
         self._count_tokens(views, joined, order, per_unit, is_text)
@@ -169,6 +174,9 @@ class SplitBuilder:
         full, counts = (joined[name].reshape(-1, per_unit)[used] for name in ("full", "counts"))
         self._ledger.rows_truncated = int(np.count_nonzero((full > counts).any(1)))
         self._ledger.measure(full.reshape(-1))
+        is_text = all(self._means.recipes[part.source.name].format == "text" for part in self._parts)
+        if not is_text and (self._too_long or self._ledger.rows_truncated):
+            self._ledger.measure_needed(np.concatenate([full.max(1, initial=0), self._too_long]))
 
     def compare(self, train: SplitBuilder) -> None:
         """Count the rows that train has as well, and those of which it has only the prompt. Both have been built."""

@@ -12,6 +12,7 @@ from ftlab.data.formats import CONVERTERS, Columns, Conversation, Labelled, Mess
 from ftlab.data.formats.records import prompt_hash
 from ftlab.data.sources.blocks import Block
 from ftlab.data.tokens.encoder import Counts, Encoder, Flags, Ids, Spans
+from ftlab.data.tokens.literals import Literals
 from ftlab.data.tokens.templates import Rendered, Template
 
 MEND = "Mend the row, name your columns with data.columns, or leave such rows out with data.on_invalid=drop."
@@ -22,7 +23,9 @@ _TOO_LONG = "Raise data.max_length, or choose data.truncation: drop, left, right
 class Recipe:
     """All that decides what a row becomes.
 
-    :param end: id of the token after a text's last. :param template: of conversations; None for plain text.
+    :param begin, end: ids of the tokens before a text's first, if the tokenizer writes one there, and after its last.
+    :param literals: special tokens that are text where a row holds them.
+    :param template: of conversations; None for plain text.
     """
 
     format: str
@@ -33,6 +36,8 @@ class Recipe:
     truncation: str
     max_length: int
     end: int
+    begin: int | None = None
+    literals: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,7 @@ class Problem:
 
     :param tokens: how many it had, as far as it came. :param malformed: whether ``data.on_invalid`` decides about it.
     :param detail: what belongs to this row alone, and so does not group with others'.
+    :param too_long: tokens of its longest sample, if that was more than there may be.
     :param advice: what to do about it; None where leaving the row out is what was asked for.
     """
 
@@ -51,6 +57,7 @@ class Problem:
     malformed: bool = True
     detail: str = ""
     advice: str | None = MEND
+    too_long: int = 0
 
 
 @dataclass(slots=True)
@@ -59,7 +66,8 @@ class EncodedBlock:
 
     :param kept: int64, shape (U, 2): ordinal and number of each row. :param label: int8, shape (U,): KTO's label.
     :param digest: uint64, shape (U,): equal for rows that say the same. :param question: uint64, shape (U,): equal for
-        rows that ask the same, 0 for plain text. :param names: the rows' own ids, if any has.
+        rows that ask the same, 0 for plain text. :param literal: bool, shape (U,): which rows spell special tokens out.
+    :param names: the rows' own ids, if any has.
     :param counts: tokens kept of each sample. :param full: tokens before the cut. :param learned: trained tokens.
     """
 
@@ -68,6 +76,7 @@ class EncodedBlock:
     label: np.ndarray
     digest: np.ndarray
     question: np.ndarray
+    literal: np.ndarray
     names: list[str | None] | None
     ids: Ids
     trained: Flags
@@ -84,6 +93,7 @@ class EncodedBlock:
         tokens = np.repeat(samples, self.counts)
         self.kept, self.label = self.kept[keep], self.label[keep]
         self.digest, self.question = self.digest[keep], self.question[keep]
+        self.literal = self.literal[keep]
         self.ids, self.trained = self.ids[tokens], self.trained[tokens]
         self.counts, self.full, self.learned = self.counts[samples], self.full[samples], self.learned[samples]
 
@@ -99,6 +109,7 @@ class _Draft:
     rendered: list[tuple[str, Spans]]
     digest: int
     question: int
+    is_literal: bool
     ids: list[Ids] = field(default_factory=list)
     trained: list[Flags] = field(default_factory=list)
     full: list[int] = field(default_factory=list)
@@ -109,6 +120,7 @@ class BlockEncoder:
 
     def __init__(self, recipe: Recipe, encoder: Encoder):
         self.recipe, self._encoder = recipe, encoder
+        self._literals = Literals(recipe.literals) if recipe.literals else None
 
     def __call__(self, block: Block) -> EncodedBlock:
         problems: list[Problem] = []
@@ -137,10 +149,12 @@ class BlockEncoder:
                 if row.problem is not None:
                     raise RowError(row.problem)
                 columns = Columns(row.value, self.recipe.columns, self.recipe.tags)
-                record = convert(columns)
+                given = convert(columns)
+                record = given if self._literals is None else self._literals.kept_apart(given)
                 rendered = self._render(record)
-                hashes = _digest(record, rendered), prompt_hash(record) or 0
-                drafts.append(_Draft(ordinal, row.number, record, columns.id, rendered, *hashes))
+                hashes = _digest(record, rendered), prompt_hash(given) or 0
+                is_literal = record is not given
+                drafts.append(_Draft(ordinal, row.number, record, columns.id, rendered, *hashes, is_literal))
             except RowError as error:
                 problems.append(Problem(ordinal, row.number, str(error)))
         return drafts
@@ -189,7 +203,9 @@ class BlockEncoder:
                 end = start + next(counts)
                 ids, trained = found.ids[start:end], found.trained[start:end]
                 if is_text:
-                    ids, trained = np.append(ids, np.int32(self.recipe.end)), np.ones(len(ids) + 1, dtype=bool)
+                    first = [] if self.recipe.begin is None else [self.recipe.begin]
+                    ids = np.concatenate([np.array(first, np.int32), ids, np.array([self.recipe.end], np.int32)])
+                    trained = np.ones(len(ids), dtype=bool)
                 else:
                     trained[:1] = False  # nothing precedes it
                 draft.ids.append(ids)
@@ -215,7 +231,8 @@ class BlockEncoder:
         return None
 
     def _problem(self, draft: _Draft, reason: str, detail: str = "", advice: str | None = None) -> Problem:
-        return Problem(draft.ordinal, draft.number, reason, sum(draft.full), False, detail, advice)
+        too_long = max(draft.full) if max(draft.full) > self.recipe.max_length else 0
+        return Problem(draft.ordinal, draft.number, reason, sum(draft.full), False, detail, advice, too_long)
 
     def _shorten(self, draft: _Draft) -> bool:
         """Leave out the oldest turns, and under ``left`` the beginning of the oldest question left, until it fits."""
@@ -260,6 +277,7 @@ class BlockEncoder:
             label=np.array(is_label, dtype=np.int8),
             digest=np.array([draft.digest for draft in kept], dtype=np.uint64),
             question=np.array([draft.question for draft in kept], dtype=np.uint64),
+            literal=np.array([draft.is_literal for draft in kept], dtype=bool),
             names=[draft.name for draft in kept] if any(draft.name is not None for draft in kept) else None,
             ids=np.concatenate(ids) if ids else np.empty(0, np.int32),
             trained=np.concatenate(trained) if trained else np.empty(0, bool),

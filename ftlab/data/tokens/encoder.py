@@ -16,6 +16,9 @@ PROBED = 2  # texts that are also read by the tokenizer itself, at first and the
 PROBE_EVERY = 500  # whenever so many have gone by,
 PROBED_LENGTH = 20_000  # as far as this many characters
 
+# Between the characters of what no token may stand for as a whole. Unicode keeps it out of texts.
+SPLIT = "\ufdd0"
+
 Ids = NDArray[np.int32]
 Flags = NDArray[np.bool_]
 Counts = NDArray[np.int64]
@@ -58,6 +61,8 @@ class Encoder:
 
         :raises Unlike: a probe of the fast path failed.
         """
+        if any(SPLIT in text for text in texts):
+            return self._encode_split(texts, spans)
         if self._fast is None:
             return self._encode_slow(texts, spans)
         quick: list[NDArray[np.uint32]] = []
@@ -76,6 +81,24 @@ class Encoder:
             self._check([text for i, text in enumerate(texts) if i not in slow][:PROBED])
             self._until_probe = PROBE_EVERY
         return found
+
+    def _encode_split(self, texts: Sequence[str], spans: Sequence[Spans]) -> Tokens:
+        """Texts of which some hold :data:`SPLIT`: no token reaches over one."""
+        parts: list[str] = []
+        ranges: list[Spans] = []
+        firsts = []
+        for text, of_text in zip(texts, spans):
+            firsts.append(len(parts))
+            start = 0
+            for part in text.split(SPLIT):
+                end = start + len(part)
+                clipped = [(max(a, start) - start, min(b, end) - start) for a, b in of_text if a < end and b > start]
+                parts.append(part)
+                ranges.append(clipped)
+                start = end + len(SPLIT)
+        found = self.encode(parts, ranges)
+        counts = np.add.reduceat(found.counts, firsts) if firsts else found.counts
+        return Tokens(found.ids, found.trained, counts)
 
     def _check(self, texts: Sequence[str]) -> None:
         assert self._fast is not None

@@ -11,6 +11,7 @@ import numpy as np
 
 from ftlab.data.formats import Conversation, Labelled, Message, Pair, Prompt, Record, Text
 from ftlab.data.packing.store import Sample
+from ftlab.data.tokens.literals import Literals, begin_token, special_tokens
 from ftlab.errors import DataError, NotReadyError
 from ftlab.model.tokenizer import load_tokenizer
 from ftlab.policy.tokens import Tokens
@@ -27,6 +28,7 @@ class Outcome:
     whole: int = 0
     cut: int = 0
     shortened: int = 0
+    literal: int = 0
 
     def summary_line(self, run: Run) -> str:
         rows = f"{self.whole + self.cut:,} row{'s' * (self.whole + self.cut != 1)}"
@@ -38,6 +40,8 @@ class Outcome:
             said += f", {self.cut:,} of them to where {limit} cuts"
         if self.shortened:
             said += f"; {self.shortened:,} that data.truncation={run.data.truncation} shortens to {limit} not compared"
+        if self.literal:
+            said += f"; {self.literal:,} that spell special tokens out not compared"
         return said
 
 
@@ -56,10 +60,9 @@ def reload_tokenizer(tokens: Tokens, run: Run) -> Any:
             ) from None
 
 
-def read_back(rows: Iterable[Row], run: Run, tokens: Tokens, cached: bool) -> Outcome:
+def read_back(rows: Iterable[Row], run: Run, tokens: Tokens) -> Outcome:
     """Compare every row with what the tokenizer makes of its template, and look for the ends of trained turns.
 
-    :param cached: whether the rows were prepared by an earlier command.
     :raises DataError: the first difference, with its row.
     """
     tokenizer = tokens.tokenizer
@@ -68,21 +71,25 @@ def read_back(rows: Iterable[Row], run: Run, tokens: Tokens, cached: bool) -> Ou
             f"The tokenizer of {run.model.path} pads with its end of text, {tokenizer.eos_token!r}: masked with the "
             "padding, it is never learned. Give it a pad_token of its own in tokenizer_config.json."
         )
-    check = _Check(run, tokens, reload_tokenizer(tokens, run), cached)
+    check = _Check(run, tokens, reload_tokenizer(tokens, run))
     for row in rows:
         check.row(row)
     return check.outcome
 
 
 class _Check:
-    def __init__(self, run: Run, tokens: Tokens, tokenizer: Any, cached: bool):
-        self._run, self._tokens, self._tokenizer, self._cached = run, tokens, tokenizer, cached
+    def __init__(self, run: Run, tokens: Tokens, tokenizer: Any):
+        self._run, self._tokens, self._tokenizer = run, tokens, tokenizer
         # Of a template whose turns end with none, what stands last in them is no token to stop at.
         known = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
         self._stops = [stop for stop in tokens.stop if stop in known]
+        self._literals = Literals(special_tokens(tokenizer) if run.data.special_tokens == "text" else ())
         self.outcome = Outcome()
 
     def row(self, row: Row) -> None:
+        if self._literals.kept_apart(row.record) is not row.record:
+            self.outcome.literal += 1
+            return
         if isinstance(row.record, Text):
             self._text(row, row.record)
             return
@@ -116,7 +123,8 @@ class _Check:
 
     def _text(self, row: Row, record: Text) -> None:
         ids = self._tokenizer(record.text, add_special_tokens=False, verbose=False)["input_ids"]
-        ids = [*ids, self._tokenizer.eos_token_id]
+        begin = begin_token(self._tokenizer)
+        ids = [*([] if begin is None else [begin]), *ids, self._tokenizer.eos_token_id]
         end = 0
         for sample, start in zip(row.samples, chunk_starts(row.samples, self._run.data)):
             end = start + len(sample.input_ids)
@@ -164,11 +172,6 @@ class _Check:
             return (
                 "The template writes the date of the day, so rows prepared on another day differ, and so will what is "
                 "served. Name a template without it: model.template=NAME."
-            )
-        if self._cached:
-            return (
-                "These rows were prepared by an earlier command. Try data.cache=null: if that passes, what is in "
-                f"{self._run.data.cache}/data is damaged; remove that folder, and it is made again."
             )
         return (
             f"The tokenizer of {self._run.model.path} writes otherwise once it is saved and loaded again, so the model "

@@ -68,7 +68,7 @@ def inspect(run: Run, overrides: Sequence[str]) -> None:
     if task.check and rows is not None:
         try:
             checked = first_rows(rows, reader[0], task.check, *reader[1:])
-            said = read_back(checked, run, tokens, prepared.cached).summary_line(run)
+            said = read_back(checked, run, tokens).summary_line(run)
         except (DataError, NotReadyError) as error:
             failure = error
     of = facts(run, parts[task.split], task.split, tokens)

@@ -1,0 +1,55 @@
+"""Special tokens that a row's own text spells out: read as the characters that they are, and not as the tokens.
+
+A user who writes ``<|im_end|>`` would otherwise end the turn, in training and wherever the text is served.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import fields, replace
+from typing import Any
+
+from ftlab.data.formats import Record
+from ftlab.data.tokens.encoder import SPLIT
+
+
+def special_tokens(tokenizer: Any) -> tuple[str, ...]:
+    """Every special token of a tokenizer that has more than one character."""
+    added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return tuple(sorted(token for token in {*tokenizer.all_special_tokens, *added} if len(token) > 1))
+
+
+def begin_token(tokenizer: Any) -> int | None:
+    """The id that a tokenizer writes by itself before a text; None where it writes none."""
+    plain, whole = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
+    return whole[0] if len(whole) > len(plain) and whole[0] == tokenizer.bos_token_id else None
+
+
+class Literals:
+    """:param tokens: that are text where a row holds them; none to read them as tokens."""
+
+    def __init__(self, tokens: Iterable[str]):
+        longest_first = sorted(tokens, key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+
+    def kept_apart(self, record: Record) -> Record:
+        """The record with :data:`SPLIT` within each special token of its text; itself where there is none."""
+        if not any(self._holds(getattr(record, field.name)) for field in fields(record)):
+            return record
+        changed = {field.name: self._split(getattr(record, field.name)) for field in fields(record)}
+        return replace(record, **changed)
+
+    def _holds(self, value: Any) -> bool:
+        if isinstance(value, str):
+            return self._pattern.search(value) is not None
+        if isinstance(value, dict):
+            return any(map(self._holds, value.values())) or any(map(self._holds, value))
+        return isinstance(value, list) and any(map(self._holds, value))
+
+    def _split(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self._pattern.sub(lambda found: f"{found[0][0]}{SPLIT}{found[0][1:]}", value)
+        if isinstance(value, dict):
+            return {self._split(key): self._split(inner) for key, inner in value.items()}
+        return [self._split(inner) for inner in value] if isinstance(value, list) else value
