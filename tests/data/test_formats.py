@@ -263,10 +263,10 @@ REFUSED = {
         "has no column 'instruction'; it has 'question', 'answer'",
     ),
     "an empty row": ("alpaca", {}, "has no column 'instruction'; it has none"),
-    "a null column is missing": (
+    "a null column is said to be null": (
         "alpaca",
         {"instruction": "a", "output": None},
-        "has no column 'output'; it has 'instruction', 'output'",
+        "column 'output' is null",
     ),
     "an empty answer": ("alpaca", {"instruction": "a", "output": ""}, "column 'output' is empty"),
     "an answer of white space": ("alpaca", {"instruction": "a", "output": " \n"}, "column 'output' is empty"),

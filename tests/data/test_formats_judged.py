@@ -174,7 +174,7 @@ WAYS = "needs 'prompt'|'instruction'|'messages'|'conversations' + 'chosen' + 're
 NO_PAIRS = {
     "no rejected": (
         {"prompt": "a", "chosen": "b", "rejected": None},
-        f"{WAYS}, or 'chosen' + 'rejected'; it has 'prompt', 'chosen', 'rejected'",
+        f"{WAYS}, or 'chosen' + 'rejected'; it has 'prompt', 'chosen', 'rejected' (null)",
     ),
     "strings without a prompt": ({"chosen": "b", "rejected": "c"}, f"{WAYS}; it has 'chosen', 'rejected'"),
     "equal strings": ({"prompt": "a", "chosen": "b", "rejected": "b"}, "chosen and rejected are the same"),

@@ -113,11 +113,11 @@ def test_rows_that_cannot_be_used_are_counted_and_dropped(begun):
     table("qa.csv", ("question", "answer"), ("Say 1.", "1"), ("Say 2.", ""), ("Say 3.", "3"), ("Say 4.", "4"))
     said = begun("qa.csv", "--yes")
     assert "alpaca   3 of 4         2 of 2 " in said
-    assert "1 row would be dropped, first qa.csv:3: has no column 'answer'; it has 'question', 'answer'\n" in said
+    assert "1 row would be dropped, first qa.csv:3: column 'answer' is null\n" in said
     assert re.findall(r"^qa.csv:(\d)   \d+ tokens", said, re.MULTILINE) == ["2", "4", "5"]
     written = Path("conf/experiment/qa.yaml").read_text()
     assert "  format: alpaca                # 3 of the 4 rows read so\n" in written
-    assert "  on_invalid: drop              # 1 of the 4 rows cannot be used: has no column 'answer'" in written
+    assert "  on_invalid: drop              # 1 of the 4 rows cannot be used: column 'answer' is null" in written
 
 
 def test_what_the_user_said_is_kept(begun):

@@ -98,7 +98,7 @@ class Columns:
         wanted = ", or ".join(" + ".join(way) for way in named if all(way)) or "columns that data.columns sets to null"
         only = ways[0][0] if len(ways) == len(ways[0]) == 1 else ()
         lacking = f"has no column {self.name(only[0])!r}" if len(only) == 1 else f"needs {wanted}"
-        if len(only) == 1 and self.name(only[0]) in self._row:
+        if len(only) == 1 and self._names.get(only[0], only[0]) in self._row:  # else data.columns leaves it out
             return RowError(f"column {self.name(only[0])!r} is null")
         has = [shorten_value(name) + " (null)" * (value is None) for name, value in self._row.items()]
         listed = ", ".join(has[:_MOST_NAMED]) + (", ..." if len(has) > _MOST_NAMED else "")
