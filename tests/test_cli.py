@@ -99,6 +99,13 @@ def test_an_error_cannot_steer_the_terminal(ftlab):
     assert "\x1b" not in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("line", ["--help", "version", "env format=json", "explain lora.r"])
+def test_an_output_on_a_full_disk_is_told(line, script, env, tmp_path):
+    command = f"{script}/ftlab {line} > /dev/full"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "The output cannot be written: No space left on device.\n")
+
+
 def test_version(ftlab):
     done = ftlab("version")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"ftlab {__version__}\n", "")

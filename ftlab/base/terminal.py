@@ -6,6 +6,7 @@ round. Their characters are shown by their number instead, ``<U+001B>``, here as
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -21,6 +22,7 @@ from rich.segment import Segment
 from rich.text import Text
 
 from ftlab.base.redaction import redact
+from ftlab.errors import NotReadyError
 
 # C0 without tab and line break, delete, C1, and what overrides the direction of reading.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -56,7 +58,14 @@ class Terminal(Console):
             (line,) = objects
             text = self.render_str(line, markup=options.get("markup")) if isinstance(line, str) else line
             objects = (_between_words(text, width),)
-        super().print(*objects, **options)
+        try:
+            super().print(*objects, **options)
+        except OSError as error:
+            if error.errno != errno.ENOSPC or self.file is not sys.stdout:
+                raise
+            self.quiet = True  # what a run computes is worth more than what it prints
+            discard_output()
+            echo_error(f"The output cannot be written any more: {error.strerror}. What goes on says so no longer here.")
 
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(escape_controls(text), **options)  # before it is measured
@@ -67,8 +76,11 @@ class Terminal(Console):
 
 
 def echo(text: object = "") -> None:
-    """A line without markup, broken between words where the width is known."""
-    print(_fitted(escape_controls(str(text)), sys.stdout))
+    """A line without markup, broken between words where the width is known.
+
+    :raises NotReadyError: the output is a file on a full disk.
+    """
+    _print(_fitted(escape_controls(str(text)), sys.stdout))
 
 
 def echo_error(text: object) -> None:
@@ -119,7 +131,17 @@ def _asked_width() -> int | None:
 def echo_json(value: Any) -> None:
     """A document, to be read by a program."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
-    print(_CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+    _print(_CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+
+
+def _print(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        discard_output()
+        raise NotReadyError(f"The output cannot be written: {error.strerror}.") from None
 
 
 def discard_output() -> None:

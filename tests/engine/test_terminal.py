@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
+import subprocess
+import sys
 
 from ftlab.use.ls import ls
-from tests.runs import make_run, train_run
+from tests.conftest import ROOT
+from tests.runs import BARE, make_run, train_run
 
 TITLE, CLEAR = "\x1b]0;owned\x07", "\x1b[2J\x9b3J"
 
@@ -30,3 +34,14 @@ def test_answers_and_manifests_cannot_steer_the_terminal(tmp_path, capsys):
         ls(make_run(*overrides), overrides)
         printed = capsys.readouterr().out
         assert "failed" in printed and not {"\x1b", "\x07", "\x9b"} & set(printed)
+
+
+def test_a_run_whose_output_is_on_a_full_disk_goes_on(tmp_path):
+    given = (*BARE, "train.max_steps=1", "data.max_samples=8", f"run.dir={tmp_path / 'r'}")
+    command = shlex.join([sys.executable, "-m", "ftlab", *given])
+    done = subprocess.run(["bash", "-c", f"{command} > /dev/full"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("The output cannot be written any more: No space left on device.") == 1
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "r" / "final" / "adapter_model.safetensors").is_file()
+    assert "Finished" in (tmp_path / "r" / "log.txt").read_text()
