@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+import tempfile
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.markup import escape
 
@@ -17,6 +20,8 @@ from ftlab.engine.phase import PhaseRun
 from ftlab.engine.session import Session, resume_command, session_of
 from ftlab.errors import DivergedError, FtlabError, RunDirError
 from ftlab.rundir.directory import RunDir
+
+_LITTLE = 1 << 20  # bytes: what a full disk may still have
 
 
 def execute(
@@ -67,13 +72,33 @@ def _room(run_dir: RunDir) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # safetensors and tokenizers have errors of their own for a full disk, with the system's words.
-        is_full = getattr(error, "errno", None) == errno.ENOSPC or os.strerror(errno.ENOSPC) in str(error)
-        if isinstance(error, FtlabError) or not is_full:
+        if isinstance(error, FtlabError) or not (_is(error, errno.ENOSPC) or _is(error, errno.EFBIG)):
             raise
-        raise RunDirError(
-            f"The disk of {run_dir.path} is full. Free some space, and continue with: {resume_command(run_dir)}"
-        ) from None
+        if _is(error, errno.EFBIG):
+            what = f"A file below {run_dir.path} is larger than this shell allows (ulimit -f). Raise the limit"
+        else:
+            place, other = _full_disk(run_dir)
+            what = f"The disk of {place} is full. Free some space{other}"
+        raise RunDirError(f"{what}, and continue with: {resume_command(run_dir)}") from None
+
+
+def _is(error: Exception, number: int) -> bool:
+    """safetensors and tokenizers have errors of their own, with the system's words."""
+    return getattr(error, "errno", None) == number or os.strerror(number) in str(error)
+
+
+def _full_disk(run_dir: RunDir) -> tuple[Path, str]:
+    """Of the folders that a run writes to, the one whose disk has no room, and what else would do."""
+    elsewhere = [(Path(tempfile.gettempdir()), ", or name another folder for temporary files with TMPDIR=FOLDER")]
+    try:
+        caches = sorted({phase.config.data.cache for phase in run_dir.plan().phases if phase.config.data.cache})
+    except RunDirError:
+        caches = []
+    elsewhere += [(Path(cache).expanduser(), ", or give another data.cache=FOLDER") for cache in caches]
+    for place, other in elsewhere:
+        if place.is_dir() and shutil.disk_usage(place).free < _LITTLE < shutil.disk_usage(run_dir.path).free:
+            return place, other
+    return run_dir.path, ""
 
 
 @contextmanager
