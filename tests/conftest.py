@@ -20,6 +20,8 @@ from ftlab.config import check, command_line, compose
 from ftlab.errors import ConfigError
 from ftlab.schema import Run
 
+# xdist tells its workers how wide its own terminal is; what a test runs has none.
+os.environ.pop("COLUMNS", None)
 ROOT = Path(__file__).resolve().parents[1]
 
 
