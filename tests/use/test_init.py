@@ -130,11 +130,34 @@ def test_what_the_user_said_is_kept(begun):
     assert "  - override /lora: r8" in lines and "  max_length: 64                # as ftlab init was told" in lines
 
 
-def test_rows_too_long_for_the_model_are_told(begun):
-    rows = [{"text": "x " * 400}] + [{"prompt": "Say. " * n, "completion": "7"} for n in (1, 200, 300)]
-    Path("my.json").write_text(json.dumps(rows[1:]))
+def test_a_length_that_keeps_long_rows_is_proposed_and_written(begun):
+    rows = [{"prompt": f"{i}: " + "Say. " * n, "completion": "7"} for i, n in enumerate([1, 2, 3, 4, 200, 300] * 5)]
+    Path("my.json").write_text(json.dumps(rows))
     said = begun("my.json", "-y")
+    found = re.search(r"data\.max_length=(\d+) keeps all of the 30 rows whole, and is written", said)
+    assert found and int(found[1]) % 64 == 0 and 256 < int(found[1]) <= 2048
+    assert "dropped" not in said
+    assert "my.json:5" in said, "the first that the default would have left out is shown beside the first three"
+    written = Path("conf/experiment/my.yaml").read_text()
+    assert f"  max_length: {found[1]}" in written
+    assert "keeps (nearly) all of the 30 rows whole" in written
+
+
+def test_a_length_that_was_given_stays_and_its_losses_are_told(begun):
+    rows = [{"prompt": "Say. " * n, "completion": "7"} for n in (1, 200, 300)]
+    Path("my.json").write_text(json.dumps(rows))
+    said = begun("my.json", "-y", "data.max_length=256")
     assert "of the 3 rows: 2 would be dropped, nothing to learn within data.max_length=256\n" in said
+    assert re.search(r"data\.max_length=\d+ would keep 99 % of them whole\n", said)
+    assert "  max_length: 256               # as ftlab init was told" in Path("conf/experiment/my.yaml").read_text()
+
+
+def test_rows_longer_than_the_model_can_have_are_told(begun):
+    rows = [{"prompt": "Say. " * n, "completion": "7"} for n in (1, 5, 3000)]
+    Path("my.json").write_text(json.dumps(rows))
+    said = begun("my.json", "-y")
+    assert "would be dropped, nothing to learn within data.max_length=2048" in said
+    assert "more than the 2,048 positions of model=tiny" in said
     Path("long.json").write_text(json.dumps(rows[2:]))
     said = begun("long.json", "-y")
     assert "Its rows cannot be shown with model=tiny: long.json: no row of train is left to learn from" in said

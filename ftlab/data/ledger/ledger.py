@@ -21,6 +21,8 @@ class SplitLedger:
     :param dropped: reason -> how many rows. :param named: reason -> ``file:row`` of the first of them.
     :param duplicates: kept rows that say what an earlier one says. :param duplicates_named: the first of them.
     :param literals: rows that spell special tokens out, which are read as text. :param literals_named: the first.
+    :param needed: where rows were cut or left out for their length, the ``data.max_length`` that keeps ``most`` (99 %)
+        and ``all`` of them whole.
     :param in_train: of another split than train: how many ``rows`` train has as well, the ``first`` of them, and of how
         many more it has the ``prompts`` with other answers.
     :param tokens_cut: what truncation took away, and all of rows that were dropped for what is in their tokens.
@@ -47,6 +49,7 @@ class SplitLedger:
     duplicates_named: list[str] = field(default_factory=list)
     literals_named: list[str] = field(default_factory=list)
     in_train: dict[str, Any] | None = None
+    needed: dict[str, int] | None = None
     percentiles: dict[str, int] = field(default_factory=dict)
     histogram: list[list[int]] = field(default_factory=list)
 
@@ -73,6 +76,11 @@ class SplitLedger:
         edges = np.unique(np.linspace(0, int(np.max(lengths)) + 1, _BARS + 1).astype(np.int64))
         counts, _ = np.histogram(lengths, edges)
         self.histogram = [[int(a), int(b), int(n)] for a, b, n in zip(edges, edges[1:], counts)]
+
+    def measure_needed(self, lengths: Any) -> None:
+        """:param lengths: tokens of the longest sample of each row, those that were left out included."""
+        most, all_ = (int(value) for value in np.percentile(lengths, (99, 100), method="higher"))
+        self.needed = {"most": most, "all": all_}
 
     @property
     def rows_dropped(self) -> int:
@@ -102,7 +110,8 @@ class SplitLedger:
             **({"in_train": self.in_train} if self.in_train is not None else {}),
             "tokens": {"in": self.tokens_in, "trained": self.tokens_trained, "masked": self.tokens_masked,
                        "cut": self.tokens_cut, "repeated": self.tokens_repeated, "padded": self.tokens_padded},
-            "lengths": {**self.percentiles, "histogram": self.histogram},
+            "lengths": {**self.percentiles, "histogram": self.histogram,
+                        **({"needed": self.needed} if self.needed is not None else {})},
             "packing": {"rows": self.packed_rows, "tokens_per_row": self.packed_capacity // max(self.packed_rows, 1),
                         "fill": round(self.fill, 4)},
         }  # fmt: skip

@@ -36,6 +36,10 @@ def ledger_lines(ledger: Ledger, cached: bool, damaged: str | None) -> Iterator[
             yield f"[yellow]{name}: {count:,} rows dropped: {escape(reason)}{escape(where)}[/yellow]"
         if split.tokens_cut:
             yield f"[yellow]{name}: {split.tokens_cut:,} of the tokens are cut, with their rows or from them[/yellow]"
+        if split.needed:
+            most, all_ = split.needed["most"], split.needed["all"]
+            both = f"99 % of its rows whole, {all_:,} all of them" if most < all_ else "all of its rows whole"
+            yield f"{name}: data.max_length={most} would keep {both}"
         if split.duplicates:
             first = escape(split.duplicates_named[0])
             yield f"[yellow]{name}: {split.duplicates:,} rows say what an earlier one says, first {first}[/yellow]"

@@ -77,6 +77,7 @@ class SplitBuilder:
         self._parts_of: list[int] = []
         self._orders: list[Counts] = []
         self._refused = RefusedRows()
+        self._too_long: list[int] = []  # tokens of rows that were left out for it
 
     def build(self, folder: Path) -> SplitLedger:
         """:raises DataError: a row that stops the run. :raises Unlike: the fast path found other ids."""
@@ -115,6 +116,7 @@ class SplitBuilder:
             if problem.advice is not None and not (problem.malformed and self._data.on_invalid == "drop"):
                 reason = f"{problem.reason}{problem.detail}"
                 self._refused.add(block.file, problem.number, reason, problem.advice)
+            self._too_long += [problem.too_long] if problem.too_long else []
             self._ledger.drop(problem.reason, f"{block.file}:{problem.number}", problem.tokens)
         self._writer.add(encoded.ids, encoded.trained)
         # They are on disk now. Not a slice, which would hold all of them.
@@ -172,6 +174,9 @@ class SplitBuilder:
         full, counts = (joined[name].reshape(-1, per_unit)[used] for name in ("full", "counts"))
         self._ledger.rows_truncated = int(np.count_nonzero((full > counts).any(1)))
         self._ledger.measure(full.reshape(-1))
+        is_text = all(self._means.recipes[part.source.name].format == "text" for part in self._parts)
+        if not is_text and (self._too_long or self._ledger.rows_truncated):
+            self._ledger.measure_needed(np.concatenate([full.max(1, initial=0), self._too_long]))
 
     def compare(self, train: SplitBuilder) -> None:
         """Count the rows that train has as well, and those of which it has only the prompt. Both have been built."""

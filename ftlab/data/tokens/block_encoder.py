@@ -46,6 +46,7 @@ class Problem:
 
     :param tokens: how many it had, as far as it came. :param malformed: whether ``data.on_invalid`` decides about it.
     :param detail: what belongs to this row alone, and so does not group with others'.
+    :param too_long: tokens of its longest sample, if that was more than there may be.
     :param advice: what to do about it; None where leaving the row out is what was asked for.
     """
 
@@ -56,6 +57,7 @@ class Problem:
     malformed: bool = True
     detail: str = ""
     advice: str | None = MEND
+    too_long: int = 0
 
 
 @dataclass(slots=True)
@@ -229,7 +231,8 @@ class BlockEncoder:
         return None
 
     def _problem(self, draft: _Draft, reason: str, detail: str = "", advice: str | None = None) -> Problem:
-        return Problem(draft.ordinal, draft.number, reason, sum(draft.full), False, detail, advice)
+        too_long = max(draft.full) if max(draft.full) > self.recipe.max_length else 0
+        return Problem(draft.ordinal, draft.number, reason, sum(draft.full), False, detail, advice, too_long)
 
     def _shorten(self, draft: _Draft) -> bool:
         """Leave out the oldest turns, and under ``left`` the beginning of the oldest question left, until it fits."""

@@ -17,13 +17,13 @@ from rich.prompt import Prompt
 from rich.table import Table
 
 from ftlab.config import check, command_line, compose
-from ftlab.data.prepare import prepare, split_parts
+from ftlab.data.prepare import Parts, Prepared, prepare, split_parts
 from ftlab.data.sources import resolve
 from ftlab.data.sources.rows import Row
 from ftlab.errors import ConfigError, DataError, FtlabError, Interrupted, Mistake, NotReadyError
-from ftlab.policy.tokens import load_tokens
+from ftlab.policy.tokens import Tokens, load_tokens
 from ftlab.rundir.files import write_atomic
-from ftlab.schema import InitTask, Run
+from ftlab.schema import Data, InitTask, Run
 from ftlab.use.init import file as init_file
 from ftlab.use.init.file import Target
 from ftlab.use.init.guess import NEAR, ORDER, STAGES, Guess, guesses, select_fitting, tied_guesses
@@ -32,6 +32,7 @@ from ftlab.use.inspect.rows import first_rows
 from ftlab.use.inspect.show import show_row
 
 _SAMPLE, _SHOWN = 200, 3
+_STEP = 64  # tokens: a proposed length is a multiple
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
@@ -75,9 +76,11 @@ def init(run: Run, overrides: Sequence[str]) -> None:
     _print_guesses(to, rows, found)
     stage, guess = _choose(to, tied_guesses(found), run, overrides, task)
     _print_choice(to, rows, stage, guess)
-    _print_rows(to, rows, _run_of_guess(run, overrides, stage, guess, task.file))
+    given = init_file.user_overrides(overrides)
+    is_length_given = any(override.startswith("data.max_length=") for override in given)
+    length = _print_rows(to, rows, _run_of_guess(run, overrides, stage, guess, task.file), is_length_given)
     where = _ask_name(to, where, task) if _asks_name(task) else where
-    _write(where, init_file.text(where, task.file, stage, guess, init_file.user_overrides(overrides), rows.description))
+    _write(where, init_file.text(where, task.file, stage, guess, given, rows.description, length))
     to.print(f"\nWritten to {where.path}. It trains with\n  ftlab {where.arguments}", soft_wrap=True, markup=False)
     to.print(f"and shows all its rows with\n  ftlab inspect {where.arguments}", soft_wrap=True, markup=False)
 
@@ -187,27 +190,30 @@ def _run_of_guess(run: Run, overrides: Sequence[str], stage: str, guess: Guess, 
     return composed.model_copy(update={"data": composed.data.model_copy(update=update)})
 
 
-def _print_rows(to: Console, rows: _Rows, run: Run) -> None:
-    """The first rows that can be trained on, prepared as they will be. What keeps them from it is no failure here."""
+def _print_rows(to: Console, rows: _Rows, run: Run, is_length_given: bool) -> int | None:
+    """The first rows that can be trained on, prepared as they will be, and the first that needs more than the usual
+    length. What keeps them from it is no failure here.
+
+    :param is_length_given: whether the user chose ``data.max_length``.
+    :returns: the length that keeps (nearly) all rows whole, where the usual one does not and the model can have it.
+    """
     with tempfile.TemporaryDirectory(prefix="ftlab-init-") as folder:
         head = Path(folder) / "rows.jsonl"
         places = [place for place, row in enumerate(rows.rows) if row.problem is None]
         lines = (json.dumps(rows.rows[place].value, default=str) for place in places)
         head.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        no_split = run.data.split.model_copy(update={"validation": "none", "test": "none", "golden": "none"})
-        update = {"path": str(head), "cache": None, "split": no_split, "max_samples": None, "num_samples": None}
-        data = run.data.model_copy(update=update)
         try:
             tokens = load_tokens(run)
-            sources = resolve.resolve(data, run.stage.name)
-            parts = split_parts(sources, data, run.seed)
-            prepared = prepare(sources, parts, data, run.seed, tokens.template, tokens.tokenizer)
+            length = None if is_length_given else _better_length(head, run, tokens)
+            data, parts, prepared = _prepared(head, run, tokens, length or run.data.max_length)
         except (DataError, NotReadyError) as error:
             said = str(error).replace(str(head), rows.file)
             to.print(f"[yellow]{escape(f'Its rows cannot be shown with model={run.model.name}: {said}')}[/yellow]")
-            return
-        first = list(first_rows(prepared.train, parts["train"], _SHOWN, data, tokens.tokenizer))
-        named = [replace(row, where=rows.where(places[int(row.where.rpartition(":")[2]) - 1])) for row in first]
+            return None
+        good = list(first_rows(prepared.train, parts["train"], _SAMPLE, data, tokens.tokenizer))
+        long = [row for row in good[_SHOWN:] if max(len(s.input_ids) for s in row.samples) > run.data.max_length]
+        shown = [*good[:_SHOWN], *(long[:1] if length is not None else [])]
+        named = [replace(row, where=rows.where(places[int(row.where.rpartition(":")[2]) - 1])) for row in shown]
         samples = [sample for row in named for sample in show_row(row, tokens.tokenizer, False)]
         of_model = [fact for fact in facts(run, (), "train", tokens) if fact[0] != "data"]
         print_samples(to, of_model, samples)
@@ -216,8 +222,42 @@ def _print_rows(to: Console, rows: _Rows, run: Run) -> None:
         dropped = {reason: count for reason, count in ledger.dropped.items() if "max_length" in reason}
         said_of = [f"{count} would be dropped, {reason}" for reason, count in dropped.items()]
         said_of += [f"{ledger.rows_truncated} cut to {limit}"] if ledger.rows_truncated else []
+        if length is not None:
+            kept = "all" if not said_of else "nearly all"
+            usual = f"model={run.model.name} has {run.data.max_length} by default"
+            to.print(f"{limit} keeps {kept} of {rows.description} whole, and is written ({usual}).", soft_wrap=True)
         if said_of:
             to.print(f"[yellow]of {rows.description}: {escape('; '.join(said_of))}[/yellow]", soft_wrap=True)
+            needed = ledger.needed or {}
+            most = run.model.architecture.max_positions
+            if needed and needed["most"] > data.max_length:
+                room = "" if needed["most"] <= most else f", more than the {most:,} positions of model={run.model.name}"
+                to.print(f"data.max_length={needed['most']} would keep 99 % of them whole{room}", soft_wrap=True)
+        return length
+
+
+def _better_length(head: Path, run: Run, tokens: Tokens) -> int | None:
+    """The length within the model's positions that keeps all rows whole, or 99 % where the others are twice as long;
+    None where the usual one does. Of plain text nothing is lost: it is cut into chunks."""
+    most = run.model.architecture.max_positions
+    if run.data.format == "text" or most <= run.data.max_length:
+        return None
+    ledger = _prepared(head, run, tokens, most)[2].ledger.splits["train"]
+    nearly_all, all_ = ledger.percentiles["p99"], ledger.percentiles["p100"]
+    if ledger.needed is not None:  # some are longer than the model can have
+        return most
+    wanted = all_ if all_ <= 2 * nearly_all else nearly_all
+    return min(-(-wanted // _STEP) * _STEP, most) if wanted > run.data.max_length else None
+
+
+def _prepared(head: Path, run: Run, tokens: Tokens, length: int) -> tuple[Data, Parts, Prepared]:
+    """The rows in a file, prepared alone."""
+    no_split = run.data.split.model_copy(update={"validation": "none", "test": "none", "golden": "none"})
+    update = {"path": str(head), "cache": None, "split": no_split, "max_samples": None, "num_samples": None}
+    data = run.data.model_copy(update={**update, "max_length": length})
+    sources = resolve.resolve(data, run.stage.name)
+    parts = split_parts(sources, data, run.seed)
+    return data, parts, prepare(sources, parts, data, run.seed, tokens.template, tokens.tokenizer)
 
 
 # --- the experiment --------------------------------------------------------------------------------------------------

@@ -55,10 +55,19 @@ def user_overrides(overrides: Sequence[str]) -> list[str]:
     return [o for o in bare if not _OURS.match(o) and not o.startswith(("stage=", "data=", "hydra", "experiment="))]
 
 
-def text(where: Target, file: str, stage: str, guess: Guess, overrides: Sequence[str], sampled: str) -> str:
-    """:param overrides: of :func:`user_overrides`. :param sampled: how the rows that were looked at are called."""
+def text(
+    where: Target, file: str, stage: str, guess: Guess, overrides: Sequence[str], sampled: str, length: int | None
+) -> str:
+    """:param overrides: of :func:`user_overrides`. :param sampled: how the rows that were looked at are called.
+    :param length: a ``data.max_length`` that they need.
+    """
     groups = [(key, value) for key, _, value in (o.partition("=") for o in overrides) if key in _GROUPS]
     keys: dict[str, Any] = {"data": _data(file, guess, sampled)}
+    if length is not None:
+        keys["data"]["max_length"] = (
+            str(length),
+            f"keeps (nearly) all of {sampled} whole; the model's default would not",
+        )
     for key, _, value in (o.partition("=") for o in overrides):
         if key not in _GROUPS:
             *parents, last = key.split(".")
