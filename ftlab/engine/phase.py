@@ -67,9 +67,9 @@ class PhaseRun:
 
     def _check_same_data(self, sources: list[resolve.Source]) -> None:
         """A run that goes on must read what it began with, or its weights belong to no data set at all."""
-        for file in resolve.changed_files(sources, self.run_dir.data_files(self.phase.name)):
+        for change in resolve.file_changes(sources, self.run_dir.data_files(self.phase.name)):
             raise RunDirError(
-                f"{file} has changed since {self.run_dir.path} began. Put the file back to continue, or start "
+                f"{change} since {self.run_dir.path} began. Put the data back as it was to continue, or start "
                 "another run: run.if_exists=new, or another run.name."
             )
 

@@ -86,21 +86,21 @@ def _check_finished(run: Run, overrides: Sequence[str]) -> RunDir:
 
 def _check_data(original: RunDir, plan: Plan, force: bool) -> None:
     """:raises RunDirError: files that are not what the run read."""
-    changed: dict[str, None] = {}
+    changes: dict[resolve.FileChange, None] = {}
     for phase in plan.phases:
         try:
             sources = resolve.resolve(phase.config.data, phase.config.stage.name)
         except DataError as error:
             raise DataError(f"{error}{original.start_folder_hint()}") from None
-        changed |= dict.fromkeys(resolve.changed_files(sources, original.data_files(phase.name)))
-    if changed and not force:
-        files, have = ", ".join(changed), "has" if len(changed) == 1 else "have"
+        changes |= dict.fromkeys(resolve.file_changes(sources, original.data_files(phase.name)))
+    if changes and not force:
+        said = ", ".join(map(str, changes))
         raise RunDirError(
-            f"{files} {have} changed since {original.path} was trained, so the same weights cannot be expected. Put "
+            f"{said} since {original.path} was trained, so the same weights cannot be expected. Put "
             "the data back, or run it anyway with force=true."
         )
-    for file in changed:
-        echo(f"{file} has changed since {original.path} was trained (force=true)")
+    for change in changes:
+        echo(f"{change} since {original.path} was trained (force=true)")
 
 
 # --- the second run --------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.markup import escape
 
 from ftlab.engine import starts, summary
-from ftlab.engine.final_weights import changed_weights
+from ftlab.engine.finished import remarks_on_finished
 from ftlab.engine.hooks import PhaseHooks
 from ftlab.engine.phase import PhaseRun
 from ftlab.engine.session import Session, resume_command, session_of
@@ -37,7 +37,7 @@ def execute(
         left = session.phases_left()
         if session.manifest.values.get("status") == "finished" and not left:
             session.output.say(f"{run_dir.path} is finished already. run.if_exists=new starts another run beside it.")
-            for line in _changed_weights(session):
+            for line in remarks_on_finished(run_dir):
                 session.output.say(f"[yellow]{escape(line)}[/yellow]")
             summary.results(session)
             return
@@ -57,13 +57,6 @@ def execute(
         if left:
             names = ", ".join(phase.name for phase in left)
             session.output.say(f"Phases left: {escape(names)}. Continue with: {escape(session.resume_command)}")
-
-
-def _changed_weights(session: Session) -> Iterator[str]:
-    """Of a finished run, the final weights that are no longer what it ended with."""
-    for phase in session.plan.phases:
-        if phase.name in session.manifest.phases:
-            yield from changed_weights(session.run_dir, phase, session.manifest.phases[phase.name])
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from ftlab.base.terminal import Terminal, echo, echo_error
 from ftlab.config import sweeps
 from ftlab.config.command_line import Arguments
 from ftlab.engine import tasks
+from ftlab.engine.finished import remarks_on_finished
 from ftlab.errors import FtlabError, Interrupted, RunDirError
 from ftlab.planning import make_plan
 from ftlab.rundir import summary
@@ -109,8 +110,10 @@ def run_job(place: sweeps.Place, cfg: Any, of_hydra: Any) -> None:
         directory = _directory(config, place.directory)
         job = job.model_copy(update={"directory": sweep.relative(directory)})
         if sweep.is_finished(job):
-            with claim(make_plan(config, overrides)):  # what is there must be what is asked for
+            with claim(make_plan(config, overrides)) as run_dir:  # what is there must be what is asked for
                 echo(f"{title}: finished already, in {directory}")
+                for line in remarks_on_finished(run_dir):
+                    echo(line)
             sweep.record(job)
             return
         echo(f"\n{title}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,11 +24,14 @@ SMALL = ("eval.golden_rows=0", "eval.samples=0", "data.max_samples=24", "tracker
 
 @pytest.fixture
 def swept(ftlab, tmp_path):
-    """Two jobs of which the second lacks its validation file, and the same command once the file is there."""
+    """Two jobs of which the second lacks its validation file, and the same command once the file is there; by then that
+    of the first is shorter."""
     held_out(tmp_path, "instructions")
     given = ("-m", "data.split.validation=held_out/instructions.jsonl,later.jsonl", *SMALL)
     first = ftlab(*given)
-    (tmp_path / "later.jsonl").write_text((tmp_path / "held_out" / "instructions.jsonl").read_text())
+    validation = tmp_path / "held_out" / "instructions.jsonl"
+    shutil.copy(validation, tmp_path / "later.jsonl")
+    validation.write_text("".join(validation.read_text().splitlines(keepends=True)[1:]))
     return first, ftlab(*given), ftlab("ls", "format=json")
 
 
@@ -45,6 +50,7 @@ def test_a_failed_job_is_told_once_and_the_same_command_goes_on(swept, tmp_path)
     assert second.returncode == 0, second.stdout + second.stderr
     assert f"Going on with outputs/{folder.name}: 1 of 2 jobs are finished" in second.stdout
     assert "job 1 of 2: data.split.validation=held_out/instructions.jsonl: finished already" in second.stdout
+    assert re.search(r"held_out/instructions\.jsonl was [0-9a-f]{12} and is [0-9a-f]{12} now", second.stdout)
     assert second.stdout.count("\ntiny-sft-lora ") == 1, "the finished job did not run again"
     assert [path.name for path in (tmp_path / "outputs").glob("sweep-*")] == [folder.name]
     runs = [RunDir.open(folder / name) for name in ("0", "1")]

@@ -87,13 +87,31 @@ def resolve(data: Data, stage: str) -> list[Source]:
     return _sources(data, chosen)
 
 
-def changed_files(sources: Sequence[Source], recorded: Mapping[str, str] | None) -> list[str]:
-    """Return the files whose content is no longer what a run began with. :param recorded: hashes; None: nothing."""
+@dataclass(frozen=True, slots=True)
+class FileChange:
+    """A file that is not what a run read. :param recorded: its hash then; None: it was not read. :param now: None: it
+    is read no more."""
+
+    file: str
+    recorded: str | None
+    now: str | None
+
+    def __str__(self) -> str:
+        how = "is gone" if self.now is None else "is new" if self.recorded is None else "has changed"
+        return f"{self.file} {how}"
+
+
+def file_changes(sources: Sequence[Source], recorded: Mapping[str, str] | None) -> list[FileChange]:
+    """Compare the files of the data with those that a run began with: changed ones, added ones, then those that are
+    gone. :param recorded: hashes by file; None: nothing was read yet, so nothing differs."""
     if recorded is None:
         return []
     locations = [location for source in sources for location in source.splits.values()]
-    found = [pair for location in locations for pair in location.fingerprint().items()]
-    return list(dict.fromkeys(file for file, sha256 in found if recorded.get(file) != sha256))
+    now = {file: sha256 for location in locations for file, sha256 in location.fingerprint().items()}
+    changed = [
+        FileChange(file, recorded.get(file), value) for file, value in now.items() if recorded.get(file) != value
+    ]
+    return changed + [FileChange(file, value, None) for file, value in recorded.items() if file not in now]
 
 
 def mix_mistakes(data: Data) -> list[Mistake]:

@@ -13,7 +13,7 @@ from ftlab.data.packing.split_builder import Part
 from ftlab.data.packing.store import PackedRows, Rows, Sample
 from ftlab.data.prompts import prompt_rows
 from ftlab.data.row_origins import unit_locations
-from ftlab.data.sources.resolve import Source, changed_files
+from ftlab.data.sources.resolve import Source, file_changes
 from ftlab.errors import ConfigError, Mistake, RunDirError, nearest
 from ftlab.model.remote_code import untrusted
 from ftlab.policy import lineage
@@ -38,8 +38,8 @@ class StartedPhase:
 
     def check_data(self, sources: Sequence[Source]) -> None:
         """:raises RunDirError: files are not what the run read."""
-        for file in changed_files(sources, self.run_dir.data_files(self.phase.name)):
-            raise RunDirError(f"{file} has changed since {self.run_dir.path} began: its rows are no longer there.")
+        for change in file_changes(sources, self.run_dir.data_files(self.phase.name)):
+            raise RunDirError(f"{change} since {self.run_dir.path} began: its rows are no longer there.")
 
 
 def find_started_phase(run: Run, overrides: Sequence[str]) -> StartedPhase | None:
