@@ -37,9 +37,7 @@ def sealed_files(folder: Path, name: str) -> dict[str, str] | None:
     hashes = found.get("sha256")
     if not isinstance(hashes, dict) or not all(isinstance(value, str) for value in hashes.values()):
         return None
-    if "seal" in found and found["seal"] != _digest(hashes):  # versions before this one wrote none
-        return None
-    return hashes
+    return hashes if found.get("seal") == _digest(hashes) else None
 
 
 def broken_file(folder: Path, name: str, is_closed: bool = False) -> str | None:

@@ -176,7 +176,8 @@ def test_a_bad_row_found_by_another_process_stops_the_run_as_in_one(bench, write
         with pytest.raises(DataError) as caught:
             bench.prepare(*alpaca(path, f"data.workers={count}"))
         said.append(str(caught.value))
-    assert said == [f"{path}, row 41: column 'output' is empty.{MEND}"] * 2
+    assert said[0] == said[1]
+    assert said[0].startswith(f"{path}, row 41: column 'output' is empty.\n") and said[0].endswith(MEND)
 
 
 class Deadly:

@@ -132,7 +132,7 @@ def test_what_was_trained_may_not_change_and_what_was_not_may(tmp_path):
     with pytest.raises(RunDirError, match=r"  - phases: a, b there"):
         train_run(tmp_path / "run", "phases=[{name: b, stage: sft}, {name: a, stage: sft, from: none}]", *given[1:])
     wide = ("phases.b.lora.target_modules=[no_such]",)
-    with pytest.raises(ConfigError, match="no_such"):
+    with pytest.raises(NotReadyError, match="no_such"):
         train_run(tmp_path / "run", *given, *wide)
     assert (run.phase("02-b") / "base").is_dir() and run.manifest()["status"] == "failed"
     mended = train_run(tmp_path / "run", *given, "phases.b.start=continue", "phases.b.data.max_samples=30")

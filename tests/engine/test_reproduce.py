@@ -136,7 +136,7 @@ def test_weights_and_environment_that_differ(copies):
     def edit(manifest: dict[str, Any]) -> None:
         manifest["phases"]["sft"]["sha256"]["adapter_model.safetensors"] = "0" * 64
         manifest["packages"]["torch"], manifest["machine"]["threads"] = "1.0", 64
-        manifest["starts"].append({"time": "T", "packages": {"peft": "0.1"}})
+        manifest["starts"].append({"time": "2026-01-02T03:04:05+00:00", "packages": {"peft": "0.1"}})
 
     change(second.manifest_json, edit)
     is_equal, lines = verdict(first, second)
@@ -145,7 +145,7 @@ def test_weights_and_environment_that_differ(copies):
     assert f"  sft: final weights: adapter_model.safetensors was {real} and is 000000000000 now" in lines
     assert any(re.fullmatch(r"  packages\.torch was 2\S* and is 1\.0 now", line) for line in lines)
     assert any(re.fullmatch(r"  machine\.threads was \d+ and is 64 now", line) for line in lines)
-    assert "  the second run was continued at T with another packages.peft" in lines
+    assert "  the second run was continued at 2026-01-02T03:04:05+00:00 with another packages.peft" in lines
 
 
 def test_a_run_that_logged_more_or_ended_earlier(copies):

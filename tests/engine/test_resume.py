@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ftlab.engine.tasks import resume
-from ftlab.errors import ConfigError, DivergedError, RunDirError
+from ftlab.errors import ConfigError, DivergedError, NotReadyError, RunDirError
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.manifest import Manifest
 from tests.runs import final_hash, logged, make_run, metrics, resume_run, train_run
@@ -127,8 +127,8 @@ def test_a_checkpoint_that_is_not_there_is_refused_and_nothing_is_cut(tmp_path, 
 
 
 def test_resume_refuses_what_it_would_ignore(tmp_path, whole):
-    with pytest.raises(ConfigError, match=r"train\.max_steps=100: ftlab resume takes everything from the run's own"):
-        resume(make_run("task=resume", f"run.dir={whole.path}"), ["task=resume", "train.max_steps=100"])
+    with pytest.raises(ConfigError, match=r"lora\.r=3: ftlab resume takes everything from the run's own"):
+        resume(make_run("task=resume", f"run.dir={whole.path}"), ["task=resume", "lora.r=3"])
 
 
 def test_two_processes_do_not_share_a_run_directory(tmp_path, whole):
@@ -141,7 +141,7 @@ def test_two_processes_do_not_share_a_run_directory(tmp_path, whole):
 
 
 def test_a_run_that_never_began_leaves_nothing_and_its_name_free(tmp_path):
-    with pytest.raises(ConfigError, match="q_prj"):
+    with pytest.raises(NotReadyError, match="q_prj"):
         train_run(tmp_path / "r", *LONG, "lora.target_modules=[q_prj]")
     assert not (tmp_path / "r").exists()
     train_run(tmp_path / "r", *LONG, "lora.target_modules=[q_proj]", "train.max_steps=1")

@@ -150,7 +150,7 @@ def test_what_only_concerns_how_it_runs_may_change(change, plan):
             ["quant=nf4"],
             ["  - quant.name: none there, nf4 here", "  - quant.double_quantization: False there, True here"],
         ),
-        (["train.epochs=1", "train.save_steps=7", "tracker=none"], ["  - train.epochs: 4.0 there, 1.0 here"]),
+        (["train.max_grad_norm=2", "train.save_steps=7"], ["  - train.max_grad_norm: 1.0 there, 2.0 here"]),
         (["stage=rm"], ["  - phases: sft there"]),
     ],
     ids=lambda change: change[0],
