@@ -64,7 +64,7 @@ DAMAGES = ("empty", "half", "garbage", "list", "number", "null", "deep", "types"
            "gone")  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["stopped", "finished"])
+@pytest.mark.parametrize("kind", ["finished", pytest.param("stopped", marks=pytest.mark.matrix)])
 @pytest.mark.parametrize("file", [file for file in FILES if file not in (".lock", "log.txt")])
 def test_what_only_looks_at_a_damaged_run_tells_it(runs, kind, file):
     for damage in DAMAGES:

@@ -112,6 +112,7 @@ def test_local_takes_everything_from_the_folder(tmp_path, layers, hidden, lora_r
     assert make_run("model=local", f"model.path='{folder}'", "lora.r=5", "data.max_length=64").lora.r == 5
 
 
+@pytest.mark.matrix
 def test_sizes_are_those_of_the_shipped_recipes():
     """Every recipe takes the file that model=local would take for its number of parameters."""
     from types import SimpleNamespace
