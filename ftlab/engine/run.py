@@ -41,8 +41,10 @@ def execute(
                 session.output.say(f"[yellow]{escape(line)}[/yellow]")
             summary.results(session)
             return
-        starts.record_start(run_dir, session.plan, session.manifest)
+        differs = starts.record_start(run_dir, session.plan, session.manifest)
         session.output.say(f"[bold]{escape(session.plan.title)}[/bold]  {escape(str(run_dir.path))}")
+        if differs is not None:
+            session.output.say(f"[yellow]{escape(differs)}[/yellow]")
         with _ending(session):
             chosen = session.plan.phases[0].config.run.phases
             for phase in left:

@@ -23,14 +23,17 @@ from ftlab.rundir.sweep import is_sweep
 PACKAGES = (
     "torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "datasets", "tokenizers", "hydra-core",
 )  # fmt: skip
+_HARMLESS = ("memory_gb", "cpus", "system")  # of the machine: nothing is computed otherwise for them
 DIFF_BYTES = 1 << 20  # of git.diff; what is longer is cut, and said to be
 _UNTRACKED = 100  # files named
 _HERE = Path(__file__).resolve().parents[1]  # this package
 
 
-def record_start(run_dir: RunDir, plan: Plan, manifest: Manifest) -> None:
+def record_start(run_dir: RunDir, plan: Plan, manifest: Manifest) -> str | None:
     """Write down a start: the run is running. What it was started with first stays in the manifest's own keys; each
     start has its time, and what differs from the first. ``outputs/latest`` points here, unless a user chose the folder.
+
+    :returns: a line on what of the machine and the packages differs from the first start, where that may move a loss.
     """
     now = datetime.now().astimezone().isoformat(timespec="milliseconds")
     found, diff = _environment()
@@ -57,6 +60,20 @@ def record_start(run_dir: RunDir, plan: Plan, manifest: Manifest) -> None:
         is_chosen = False  # the command made it up
     if not is_chosen and run_dir.is_below_outputs:
         run_dir.link_latest()
+    return _told(manifest.values, differs) if starts else None
+
+
+def _told(first: dict[str, Any], differs: dict[str, Any]) -> str | None:
+    """In one line: what computes otherwise than at the first start."""
+    parts = []
+    for group in ("machine", "packages"):
+        for key, value in (differs.get(group) or {}).items():
+            if key not in _HARMLESS:
+                was, now = ("none" if one is None else one for one in ((first.get(group) or {}).get(key), value))
+                parts.append(f"{key} {was} then, {now} now")
+    if not parts:
+        return None
+    return f"Not as at its first start: {', '.join(parts)}. The last digits of a loss may be others."
 
 
 def _without_file(value: Any) -> Any:

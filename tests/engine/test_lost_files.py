@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -164,3 +165,13 @@ def test_a_folder_of_other_weights_in_the_place_of_final_is_kept(copy, capsys):
     assert copy.final.is_symlink()
     assert (copy.path / "set_aside" / "final" / "model.safetensors").read_bytes() == b"somebody's"
     assert "was a folder of other weights; moved to" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_a_start_that_is_not_like_the_first_says_what_differs(copy, capsys):
+    manifest = json.loads(copy.manifest_json.read_text())
+    manifest["machine"] |= {"threads": 64, "memory_gb": 1.0}
+    manifest["packages"]["torch"] = "1.0"
+    copy.manifest_json.write_text(json.dumps(manifest))
+    resume_run(copy.path)
+    told = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"Not as at its first start: threads 64 then, \d+ now, torch 1\.0 then, \S+ now\. The last", told)
