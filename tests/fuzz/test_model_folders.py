@@ -105,6 +105,7 @@ def test_a_folder_damaged_at_random(what):
 
 
 @pytest.mark.fuzz
+@pytest.mark.timeout(3600)  # some 0.3 seconds a case
 @settings(max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(damages())
 def test_a_folder_damaged_at_random_at_length(what):
