@@ -41,7 +41,9 @@ def row_hashes(source: Source, location: Location, count: int, cache: str | None
                 try:
                     if row.problem is not None:
                         raise RowError(row.problem)
-                    found[ordinal] = content_hash(convert(Columns(row.value, source.columns, source.tags)))
+                    found[ordinal] = content_hash(
+                        convert(Columns(row.value, source.columns, source.tags, source.merges))
+                    )
                 except RowError:
                     found[ordinal] = content_hash(None, str(ordinal))
             if bar is not None:
@@ -54,7 +56,7 @@ def row_hashes(source: Source, location: Location, count: int, cache: str | None
 
 
 def _cache_file(source: Source, location: Location, cache: Path) -> Path:
-    read = [location.fingerprint(), source.format, source.columns, source.tags, _code()]
+    read = [location.fingerprint(), source.format, source.columns, source.tags, source.merges, _code()]
     key = hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()[:32]
     return cache / "rows" / f"{key}.npy"
 

@@ -162,7 +162,7 @@ def _other_format_hint(row: Row, tried: str) -> str:
 
 
 def _convert(source: Source, row: Any) -> Record:
-    return CONVERTERS[source.format](Columns(row, source.columns, source.tags))
+    return CONVERTERS[source.format](Columns(row, source.columns, source.tags, source.merges))
 
 
 def prepare(
@@ -183,7 +183,7 @@ def prepare(
         source.name: Recipe(
             source.format, source.columns, source.tags, None if source.format == "text" else template,
             data.train_on, data.truncation, data.max_length, tokenizer.eos_token_id, begin_token(tokenizer),
-            special_tokens(tokenizer) if data.special_tokens == "text" else (),
+            special_tokens(tokenizer) if data.special_tokens == "text" else (), source.merges,
         )
         for source in sources
     }  # fmt: skip

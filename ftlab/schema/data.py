@@ -43,6 +43,7 @@ class Data(Group):
     reset_positions: bool
     train_on: Literal["assistant", "last", "all", "by_message"]
     special_tokens: Literal["text", "token"]
+    on_same_role: Literal["error", "merge"]
     on_invalid: Literal["error", "drop"]
     max_samples: Positive | None
     num_samples: Positive | None

@@ -312,3 +312,42 @@ def test_the_row_is_left_as_it_was():
     before = repr(row)
     convert(row)
     assert repr(row) == before
+
+
+QUESTIONS = [
+    {"role": "user", "content": "One?"}, {"role": "user", "content": "Two?"}, {"role": "assistant", "content": "A"},
+    {"role": "assistant", "content": "B"}, {"role": "user", "content": "Three?"}, {"role": "assistant", "content": "C"},
+]  # fmt: skip
+
+
+def test_turns_of_one_side_in_a_row_are_joined_where_that_is_wanted():
+    row = {"messages": [dict(turn) for turn in QUESTIONS]}
+    with pytest.raises(RowError, match="turn 2 should be an assistant turn, not user"):
+        CONVERTERS["messages"](Columns(row, {}))
+    found = CONVERTERS["messages"](Columns(row, {}, {}, merges=True))
+    assert [(turn["role"], turn["content"]) for turn in found.messages] == [
+        ("user", "One?\n\nTwo?"), ("assistant", "A\n\nB"), ("user", "Three?"), ("assistant", "C"),
+    ]  # fmt: skip
+    assert row["messages"] == QUESTIONS, "the row is left as it was"
+
+
+def test_turns_that_are_trained_otherwise_are_not_joined():
+    turns = [*QUESTIONS[:3], {**QUESTIONS[3], "weight": 0}]
+    with pytest.raises(RowError, match="message 4 is merged with the one before it, and only one of them is trained"):
+        CONVERTERS["messages"](Columns({"messages": turns}, {}, {}, merges=True))
+    both = [*QUESTIONS[:2], *({**turn, "weight": 0} for turn in QUESTIONS[2:4]), *QUESTIONS[4:]]
+    assert CONVERTERS["messages"](Columns({"messages": both}, {}, {}, merges=True)).trains == [
+        False,
+        False,
+        False,
+        True,
+    ]
+
+
+@pytest.mark.parametrize("turns", [
+    [{"role": "system", "content": "x"}, {"role": "system", "content": "y"}, *QUESTIONS[1:3]],
+    [QUESTIONS[0], {"role": "tool", "content": "x"}, QUESTIONS[2]],
+])  # fmt: skip
+def test_what_is_not_text_of_one_side_is_refused_as_before(turns):
+    with pytest.raises(RowError):
+        CONVERTERS["messages"](Columns({"messages": turns}, {}, {}, merges=True))

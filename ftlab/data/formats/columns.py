@@ -17,14 +17,21 @@ _MEDIA = ("images", "videos", "audios")
 
 class Columns:
     """:param names: the user's column by the format's; None where the data has none. A null value is no value.
-    :param tags: the user's words in lists of messages, by :data:`ftlab.data.formats.TAGS`."""
+    :param tags: the user's words in lists of messages, by :data:`ftlab.data.formats.TAGS`.
+    :param merges: whether turns of one side in a row are joined (``data.on_same_role=merge``)."""
 
-    __slots__ = ("_names", "_row", "tags")
+    __slots__ = ("_names", "_row", "merges", "tags")
 
-    def __init__(self, row: Mapping[str, Any], names: Mapping[str, str | None], tags: Mapping[str, str] = _NO_TAGS):
+    def __init__(
+        self,
+        row: Mapping[str, Any],
+        names: Mapping[str, str | None],
+        tags: Mapping[str, str] = _NO_TAGS,
+        merges: bool = False,
+    ):
         if type(row) is not dict and not isinstance(row, Mapping):
             raise RowError("is not an object with columns")
-        self._row, self._names, self.tags = row, names, tags
+        self._row, self._names, self.tags, self.merges = row, names, tags, merges
         for media in _MEDIA:
             if isinstance(row.get(media), list | str | dict) and row[media]:
                 raise RowError(f"has {media}, and only text is trained; remove that column and its placeholders")

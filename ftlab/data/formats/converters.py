@@ -202,7 +202,7 @@ def _turns(
         raise RowError(f"column {row.name(column)!r} must be a list that is not empty")
     try:
         system = "" if is_answer else row.optional("system")
-        turns = read_turns(value, detect_words(value, style, row.tags), system, is_answer)
+        turns = read_turns(value, detect_words(value, style, row.tags), system, is_answer, row.merges)
         if ends and not turns.has_answer:
             raise RowError("the conversation does not end with an assistant turn")
     except RowError as error:

@@ -115,10 +115,13 @@ def begins_conversation(turns: Any, tags: Mapping[str, str]) -> bool:
     return isinstance(role, str) and words.roles.get(role) in BEGINNING
 
 
-def read_turns(turns: list[Any], words: Words, system: str = "", is_answer: bool = False) -> Turns:
+def read_turns(
+    turns: list[Any], words: Words, system: str = "", is_answer: bool = False, merges: bool = False
+) -> Turns:
     """Messages in the right order: an optional system message, then questions (user or tool) and answers in turn.
 
     :param system: the system message of a column of its own. :param is_answer: the list begins with an answer.
+    :param merges: whether turns of one side in a row become one, with an empty line between them.
     :raises RowError: with the number of the turn, from 1.
     """
     role_key, content_key, roles, own = words.role, words.content, words.roles, words.is_canonical
@@ -143,7 +146,8 @@ def read_turns(turns: list[Any], words: Words, system: str = "", is_answer: bool
             said = _trains(turn, words, number)
             if said is not None:
                 trains[len(messages)] = said
-        if role not in allowed:
+        is_merged = merges and role not in allowed and bool(messages) and _can_merge(messages[-1], message)
+        if role not in allowed and not is_merged:
             raise _order_error(role, allowed, number)
         allowed = _NEXT[role]
         if not content or content.isspace():
@@ -154,10 +158,24 @@ def read_turns(turns: list[Any], words: Words, system: str = "", is_answer: bool
                 last = number == len(turns) and role == "assistant"
                 which = "the last assistant turn" if last else f"{words.noun} {number} ({role})"
                 raise RowError(f"{which} is empty")
+        if is_merged:
+            place, default = len(messages) - 1, role == "assistant"
+            if trains.pop(len(messages), default) != trains.get(place, default):
+                raise RowError(
+                    f"{words.noun} {number} is merged with the one before it, and only one of them is trained"
+                )
+            messages[-1] = {**messages[-1], "content": f"{messages[-1]['content']}\n\n{content}"}
+            continue
         messages.append(message)
     if not trains:
         return Turns(messages, None)
     return Turns(messages, [trains.get(i, m["role"] == "assistant") for i, m in enumerate(messages)])
+
+
+def _can_merge(one: Message, other: Message) -> bool:
+    """Whether two turns in a row are text of one side, and of nothing else."""
+    sides = {one["role"], other["role"]}
+    return sides in ({"user"}, {"assistant"}) and not any(message.get("tool_calls") for message in (one, other))
 
 
 def _order_error(role: str, allowed: frozenset[str], number: int) -> RowError:

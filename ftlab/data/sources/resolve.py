@@ -48,6 +48,7 @@ class Source:
 
     :param splits: train, and validation, test and golden where they have their own.
     :param columns: the user's column by the format's; None where the data has no such column.
+    :param merges: whether turns of one side in a row are joined.
     :param num_samples: how many rows of it to take, with repetition where it has fewer; None takes each once.
     """
 
@@ -57,6 +58,7 @@ class Source:
     columns: dict[str, str | None]
     tags: dict[str, str]
     num_samples: int | None
+    merges: bool = False
 
 
 @dataclass(frozen=True)
@@ -243,7 +245,9 @@ def _sources(data: Data, selected: Sequence[_Selected]) -> list[Source]:
             continue
         of_entry = one.entry.num_samples if one.entry else None
         number = data.num_samples if data.num_samples is not None else of_entry
-        sources.append(Source(one.name, one.format, splits, one.columns, one.tags, number))
+        sources.append(
+            Source(one.name, one.format, splits, one.columns, one.tags, number, data.on_same_role == "merge")
+        )
     if missing:
         raise DataError("\n".join(missing))
     return sources

@@ -24,6 +24,7 @@ class Recipe:
     """All that decides what a row becomes.
 
     :param begin, end: ids of the tokens before a text's first, if the tokenizer writes one there, and after its last.
+    :param merges: whether turns of one side in a row are joined.
     :param literals: special tokens that are text where a row holds them.
     :param template: of conversations; None for plain text.
     """
@@ -38,6 +39,7 @@ class Recipe:
     end: int
     begin: int | None = None
     literals: tuple[str, ...] = ()
+    merges: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +150,7 @@ class BlockEncoder:
             try:
                 if row.problem is not None:
                     raise RowError(row.problem)
-                columns = Columns(row.value, self.recipe.columns, self.recipe.tags)
+                columns = Columns(row.value, self.recipe.columns, self.recipe.tags, self.recipe.merges)
                 given = convert(columns)
                 record = given if self._literals is None else self._literals.kept_apart(given)
                 rendered = self._render(record)
