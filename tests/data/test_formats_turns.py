@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from ftlab.data.formats import CONVERTERS, Columns, Conversation, RowError
@@ -351,3 +353,46 @@ def test_turns_that_are_trained_otherwise_are_not_joined():
 def test_what_is_not_text_of_one_side_is_refused_as_before(turns):
     with pytest.raises(RowError):
         CONVERTERS["messages"](Columns({"messages": turns}, {}, {}, merges=True))
+
+
+def part(kind, value):
+    return {"type": kind, "value": value}
+
+
+CALL = json.dumps({"name": "add", "arguments": {"x": 1}})
+
+
+def test_rows_of_llamafactorys_v1():
+    """Parts with a value, reasoning and calls among them, and a weight for each message."""
+    turns = [
+        {"role": "system", "content": [part("text", "Be "), part("text", "brief.")], "loss_weight": 0.0},
+        {"role": "user", "content": [part("text", "1 + 1?")], "loss_weight": 0.0},
+        {"role": "assistant", "content": [part("reasoning", "Adding."), part("text", "Let me."), part("tool_call", CALL)],
+         "loss_weight": 1.0},
+        {"role": "tool", "content": [part("text", "2")], "loss_weight": 0.0},
+        {"role": "assistant", "content": [part("text", "2")], "loss_weight": 0.0},
+    ]  # fmt: skip
+    found = CONVERTERS["messages"](Columns({"messages": turns}, {}))
+    call = {"type": "function", "function": {"name": "add", "arguments": {"x": 1}}}
+    assert found.messages == [
+        {"role": "system", "content": "Be brief."}, {"role": "user", "content": "1 + 1?"},
+        {"role": "assistant", "content": "Let me.", "reasoning_content": "Adding.", "tool_calls": [call]},
+        {"role": "tool", "content": "2"}, {"role": "assistant", "content": "2"},
+    ]  # fmt: skip
+    assert found.trains == [False, False, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"content": [part("image_url", "cat.png")]},
+         "message 1: a part of 'content' is of type 'image_url'; only 'text', 'reasoning', 'tool_call' can be read"),
+        ({"content": [part("text", 7)]}, "message 1: a part of 'content' must be an object with 'type' and 'value'"),
+        ({"content": [part("text", "x")], "loss_weight": 0.5}, "message 1: 'loss_weight' must be 0 or 1, not 0.5"),
+    ],
+)  # fmt: skip
+def test_what_of_them_cannot_be_read_is_told(change, told):
+    turns = [{"role": "user", "content": "x", **change}, {"role": "assistant", "content": "y"}]
+    with pytest.raises(RowError) as error:
+        CONVERTERS["messages"](Columns({"messages": turns}, {}))
+    assert str(error.value) == told

@@ -45,7 +45,7 @@ BEGINNING = _QUESTION | {"system"}  # the roles that may begin a conversation
 _NEXT = {"system": _QUESTION, "user": _ANSWER, "tool": _ANSWER | {"tool"}, "assistant": _QUESTION}
 
 _STRINGS = ("name", "tool_call_id", "reasoning_content")
-_REPLACED = frozenset({"role", "content", "tool_calls", "function_call", "train", "weight"})
+_REPLACED = frozenset({"role", "content", "tool_calls", "function_call", "train", "weight", "loss_weight"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +195,7 @@ def _read(turn: Any, words: Words, number: int) -> Message:
     role = words.roles.get(word) if isinstance(word, str) else None
     if role is None:
         raise RowError(f"{here} has the unknown role {shorten_value(word)}; known: {', '.join(words.roles)}")
+    turn, content = _without_parts(turn, content, words, here)
     calls = _tool_calls(turn, here)
     if role == _CALL:
         calls, role, content = _parse_calls(content, here), "assistant", ""
@@ -212,6 +213,30 @@ def _read(turn: Any, words: Words, number: int) -> Message:
                 raise RowError(f"{here}: {key!r} must be a string, not {type(value).__name__}")
             message[key] = value
     return message
+
+
+def _without_parts(turn: Message, content: Any, words: Words, here: str) -> tuple[Message, Any]:
+    """A message whose content is a list of LLaMA-Factory's parts (``type`` and ``value``) with its reasoning and its
+    tool calls where OpenAI has them. Others as they are."""
+    if not isinstance(content, list) or not any(isinstance(part, dict) and "value" in part for part in content):
+        return turn, content
+    found: dict[str, list[str]] = {"text": [], "reasoning": [], "tool_call": []}
+    for part in content:
+        kind, value = (part.get("type"), part.get("value")) if isinstance(part, dict) else (None, None)
+        if not isinstance(kind, str) or not isinstance(value, str):
+            raise RowError(f"{here}: a part of {words.content!r} must be an object with 'type' and 'value'")
+        if kind not in found:
+            known = ", ".join(map(repr, found))
+            raise RowError(
+                f"{here}: a part of {words.content!r} is of type {shorten_value(kind)}; only {known} can be read"
+            )
+        found[kind].append(value)
+    turn = dict(turn)
+    if found["reasoning"]:
+        turn["reasoning_content"] = "".join(found["reasoning"])
+    if found["tool_call"]:
+        turn["tool_calls"] = [call for value in found["tool_call"] for call in _parse_calls(value, here)]
+    return turn, "".join(found["text"])
 
 
 def _content(content: Any, key: str, here: str) -> str:
@@ -233,10 +258,12 @@ def _content(content: Any, key: str, here: str) -> str:
 
 
 def _trains(turn: Message, words: Words, number: int) -> bool | None:
-    """What the message says of itself: OpenAI's ``weight`` of 0 or 1, or ``train``."""
+    """What the message says of itself: OpenAI's ``weight`` of 0 or 1, LLaMA-Factory's ``loss_weight``, or ``train``."""
     weight, train = turn.get("weight"), turn.get("train")
+    name = "weight" if weight is not None else "loss_weight"
+    weight = turn.get(name)
     if weight is not None and weight not in (0, 1):
-        raise RowError(f"{words.noun} {number}: 'weight' must be 0 or 1, not {shorten_value(weight)}")
+        raise RowError(f"{words.noun} {number}: {name!r} must be 0 or 1, not {shorten_value(weight)}")
     if train is not None and not isinstance(train, bool):
         raise RowError(f"{words.noun} {number}: 'train' must be true or false, not {shorten_value(train)}")
     if weight is not None and train is not None and bool(weight) != train:
