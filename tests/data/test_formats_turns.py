@@ -367,8 +367,8 @@ def test_rows_of_llamafactorys_v1():
     turns = [
         {"role": "system", "content": [part("text", "Be "), part("text", "brief.")], "loss_weight": 0.0},
         {"role": "user", "content": [part("text", "1 + 1?")], "loss_weight": 0.0},
-        {"role": "assistant", "content": [part("reasoning", "Adding."), part("text", "Let me."), part("tool_call", CALL)],
-         "loss_weight": 1.0},
+        {"role": "assistant", "loss_weight": 1.0,
+         "content": [part("reasoning", "Adding."), part("text", "Let me."), part("tool_call", CALL)]},
         {"role": "tool", "content": [part("text", "2")], "loss_weight": 0.0},
         {"role": "assistant", "content": [part("text", "2")], "loss_weight": 0.0},
     ]  # fmt: skip
