@@ -16,6 +16,11 @@ STAGE_OF = {"stage.loss_type": "dpo", "stage.reference_model": "dpo", "stage.bet
 
 
 @functools.cache
+def choices():
+    return group_choices(select_loader(None, None)[0])
+
+
+@functools.cache
 def composed(stage):
     return compose([f"stage={stage}"], *select_loader(None, None))
 
@@ -23,7 +28,7 @@ def composed(stage):
 @pytest.mark.parametrize("line", sorted(foreign_names.keys()))
 def test_every_line_names_a_key_or_a_group_that_there_is(line):
     key, _, value = line.partition("=")
-    groups = group_choices(select_loader(None, None)[0])
+    groups = choices()
     if key in groups:
         assert value == "{}" or value in groups[key], line
         return
