@@ -73,7 +73,12 @@ METRICS_DAMAGE = {
 }
 
 
-@pytest.mark.parametrize("damage", METRICS_DAMAGE)
+FAST = ("halved", "removed")
+
+
+@pytest.mark.parametrize(
+    "damage", [pytest.param(one, marks=() if one in FAST else pytest.mark.matrix) for one in METRICS_DAMAGE]
+)
 def test_lines_that_metrics_lost_are_put_back(damage, copy, whole, capsys):
     METRICS_DAMAGE[damage](copy.metrics)
     resume_run(copy.path)
