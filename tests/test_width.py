@@ -47,6 +47,7 @@ def test_training_fits(trained):
     assert too_wide(trained[1]) == []
 
 
+@pytest.mark.matrix
 def test_every_command_and_error_fits(trained, tmp_path, env, each):
     for name in ("one", "two"):
         shutil.copytree(trained[0] / name, tmp_path / name, symlinks=True)

@@ -65,6 +65,7 @@ SHORT = ("eval.golden_rows=0", "eval.samples=0", "train.max_steps=1", "data.max_
          "data.split.validation=none")  # fmt: skip
 
 
+@pytest.mark.kill
 @pytest.mark.parametrize("key", ["data.cache", "TMPDIR"])
 def test_another_disk_that_is_full_is_told_by_its_own_name(key, small_disk, tmp_path, monkeypatch):
     subprocess.run(["mount", "-o", "remount,size=512k", str(small_disk)], check=True)
@@ -78,6 +79,7 @@ def test_another_disk_that_is_full_is_told_by_its_own_name(key, small_disk, tmp_
     assert f"disk of {tmp_path / 'run'}" not in str(caught.value)
 
 
+@pytest.mark.kill
 def test_a_limit_of_the_shell_is_told(tmp_path):
     given = shlex.join([sys.executable, "-m", "ftlab", *SHORT, f"run.dir={tmp_path / 'run'}"])
     done = subprocess.run(["bash", "-c", f"ulimit -f 300; {given}"], cwd=ROOT, capture_output=True, text=True)

@@ -41,6 +41,7 @@ def test_the_next_command_fits_what_was_done(line, first, mistakes):
         assert mistakes(line) == []
 
 
+@pytest.mark.matrix
 def test_the_seconds_of_a_run_count_from_the_start_of_the_command(tmp_path, env):
     command = [sys.executable, "-c", "import time; time.sleep(3); from ftlab.main import main; main()", *BARE,
                "train.max_steps=1", "data.max_samples=8", "run.dir=r"]  # fmt: skip

@@ -7,6 +7,8 @@ import shlex
 import subprocess
 import sys
 
+import pytest
+
 from ftlab.use.ls import ls
 from tests.conftest import ROOT
 from tests.runs import BARE, make_run, train_run
@@ -36,6 +38,7 @@ def test_answers_and_manifests_cannot_steer_the_terminal(tmp_path, capsys):
         assert "failed" in printed and not {"\x1b", "\x07", "\x9b"} & set(printed)
 
 
+@pytest.mark.kill
 def test_a_run_whose_output_is_on_a_full_disk_goes_on(tmp_path):
     given = (*BARE, "train.max_steps=1", "data.max_samples=8", f"run.dir={tmp_path / 'r'}")
     command = shlex.join([sys.executable, "-m", "ftlab", *given])
