@@ -144,7 +144,8 @@ def test_the_ledger_in_numbers(bench, write):
                     "padded": rows * 64 - total,
                 },
                 "lengths": {**{f"p{share}": short for share in (0, 25, 50, 75, 90, 95, 99)},
-                            "p100": long_answer, "histogram": prepared.ledger.splits["train"].histogram},
+                            "p100": long_answer, "histogram": prepared.ledger.splits["train"].histogram,
+                            "needed": {"most": long_answer, "all": long_answer}},
                 "packing": {"rows": rows, "tokens_per_row": 64, "fill": round(total / (rows * 64), 4)},
             }
         },

@@ -10,6 +10,7 @@ import shutil
 import pytest
 
 from ftlab.errors import RunDirError
+from ftlab.rundir import seals
 from ftlab.rundir.checkpoints import checkpoints, flaw, step_of
 from ftlab.rundir.directory import RunDir
 from tests.fuzz.runs import READERS, STARTS, Runs, make_runs
@@ -133,7 +134,12 @@ def test_a_manifest_that_names_less_than_a_run_needs_seals_nothing(runs, lost):
         (checkpoint / lost).unlink()
     manifest.write_text(json.dumps(values))
     assert "is torn" in str(flaw(checkpoint, "sft")), "the hash over the list tells"
-    manifest.write_text(json.dumps({"sha256": values["sha256"]}))  # as versions before that hash wrote it
+    manifest.unlink()
+    seals.seal_folder(checkpoint, manifest.name)  # with the hashes of what is left: sealed, and still not whole
+    if lost == "*":
+        for path in [path for path in checkpoint.rglob("*") if path.is_file()]:
+            path.unlink()
+        seals.seal_folder(checkpoint, manifest.name)
     assert "is not whole (its checkpoint.json names no " in str(flaw(checkpoint, "sft"))
 
 
