@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,8 @@ import yaml
 from ftlab.base.terminal import echo
 from ftlab.config.paths import config_dir, task_names
 
-WIDTH = 100
+WIDTH = 100  # of a pipe, and at most of a terminal
+_TERM = 14  # what the names of tasks and groups take, with their indent
 
 TRY = (
     ("ftlab", "trains the embedded model on shipped data, in half a minute"),
@@ -28,21 +30,30 @@ def show(task: str, argv: Sequence[str]) -> None:
 
 
 def _general_help() -> str:
+    width = min(WIDTH, shutil.get_terminal_size((WIDTH, 0)).columns)
     lines = ["ftlab: one config for every fine-tuning run", "", "  ftlab [TASK] [GROUP=CHOICE ...] [KEY=VALUE ...]", ""]
     lines += ["Tasks (ftlab TASK --help says more)"]
-    lines += [f"  {name:<12}{_comments(config_dir() / 'task' / f'{name}.yaml')[0]}" for name in task_names()]
+    for name in task_names():
+        lines += _entry(name, _comments(config_dir() / "task" / f"{name}.yaml")[0], width)
     lines += ["", "Groups and their choices (* by default)"]
     defaults = _defaults()
     for group in sorted(path.name for path in config_dir().iterdir() if path.is_dir() and path.name != "task"):
         names = sorted(path.stem for path in (config_dir() / group).glob("[!_]*.yaml"))
-        shown = "  ".join(f"{name}*" if name == defaults[group] else name for name in names)
-        lines += textwrap.wrap(shown, WIDTH, initial_indent=f"  {group:<12}", subsequent_indent=" " * 14)
-    lines += ["", "Keys: seed and those of run, train, eval and every group, e.g. train.learning_rate=1e-4 lora.r=32"]
-    lines += ["  --cfg job shows them all with their values, after any choices and overrides", "", "Try"]
-    width = max(len(command) for command, _ in TRY)
-    lines += [f"  {command:<{width}}  # {meaning}" for command, meaning in TRY]
-    lines += ["", "Flags: -m sweeps; --cfg job; --config-dir DIR adds groups of yours; --hydra-help has the rest"]
+        lines += _entry(group, "  ".join(f"{name}*" if name == defaults[group] else name for name in names), width)
+    lines += ["", "Keys: seed and those of run, train, eval and every group,"]
+    lines += ["  such as train.learning_rate=1e-4 lora.r=32; --cfg job shows them all", "", "Try"]
+    for command, meaning in TRY:
+        lines += [f"  {command}", f"      {meaning}"]
+    lines += ["", "Flags: -m sweeps; --cfg job shows the config; --config-dir DIR adds groups"]
+    lines += ["  of yours; --hydra-help has the rest"]
     return "\n".join(lines)
+
+
+def _entry(name: str, text: str, width: int) -> list[str]:
+    """A name and what stands beside it, in lines of ``width`` columns at most."""
+    return textwrap.wrap(
+        text, width, initial_indent=f"  {name}".ljust(_TERM), subsequent_indent=" " * _TERM, break_on_hyphens=False
+    )
 
 
 def _task_help(task: str) -> str:

@@ -203,7 +203,7 @@ def _notes(runs: Sequence[Summary], dropped: Sequence[str], total: int) -> list[
     lines = [f"{len(runs)} of {total} runs"] if len(runs) < total else []
     if dropped:
         names = sorted(dropped, key=lambda name: name == "overrides")
-        lines.append(f"For want of width without: {', '.join(names)} (format=json has everything)")
+        lines.append(f"Too wide to show: {', '.join(names)} (format=json has everything)")
     for one in runs:
         if one.problem is not None and one.status in ("failed", "unreadable"):
             lines.append(

@@ -305,9 +305,9 @@ def test_a_terminal_is_never_overrun(width, outputs, listed, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(width))
     (outputs / "first").rename(outputs / ("long-" * 9 + "name"))
     lines = listed().splitlines()
-    table = lines[: next((i for i, line in enumerate(lines) if line.startswith("For want of width")), len(lines))]
+    table = lines[: next((i for i, line in enumerate(lines) if line.startswith("Too wide to show")), len(lines))]
     assert max(len(line.rstrip()) for line in table) <= width
-    said = [line for line in lines if line.startswith("For want of width without: seconds, tokens")]
+    said = [line for line in lines if line.startswith("Too wide to show: seconds, tokens")]
     assert len(said) == (width < 150)
     assert any(re.match(r"sweep/0 +finished .*\d → \d", line) for line in lines)
     assert "".join(line.split(" ")[0] for line in table).count("long-" * 9 + "name") == 1
