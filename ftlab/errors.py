@@ -97,6 +97,11 @@ class Preempted(Interrupted):
     exit_code = 75
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message that is not blank; the name of its type where there is none."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def nearest(word: str, known: Iterable[str], limit: int = 2) -> list[str]:
     """At most ``limit`` of the ``known`` words that look like ``word``, best first, in whatever case it is written."""
     by_lower = {name.lower(): name for name in sorted(set(known), reverse=True)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import random
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -80,12 +81,13 @@ def _store(path: Path, content: bytes) -> None:
         ) from None
 
 
-def keep_groups_whole(drawn: Sequence[int], hashes: Hashes) -> list[int]:
+def keep_groups_whole(drawn: Sequence[int], hashes: Hashes, draw: random.Random) -> list[int]:
     """Of drawn places those whose duplicates all fit among as many, with these duplicates; in no order.
 
-    Without duplicates that is what was drawn. A group that does not fit stays behind whole.
+    Without duplicates that is what was drawn. A group that does not fit stays behind whole; where none fits, as many
+    are drawn of the rows that have no duplicate.
 
-    :param drawn: places in ``hashes``, in the order in which they were drawn.
+    :param drawn: places in ``hashes``, in the order in which they were drawn. :param draw: what drew them.
     """
     _, inverse, counts = np.unique(hashes, return_inverse=True, return_counts=True)
     if counts.max(initial=0) <= 1:
@@ -97,6 +99,8 @@ def keep_groups_whole(drawn: Sequence[int], hashes: Hashes) -> list[int]:
             chosen[group] = None
             held += int(counts[group])
     if not chosen:
-        alone = np.flatnonzero(counts[inverse] == 1)
-        return alone[: len(drawn)].tolist() or list(drawn)  # all are duplicates: nothing can be kept apart
+        alone = np.flatnonzero(counts[inverse] == 1).tolist()
+        if not alone:  # all are duplicates: nothing can be kept apart
+            return list(drawn)
+        return draw.sample(alone, min(len(alone), len(drawn)))
     return np.flatnonzero(np.isin(inverse, list(chosen))).tolist()

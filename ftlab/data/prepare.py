@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import random
 import shutil
 import tempfile
 import weakref
@@ -92,10 +93,10 @@ class _Together:
         self._of_rows = of_rows
         self._hashes: duplicates.Hashes | None = None
 
-    def __call__(self, places: Sequence[int], rows: Sequence[int]) -> Sequence[int]:
+    def __call__(self, places: Sequence[int], rows: Sequence[int], draw: random.Random) -> Sequence[int]:
         if self._hashes is None:
             self._hashes = duplicates.row_hashes(*self._of_rows)
-        return duplicates.keep_groups_whole(places, self._hashes[list(rows)])
+        return duplicates.keep_groups_whole(places, self._hashes[list(rows)], draw)
 
 
 @dataclass(frozen=True, slots=True)

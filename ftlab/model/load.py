@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ftlab.errors import NotReadyError
+from ftlab.errors import NotReadyError, first_line
 from ftlab.model import remote_code
 from ftlab.model.generation import make_savable
 from ftlab.model.prequantized import quantization_kind
@@ -77,8 +77,7 @@ def _reason(error: Exception) -> str:
     """An error in one line."""
     if "ignore_mismatched_sizes" in str(error):
         return "tensors of its files have other shapes than its config.json says. Copy the folder again."
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return first_line(error)
 
 
 def _check_complete(path: str, report: Mapping[str, Any]) -> None:

@@ -3,14 +3,15 @@ where the user has asked for it. Imports no torch and runs nothing."""
 
 from __future__ import annotations
 
-import json
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ftlab.errors import NotReadyError
+from ftlab.pretrained.files import CONFIG, local_folder, read_object
 from ftlab.schema import Model, Run
 
-_CONFIGS = ("config.json", "tokenizer_config.json", "processor_config.json")  # whose auto_map names classes
+_CONFIGS = (CONFIG, "tokenizer_config.json", "processor_config.json")  # whose auto_map names classes
 KEY = "model.trust_remote_code"
 
 
@@ -31,7 +32,7 @@ def code_files(model: Model) -> list[str]:
 
 def refusal(model: Model) -> str | None:
     """Why the model cannot be loaded without its own code, and what would do; None if it can be, or may run it."""
-    type_ = _read(model, "config.json").get("model_type")
+    type_ = _read(model, CONFIG).get("model_type")
     files = code_files(model)
     if model.trust_remote_code or not files or _has_class(type_):
         return None
@@ -69,23 +70,11 @@ def _has_class(model_type: Any) -> bool:
 
 def _read(model: Model, name: str) -> dict[str, Any]:
     """A JSON object of the model's folder, or of the hub's cache; empty where there is none that can be read."""
-    file = Path(model.path) / name
-    if not Path(model.path).is_dir():
-        from huggingface_hub import try_to_load_from_cache
-        from huggingface_hub.errors import HFValidationError
-
-        try:
-            cached = try_to_load_from_cache(model.path, name, revision=model.revision)
-        except HFValidationError:
-            return {}
-        if not isinstance(cached, str):
-            return {}
-        file = Path(cached)
+    folder = local_folder(model.path, model.revision)
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_object(folder / name) if folder is not None else {}
+    except NotReadyError:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _strings(value: Any) -> list[str]:

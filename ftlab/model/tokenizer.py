@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ftlab.errors import NotReadyError
+from ftlab.errors import NotReadyError, first_line
 from ftlab.model import remote_code
 from ftlab.schema import Method, Model
 
@@ -44,15 +44,10 @@ def load_tokenizer(model: Model) -> Any:
     except Exception as error:  # tokenizers raises anything at all on files that are damaged
         if remote_code.is_untrusted(model, error):
             raise NotReadyError(f"{remote_code.explain(model)}.") from None
-        raise NotReadyError(f"model.path={model.path}: no tokenizer there: {_reason(error)}") from error
+        raise NotReadyError(f"model.path={model.path}: no tokenizer there: {first_line(error)}") from error
     if tokenizer.eos_token is None:
         raise NotReadyError(f"The tokenizer of {model.path} has no eos_token; name one in its tokenizer_config.json.")
     return tokenizer
-
-
-def _reason(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else f"its files cannot be read ({type(error).__name__})"
 
 
 def complete(tokenizer: Any, needed: Sequence[str]) -> Additions:

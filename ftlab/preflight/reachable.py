@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ftlab.data.sources.hub import is_reachable
+from ftlab.errors import first_line
 
 
 def cached_folder(path: str, file: str) -> Path:
@@ -43,5 +44,5 @@ def _unreachable_on_hub(key: str, path: str, revision: str, file: str) -> list[s
     except HFValidationError:
         return [f"{key}={path} is neither a folder nor the id of a model on the hub (owner/name)"]
     except (HfHubHTTPError, OSError) as error:
-        return [f"{key}={path} cannot be read from the hub ({str(error).splitlines()[0]}). {instead}"]
+        return [f"{key}={path} cannot be read from the hub ({first_line(error)}). {instead}"]
     return []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 
 import pytest
 
@@ -110,10 +111,25 @@ def test_groups_are_kept_whole_and_no_larger_than_what_was_drawn():
     import numpy as np
 
     hashes = np.array([1, 2, 3, 3, 4, 5, 5, 5, 6, 7], dtype=np.uint64)
-    assert sorted(keep_groups_whole([0, 2, 8], hashes)) == [0, 2, 3]
-    assert sorted(keep_groups_whole([5, 9], hashes)) == [9]
-    assert sorted(keep_groups_whole([9, 0], np.arange(10, dtype=np.uint64))) == [0, 9]
-    assert sorted(keep_groups_whole([5], hashes)) == [0], "one that has no duplicate"
+    draw = random.Random(0)
+    assert sorted(keep_groups_whole([0, 2, 8], hashes, draw)) == [0, 2, 3]
+    assert sorted(keep_groups_whole([5, 9], hashes, draw)) == [9]
+    assert sorted(keep_groups_whole([9, 0], np.arange(10, dtype=np.uint64), draw)) == [0, 9]
+    (alone,) = keep_groups_whole([5], hashes, draw)
+    assert alone in (0, 1, 4, 8, 9), "one that has no duplicate"
+
+
+def test_where_only_large_groups_were_drawn_what_is_held_out_instead_is_drawn_by_seed(bench, write):
+    path = write("rows.jsonl", [*(row(str(i), "9") for i in range(20)), *[row("again", "9")] * 180])
+    few = ("data.split.validation=auto", "data.split.fraction=0.01")
+
+    def held(seed):
+        return bench.prepare(*alpaca(path, *few, f"seed={seed}")).rows["validation"].kept[:, 1].tolist()
+
+    drawn = [held(seed) for seed in range(1, 7)]
+    assert all(1 <= len(rows) <= 2 and max(rows) < 20 for rows in drawn), "rows that have no duplicate"
+    assert len({tuple(rows) for rows in drawn}) > 3
+    assert held(1) == drawn[0]
 
 
 def test_the_ledger_of_a_run_says_it(bench, write):

@@ -10,7 +10,7 @@ import numpy as np
 from ftlab.data.tokens.encoder import Counts
 from ftlab.schema import Data
 
-Together = Callable[[Sequence[int], Sequence[int]], Sequence[int]]
+Together = Callable[[Sequence[int], Sequence[int], random.Random], Sequence[int]]
 
 
 def select_rows(
@@ -19,7 +19,8 @@ def select_rows(
     """Select the ordinals of train and of the splits held out of it, each drawn by seed; None stands for all rows.
 
     :param given_splits: splits that have rows of their own.
-    :param together: makes of rows that were drawn, among all that there are, some that have no duplicate elsewhere.
+    :param together: makes of rows that were drawn, among all that there are, some that have no duplicate elsewhere; its
+        third argument is what drew them.
     """
     train: Sequence[int] = range(rows)
     limits = [limit for limit in (data.max_samples, data.num_samples) if limit is not None]
@@ -32,8 +33,9 @@ def select_rows(
     ):
         if split in given_splits or how != "auto" or not fraction or len(train) < 2:
             continue
-        places = random.Random(f"{seed}/{split}").sample(range(len(train)), max(int(len(train) * fraction), 1))
-        drawn = set(places if together is None else together(places, train))
+        draw = random.Random(f"{seed}/{split}")
+        places = draw.sample(range(len(train)), max(int(len(train) * fraction), 1))
+        drawn = set(places if together is None else together(places, train, draw))
         held_out[split] = [row for i, row in enumerate(train) if i in drawn]
         train = [row for i, row in enumerate(train) if i not in drawn]
     return {"train": None if len(train) == rows else list(train), **held_out}

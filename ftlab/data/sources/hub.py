@@ -14,7 +14,7 @@ from urllib.request import Request, urlopen
 
 from ftlab.data.sources.blocks import BLOCK_ROWS, Block, Location, cut_batches
 from ftlab.data.sources.files import sha256
-from ftlab.errors import DataError
+from ftlab.errors import DataError, first_line
 
 _ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -186,7 +186,7 @@ def _download_from_modelscope(id_: str, revision: str | None) -> str:
     try:
         return str(dataset_snapshot_download(id_, **({"revision": revision} if revision else {})))
     except Exception as error:  # a client of another house, whose errors have no common base
-        raise DataError(f"ms://{id_}: cannot be downloaded from ModelScope: {_first_line(error)}") from error
+        raise DataError(f"ms://{id_}: cannot be downloaded from ModelScope: {first_line(error)}") from error
 
 
 # --- what datasets says ----------------------------------------------------------------------------------------------
@@ -230,13 +230,9 @@ def _explain_errors(hub: Hub) -> Iterator[None]:
 
 
 def _raise(hub: Hub, error: Exception) -> NoReturn:
-    said = _first_line(error.__cause__ if isinstance(error.__cause__, Exception) else error)
+    said = first_line(error.__cause__ if isinstance(error.__cause__, Exception) else error)
     if said.startswith("Unknown split"):
         said = said.replace('Unknown split "', 'no split "').rstrip(".") + " (data.hub.split)."
     elif "BuilderConfig" in said or "Config name is missing" in said:
         said = f"{' '.join(str(error).split())} (data.hub.subset)."
     raise DataError(f"{hub}: cannot be loaded: {said}") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

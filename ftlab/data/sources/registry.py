@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from ftlab.data.sources.entry import Entry, Files, HubSplits, contradictions, raise_all
-from ftlab.errors import DataError, Mistake, nearest
+from ftlab.errors import DataError, Mistake, first_line, nearest
 from ftlab.schema import Format
 
 
@@ -94,7 +94,7 @@ def _yaml(path: Path, text: str) -> Any:
         where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise DataError(f"data.registry={path}: not YAML: {error.problem}{where}.") from None
     except yaml.YAMLError as error:
-        raise DataError(f"data.registry={path}: not YAML: {str(error).splitlines()[0]}.") from None
+        raise DataError(f"data.registry={path}: not YAML: {first_line(error)}.") from None
 
 
 def _json(path: Path, text: str) -> Any:

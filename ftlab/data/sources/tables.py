@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ftlab.data.sources.rows import NUL, Broken, holds_nul
-from ftlab.errors import DataError
+from ftlab.errors import DataError, first_line
 
 # --- files -----------------------------------------------------------------------------------------------------------
 
@@ -73,9 +73,9 @@ def describe_damage(path: Path, kind: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError) as error:
-        said = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        reason = first_line(error).rstrip(".")
         raise DataError(
-            f"{path}: cannot be read as {kind}, it may be cut short or damaged ({said}). Copy or download it again."
+            f"{path}: cannot be read as {kind}, it may be cut short or damaged ({reason}). Copy or download it again."
         ) from None
 
 

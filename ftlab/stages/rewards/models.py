@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ftlab.data.packing.batches import batches_by_tokens
-from ftlab.errors import NotReadyError
+from ftlab.errors import NotReadyError, first_line
 from ftlab.model import score as value_heads
 from ftlab.model.guests import TRAINED, GuestAdapters, active_adapter
 from ftlab.model.load import fit_embeddings, load_model, load_reference
@@ -118,7 +118,7 @@ def _check_tokenizer(folder: Path, spec: str, tokenizer: Any) -> None:
     try:
         theirs = AutoTokenizer.from_pretrained(folder, trust_remote_code=False).get_vocab()
     except (OSError, ValueError) as error:
-        raise NotReadyError(f"{spec}: {folder} has no tokenizer: {str(error).splitlines()[0]}") from None
+        raise NotReadyError(f"{spec}: {folder} has no tokenizer: {first_line(error)}") from None
     ours = tokenizer.get_vocab()
     if theirs != ours:
         other = next(token for token in {**ours, **theirs} if ours.get(token) != theirs.get(token))
