@@ -184,7 +184,7 @@ def prepare(
         source.name: Recipe(
             source.format, source.columns, source.tags, None if source.format == "text" else template,
             data.train_on, data.truncation, data.max_length, tokenizer.eos_token_id, begin_token(tokenizer),
-            special_tokens(tokenizer) if data.special_tokens == "text" else (), source.merges,
+            tuple(special_tokens(tokenizer)) if data.special_tokens == "text" else (), source.merges,
         )
         for source in sources
     }  # fmt: skip

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from ftlab.data.ledger.table import ledger_lines
+from ftlab.errors import DataError
 from ftlab.policy.tokens import load_tokens
 from tests.data.helpers import alpaca, options, row, texts
 from tests.runs import make_run
@@ -94,3 +95,17 @@ def test_texts_begin_with_the_token_that_their_tokenizer_writes_first(bench, wri
     assert found == [[*tokenizer(text)["input_ids"], tokenizer.eos_token_id] for text in ("one", "two three")]
     without = ids_of(bench.prepare(*texts(path)))
     assert without == [ids[1:] for ids in found], "the embedded model's writes none"
+
+
+@pytest.mark.parametrize("how", ["text", "token"])
+def test_the_character_that_keeps_tokens_apart_is_refused_in_a_row(how, bench, write):
+    """It was removed without a word: "a" and "b" ran together."""
+    path = write("rows.jsonl", [row("1", "2"), row("3 \ufdd0", "4"), row("<|im_end|>", "a\ufdd0b")])
+    prepared = bench.prepare(*alpaca(path, "data.on_invalid=drop", f"data.special_tokens={how}"))
+    reason = "holds U+FDD0, which Unicode keeps out of texts; remove it"
+    dropped = prepared.ledger.as_dict()["splits"]["train"]["dropped"]
+    assert dropped == {reason: {"rows": 2, "first": [f"{path}:2", f"{path}:3"]}}
+    with pytest.raises(DataError, match=r"rows\.jsonl, row 2: holds U\+FDD0"):
+        bench.prepare(*alpaca(path, f"data.special_tokens={how}"))
+    with pytest.raises(DataError, match=r"texts\.jsonl, row 1: holds U\+FDD0"):
+        bench.prepare(*texts(write("texts.jsonl", [{"text": "a\ufdd0b"}]), f"data.special_tokens={how}"))

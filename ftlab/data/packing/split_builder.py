@@ -155,17 +155,17 @@ class SplitBuilder:
         self._count_uses(uses, kept, joined["full"], per_unit)
         self._used, self._kept = np.flatnonzero(uses), kept
         self._digests, self._questions = (joined[name][self._used] for name in ("digest", "question"))
-        self._count_samples(self._used, kept, joined, per_unit)
         literal = self._used[joined["literal"][self._used].astype(bool)]
         self._ledger.literals = len(literal)
         self._ledger.literals_named = [self._where(unit, kept) for unit in literal[:FIRST].tolist()]
         is_text = all(self._means.recipes[part.source.name].format == "text" for part in self._parts)
+        self._count_samples(self._used, kept, joined, per_unit, is_text)
         views = layout.lay_out(joined["counts"], per_unit, order, data, is_text)
         self._count_tokens(views, joined, order, per_unit, is_text)
         kept = np.concatenate([np.array(self._parts_of, dtype=np.int64)[:, None], kept], axis=1)
         self._writer.close(views, kept=kept, label=joined["label"])
 
-    def _count_samples(self, used: Counts, kept: Counts, joined: dict[str, Any], per_unit: int) -> None:
+    def _count_samples(self, used: Counts, kept: Counts, joined: dict[str, Any], per_unit: int, is_text: bool) -> None:
         """Of the rows that are used: which say what an earlier one says, how long they are, how many are cut."""
         _, firsts = np.unique(joined["digest"][used], return_index=True)
         again = np.delete(used, firsts)
@@ -174,7 +174,6 @@ class SplitBuilder:
         full, counts = (joined[name].reshape(-1, per_unit)[used] for name in ("full", "counts"))
         self._ledger.rows_truncated = int(np.count_nonzero((full > counts).any(1)))
         self._ledger.measure(full.reshape(-1))
-        is_text = all(self._means.recipes[part.source.name].format == "text" for part in self._parts)
         if not is_text and (self._too_long or self._ledger.rows_truncated):
             self._ledger.measure_needed(np.concatenate([full.max(1, initial=0), self._too_long]))
 

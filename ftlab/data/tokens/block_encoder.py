@@ -122,7 +122,7 @@ class BlockEncoder:
 
     def __init__(self, recipe: Recipe, encoder: Encoder):
         self.recipe, self._encoder = recipe, encoder
-        self._literals = Literals(recipe.literals) if recipe.literals else None
+        self._literals = Literals(recipe.literals)
 
     def __call__(self, block: Block) -> EncodedBlock:
         problems: list[Problem] = []
@@ -152,7 +152,7 @@ class BlockEncoder:
                     raise RowError(row.problem)
                 columns = Columns(row.value, self.recipe.columns, self.recipe.tags, self.recipe.merges)
                 given = convert(columns)
-                record = given if self._literals is None else self._literals.kept_apart(given)
+                record = self._literals.kept_apart(given)
                 rendered = self._render(record)
                 hashes = _digest(record, rendered), prompt_hash(given) or 0
                 is_literal = record is not given

@@ -10,14 +10,14 @@ from collections.abc import Iterable
 from dataclasses import fields, replace
 from typing import Any
 
-from ftlab.data.formats import Record
+from ftlab.data.formats import Record, RowError
 from ftlab.data.tokens.encoder import SPLIT
 
 
-def special_tokens(tokenizer: Any) -> tuple[str, ...]:
-    """Every special token of a tokenizer that has more than one character."""
-    added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
-    return tuple(sorted(token for token in {*tokenizer.all_special_tokens, *added} if len(token) > 1))
+def special_tokens(tokenizer: Any) -> dict[str, int]:
+    """Every token of a tokenizer that stands for no text, with its id."""
+    added = {str(token): id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return added | dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids))
 
 
 def begin_token(tokenizer: Any) -> int | None:
@@ -30,11 +30,15 @@ class Literals:
     """:param tokens: that are text where a row holds them; none to read them as tokens."""
 
     def __init__(self, tokens: Iterable[str]):
-        longest_first = sorted(tokens, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        # A token of one character has no place within it.
+        longest_first = sorted((token for token in tokens if len(token) > 1), key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, [SPLIT, *longest_first])))
 
     def kept_apart(self, record: Record) -> Record:
-        """The record with :data:`SPLIT` within each special token of its text; itself where there is none."""
+        """The record with :data:`SPLIT` within each special token of its text; itself where there is none.
+
+        :raises RowError: it holds :data:`SPLIT` already, which would be lost.
+        """
         if not any(self._holds(getattr(record, field.name)) for field in fields(record)):
             return record
         changed = {field.name: self._split(getattr(record, field.name)) for field in fields(record)}
@@ -49,7 +53,13 @@ class Literals:
 
     def _split(self, value: Any) -> Any:
         if isinstance(value, str):
-            return self._pattern.sub(lambda found: f"{found[0][0]}{SPLIT}{found[0][1:]}", value)
+            return self._pattern.sub(_split_token, value)
         if isinstance(value, dict):
             return {self._split(key): self._split(inner) for key, inner in value.items()}
         return [self._split(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _split_token(found: re.Match[str]) -> str:
+    if found[0] == SPLIT:
+        raise RowError(f"holds U+{ord(SPLIT):04X}, which Unicode keeps out of texts; remove it")
+    return f"{found[0][0]}{SPLIT}{found[0][1:]}"

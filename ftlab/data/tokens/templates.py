@@ -15,6 +15,7 @@ from typing import Any
 
 from ftlab.config.paths import shipped
 from ftlab.data.formats import Conversation, Labelled, Message, Pair, Prompt, RowError
+from ftlab.data.tokens.literals import special_tokens
 from ftlab.errors import NotReadyError
 
 _MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
@@ -134,8 +135,7 @@ class Template:
                 f"The tokenizer of {where} has no chat template. Name a shipped one: model.template=NAME, with NAME of "
                 f"{', '.join(template_names())}. Or put one in its chat_template.jinja."
             )
-        special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
-        return cls(source, dict(tokenizer.special_tokens_map), where, [*tokenizer.all_special_tokens, *special])
+        return cls(source, dict(tokenizer.special_tokens_map), where, special_tokens(tokenizer))
 
     def render(self, conversation: Conversation) -> Rendered:
         """The text, and what of it each assistant turn wrote.

@@ -15,6 +15,7 @@ from rich.text import Text as Coloured
 
 from ftlab.data.formats import Labelled, Pair, Prompt, Text
 from ftlab.data.packing.store import Sample
+from ftlab.data.tokens.literals import special_tokens
 from ftlab.use.inspect.rows import Row
 
 TEXT_TOKENS, IDS, CHUNKS = 1000, 64, 3  # shown of one sample, and of one text, unless all are asked for
@@ -95,7 +96,7 @@ class _Run:
 
 def _runs(sample: Sample, tokenizer: Any, limit: int) -> Iterator[_Run]:
     ids, total = sample.input_ids, len(sample.input_ids)
-    special = np.isin(ids, list(_special(tokenizer)))
+    special = np.isin(ids, list(special_tokens(tokenizer).values()))
     head, tail = (total, total) if total <= limit else (limit // 2, total - limit // 2)
     kinds = sample.learned.astype(np.int8) + 2 * special.astype(np.int8)
     cuts = np.flatnonzero(np.diff(kinds)) + 1
@@ -106,10 +107,6 @@ def _runs(sample: Sample, tokenizer: Any, limit: int) -> Iterator[_Run]:
             inner = cuts[(cuts > start) & (cuts < end)].tolist()
             for a, b in zip([start, *inner], [*inner, end]):
                 yield _Run(a, b, "special" if special[a] else "text", bool(sample.learned[a]))
-
-
-def _special(tokenizer: Any) -> set[int]:
-    return {*tokenizer.all_special_ids, *(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)}
 
 
 def _text(sample: Sample, tokenizer: Any, limit: int) -> Iterator[Piece]:
