@@ -12,16 +12,15 @@ import os
 import re
 import shutil
 import sys
-import textwrap
 from collections.abc import Iterable
 from typing import Any, TextIO
 
-from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
 from ftlab.base.redaction import redact
+from ftlab.base.wrapping import pieces
 from ftlab.errors import NotReadyError
 
 # C0 without tab and line break, delete, C1, and what overrides the direction of reading.
@@ -98,28 +97,15 @@ def _fitted(text: str, stream: TextIO) -> str:
 
 def _between_words(text: Text, width: int) -> Text:
     """The same text with line breaks between words; what goes on is indented a little more."""
-    lines = []
-    for line in text.split("\n", allow_blank=True):
-        plain, start, breaks = line.plain, 0, list[int]()
-        indent = " " * (len(plain) - len(plain.lstrip()) + 2)
-        for word in re.finditer(r"\S+", plain):
-            used = cell_len(plain[start : word.end()]) + (len(indent) if breaks else 0)
-            if used > width and plain[start : word.start()].strip():
-                breaks.append(start := word.start())
-        first, *more = line.divide(breaks)
-        lines += [first, *(Text(indent) + part for part in more)]
-    return Text("\n").join(lines)
+    return Text("\n").join(
+        Text.assemble(piece.indent, line[piece.start : piece.stop], piece.end)
+        for line in text.split("\n", allow_blank=True)
+        for piece in pieces(line.plain, width)
+    )
 
 
 def _broken(line: str, width: int) -> str:
-    if cell_len(line) <= width:
-        return line
-    indent = line[: len(line) - len(line.lstrip())] + ("    " if line.lstrip().startswith("- ") else "  ")
-    lines = textwrap.wrap(
-        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False,
-        replace_whitespace=False, expand_tabs=False,
-    )  # fmt: skip
-    return "\n".join(lines)
+    return "\n".join(piece.indent + line[piece.start : piece.stop] + piece.end for piece in pieces(line, width))
 
 
 def _asked_width() -> int | None:

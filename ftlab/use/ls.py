@@ -34,7 +34,7 @@ _DROPPED_FIRST = ("overrides", "seconds", "tokens", "method", "model", "steps", 
 _PLACES = ("run.", "hydra.", "task=", "tracker=", "-")  # begin what says where a run is, and not what
 _TO_THE_RIGHT = ("phases", "steps", "tokens", "seconds")
 _BETWEEN = 2  # cells between columns
-_NAME = 24  # cells that are enough for a name, which is folded before the run's measures are left out
+_NAME = 40  # cells of a name that stays whole, to be copied; a longer one is folded before measures are left out
 _COUNTS = ("steps", "tokens", "seconds")
 
 
@@ -119,6 +119,9 @@ def _print(to: Terminal, folder: Path, runs: Sequence[Summary], total: int, meas
     columns["began"] = [time.strftime("%Y-%m-%d %H:%M", time.localtime(one.began)) for one in runs]
     columns["overrides"] = [" ".join(_chosen(one)) for one in runs]
     spared = _drop_columns(columns, to.known_width)
+    if to.known_width is not None and _needed(columns) > to.known_width:
+        columns["validation"] = [cell.replace(" ", "\n", 1) for cell in columns["validation"]]
+        columns["golden exact match"] = [cell.replace("→ ", "→\n") for cell in columns["golden exact match"]]
     if "overrides" in spared:  # of the jobs of a sweep, what tells them apart goes below the name
         columns["run"] = ["\n".join([name, *_swept(one)]) for name, one in zip(columns["run"], runs)]
     table = Table(box=None, pad_edge=False)
@@ -140,21 +143,28 @@ def _drop_columns(columns: dict[str, list[str]], width: int | None) -> list[str]
     """Take out columns until the rest fits ``width``; None is a pipe, which takes everything."""
     spared = []
     for name in _DROPPED_FIRST:
-        long_names = max(0, max(map(cell_len, columns["run"])) - _NAME)
-        if width is None or _width(columns) - long_names <= width:
+        if width is None or _needed(columns) <= width:
             break
         del columns[name]
         spared.append(name)
     return spared
 
 
+def _needed(columns: dict[str, list[str]]) -> int:
+    """The width of the table with long names folded."""
+    return _width(columns) - max(0, max(map(cell_len, columns["run"])) - _NAME)
+
+
 def _width(columns: dict[str, list[str]]) -> int:
-    widest = [max(cell_len(line) for line in (*_header(name).split("\n"), *cells)) for name, cells in columns.items()]
+    widest = [
+        max(cell_len(line) for cell in (_header(name), *cells) for line in cell.split("\n"))
+        for name, cells in columns.items()
+    ]
     return sum(widest) + _BETWEEN * (len(columns) - 1)
 
 
 def _header(column: str) -> str:
-    return column.replace(" ", "\n", 1)
+    return column.replace(" ", "\n")
 
 
 def _name(path: Path, folder: Path) -> str:

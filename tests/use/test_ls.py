@@ -309,5 +309,14 @@ def test_a_terminal_is_never_overrun(width, outputs, listed, monkeypatch):
     assert max(len(line.rstrip()) for line in table) <= width
     said = [line for line in lines if line.startswith("Too wide to show: seconds, tokens")]
     assert len(said) == (width < 150)
-    assert any(re.match(r"sweep/0 +finished .*\d → \d", line) for line in lines)
+    assert re.search(r"^sweep/0 +finished .*(\d → \d|loss *\n +\d.* → \d)", "\n".join(lines), re.MULTILINE)
     assert "".join(line.split(" ")[0] for line in table).count("long-" * 9 + "name") == 1
+
+
+def test_a_name_that_a_start_makes_stays_whole_in_80_columns(outputs, listed, monkeypatch):
+    """So that it can be copied: the measure's name goes above its values before the run's name is broken."""
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    name = "tiny_instruct-dpo-lora-20260101-120000"
+    (outputs / "first").rename(outputs / name)
+    assert f"\n{name}  finished  " in listed()
