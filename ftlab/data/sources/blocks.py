@@ -84,7 +84,7 @@ class Location(ABC):
     def blocks(self, size: int = BLOCK_ROWS) -> Iterator[Block]:
         """All rows, in order. However they are cut, they are the same rows with the same numbers and ordinals.
 
-        No more than a block is held in memory, except of a JSON list, which is read whole.
+        No more than a block is held in memory, and no row is larger than ``reading.LARGEST_ROW``.
 
         :param size: the most rows in a block.
         :raises DataError: a file that is not what its name says, or that has no rows.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import codecs
 from pathlib import Path
 
 from ftlab.data.formats.columns import LACKS_COLUMNS
-from ftlab.data.sources.files import kind_of, kind_suffix, open_file, rows_key_hint
+from ftlab.data.sources.files import kind_of, rows_key_hint
+from ftlab.data.sources.reading import kind_suffix, lines
 from ftlab.errors import DataError
 
 _MOST_NAMED = 5
@@ -56,8 +56,8 @@ def columns_hint(file: str) -> str | None:
 
 
 def _header_hint(path: Path) -> str | None:
-    with open_file(path) as lines:
-        first = next((line for line in lines if line.strip()), b"").removeprefix(codecs.BOM_UTF8)
+    first = next((line for _, line, _ in lines(path)), b"")
+    assert isinstance(first, bytes)
     text = first.decode("utf-8", "replace").strip()
     suffix = kind_suffix(path)
     given = "\t" if suffix == ".tsv" else ","

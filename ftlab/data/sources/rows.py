@@ -37,7 +37,7 @@ def load_json(text: str) -> Any:
 
     :raises RepeatedKey: an object has a key twice.
     """
-    return json.loads(text, object_pairs_hook=_unique_keys)
+    return DECODER.decode(text)
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -47,6 +47,9 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key in keys if keys.count(key) > 1)
         raise RepeatedKey(f"has the key {shorten_key(twice)} twice in one object")
     return value
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys)
 
 
 def shorten_key(key: str) -> str:
