@@ -98,8 +98,12 @@ class Preempted(Interrupted):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message that is not blank; the name of its type where there is none."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """What another library's error says, in one line: its first that is not blank, with the next where that only
+    announces it; the name of its type where there is none."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    if isinstance(error, KeyError):  # all that it says is the word that was looked up
+        return f"{lines[0]} is not known"
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
 
 
 def nearest(word: str, known: Iterable[str], limit: int = 2) -> list[str]:

@@ -23,7 +23,7 @@ def quantization_kind(model: Model) -> str | None:
     """``gptq``, ``awq``, ``bitsandbytes`` or another of transformers' names; None for weights as they are, and for a
     model whose config.json is not on this machine."""
     found = _config(model).get("quantization_config")
-    if not found:
+    if not found or not isinstance(found, dict):  # preflight tells of another type
         return None
     if found.get("load_in_4bit") or found.get("load_in_8bit"):  # files from before the kind had a name
         return "bitsandbytes"

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from ftlab.errors import NotReadyError
+from ftlab.pretrained.files import ADAPTER as CONFIG
+from ftlab.pretrained.files import REMEDY, read_object
+from ftlab.pretrained.weights import ADAPTER_FILES, inspect_weights
 from ftlab.rundir.names import FINAL
 from ftlab.schema import Run
-
-CONFIG = "adapter_config.json"
 
 
 def adapter_mistakes(run: Run, folder: Path, spec: str, alternative: str, given: Collection[str]) -> list[str]:
@@ -24,11 +25,10 @@ def adapter_mistakes(run: Run, folder: Path, spec: str, alternative: str, given:
     """
     if not (folder / CONFIG).is_file():
         return [f"{spec} has no {CONFIG}{_nearby(folder)}"]
-    try:
-        saved = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        kind, task = saved["peft_type"], saved.get("task_type")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return [f"{spec}: {folder / CONFIG} cannot be read ({error})"]
+    if damage := file_problems(folder):
+        return [f"{spec}: {problem}" for problem in damage]
+    saved = read_object(folder / CONFIG)
+    kind, task = saved["peft_type"], saved.get("task_type")
     if run.stage.name != "rm" and task == "SEQ_CLS":
         return [
             f"{spec} is the adapter of a reward model (task_type SEQ_CLS), which is no policy for "
@@ -42,6 +42,36 @@ def adapter_mistakes(run: Run, folder: Path, spec: str, alternative: str, given:
     if kind != "LORA":
         return [f"{spec} is of PEFT's kind {kind}, and method=lora trains LORA alone; merge it with method=full"]
     return [*_unquantizable(run, saved, spec), *_other_shape(run, saved, spec, alternative, given)]
+
+
+def file_problems(folder: Path) -> list[str]:
+    """Return what is wrong with the files of an adapter's folder that has an adapter_config.json; empty where nothing
+    is seen. Of the weights only their first kilobytes are read."""
+    file = folder / CONFIG
+    try:
+        saved = read_object(file)
+    except NotReadyError as error:
+        return [str(error)]
+    wrong = [
+        f"{file}: {key}={saved.get(key)!r} must be {words}. {REMEDY}."
+        for key, (is_right, words) in _VALUES.items()
+        if (key == "peft_type" or saved.get("peft_type") == "LORA") and not is_right(saved.get(key))
+    ]
+    return wrong or list(inspect_weights(folder, ADAPTER_FILES).problems)
+
+
+def _are_names(value: Any) -> bool:
+    """Modules that an adapter is on: a pattern, a list, or none where only weights are named."""
+    return isinstance(value, str | None) or (isinstance(value, list) and all(isinstance(one, str) for one in value))
+
+
+# What of an adapter_config.json a run reads, as PEFT writes it.
+_VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "peft_type": (lambda value: isinstance(value, str), "the kind of adapter, such as LORA"),
+    "r": (lambda value: type(value) is int and value > 0, "a whole number of at least 1"),
+    "lora_alpha": (lambda value: type(value) in (int, float), "a number"),
+    "target_modules": (_are_names, "a name, or a list of them"),
+}
 
 
 def _nearby(folder: Path) -> str:

@@ -44,7 +44,7 @@ def load_tokenizer(model: Model) -> Any:
     except Exception as error:  # tokenizers raises anything at all on files that are damaged
         if remote_code.is_untrusted(model, error):
             raise NotReadyError(f"{remote_code.explain(model)}.") from None
-        raise NotReadyError(f"model.path={model.path}: no tokenizer there: {first_line(error)}") from error
+        raise NotReadyError(f"model.path={model.path}: the tokenizer cannot be loaded: {first_line(error)}") from error
     if tokenizer.eos_token is None:
         raise NotReadyError(f"The tokenizer of {model.path} has no eos_token; name one in its tokenizer_config.json.")
     return tokenizer

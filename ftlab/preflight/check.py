@@ -163,4 +163,8 @@ def _unreachable_reference(run: Run) -> list[str]:
         return lacking
     if Path(path).is_dir() and not any((Path(path) / name).is_file() for name in files):
         return [f"{key}={path} has neither {' nor '.join(files)}; it must be a model or an adapter on the run's own"]
-    return []
+    if not Path(path).is_dir():
+        return []
+    is_adapter = (Path(path) / saved_adapter.CONFIG).is_file()
+    problems = saved_adapter.file_problems(Path(path)) if is_adapter else folder_problems(Path(path), True)
+    return [f"{key}={path}: {problem}" for problem in problems]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ftlab.errors import NotReadyError
-from ftlab.pretrained.files import CONFIG, read_object
+from ftlab.pretrained.files import CONFIG, REMEDY, read_object
 
 _NAMES = {
     "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
@@ -26,6 +26,7 @@ _NAMES = {
     "experts_per_token": ("num_experts_per_tok", "experts_per_token"),
 }
 _EXPERT_SIZE = "moe_intermediate_size"  # of one expert, where the other name is that of dense layers
+_PARTS = ("text_config", "quantization_config")
 NEEDED = ("layers", "hidden_size", "vocab_size")
 UNBOUNDED = 2**20  # positions of a family whose config names no end of them: ALiBi, state spaces
 # Families of learned positions, with the rows that they have beyond the positions.
@@ -59,6 +60,9 @@ def read_architecture(folder: Path) -> dict[str, Any]:
     """
     file = folder / CONFIG
     config = read_object(file)
+    for part in _PARTS:
+        if not isinstance(config.get(part), dict | None):
+            raise NotReadyError(f"{file}: {part}={config[part]!r} must be a JSON object, {{...}}. {REMEDY}.")
     types = model_types(config)
     if not types:
         raise NotReadyError(f"{file} names no model_type, so nobody can tell what kind of model it is.")

@@ -13,7 +13,9 @@ from typing import Any
 from ftlab.errors import NotReadyError
 from ftlab.pretrained.files import REMEDY, is_pointer, pointer_problem, read_object
 
-_SAFETENSORS, _TORCH = "model.safetensors", "pytorch_model.bin"
+# Names of a whole model's weights and of an adapter's, each as safetensors and as torch has them.
+MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _ELSEWHERE = {"tf_model.h5": "TensorFlow", "flax_model.msgpack": "Flax", "*.gguf": "GGUF", "*.pth": "another program"}
 # Bits of an element, by the names that https://github.com/huggingface/safetensors gives its types.
 _BITS = {
@@ -36,9 +38,12 @@ class Weights:
     shapes: Shapes
 
 
-def inspect_weights(folder: Path) -> Weights:
-    """Look at the files of weights that transformers would load of a folder, and at no others."""
-    for name, read in ((_SAFETENSORS, read_shapes), (_TORCH, _check_torch)):
+def inspect_weights(folder: Path, names: tuple[str, str] = MODEL_FILES) -> Weights:
+    """Look at the files of weights that transformers, or PEFT, would load of a folder, and at no others.
+
+    :param names: ``MODEL_FILES``, or ``ADAPTER_FILES`` of an adapter.
+    """
+    for name, read in zip(names, (read_shapes, _check_torch), strict=True):
         file, index = folder / name, folder / f"{name}.index.json"
         try:
             if _is_there(file):
@@ -51,8 +56,8 @@ def inspect_weights(folder: Path) -> Weights:
     hint = f"; {', '.join(others)} is not read" if others else ""
     shards = sorted(folder.glob("*.safetensors"))
     if shards:
-        hint = f"; it has {shards[0].name} and no {_SAFETENSORS}.index.json, which says what is in which file"
-    return Weights((f"{folder} has no weights ({_SAFETENSORS}){hint}. {REMEDY}.",), {})
+        hint = f"; it has {shards[0].name} and no {names[0]}.index.json, which says what is in which file"
+    return Weights((f"{folder} has no weights ({names[0]}){hint}. {REMEDY}.",), {})
 
 
 def _is_there(file: Path) -> bool:

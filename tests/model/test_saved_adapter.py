@@ -150,7 +150,7 @@ def test_an_adapter_that_is_not_there(adapter, tmp_path):
     ]
     (tmp_path / "final" / "adapter_config.json").write_text("{")
     (said,) = refused(f"model.adapter={tmp_path}/final")
-    assert said.startswith(f"model.adapter={tmp_path}/final: {tmp_path}/final/adapter_config.json cannot be read (")
+    assert said.startswith(f"model.adapter={tmp_path}/final: {tmp_path}/final/adapter_config.json is no JSON, or only ")
 
 
 def test_a_reference_model_that_is_not_there(tmp_path):
@@ -159,6 +159,46 @@ def test_a_reference_model_that_is_not_there(tmp_path):
     assert said == f"stage.reference_model={tmp_path}/none does not exist"
     (said,) = refused(f"stage=dpo stage.reference_model={tmp_path}")
     assert said.startswith(f"stage.reference_model={tmp_path} has neither config.json nor adapter_config.json; ")
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 5775920\n"
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+DAMAGE = {
+    "pointer": (WEIGHTS, lambda _: POINTER, f"/{WEIGHTS} is a pointer of Git LFS, not the file itself"),
+    "half": (WEIGHTS, lambda data: data[: len(data) // 2], f"/{WEIGHTS} is cut short: "),
+    "header": (WEIGHTS, lambda data: data[:500], f"/{WEIGHTS} is no safetensors file, or only the beginning of one"),
+    "garbage": (WEIGHTS, lambda _: b"x" * 900, f"/{WEIGHTS} is no safetensors file"),
+    "empty": (WEIGHTS, lambda _: b"", f"/{WEIGHTS} is empty."),
+    "gone": (WEIGHTS, None, f" has no weights ({WEIGHTS})"),
+    "list": (CONFIG, lambda _: b"[1]", f"/{CONFIG} must be a JSON object, {{...}}, and is a list"),
+    "deep": (CONFIG, lambda _: b"[" * 100_000, f"/{CONFIG} is no JSON, or only a part of it (nested too deep)"),
+    "kind": (CONFIG, lambda _: b"{}", f"/{CONFIG}: peft_type=None must be the kind of adapter"),
+    "rank": (CONFIG, lambda data: data.replace(b'"r": 16', b'"r": "x"'), f"/{CONFIG}: r='x' must be a whole number"),
+    "alpha": (CONFIG, lambda data: data.replace(b'"lora_alpha": 32', b'"lora_alpha": null'), "lora_alpha=None must be"),
+    "targets": (CONFIG, lambda _: b'{"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": 7}',
+                "target_modules=7 must be a name, or a list of them"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_adapter_is_told_before_anything_is_loaded(name, adapter):
+    """In the policy's place and in the reference's; and a damaged model in the reference's."""
+    file, damage, said = DAMAGE[name]
+    folder = adapter()
+    path = folder / file
+    if damage is None:
+        path.unlink()
+    else:
+        path.write_bytes(damage(path.read_bytes()))
+    for key in ("model.adapter", "stage.reference_model"):
+        (told,) = refused(f"stage=dpo {key}={folder}")
+        assert told.startswith(f"{key}={folder}: {folder}") and said in told
+    model = folder.with_name("model")
+    shutil.copytree(TINY, model)
+    if file == WEIGHTS and damage is not None:
+        (model / "model.safetensors").write_bytes(damage((model / "model.safetensors").read_bytes()))
+        (told,) = refused(f"stage=dpo stage.reference_model={model}")
+        assert told.startswith(f"stage.reference_model={model}: {model}/model.safetensors is ")
 
 
 def test_a_phase_of_a_curriculum_is_compared_with_what_it_starts_from(tmp_path):

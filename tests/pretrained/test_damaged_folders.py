@@ -88,6 +88,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "more layers": (set_key(C, "num_hidden_layers", 6), "they hold 4 layers, and config.json says 6"),
     "fewer layers": (set_key(C, "num_hidden_layers", 3), "they hold 4 layers, and config.json says 3"),
     "tied is text": (set_key(C, "tie_word_embeddings", "no"), f"{C}: tie_word_embeddings='no' must be true or false"),
+    "quantization": (set_key(C, "quantization_config", [1]), f"{C}: quantization_config=[1] must be a JSON object"),
+    "text part": (set_key(C, "text_config", 7), f"{C}: text_config=7 must be a JSON object, {{...}}."),
     "tokenizer gone": (lose(T), "has no tokenizer: neither tokenizer.json, tokenizer.model nor vocab.json"),
     "tokenizer half": (cut(T, 70_000), f"{T} is no JSON, or only a part of it"),
     "tokenizer list": (write(T, "[1]"), f"{T} must be a JSON object, {{...}}, and is a list."),
@@ -250,6 +252,20 @@ def test_tensors_of_other_shapes(folder):
     save_file(tensors, folder / W, metadata={"format": "pt"})
     with pytest.raises(NotReadyError, match=r"tensors of its files have other shapes than its config.json says"):
         load_model(make_run(f"model.path={folder}"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("hidden_act", "nope", "cannot be loaded: 'nope' is not known"),
+        ("rms_norm_eps", "small", "the tokenizer cannot be loaded: Validation error for field 'rms_norm_eps': "),
+    ],
+)  # fmt: skip
+def test_what_only_transformers_can_judge_is_told_with_the_key_or_the_word(folder, tmp_path, key, value, said):
+    set_key(C, key, value)(folder)
+    with pytest.raises(NotReadyError) as caught:
+        train_run(tmp_path / "run", f"model.path={folder}", *BARE, "data.max_samples=8", "train.max_steps=1")
+    assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
 # ------------------------------------------------------------------------------------------- how answers are generated

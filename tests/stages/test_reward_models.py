@@ -161,8 +161,10 @@ def test_what_is_no_reward_model_is_refused_before_anything_is_loaded(stage, rew
     assert "its model has no score head" in refused(str(ROOT / "models/tiny"), stage)
     torn = tmp_path / "torn"
     shutil.copytree(reward_run / "final", torn)
-    (torn / "adapter_model.safetensors").write_bytes(b"\xff" * 20)
-    assert "is torn" in refused(str(torn), stage)
+    weights = (torn / "adapter_model.safetensors").read_bytes()
+    for damaged, said in ((b"\xff" * 20, "is no safetensors file"), (weights[:-9], "is cut short: ")):
+        (torn / "adapter_model.safetensors").write_bytes(damaged)
+        assert f"{torn}/adapter_model.safetensors {said}" in refused(str(torn), stage)
     key = f"stage.rewards=['model:{reward_run}']" if stage == "grpo" else f"stage.reward_model={reward_run}/final"
     preflight.check(make_run(f"stage={stage}", key))
 

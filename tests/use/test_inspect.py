@@ -373,7 +373,7 @@ def test_an_answer_without_an_end_is_found(inspected, tokenizer_only):
     [
         (("split=test",), ConfigError, "task.split=test: this data has no such split. It has: train."),
         (("html=my.jsonl/page.html",), NotReadyError, "task.html=my.jsonl/page.html cannot be written: "),
-        (("model.path=/nowhere/x",), NotReadyError, "model.path=/nowhere/x: no tokenizer there: "),
+        (("model.path=/nowhere/x",), NotReadyError, "model.path=/nowhere/x: the tokenizer cannot be loaded: "),
         (("data.columns.output=reply",), DataError, "my.jsonl, row 1: has no column 'reply'; it has "),
     ],
 )  # fmt: skip

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
+from ftlab.pretrained.files import ADAPTER, CONFIG
+from ftlab.pretrained.weights import ADAPTER_FILES, MODEL_FILES, inspect_weights
 from ftlab.rundir.names import FINAL
 
 MAKE = "Train one with stage=rm, and give its run directory."
@@ -23,7 +24,7 @@ def find_reward_model(name: str, phases: Path | None) -> Path | None:
     of_phase = [] if phases is None else [path for path in phases.glob("*") if _is_of(name, path.name)]
     # A folder that happens to have the name of a phase is never used in its place.
     for folder in [path / FINAL for path in sorted(of_phase)] or [given / FINAL, given]:
-        if (folder / "adapter_config.json").is_file() or (folder / "config.json").is_file():
+        if (folder / ADAPTER).is_file() or (folder / CONFIG).is_file():
             return folder
     return None
 
@@ -44,24 +45,10 @@ def reward_model_problem(path: str, phases: Path | None = None) -> str | None:
         if phases is None and _PHASE.fullmatch(path) and not Path(path).exists():
             return None
         return f"it is neither a run directory with a final model nor an earlier phase of this run. {MAKE}"
-    try:
-        if any(name == HEAD or name.endswith(f".{HEAD}") for name in _tensors(folder)):
-            return None
-    except (OSError, ValueError) as error:
-        return f"{folder} cannot be read: {error}"
-    kind = "adapter" if (folder / "adapter_config.json").is_file() else "model"
-    return f"{folder} is no reward model: its {kind} has no score head. {MAKE}"
-
-
-def _tensors(folder: Path) -> set[str]:
-    """The names of all tensors of a model or an adapter, from the headers of its safetensors files."""
-    return {name for file in sorted(folder.glob("*.safetensors")) for name in _header(file)} - {"__metadata__"}
-
-
-def _header(file: Path) -> dict[str, object]:
-    """:raises ValueError: the file is torn or no safetensors file."""
-    with file.open("rb") as opened:
-        size = int.from_bytes(opened.read(8), "little")
-        if size > file.stat().st_size:
-            raise ValueError(f"{file.name} is torn")
-        return json.loads(opened.read(size))
+    is_adapter = (folder / ADAPTER).is_file()
+    weights = inspect_weights(folder, ADAPTER_FILES if is_adapter else MODEL_FILES)
+    if weights.problems:
+        return weights.problems[0]
+    if any(name == HEAD or name.endswith(f".{HEAD}") for name in weights.shapes):
+        return None
+    return f"{folder} is no reward model: its {'adapter' if is_adapter else 'model'} has no score head. {MAKE}"
