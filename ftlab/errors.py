@@ -7,6 +7,7 @@ also a ``CompactHydraException``. Whatever else escapes is a bug of ours and kee
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -95,6 +96,15 @@ class Preempted(Interrupted):
     """
 
     exit_code = 75
+
+
+def of_system(error: FtlabError | OSError) -> FtlabError:
+    """What to tell of an error; :raises OSError: it is one of the system that no word of the user's caused."""
+    if isinstance(error, FtlabError):
+        return error
+    if error.errno != errno.ENAMETOOLONG:
+        raise error
+    return NotReadyError(f"{error.filename}: the name is longer than a file system takes.")
 
 
 def first_line(error: BaseException) -> str:

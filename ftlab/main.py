@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from ftlab.base.terminal import discard_output, echo_error
 from ftlab.config import check, command_line, paths, sweeps
-from ftlab.errors import FtlabError, Interrupted
+from ftlab.errors import FtlabError, Interrupted, of_system
 
 # task -> the function that runs it; imported only when it is chosen
 TASKS = {
@@ -42,12 +42,12 @@ def main() -> None:
         if sweeps.trains(given):
             sys.exit(resolve_name("ftlab.engine.sweep:run")(given, start))
         start(given)
-    except FtlabError as error:
+    except BrokenPipeError:  # ftlab --help | head
+        discard_output()
+    except (FtlabError, OSError) as error:
         sys.exit(report(error))
     except KeyboardInterrupt:
         sys.exit(report(Interrupted("Interrupted before anything was begun.")))
-    except BrokenPipeError:  # ftlab --help | head
-        discard_output()
 
 
 def start(given: command_line.Arguments) -> None:
@@ -63,17 +63,17 @@ def job(cfg: DictConfig) -> None:
             return resolve_name("ftlab.engine.sweep:run_job")(sweeps.place(of_hydra), cfg, of_hydra)
         run, overrides = sweeps.prepare(cfg, of_hydra)
         resolve_name(TASKS[run.task.name])(run, overrides)
-    except FtlabError as error:
+    except BrokenPipeError:  # which Hydra would show with a traceback
+        discard_output()
+    except (FtlabError, OSError) as error:
         if in_sweep and not isinstance(error, Interrupted):
             raise  # the other jobs go on; Hydra tells it at the end
         sys.exit(report(error))
-    except BrokenPipeError:  # which Hydra would show with a traceback
-        discard_output()
 
 
 _hydra_main = hydra.main(version_base="1.3", config_path=str(paths.config_dir()), config_name="config")(job)
 
 
-def report(error: FtlabError) -> int:
-    echo_error(error)
-    return error.exit_code
+def report(error: FtlabError | OSError) -> int:
+    echo_error(told := of_system(error))
+    return told.exit_code

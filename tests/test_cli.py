@@ -84,12 +84,29 @@ def test_a_model_that_cannot_be_reached_says_what_would_do(ftlab, tmp_path):
     ) in done.stderr.splitlines()
 
 
-@pytest.mark.parametrize("key", ["data.path=hf://", "+no.such=https://"])
-def test_a_password_in_an_address_is_not_repeated(key, ftlab):
-    done = ftlab(f"{key}anna:hunter2secret@host/set", "data.format=alpaca")
-    assert done.returncode == 1
-    assert "//<redacted>@host/set" in done.stderr
-    assert "hunter2secret" not in done.stdout + done.stderr
+def test_a_password_in_an_address_is_not_repeated(each):
+    """Nor where an address was taken for a path, which has one slash less."""
+    url = "anna:hunter2secret@host/set"
+    lines = [
+        f"data.path=hf://{url} data.format=alpaca", f"data.path=https://{url} data.format=alpaca",
+        f"+no.such=https://{url}", f"resume https://{url}", f"init https://{url}",
+    ]  # fmt: skip
+    for line, done in each(lines).items():
+        assert done.returncode == 1
+        assert "/<redacted>@host/set" in done.stderr, line
+        assert "hunter2secret" not in done.stdout + done.stderr, line
+
+
+def test_a_name_longer_than_a_file_system_takes_is_told(each):
+    name = "x" * 300
+    lines = [
+        f"run.name={name}", f"run.dir={name}", f"data.path={name}.json data.format=alpaca", f"resume {name}",
+        f"model.path={name * 20}", f"diff {name} b",
+    ]  # fmt: skip
+    for line, done in each(lines).items():
+        assert done.returncode == 1, line
+        assert name in done.stderr and "Traceback" not in done.stderr and "Error executing" not in done.stderr, line
+        assert "too long" in done.stderr or "longer than" in done.stderr or "does not exist" in done.stderr, line
 
 
 def test_an_error_cannot_steer_the_terminal(ftlab):

@@ -47,7 +47,8 @@ _HEADER = re.compile(
     r"(?i)authorization[\"'\]]*\s{0,4}[:=,]\s{0,4}[bf]?[\"'`]?(?:bearer|basic|token)\s+([\w+/=.~-]{16,})"
 )
 _IN_URL = re.compile(r"[a-z][a-z0-9+.-]{1,20}://[^\s/:@'\"<>]{1,80}:([^\s/@:'\"<>{}$]{8,})@")
-_USER = re.compile(r"(://)[^\s/@'\"]+@")
+# A path that was made of an address has lost one of its slashes.
+_USER = re.compile(r"(://)[^\s/@'\"]+@|(?<=[a-z])(:/)[^\s/@'\":]+:[^\s/@'\"]+@")
 _STAND_INS = re.compile(r"(?i)example|placeholder|change.?me|your|dummy|x{5}|\*{4}|\.{3}|1234567|abcdef")
 # Bits in a letter: random letters of base 64 have more than 4 from about 20 letters on, of hexadecimal about 3.6.
 _BITS = 3.0
@@ -75,7 +76,7 @@ def mask_secrets(text: str) -> str:
     for _, anchors, pattern in _KINDS:
         if any(anchor in text for anchor in anchors):
             text = pattern.sub(REDACTED, text)
-    return _USER.sub(rf"\1{REDACTED}@", text)
+    return _USER.sub(lambda found: f"{found[1] or found[2]}{REDACTED}@", text)
 
 
 def redact(text: str) -> str:

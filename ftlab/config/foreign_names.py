@@ -25,7 +25,9 @@ _PAIRS: dict[str, Line] = {
     "bf16": {"false": "hardware.precision=fp32", "": "hardware.precision=bf16"},
     "fp16": {"false": "hardware.precision=fp32", "": "hardware.precision=fp16"},
     # the method
-    "finetuning_type": "method={}", "train_type": "method={}", "use_peft": {"false": "method=full", "": "method=lora"},
+    "finetuning_type": "method={}", "train_type": "method={}", "peft_type": "method={}",
+    "use_peft": {"false": "method=full", "": "method=lora"},
+    "adapter": {"lora": "method=lora", "qlora": "method=qlora", "": "model.adapter={}"},
     "lora_rank": "lora.r={}", "lora_r": "lora.r={}", "lora_alpha": "lora.alpha={}", "lora_dropout": "lora.dropout={}",
     "lora_target": {"all": "lora.target_modules=all-linear", "": "lora.target_modules=[{}]"},
     "lora_target_modules": "lora.target_modules={}", "lora_target_linear": "lora.target_modules=all-linear",
@@ -65,6 +67,7 @@ _PAIRS: dict[str, Line] = {
     "early_stopping_patience": "train.early_stopping={}", "eval_steps": "eval.steps={}",
     "per_device_eval_batch_size": "eval.batch_size={}", "predict_with_generate": "eval.generate_every=50",
     "generation_max_length": "eval.max_new_tokens={}", "data_seed": "seed={}", "random_seed": "seed={}",
+    "seed": "seed={}",
     # the run and where it runs
     "output_dir": "run.dir={}", "run_name": "run.name={}", "overwrite_output_dir": "run.if_exists=new",
     "report_to": "tracker={}", "wandb_project": "tracker.project={}", "use_wandb": "tracker=wandb",
@@ -99,6 +102,8 @@ def translation(name: str, value: str | None) -> str | None:
 
     :param name: without dashes at its front; of a dotted one the last part counts. :param value: as it was given.
     """
+    if name in _PAIRS and _PAIRS[name] == f"{name}={{}}":  # ours, where it stands right
+        return None
     name = name.rpartition(".")[2].replace("-", "_").lower()
     if name in _SENTENCES:
         return _SENTENCES[name]

@@ -24,7 +24,7 @@ def write(name: str, text: str) -> None:
 
 
 def test_keys_without_the_line_that_puts_them_at_the_top(mistakes):
-    write("mine", "train:\n  epochs: 1\n")
+    write("mine", "seed: 3\ntrain:\n  epochs: 1\n")
     assert mistakes("--config-dir=conf experiment=mine") == [
         "experiment: its file needs the first line '# @package _global_', or its keys are read below 'experiment'"
     ]
