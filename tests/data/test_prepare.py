@@ -135,6 +135,7 @@ def test_the_ledger_in_numbers(bench, write):
                 },
                 "duplicates": {"rows": 1, "first": [f"{path}:5"]},
                 "special_tokens_as_text": {"rows": 0, "first": []},
+                "left_out_by_template": {},
                 "tokens": {
                     "in": 2 * short + long_answer + long_question,
                     "trained": 2 * 3 + 64 - header - 1,

@@ -152,6 +152,15 @@ def test_a_length_that_was_given_stays_and_its_losses_are_told(begun):
     assert "  max_length: 256               # as ftlab init was told" in Path("conf/experiment/my.yaml").read_text()
 
 
+def test_what_the_template_leaves_out_is_told_before_anything_is_written(begun):
+    turns = [{"role": "user", "content": "1?"}, {"role": "assistant", "content": "1.", "reasoning_content": "One."}]
+    rows = [{"messages": [*turns[:1], {"role": "assistant", "content": "1."}]}, {"messages": turns}]
+    Path("my.jsonl").write_text("not JSON\n" + "".join(json.dumps(row) + "\n" for row in rows))
+    said = begun("my.jsonl", "-y")
+    assert "left out by the template: reasoning (message 2)\n" in said
+    assert "1 of the 3 rows: the template leaves out reasoning, first my.jsonl:3. Name a template that" in said
+
+
 def test_rows_longer_than_the_model_can_have_are_told(begun):
     rows = [{"prompt": "Say. " * n, "completion": "7"} for n in (1, 5, 3000)]
     Path("my.json").write_text(json.dumps(rows))

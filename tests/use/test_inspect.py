@@ -163,6 +163,17 @@ def test_a_pair_shows_both_answers(inspected):
     assert said.endswith("\n1 row read back as the tokenizer's own template writes them\n")
 
 
+def test_what_the_template_leaves_out_of_a_row_is_said_of_the_row(inspected):
+    question, answer = {"role": "user", "content": "1?"}, {"role": "assistant", "content": "1."}
+    thinking = {**answer, "reasoning_content": "One."}
+    write("my.jsonl", {"messages": [question, thinking, {**question, "name": "Ada"}, answer]})
+    said = inspected("data.path=my.jsonl", "data.format=messages", "data.split.fraction=0", "html=page.html")
+    line = "left out by the template: reasoning of earlier turns (message 2); names (message 3)"
+    assert re.search(r"my\.jsonl:1   \d+ tokens, \d+ trained\n" + re.escape(line) + r"\n<\|im_start\|>user", said)
+    assert f'<p class="gap">{line}</p>' in Path("page.html").read_text()
+    assert "train: 1 of 1 rows: the template leaves out names, first my.jsonl:1. If the model is to know" in said
+
+
 def test_labelled_answers_prompts_and_texts(inspected):
     write("kto.jsonl", *({"prompt": "Say.", "completion": "7", "label": label} for label in (True, False)))
     said = inspected("stage=kto", "data.path=kto.jsonl", "data.format=kto", "data.split.fraction=0")

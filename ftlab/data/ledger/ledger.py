@@ -21,6 +21,7 @@ class SplitLedger:
     :param dropped: reason -> how many rows. :param named: reason -> ``file:row`` of the first of them.
     :param duplicates: kept rows that say what an earlier one says. :param duplicates_named: the first of them.
     :param literals: rows that spell special tokens out, which are read as text. :param literals_named: the first.
+    :param left_out: what the template does not write of kept rows -> of how many ``rows``, and the ``first`` of them.
     :param needed: where rows were cut or left out for their length, the ``data.max_length`` that keeps ``most`` (99 %)
         and ``all`` of them whole.
     :param in_train: of another split than train: how many ``rows`` train has as well, the ``first`` of them, and of how
@@ -48,6 +49,7 @@ class SplitLedger:
     named: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     duplicates_named: list[str] = field(default_factory=list)
     literals_named: list[str] = field(default_factory=list)
+    left_out: dict[str, dict[str, Any]] = field(default_factory=dict)
     in_train: dict[str, Any] | None = None
     needed: dict[str, int] | None = None
     percentiles: dict[str, int] = field(default_factory=dict)
@@ -107,6 +109,7 @@ class SplitLedger:
             "dropped": {reason: {"rows": count, "first": self.named[reason]} for reason, count in self.dropped.items()},
             "duplicates": {"rows": self.duplicates, "first": self.duplicates_named},
             "special_tokens_as_text": {"rows": self.literals, "first": self.literals_named},
+            "left_out_by_template": self.left_out,
             **({"in_train": self.in_train} if self.in_train is not None else {}),
             "tokens": {"in": self.tokens_in, "trained": self.tokens_trained, "masked": self.tokens_masked,
                        "cut": self.tokens_cut, "repeated": self.tokens_repeated, "padded": self.tokens_padded},

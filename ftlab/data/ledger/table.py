@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
 from ftlab.data.ledger.ledger import Ledger, SplitLedger
+from ftlab.data.tokens.left_out import KINDS
 
 _COLUMNS = ("split", "rows", "kept", "dropped", "cut", "tokens", "trained", "packed", "fill")
 _WIDTH = 40  # characters of the longest bar
@@ -49,9 +50,20 @@ def ledger_lines(ledger: Ledger, cached: bool, damaged: str | None) -> Iterator[
                 f"[yellow]{name}: {split.literals:,} rows spell special tokens out, first {first}: read as text "
                 "(data.special_tokens=token reads them as the tokens)[/yellow]"
             )
+        yield from (f"[yellow]{name}: {line}[/yellow]" for line in left_out_lines(split, f"{split.rows_kept:,} rows"))
         yield from _leaks(name, split)
         if split.rows_repeated:
             yield f"{name}: {split.rows_repeated:,} rows are used again, and their tokens counted again"
+
+
+def left_out_lines(split: SplitLedger, of: str, name_row: Callable[[str], str] = str) -> Iterator[str]:
+    """What the template does not write of a split's rows, and what to do, as markup.
+
+    :param of: how to speak of them. :param name_row: of ``file:row`` what to call it.
+    """
+    for kind, found in split.left_out.items():
+        first = escape(name_row(found["first"][0]))
+        yield f"{found['rows']:,} of {of}: the template leaves out {kind}, first {first}. {escape(KINDS[kind])}"
 
 
 def _leaks(name: str, split: SplitLedger) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from ftlab.data.sources.refused_rows import RefusedRows
 from ftlab.data.sources.resolve import Source
 from ftlab.data.tokens.block_encoder import BlockEncoder, EncodedBlock, Problem, Recipe
 from ftlab.data.tokens.encoder import Counts, Encoder
+from ftlab.data.tokens.left_out import kinds_of
 from ftlab.data.tokens.workers import encode_in_order, worker_count
 from ftlab.schema import Data
 
@@ -143,7 +145,7 @@ class SplitBuilder:
     def _close(self) -> None:
         joined = {
             name: np.concatenate([getattr(block, name) for block in self._blocks] or [np.empty(0, np.int64)])
-            for name in ("counts", "full", "learned", "label", "digest", "question", "literal")
+            for name in ("counts", "full", "learned", "label", "digest", "question", "literal", "left_out")
         }
         kept = np.concatenate([block.kept for block in self._blocks] or [np.empty((0, 2), np.int64)])
         per_unit = max(len(joined["counts"]) // max(len(kept), 1), 1)
@@ -160,6 +162,7 @@ class SplitBuilder:
         self._ledger.literals_named = [self._where(unit, kept) for unit in literal[:FIRST].tolist()]
         is_text = all(self._means.recipes[part.source.name].format == "text" for part in self._parts)
         self._count_samples(self._used, kept, joined, per_unit, is_text)
+        self._count_left_out(joined["left_out"][self._used], kept)
         views = layout.lay_out(joined["counts"], per_unit, order, data, is_text)
         self._count_tokens(views, joined, order, per_unit, is_text)
         kept = np.concatenate([np.array(self._parts_of, dtype=np.int64)[:, None], kept], axis=1)
@@ -176,6 +179,16 @@ class SplitBuilder:
         self._ledger.measure(full.reshape(-1))
         if not is_text and (self._too_long or self._ledger.rows_truncated):
             self._ledger.measure_needed(np.concatenate([full.max(1, initial=0), self._too_long]))
+
+    def _count_left_out(self, bits: Counts, kept: Counts) -> None:
+        """:param bits: of every used row, what the template leaves out of it."""
+        for value, count in zip(*np.unique(bits[bits > 0], return_counts=True)):
+            for kind in kinds_of(int(value)):
+                found = self._ledger.left_out.setdefault(kind, {"rows": 0, "first": []})
+                found["rows"] += int(count)
+        for kind, found in self._ledger.left_out.items():
+            units = itertools.islice((u for u, b in zip(self._used, bits) if b and kind in kinds_of(int(b))), FIRST)
+            found["first"] = [self._where(int(unit), kept) for unit in units]
 
     def compare(self, train: SplitBuilder) -> None:
         """Count the rows that train has as well, and those of which it has only the prompt. Both have been built."""

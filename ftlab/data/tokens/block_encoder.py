@@ -12,6 +12,7 @@ from ftlab.data.formats import CONVERTERS, Columns, Conversation, Labelled, Mess
 from ftlab.data.formats.records import prompt_hash
 from ftlab.data.sources.blocks import Block
 from ftlab.data.tokens.encoder import Counts, Encoder, Flags, Ids, Spans
+from ftlab.data.tokens.left_out import LeftOut
 from ftlab.data.tokens.literals import Literals
 from ftlab.data.tokens.templates import Rendered, Template
 
@@ -69,6 +70,7 @@ class EncodedBlock:
     :param kept: int64, shape (U, 2): ordinal and number of each row. :param label: int8, shape (U,): KTO's label.
     :param digest: uint64, shape (U,): equal for rows that say the same. :param question: uint64, shape (U,): equal for
         rows that ask the same, 0 for plain text. :param literal: bool, shape (U,): which rows spell special tokens out.
+    :param left_out: uint16, shape (U,): what the template leaves out, as :meth:`LeftOut.bits` has it.
     :param names: the rows' own ids, if any has.
     :param counts: tokens kept of each sample. :param full: tokens before the cut. :param learned: trained tokens.
     """
@@ -79,6 +81,7 @@ class EncodedBlock:
     digest: np.ndarray
     question: np.ndarray
     literal: np.ndarray
+    left_out: np.ndarray
     names: list[str | None] | None
     ids: Ids
     trained: Flags
@@ -95,7 +98,7 @@ class EncodedBlock:
         tokens = np.repeat(samples, self.counts)
         self.kept, self.label = self.kept[keep], self.label[keep]
         self.digest, self.question = self.digest[keep], self.question[keep]
-        self.literal = self.literal[keep]
+        self.literal, self.left_out = self.literal[keep], self.left_out[keep]
         self.ids, self.trained = self.ids[tokens], self.trained[tokens]
         self.counts, self.full, self.learned = self.counts[samples], self.full[samples], self.learned[samples]
 
@@ -112,6 +115,7 @@ class _Draft:
     digest: int
     question: int
     is_literal: bool
+    left_out: int
     ids: list[Ids] = field(default_factory=list)
     trained: list[Flags] = field(default_factory=list)
     full: list[int] = field(default_factory=list)
@@ -123,6 +127,7 @@ class BlockEncoder:
     def __init__(self, recipe: Recipe, encoder: Encoder):
         self.recipe, self._encoder = recipe, encoder
         self._literals = Literals(recipe.literals)
+        self._left_out = None if recipe.template is None else LeftOut(recipe.template)
 
     def __call__(self, block: Block) -> EncodedBlock:
         problems: list[Problem] = []
@@ -156,7 +161,8 @@ class BlockEncoder:
                 rendered = self._render(record)
                 hashes = _digest(record, rendered), prompt_hash(given) or 0
                 is_literal = record is not given
-                drafts.append(_Draft(ordinal, row.number, record, columns.id, rendered, *hashes, is_literal))
+                left_out = 0 if self._left_out is None else self._left_out.bits(record, [text for text, _ in rendered])
+                drafts.append(_Draft(ordinal, row.number, record, columns.id, rendered, *hashes, is_literal, left_out))
             except RowError as error:
                 problems.append(Problem(ordinal, row.number, str(error)))
         return drafts
@@ -280,6 +286,7 @@ class BlockEncoder:
             digest=np.array([draft.digest for draft in kept], dtype=np.uint64),
             question=np.array([draft.question for draft in kept], dtype=np.uint64),
             literal=np.array([draft.is_literal for draft in kept], dtype=bool),
+            left_out=np.array([draft.left_out for draft in kept], dtype=np.uint16),
             names=[draft.name for draft in kept] if any(draft.name is not None for draft in kept) else None,
             ids=np.concatenate(ids) if ids else np.empty(0, np.int32),
             trained=np.concatenate(trained) if trained else np.empty(0, bool),

@@ -8,13 +8,13 @@ it. Named templates are the Jinja files of the shipped ``templates`` folder, whi
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ftlab.config.paths import shipped
-from ftlab.data.formats import Conversation, Labelled, Message, Pair, Prompt, RowError
+from ftlab.data.formats import Conversation, Labelled, Message, Pair, Prompt, Record, RowError
 from ftlab.data.tokens.literals import special_tokens
 from ftlab.errors import NotReadyError
 
@@ -179,7 +179,14 @@ class Template:
 
         :raises RowError: the template refuses the messages.
         """
-        return self._text(messages, tools, add_generation_prompt=True)
+        return self.text(messages, tools, asks=True)
+
+    def text(self, messages: Sequence[Message], tools: list[Any] | None = None, asks: bool = False) -> str:
+        """The text of messages. :param asks: whether it ends with what asks for the next assistant turn.
+
+        :raises RowError: the template refuses them.
+        """
+        return self._text(messages, tools, add_generation_prompt=True) if asks else self._text(messages, tools)
 
     def _text(self, messages: Sequence[Message], tools: list[Any] | None, **options: Any) -> str:
         text: str = self._render(Conversation(list(messages), tools), **options)[0][0]
@@ -263,6 +270,22 @@ def _nearest(source: str, where: str) -> str:
         return len(mine & words) / len(mine | words) + (name in family)
 
     return max(template_names(), key=likeness)
+
+
+Asked = tuple[list[Message], list[Any] | None, bool]  # messages, tools, and whether an answer is asked for
+
+
+def conversations(record: Record) -> Iterator[tuple[str, Asked]]:
+    """What a record is trained as: its conversations with their names, if there are two of them."""
+    if isinstance(record, Conversation):
+        yield "", (record.messages, record.tools, False)
+    elif isinstance(record, Prompt):
+        yield "", (record.messages, record.tools, True)
+    elif isinstance(record, Labelled):
+        yield "", ([*record.prompt, *record.answer], record.tools, False)
+    elif isinstance(record, Pair):
+        yield "chosen", ([*record.prompt, *record.chosen], record.tools, False)
+        yield "rejected", ([*record.prompt, *record.rejected], record.tools, False)
 
 
 def prompt_and_answer(record: Conversation | Pair | Labelled | Prompt) -> tuple[list[Message], str]:

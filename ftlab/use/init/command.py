@@ -17,6 +17,7 @@ from rich.prompt import Prompt
 from rich.table import Table
 
 from ftlab.config import check, command_line, compose
+from ftlab.data.ledger.table import left_out_lines
 from ftlab.data.prepare import Parts, Prepared, prepare, split_parts
 from ftlab.data.sources import resolve
 from ftlab.data.sources.rows import Row
@@ -213,8 +214,12 @@ def _print_rows(to: Console, rows: _Rows, run: Run, is_length_given: bool) -> in
         good = list(first_rows(prepared.train, parts["train"], _SAMPLE, data, tokens.tokenizer))
         long = [row for row in good[_SHOWN:] if max(len(s.input_ids) for s in row.samples) > run.data.max_length]
         shown = [*good[:_SHOWN], *(long[:1] if length is not None else [])]
-        named = [replace(row, where=rows.where(places[int(row.where.rpartition(":")[2]) - 1])) for row in shown]
-        samples = [sample for row in named for sample in show_row(row, tokens.tokenizer, False)]
+
+        def name_row(where: str) -> str:
+            return rows.where(places[int(where.rpartition(":")[2]) - 1])
+
+        named = [replace(row, where=name_row(row.where)) for row in shown]
+        samples = [sample for row in named for sample in show_row(row, tokens, False)]
         of_model = [fact for fact in facts(run, (), "train", tokens) if fact[0] != "data"]
         print_samples(to, of_model, samples)
         ledger = prepared.ledger.splits["train"]
@@ -233,6 +238,8 @@ def _print_rows(to: Console, rows: _Rows, run: Run, is_length_given: bool) -> in
             if needed and needed["most"] > data.max_length:
                 room = "" if needed["most"] <= most else f", more than the {most:,} positions of model={run.model.name}"
                 to.print(f"data.max_length={needed['most']} would keep 99 % of them whole{room}", soft_wrap=True)
+        for line in left_out_lines(ledger, rows.description, name_row):
+            to.print(f"[yellow]{line}[/yellow]", soft_wrap=True)
         return length
 
 

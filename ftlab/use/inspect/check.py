@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ftlab.data.formats import Conversation, Labelled, Message, Pair, Prompt, Record, Text
+from ftlab.data.formats import Message, Text
 from ftlab.data.packing.store import Sample
 from ftlab.data.tokens.literals import Literals, begin_token, special_tokens
+from ftlab.data.tokens.templates import conversations
 from ftlab.errors import DataError, NotReadyError
 from ftlab.model.tokenizer import load_tokenizer
 from ftlab.policy.tokens import Tokens
@@ -93,7 +94,7 @@ class _Check:
         if isinstance(row.record, Text):
             self._text(row, row.record)
             return
-        wanted = [(name, self._template_ids(row, *of)) for name, of in _conversations(row.record)]
+        wanted = [(name, self._template_ids(row, *of)) for name, of in conversations(row.record)]
         limit, policy = self._run.data.max_length, self._run.data.truncation
         is_cut = max(len(ids) for _, ids in wanted) > limit
         if is_cut and policy != "right":
@@ -183,19 +184,6 @@ def stretches(sample: Sample) -> Iterator[tuple[int, int]]:
     """Half-open ranges of trained tokens."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], sample.learned, [False]]).astype(np.int8)))
     yield from zip(edges[::2].tolist(), edges[1::2].tolist())
-
-
-def _conversations(record: Record) -> Iterator[tuple[str, tuple[list[Message], list[Any] | None, bool]]]:
-    """What a record is trained as: name, messages and tools of each conversation, and whether it asks for an answer."""
-    if isinstance(record, Conversation):
-        yield "", (record.messages, record.tools, False)
-    elif isinstance(record, Prompt):
-        yield "", (record.messages, record.tools, True)
-    elif isinstance(record, Labelled):
-        yield "", ([*record.prompt, *record.answer], record.tools, False)
-    elif isinstance(record, Pair):
-        yield "chosen", ([*record.prompt, *record.chosen], record.tools, False)
-        yield "rejected", ([*record.prompt, *record.rejected], record.tools, False)
 
 
 def _text_end(text: str) -> str:

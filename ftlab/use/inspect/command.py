@@ -63,7 +63,7 @@ def inspect(run: Run, overrides: Sequence[str]) -> None:
     rows = prepared.rows.get(task.split)
     reader = (parts[task.split], run.data, tokens.tokenizer)
     first = [] if rows is None else first_rows(rows, reader[0], task.rows, *reader[1:])
-    samples = [sample for row in first for sample in show_row(row, tokens.tokenizer, task.full)]
+    samples = [sample for row in first for sample in show_row(row, tokens, task.full)]
     failure, said = None, f"not read back (check={task.check})"
     if task.check and rows is not None:
         try:
@@ -115,6 +115,8 @@ def print_samples(to: Console, is_run: Sequence[tuple[str, str]], samples: Seque
         to.print(f"{'reading':<11}{how}; {LEGEND}", soft_wrap=True)
     for sample in samples:
         to.print(f"\n[bold]{escape(sample.title)}[/bold]", soft_wrap=True)
+        if sample.left_out:
+            to.print(f"[yellow]{escape(sample.left_out)}[/yellow]", soft_wrap=True)
         for pieces, before, between in ((sample.text, "", ""), (sample.ids, "ids: ", " ")):
             text = as_coloured(pieces, between) if in_colour else Coloured(as_plain(pieces, marks, between))
             if text.plain.endswith("\n"):  # it is drawn
@@ -193,4 +195,4 @@ def sample_rows(
     """The first rows of train, prepared for looking at alone."""
     prepared = prepare(sources, parts, run.data, run.seed, tokens.template, tokens.tokenizer)
     rows = first_rows(prepared.train, parts["train"], count, run.data, tokens.tokenizer)
-    return list(itertools.chain.from_iterable(show_row(row, tokens.tokenizer, False) for row in rows)), prepared
+    return list(itertools.chain.from_iterable(show_row(row, tokens, False) for row in rows)), prepared

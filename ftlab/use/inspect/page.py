@@ -45,6 +45,7 @@ def page(
     body += [f"<tr><td>reading<td>{legend}</tr>", "</table>"]
     for sample in samples:
         body.append(f"<h2>{html.escape(sample.title)}</h2>")
+        body += [f'<p class="gap">{html.escape(sample.left_out)}</p>'] if sample.left_out else []
         body.append(f"<pre>{_keep_first_break(as_html(sample.text))}</pre>")
         body.append(f'<pre class="ids">{as_html(sample.ids, " ")}</pre>')
     if tables:

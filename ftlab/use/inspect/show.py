@@ -6,7 +6,7 @@ import html
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +15,9 @@ from rich.text import Text as Coloured
 
 from ftlab.data.formats import Labelled, Pair, Prompt, Text
 from ftlab.data.packing.store import Sample
+from ftlab.data.tokens.left_out import LeftOut, Loss
 from ftlab.data.tokens.literals import special_tokens
+from ftlab.policy.tokens import Tokens
 from ftlab.use.inspect.rows import Row
 
 TEXT_TOKENS, IDS, CHUNKS = 1000, 64, 3  # shown of one sample, and of one text, unless all are asked for
@@ -41,15 +43,35 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class SampleView:
-    """One sample. :param title: whose it is, and how long. :param text: as the model reads it. :param ids: the same."""
+    """One sample. :param title: whose it is, and how long. :param text: as the model reads it. :param ids: the same.
+    :param left_out: what of its row the template does not write; empty if nothing.
+    """
 
     title: str
     text: list[Piece]
     ids: list[Piece]
+    left_out: str = ""
 
 
-def show_row(row: Row, tokenizer: Any, full: bool) -> Iterator[SampleView]:
+def show_row(row: Row, tokens: Tokens, full: bool) -> Iterator[SampleView]:
     """The samples of a row. :param full: leave nothing out of long ones, and no chunk of a text."""
+    if tokens.template is not None and not isinstance(row.record, Text):
+        losses = LeftOut(tokens.template).losses(row.record)
+        for view, of in zip(_show_samples(row, tokens.tokenizer, full), losses):
+            yield replace(view, left_out=_left_out(of))
+    else:
+        yield from _show_samples(row, tokens.tokenizer, full)
+
+
+def _left_out(losses: Sequence[Loss]) -> str:
+    places: dict[str, list[str]] = {}
+    for loss in losses:
+        places.setdefault(loss.kind, []).extend([] if loss.message is None else [str(loss.message + 1)])
+    named = [f"{kind} (message {', '.join(of)})" if of else kind for kind, of in places.items()]
+    return f"left out by the template: {'; '.join(named)}" if named else ""
+
+
+def _show_samples(row: Row, tokenizer: Any, full: bool) -> Iterator[SampleView]:
     named = list(zip(_names(row), row.samples))
     if not full and len(named) > CHUNKS:
         between = f"{CHUNKS} to {len(named) - 1} left out; full=true shows all"
