@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from ftlab.data.sources.reading import convert_advice
 from ftlab.data.sources.rows import NUL
 from ftlab.errors import DataError
 from tests.data.helpers import MEND, ask, encoded, options, rows_in, train_ledger, turns
@@ -116,7 +117,8 @@ def test_a_bad_row_stops_the_run_with_its_file_row_and_reason(bench, write, subt
             with pytest.raises(DataError) as caught:
                 bench.prepare(*overrides_of(format_, path))
             bad = (f"{path}, row {number}: {reason}." for number in (3, 5))
-            assert str(caught.value) == "\n".join([*bad, f"2 of 4 rows cannot be used.{MEND}"])
+            hint = f"\n{convert_advice(path, 'LATIN1')}" if reason.startswith("not UTF-8") else ""
+            assert str(caught.value) == "\n".join([*bad, f"2 of 4 rows cannot be used.{hint}{MEND}"])
 
 
 def test_a_bad_row_is_left_out_and_its_neighbours_are_as_they_were(bench, write, samples_of, check_prepared, subtests):

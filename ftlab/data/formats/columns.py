@@ -12,7 +12,7 @@ _NO_TAGS: Mapping[str, str] = {}
 _MOST_NAMED = 12  # columns that a reason lists
 _MOST_BITS = 10_000
 LACKS_COLUMNS = ("has no column", "needs ")  # how :meth:`Columns.missing_columns` begins
-_MEDIA = ("images", "videos", "audios")
+_MEDIA = ("images", "image", "videos", "video", "audios", "audio")
 
 
 class Columns:

@@ -8,9 +8,20 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ftlab.data.sources import rows
-from ftlab.data.sources.reading import LARGEST_ROW, Item, convert_advice, kind_suffix, open_file, raw_lines, too_large
+from ftlab.data.sources.reading import (
+    LARGEST_ROW,
+    Item,
+    convert_advice,
+    kind_suffix,
+    lines,
+    open_file,
+    raw_lines,
+    too_large,
+)
 from ftlab.data.sources.rows import Broken
 from ftlab.errors import DataError
+
+_SEPARATORS = {",": "a comma", ";": "';'", "\t": "a tab", "|": "'|'"}
 
 
 class _Lines:
@@ -60,7 +71,7 @@ def _header(path: Path, reader: Iterator[list[str]]) -> list[str]:
     if fields is None:
         raise DataError(f"{path}: has no rows.")
     if isinstance(fields, Broken):
-        raise DataError(f"{path}: the header is {fields.problem}.")
+        raise DataError(separator_hint(path) or f"{path}: the header is {fields.problem}.")
     header = [name.strip() for name in fields]
     header[0] = header[0].removeprefix("\ufeff").strip()
     if isinstance(_decoding_problem("".join(header)), Broken):
@@ -71,6 +82,26 @@ def _header(path: Path, reader: Iterator[list[str]]) -> list[str]:
     if twice:
         raise DataError(f"{path}: two columns are called {twice[0]!r}; rename one. The first line must name them all.")
     return header
+
+
+def separator_hint(path: Path) -> str | None:
+    """Return which separator the first line has in place of the one that the file's name says; None where it has it."""
+    text = first_line(path)
+    suffix = kind_suffix(path)
+    given = "\t" if suffix == ".tsv" else ","
+    used = next((one for one in _SEPARATORS if one in text), None) if given not in text else None
+    if used is None:
+        return None
+    ends = ".tsv" if used == "\t" else ".csv" if used == "," else None
+    mend = f"rename the file to {path.stem}{ends}" if ends else "save it with commas"
+    return f"{path}: the separator is {_SEPARATORS[used]}, and in a {suffix} it must be {_SEPARATORS[given]}: {mend}."
+
+
+def first_line(path: Path) -> str:
+    """The first line that is not blank."""
+    line = next((line for _, line, _ in lines(path)), b"")
+    assert isinstance(line, bytes)
+    return line.decode("utf-8", "replace").strip()
 
 
 def _fields(reader: Iterator[list[str]]) -> list[str] | Broken | None:
@@ -100,5 +131,5 @@ def _decoding_problem(text: str) -> Broken | None:
         try:
             text.encode("utf-8")
         except UnicodeEncodeError:
-            return Broken("not UTF-8; save the file as UTF-8")
+            return Broken(f"{rows.NOT_UTF8}; save the file as UTF-8")
     return None

@@ -13,7 +13,7 @@ from pathlib import Path
 from ftlab.data.sources import csv_files, json_lists, reading, rows, tables
 from ftlab.data.sources.blocks import BLOCK_BYTES, BLOCK_ROWS, Block, Location, cut, cut_batches
 from ftlab.data.sources.reading import Item, open_file
-from ftlab.data.sources.rows import Broken
+from ftlab.data.sources.rows import NOT_UTF8, Broken
 from ftlab.errors import DataError
 
 # What the rows of a file look like, by how its name ends; each may be followed by .gz, except the last three.
@@ -31,6 +31,8 @@ KINDS = {
 }
 TABLES = ("parquet", "arrow")
 _LARGEST_WHOLE = reading.LARGEST_ROW  # bytes of a file that is read once more, whole, to say what is wrong with it
+# How the reasons begin of a line that is no JSON object at all; of others it is one, with something wrong in it.
+_OF_NO_ROW = ("not JSON", NOT_UTF8, "is not an object")
 _HEAD = 1000  # lines of which one must be JSON, or the file is something else
 
 
@@ -86,8 +88,7 @@ def sha256(path: Path) -> str:
 
 def _blocks(path: Path, first: int, size: int) -> Iterator[Block]:
     file, kind = str(path), kind_of(path)
-    if kind not in TABLES:
-        reading.check_encoding(path)
+    (reading.check_content if kind in TABLES else reading.check_encoding)(path)
     if kind == "parquet":
         return cut_batches(file, first, tables.parquet(path, size, BLOCK_BYTES), size)
     if kind == "arrow":
@@ -126,8 +127,7 @@ def rows_key_hint(path: Path) -> str | None:
 
 def _count(path: Path) -> int:
     kind = kind_of(path)
-    if kind not in TABLES:
-        reading.check_encoding(path)
+    (reading.check_content if kind in TABLES else reading.check_encoding)(path)
     if kind == "parquet":
         return tables.parquet_count(path)
     if kind == "arrow":
@@ -151,14 +151,15 @@ def _require_items(path: Path, items: Iterator[Item]) -> Iterator[Item]:
 
 
 def _check_is_json_lines(path: Path) -> None:
-    """:raises DataError: none of the first lines is JSON, so this is a file of another kind, and not one bad row."""
-    first_problem = None
-    seen = 0
+    """:raises DataError: none of the first lines is JSON, so this is a file of another kind, and not some bad rows."""
+    first_problem, advice, seen = None, " Is it JSON Lines?", 0
     for seen, (number, line, _) in enumerate(reading.lines(path), 1):
         assert isinstance(line, bytes)
         value = rows.from_json(line)
-        if not isinstance(value, Broken):
+        if not isinstance(value, Broken) or not (b"\0" in line or value.problem.startswith(_OF_NO_ROW)):
             return
+        if value.problem.startswith(NOT_UTF8):
+            advice = f" {reading.convert_advice(path, 'LATIN1')}"
         first_problem = first_problem or f"line {number}: {value.problem}"
         if seen == _HEAD:
             break
@@ -167,7 +168,7 @@ def _check_is_json_lines(path: Path) -> None:
         if hint is not None:
             raise DataError(hint)
         some = "no line" if seen < _HEAD else f"none of the first {_HEAD} lines"
-        raise DataError(f"{path}: {some} is a JSON object ({first_problem}). Is it JSON Lines?")
+        raise DataError(f"{path}: {some} is a JSON object ({first_problem}).{advice}")
 
 
 def _is_list(path: Path) -> bool:

@@ -23,15 +23,20 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "UTF-16"),
 )
 
+_POINTER = b"version https://git-lfs.github.com/spec/"
+_ARCHIVES = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "a zip archive", b"\x28\xb5\x2f\xfd": "Zstandard", b"BZh": "bzip2",
+             b"\xfd7zXZ": "xz"}  # fmt: skip
+
 Item = tuple[int, object, int]  # number of a row, what stands there, its bytes
 
 
 @contextmanager
-def open_file(path: Path) -> Iterator[BinaryIO]:
-    """:raises DataError: the file cannot be read, or is gzip that is cut short or damaged."""
+def open_file(path: Path, unpacks: bool = True) -> Iterator[BinaryIO]:
+    """:param unpacks: whether a name that ends in .gz is read as what is in it.
+    :raises DataError: the file cannot be read, or is gzip that is cut short or damaged."""
     try:
         with path.open("rb", buffering=PIECE) as file:
-            is_gzip = path.suffix.lower() == ".gz"
+            is_gzip = unpacks and _is_gzip(path)
             yield io.BufferedReader(gzip.GzipFile(fileobj=file), PIECE) if is_gzip else file
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         reason = str(error).rstrip(".")
@@ -40,13 +45,33 @@ def open_file(path: Path) -> Iterator[BinaryIO]:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}.") from None
 
 
+def _is_gzip(path: Path) -> bool:
+    return path.suffix.lower() == ".gz"
+
+
 def kind_suffix(path: Path) -> str:
     """How the name of a file ends once it is unpacked, in small letters."""
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
+def check_content(path: Path) -> None:
+    """:raises DataError: the file begins as what Git LFS leaves in its place does, or as something that is packed."""
+    with open_file(path, unpacks=False) as file:
+        begin = file.read(64)
+    if begin.startswith(_POINTER):
+        raise DataError(
+            f"{path} is a pointer of Git LFS, not the file itself: the repository was cloned without its large files. "
+            "In its folder: git lfs pull (or download the file anew)."
+        )
+    packed = next((name for mark, name in _ARCHIVES.items() if begin.startswith(mark)), None)
+    if packed is not None and not (packed == "gzip" and _is_gzip(path)):
+        mend = f"rename it to {path.name}.gz" if packed == "gzip" else "unpack it"
+        raise DataError(f"{path} is {packed}, whatever its name says: {mend}.")
+
+
 def check_encoding(path: Path) -> None:
-    """:raises DataError: the file begins as UTF-16 or UTF-32 does, or with zeros alone."""
+    """:raises DataError: as :func:`check_content` does; or it begins as UTF-16 or UTF-32 does, or with zeros alone."""
+    check_content(path)
     with open_file(path) as file:
         begin = file.read(64)
     if len(begin) >= 4 and not any(begin):

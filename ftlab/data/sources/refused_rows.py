@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from ftlab.data.formats.columns import LACKS_COLUMNS
+from ftlab.data.sources.csv_files import first_line, separator_hint
 from ftlab.data.sources.files import kind_of, rows_key_hint
-from ftlab.data.sources.reading import kind_suffix, lines
+from ftlab.data.sources.reading import convert_advice
+from ftlab.data.sources.rows import NOT_UTF8
 from ftlab.errors import DataError
 
 _MOST_NAMED = 5
@@ -27,6 +29,8 @@ class RefusedRows:
         if len(self._lines) < _MOST_NAMED:
             self._lines.append(f"{file}, row {number}: {reason}.{hint}")
             self._advice[advice] = None
+        if self._hint is None and reason.startswith(NOT_UTF8):
+            self._hint = convert_advice(file, "LATIN1")
         if self.count == 1 and reason.startswith(LACKS_COLUMNS):
             self._hint = columns_hint(file)
 
@@ -56,16 +60,8 @@ def columns_hint(file: str) -> str | None:
 
 
 def _header_hint(path: Path) -> str | None:
-    first = next((line for _, line, _ in lines(path)), b"")
-    assert isinstance(first, bytes)
-    text = first.decode("utf-8", "replace").strip()
-    suffix = kind_suffix(path)
-    given = "\t" if suffix == ".tsv" else ","
-    names = {",": "a comma", ";": "';'", "\t": "a tab"}
-    used = next((one for one in names if one in text), None) if given not in text else None
-    if used is not None:
-        ends = ".tsv" if used == "\t" else ".csv" if used == "," else None
-        mend = f"rename the file to {path.stem}{ends}" if ends else "save it with commas"
-        return f"{path}: the separator is {names[used]}, and in a {suffix} it must be {names[given]}: {mend}."
+    if (separator := separator_hint(path)) is not None:
+        return separator
+    text = first_line(path)
     shown = text if len(text) <= 60 else f"{text[:57]}..."
     return f"{path}: the first line must name the columns, and it is {shown!r}. If that is a row, there is no header."

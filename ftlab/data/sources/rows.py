@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _HALVES = rb"\ud", rb"\uD"  # how JSON escapes half of a surrogate pair
+NOT_UTF8 = "not UTF-8"  # how a reason begins that another encoding would mend
 NUL = "holds a NUL character (U+0000), where many programs end a text; remove it"
 
 
@@ -64,7 +65,7 @@ def from_json(line: bytes) -> Any:
     try:
         value = load_json(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        return Broken(f"not UTF-8 at byte {error.start} of the line")
+        return Broken(f"{NOT_UTF8} at byte {error.start} of the line")
     except RepeatedKey as error:
         return Broken(str(error))
     except json.JSONDecodeError as error:
@@ -82,7 +83,7 @@ def from_text(text: bytes) -> Any:
     try:
         return {"text": text.decode("utf-8")}
     except UnicodeDecodeError as error:
-        return Broken(f"not UTF-8 at byte {error.start}; is it text?")
+        return Broken(f"{NOT_UTF8} at byte {error.start}; is it text?")
 
 
 def require_object(value: Any) -> Any:
