@@ -23,8 +23,8 @@ from ftlab.base.redaction import redact
 from ftlab.base.wrapping import pieces
 from ftlab.errors import NotReadyError
 
-# C0 without tab and line break, delete, C1, and what overrides the direction of reading.
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# C0 without tab and line break, delete, C1, what overrides the direction of reading, and what no output can encode.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def escape_controls(text: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
+from ftlab.base import filenames
 from ftlab.base.terminal import echo_error
 from ftlab.config import dataset_names, experiments, foreign_names, keys, phases
 from ftlab.config.compose import compose, select_loader
@@ -100,6 +101,7 @@ def read(argv: Sequence[str]) -> Arguments:
     :raises ConfigError: an unknown task, or more bare words than the task takes.
     """
     flags, overrides, words, switches = [], [], [], []
+    _refuse_other_encodings(argv)
     _refuse_dashed_keys(argv)
     rest = iter(argv)
     for argument in rest:
@@ -173,6 +175,18 @@ def _resolve_dataset_names(overrides: Sequence[str], flags: Sequence[str]) -> li
                 continue
         found.append(override)
     return found
+
+
+def _refuse_other_encodings(argv: Sequence[str]) -> None:
+    """:raises ConfigError: what is not UTF-8, as a file's name may be, can be in no config."""
+    mistakes = []
+    for argument in argv:
+        if not filenames.is_utf8(argument):
+            file = argument.partition("=")[2] or argument
+            advice = filenames.rename_advice(file) if os.path.lexists(file) else "Give a name that is."
+            mistakes.append(Mistake(filenames.show(argument), f"is not UTF-8. {advice}"))
+    if mistakes:
+        raise ConfigError(mistakes)
 
 
 def _refuse_dashed_keys(argv: Sequence[str]) -> None:

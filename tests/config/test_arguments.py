@@ -179,3 +179,17 @@ def test_every_task_is_listed_when_none_fits():
     from ftlab.main import TASKS
 
     assert str(caught.value.mistakes[0]) == f"zzz: is no task. Tasks: {', '.join(sorted(TASKS))}."
+
+
+@pytest.mark.parametrize("word", ["data.path=", "inspect data.path=", "init ", "ls ", "model.path=", "run.name="])
+def test_what_is_not_utf_8_is_shown_with_what_to_do(word, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = os.fsdecode(b"\xff.jsonl")
+    *before, last = f"{word}{name}".split(" ")
+    with pytest.raises(ConfigError) as caught:
+        command_line.read([*before, last])
+    shown = last.replace(name, r"\xff.jsonl")
+    assert f"  - {shown}: is not UTF-8. Give a name that is." in str(caught.value)
+    (tmp_path / name).touch()
+    with pytest.raises(ConfigError, match=r"is not UTF-8\. Rename it: mv -- \$'\\xff\.jsonl' _\.jsonl"):
+        command_line.read([*before, last])

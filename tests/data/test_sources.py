@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import os
 import pickle
+import socket
+import subprocess
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ftlab.data.sources.blocks import Row
-from ftlab.data.sources.files import Files
+from ftlab.data.sources.files import Files, sha256
 from ftlab.data.sources.paths import find
 from ftlab.errors import DataError
 
@@ -336,6 +339,76 @@ def test_what_cannot_be_found(tmp_path):
     assert said["m"].startswith("m holds files of several splits (test, train).") and said["m"].endswith(
         "data.path=hf://m"
     )
+
+
+def socket_at(path):
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(path))
+
+
+SPECIAL = {
+    "a FIFO (a named pipe), not a file": os.mkfifo,
+    "a socket, not a file": socket_at,
+    "a device, not a file": lambda path: path.symlink_to("/dev/zero"),
+    "it is a link to a file that does not exist": lambda path: path.symlink_to("rows.jsonl"),  # itself
+}
+
+
+@pytest.mark.parametrize("spec", ["rows.jsonl", ".", "*.jsonl"])
+@pytest.mark.parametrize("said", SPECIAL)
+def test_what_is_no_file_is_refused_alone_in_a_folder_and_by_a_pattern(said, spec, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the path of a socket may have 100 characters
+    SPECIAL[said](Path("rows.jsonl"))
+    Path("other.jsonl").write_text('{"text": "a"}\n')
+    with pytest.raises(DataError) as caught:
+        find(spec, Path(), "data.path")
+    assert text(caught).startswith("data.path: rows.jsonl ") and said in text(caught)
+
+
+@pytest.mark.parametrize("spec", [os.fsdecode(b"\xff'.jsonl"), ".", "*.jsonl", os.fsdecode(b"caf\xe9")])
+def test_a_name_that_is_not_utf_8_is_shown_with_the_command_that_renames_it(spec, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = Path(spec) if spec.startswith("caf") else Path()
+    folder.mkdir(exist_ok=True)
+    (folder / os.fsdecode(b"\xff'.jsonl" if folder == Path() else b"a.jsonl")).write_text('{"text": "a"}\n')
+    with pytest.raises(DataError) as caught:
+        find(spec, Path(), "data.path")
+    shown = r"\xff'.jsonl" if folder == Path() else r"caf\xe9/a.jsonl"
+    assert text(caught).startswith(f"data.path: the name of {shown} is not UTF-8. Rename it: mv ")
+    subprocess.run(["bash", "-c", text(caught).partition("Rename it: ")[2]], check=True)
+    renamed = find("_'.jsonl" if folder == Path() else "caf_", Path(), "data.path")
+    assert values(renamed) == [{"text": "a"}]
+
+
+def test_a_name_that_is_too_long_is_told(tmp_path):
+    with pytest.raises(DataError, match=r"data\.path: .*x\.jsonl cannot be read: File name too long\."):
+        find("x" * 300 + ".jsonl", tmp_path, "data.path")
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="only Linux counts the bytes that a process reads")
+def test_a_file_is_hashed_once_as_long_as_it_is_the_same(tmp_path):
+    weights = Path(__file__).parents[2] / "models" / "tiny" / "model.safetensors"
+
+    def bytes_read() -> int:
+        return int(Path("/proc/self/io").read_text().split()[1])
+
+    first = sha256(weights)
+    before = bytes_read()
+    assert sha256(weights) == first == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert bytes_read() - before < 1.5 * weights.stat().st_size, "the file was read again, and not by this test alone"
+    # Written over and over within one tick of the file system's clock, at one size.
+    path = tmp_path / "rows.jsonl"
+    for number in range(300):
+        path.write_text(f"{number:05}")
+        assert sha256(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_within_that_may_not_be_read_is_not_passed_over(tmp_path):
+    tree(tmp_path, **{"a.jsonl": b"{}", "in/b.jsonl": b"{}"})
+    (tmp_path / "in").chmod(0)
+    with pytest.raises(DataError, match="cannot be read: Permission denied"):
+        find(".", tmp_path, "data.path")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

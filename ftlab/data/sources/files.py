@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import codecs
+import functools
 import hashlib
 import json
 import shlex
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +35,7 @@ TABLES = ("parquet", "arrow")
 _LARGEST_WHOLE = reading.LARGEST_ROW  # bytes of a file that is read once more, whole, to say what is wrong with it
 # How the reasons begin of a line that is no JSON object at all; of others it is one, with something wrong in it.
 _OF_NO_ROW = ("not JSON", NOT_UTF8, "is not an object")
+_COARSE = 2_000_000_000  # nanoseconds within which two writes may have one time
 _HEAD = 1000  # lines of which one must be JSON, or the file is something else
 
 
@@ -75,15 +78,25 @@ class Files(Location):
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, read in pieces.
+    """Return the SHA-256 of a file's bytes, which this process reads once as long as the file is the same.
 
     :raises DataError: it cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        now = path.stat()
+        known_by = (str(path.absolute()), now.st_dev, now.st_ino, now.st_mtime_ns, now.st_ctime_ns, now.st_size)
+        # The clock of a file system is coarse: what was written just now may be written again at the same time.
+        if time.time_ns() - max(now.st_mtime_ns, now.st_ctime_ns) < _COARSE:
+            return _sha256.__wrapped__(*known_by)
+        return _sha256(*known_by)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}.") from None
+
+
+@functools.lru_cache(maxsize=100_000)
+def _sha256(path: str, *_known_by: int) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _blocks(path: Path, first: int, size: int) -> Iterator[Block]:

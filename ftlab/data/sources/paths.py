@@ -8,7 +8,9 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
+from ftlab.base import filenames
 from ftlab.data.sources.files import KINDS, TABLES, Files, kind_of
 from ftlab.errors import DataError
 
@@ -43,22 +45,27 @@ def _as_list(specs: str | Sequence[str]) -> Sequence[str]:
 
 
 def _find(path: Path, where: str, hint: str, documents: bool) -> Files:
+    try:
+        return _existing(path, where, hint, documents)
+    except OSError as error:  # a name that is too long, a folder on the way that may not be entered
+        raise DataError(f"{where}: {path} cannot be read: {error.strerror}.") from None
+
+
+def _existing(path: Path, where: str, hint: str, documents: bool) -> Files:
     if path.is_dir():
         return _files_in_folder(path, where, documents)
     if not path.exists() and glob.has_magic(str(path)):
         root = next(parent for parent in path.parents if parent.is_dir())  # whose name is no pattern, whatever is in it
         pattern = str(path.relative_to(root))
         found = glob.glob(pattern, root_dir=root, recursive=True)  # noqa: PTH207 (Path.glob takes hidden files too)
-        files = [root / match for match in found if (root / match).is_file()]
+        files = [root / match for match in found if not (root / match).is_dir()]
         if not files:
             raise DataError(f"{where}: no file matches {path}.{hint}")
         for file in files:
             _check_name(file, where, documents)
         return _non_empty(files, path, where)
-    if path.exists() and not path.is_file():
-        raise DataError(f"{where}: {path} is {_special_kind(path)}, not a file. Write its rows into a file first.")
-    if not path.is_file():
-        raise DataError(f"{where}: {path} does not exist.{hint}")
+    if not path.exists() and not path.is_symlink():
+        raise DataError(f"{where}: {filenames.show(str(path))} does not exist.{hint}")
     _check_readable(path, where)
     if path.stat().st_size == 0:
         raise DataError(f"{where}: {path} is empty.")
@@ -89,10 +96,15 @@ def _special_kind(path: Path) -> str:
     return "a socket" if path.is_socket() else "a device"
 
 
+def _raise(error: OSError) -> NoReturn:
+    """os.walk passes over what it cannot read unless it is told otherwise."""
+    raise error
+
+
 def _visible_files(folder: Path) -> list[Path]:
     """Of every file below, relative to the folder, unless it or its folder is hidden. Links are followed, once."""
     found, seen = [], set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    for parent, folders, files in os.walk(folder, onerror=_raise, followlinks=True):
         if (real := os.path.realpath(parent)) in seen:
             folders.clear()
             continue
@@ -124,6 +136,12 @@ def _check_one_split(rows: list[Path], folder: Path, where: str) -> None:
 
 
 def _check_readable(path: Path, where: str) -> None:
+    """:raises DataError: there is no file whose bytes can be read, or its name cannot be written down."""
+    if not filenames.is_utf8(str(path)):
+        named = filenames.show(str(path))
+        raise DataError(f"{where}: the name of {named} is not UTF-8. {filenames.rename_advice(path)}")
+    if path.exists() and not path.is_file():
+        raise DataError(f"{where}: {path} is {_special_kind(path)}, not a file. Write its rows into a file first.")
     if not os.access(path, os.R_OK):
         reason = "permission denied" if path.exists() else "it is a link to a file that does not exist"
         raise DataError(f"{where}: {path} cannot be read: {reason}.")
