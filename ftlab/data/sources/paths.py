@@ -48,7 +48,7 @@ def _find(path: Path, where: str, hint: str, documents: bool) -> Files:
     try:
         return _existing(path, where, hint, documents)
     except OSError as error:  # a name that is too long, a folder on the way that may not be entered
-        raise DataError(f"{where}: {path} cannot be read: {error.strerror}.") from None
+        raise DataError(f"{where}: {error.filename or path} cannot be read: {error.strerror}.") from None
 
 
 def _existing(path: Path, where: str, hint: str, documents: bool) -> Files:
