@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from yaml import YAMLError
 
-from ftlab.config import dataset_names, experiments, foreign_names, phases
+from ftlab.config import dataset_names, experiments, foreign_names, phases, quoting
 from ftlab.config.command_line import Arguments, choices_of, first_values
 from ftlab.config.compose import compose, group_choices, read, select_loader
 from ftlab.config.keys import takes_list, unknown_key
@@ -35,8 +35,9 @@ def check(arguments: Arguments) -> None:
             overrides.remove(override)
             typed = phases.decode_override(str(override.input_line))
             key, _, values = typed.partition("=")
-            as_list = f"; one list is '{key}=[{values}]'" if takes_list(key) else ""
-            mistakes.append(Mistake(typed, f"several values are a sweep: add -m, or quote the value{as_list}"))
+            one = f"; one list is '{key}=[{values}]'" if takes_list(key) else ""
+            one = f": {quoting.shell_word(key, values)}" if quoting.is_path_key(key) else one
+            mistakes.append(Mistake(typed, f"several values are a sweep: add -m, or quote the value{one}"))
     if not any(override.key_or_group == "hydra/sweeper" for override in overrides):
         for override in [o for o in overrides if o.is_sweep_override() and not o.is_discrete_sweep()]:
             overrides.remove(override)
@@ -84,8 +85,9 @@ def _parse(lines: Sequence[str], mistakes: list[Mistake]) -> list[Override]:
             parsed.append(parser.parse_override(line))
         except HydraException as error:
             reason = str(error).splitlines()[0].rstrip(":")
-            line = phases.decode_override(line)
-            mistakes.append(Mistake(line, f"not understood ({reason}); quote special characters: key='...'"))
+            key, _, value = phases.decode_override(line).partition("=")
+            advice = f"; quote special characters: {quoting.shell_word(key, value)}"
+            mistakes.append(Mistake(f"{key}={value}", f"not understood ({reason}){advice}"))
     return parsed
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,10 +15,12 @@ from omegaconf import OmegaConf
 
 from ftlab.base import filenames
 from ftlab.base.terminal import echo_error
-from ftlab.config import dataset_names, experiments, foreign_names, keys, phases
+from ftlab.config import dataset_names, experiments, foreign_names, keys, phases, quoting
 from ftlab.config.compose import compose, select_loader
 from ftlab.config.paths import config_dir, group_names, task_names
+from ftlab.config.quoting import literal, path_override, quote, text
 from ftlab.errors import ConfigError, Mistake, nearest
+from ftlab.schema import Run
 
 # Hydra's flags that take the next argument as their value.
 _VALUED_FLAGS = {
@@ -31,7 +33,7 @@ _BARE_FLAGS = {
 }  # fmt: skip
 # Mappings with names of the user's own, which Hydra would not add to.
 _OPEN = re.compile(r"^(data\.columns|data\.tags|model\.recommended\.learning_rate)[.=]")
-_PLAIN_VALUE = re.compile(r"^[\w./@%+-]+$", re.ASCII)
+_NAME = re.compile(r"^[\w./@%+-]+$", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def read(argv: Sequence[str]) -> Arguments:
             flags.append(argument)
             if argument in _VALUED_FLAGS:
                 flags.extend(value for value in [next(rest, None)] if value is not None)
-        elif "=" in argument or argument.startswith("~"):
+        elif ("=" in argument or argument.startswith("~")) and not _is_file(argument):
             overrides.append(argument)
         else:
             words.append(argument)
@@ -120,6 +122,7 @@ def read(argv: Sequence[str]) -> Arguments:
         flags, words, named = [], ["version"], []
     if words[:1] == ["help"] and not named:
         flags, words = [*flags, "--help"], words[1:]
+    _refuse_split_paths(argv)
     for word in words:
         if word.endswith((".yaml", ".yml")) and (hint := experiments.location_hint(word)) is not None:
             raise ConfigError([Mistake(word, hint)])
@@ -133,6 +136,7 @@ def read(argv: Sequence[str]) -> Arguments:
         raise ConfigError([Mistake(" ".join(words), f"ftlab {task} takes {takes}; a value is given as key=value.")])
     own = declared.keys() - {"name", "words"}
     overrides += [_flag_override(flag, declared) for flag in switches]
+    overrides = [path_override(override) for override in overrides]
     overrides = [f"++{o}" if _OPEN.match(o) else o for o in overrides]
     groups = group_names()
     overrides = [phases.encode_override(override, groups) for override in overrides]
@@ -144,7 +148,7 @@ def read(argv: Sequence[str]) -> Arguments:
     overrides = _resolve_dataset_names(overrides, flags)
     if task != "train" and not named:
         overrides.insert(0, f"task={task}")
-    overrides += [f"{key}={quote(word)}" for key, word in zip(declared["words"], words)]
+    overrides += [f"{key}={text(word)}" for key, word in zip(declared["words"], words)]
     return Arguments(task, tuple(flags), tuple(overrides))
 
 
@@ -167,7 +171,7 @@ def _resolve_dataset_names(overrides: Sequence[str], flags: Sequence[str]) -> li
     found = []
     for override in overrides:
         key, _, name = override.partition("=")
-        if key == "data" and _PLAIN_VALUE.match(name) and name in dataset_names.names(overrides):
+        if key == "data" and _NAME.match(name) and name in dataset_names.names(overrides):
             own = Arguments("", tuple(flags), ()).config_dir
             folders = [config_dir(), *([Path(own)] if own else [])]
             if not any((folder / "data" / f"{name}.yaml").is_file() for folder in folders):
@@ -175,6 +179,31 @@ def _resolve_dataset_names(overrides: Sequence[str], flags: Sequence[str]) -> li
                 continue
         found.append(override)
     return found
+
+
+def _is_file(argument: str) -> bool:
+    """Whether what seems an override is a file's name, as ``a=b.jsonl``: it is there, and begins with no key."""
+    first = re.split(r"[.=/@]", argument.lstrip("+~"), maxsplit=1)[0]
+    return os.path.lexists(argument) and first not in _first_keys()
+
+
+def _first_keys() -> set[str]:
+    """What an override may begin with: a group, a key at the top, a task's own."""
+    tasks = (yaml.safe_load((config_dir() / "task" / f"{task}.yaml").read_text()) for task in task_names())
+    return {*group_names(), *Run.model_fields, "hydra", *(key for task in tasks for key in task)}
+
+
+def _refuse_split_paths(argv: Sequence[str]) -> None:
+    """:raises ConfigError: a path with spaces that the shell has taken apart, where the whole is there."""
+    for place, argument in enumerate(argv):
+        key, _, begin = argument.partition("=")
+        if not quoting.is_path_key(key) or os.path.lexists(begin):
+            continue
+        for end in range(place + 2, len(argv) + 1):
+            whole = " ".join([begin, *argv[place + 1 : end]])
+            if os.path.lexists(whole):
+                typed = shlex.quote(f"{key}={whole}")
+                raise ConfigError([Mistake(f"{key}={whole}", f"the shell has taken it apart. Type {typed}")])
 
 
 def _refuse_other_encodings(argv: Sequence[str]) -> None:
@@ -276,22 +305,3 @@ def folded(arguments: Arguments) -> list[str]:
                 entry.update(phases.flatten_choices({key: value} if key else value, groups))
     left = [line for line in arguments.overrides if line not in told and not line.startswith("phases=")]
     return [*left, f"phases={literal(entries)}"]
-
-
-def literal(value: Any) -> str:
-    """A value as Hydra reads it on a command line."""
-    if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{key}: {literal(inner)}' for key, inner in value.items())}}}"
-    if isinstance(value, list):
-        return f"[{', '.join(map(literal, value))}]"
-    return _in_quotes(value) if isinstance(value, str) else json.dumps(value)
-
-
-def quote(word: str) -> str:
-    """A word as the value of an override."""
-    return word if _PLAIN_VALUE.match(word) else _in_quotes(word)
-
-
-def _in_quotes(word: str) -> str:
-    # In Hydra's grammar a backslash escapes only in a row of them that ends at a quote, or at the end.
-    return "'" + re.sub(r"(\\*)('|$)", lambda end: end[1] * 2 + (end[2] and "\\'"), word) + "'"

@@ -14,8 +14,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from ftlab.config import phases
-from ftlab.config.command_line import Arguments, first_values, of_job, quote
+from ftlab.config.command_line import Arguments, first_values, of_job
 from ftlab.config.compose import compose, select_loader, validate
+from ftlab.config.quoting import quote
 from ftlab.errors import ConfigError, Mistake
 from ftlab.rundir.sweep import Jobs, SweepDir, is_sweep
 from ftlab.schema import Run

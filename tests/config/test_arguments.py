@@ -7,6 +7,7 @@ import shlex
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 from ftlab.config import command_line
 from ftlab.errors import ConfigError
@@ -147,7 +148,8 @@ def test_a_word_arrives_as_it_was_typed(folder):
     override = command_line.read(["resume", folder]).overrides[-1]
     parsed = OverridesParser.create().parse_override(override)
     assert not parsed.is_sweep_override()
-    assert (parsed.key_or_group, parsed.value()) == ("run.dir", folder)
+    assert parsed.key_or_group == "run.dir"
+    assert OmegaConf.create({"value": parsed.value()}).value == folder
 
 
 @pytest.mark.parametrize(

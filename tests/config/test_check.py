@@ -248,7 +248,7 @@ def test_what_is_just_allowed(line, mistakes):
 def test_something_that_hydra_cannot_parse_is_said_beside_the_rest(mistakes):
     broken, other = mistakes("lora.r=[1 seed=-1")
     assert broken.startswith("lora.r=[1: not understood (")
-    assert broken.endswith("special characters: key='...'")
+    assert broken.endswith("""quote special characters: "lora.r='[1'\"""")
     assert other == "seed=-1: must be greater than or equal to 0"
 
 

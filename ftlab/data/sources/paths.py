@@ -35,7 +35,9 @@ def find(specs: str | Sequence[str], base: Path, where: str, hint: str = "", doc
         such as a ``.py``, is one text as a whole.
     :raises DataError: a file does not exist, is empty, or cannot be read.
     """
-    found = [_find(base / Path(spec).expanduser(), where, hint, documents) for spec in _as_list(specs)]
+    # Path.expanduser raises where ~NAME names nobody.
+    whole = [base / os.path.expanduser(spec) for spec in _as_list(specs)]  # noqa: PTH111
+    found = [_find(path, where, hint, documents) for path in whole]
     labels = [one.label for one in found if one.label]
     return Files(tuple(path for one in found for path in one.paths), labels[0] if len(found) == 1 and labels else "")
 
