@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ftlab.data.prepare import check_first_rows
 from ftlab.data.sources import resolve
+from ftlab.data.tokens.templates import template_problem
 from ftlab.distributed.world import current_world, planned_devices
 from ftlab.errors import ConfigError, DataError, FtlabError, NotReadyError
 from ftlab.model import prequantized, remote_code, saved_adapter
@@ -16,6 +17,7 @@ from ftlab.preflight.packages import missing_trackers
 from ftlab.preflight.reachable import cached_folder, unreachable
 from ftlab.pretrained.files import CONFIG
 from ftlab.pretrained.folder import not_a_model
+from ftlab.pretrained.tokenizer_files import read_chat_template
 from ftlab.pretrained.whole import folder_problems, linear_names
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.plan import Phase, Plan
@@ -70,6 +72,7 @@ def check(run: Run, adapter: Collection[str] | None = None) -> None:
         _unreachable_model(run)
         or list(filter(None, [remote_code.refusal(run.model), prequantized.unsupported_reason(run)]))
         or _folder_problems(run)
+        or _template_problems(run)
     )
     missing += _unreachable_reference(run)
     missing += adapter_mistakes(run, ()) if adapter is None else adapter
@@ -152,6 +155,15 @@ def _folder_problems(run: Run) -> list[str]:
         "lora.target_modules", names, [*paths, "lm_head"], NO_SUCH_LAYER, last_names(paths)
     )
     return [str(mistake) for mistake in mistakes]
+
+
+def _template_problems(run: Run) -> list[str]:
+    """What keeps the chat template of the model's folder, where it is used, from being rendered."""
+    folder = Path(run.model.path)
+    if run.stage.name == "pt" or run.model.template is not None or not folder.is_dir():
+        return []
+    found = read_chat_template(folder)
+    return list(filter(None, [template_problem(found[1], str(folder), found[0])])) if found is not None else []
 
 
 def _unreachable_reference(run: Run) -> list[str]:

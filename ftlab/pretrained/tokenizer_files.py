@@ -14,7 +14,8 @@ _VOCABULARIES = (
 )  # fmt: skip
 _OBJECTS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _LONGEST = "model_max_length"
-_TEXTS = ("chat_template.jinja",)
+_TEMPLATE = "chat_template.jinja"
+_TEXTS = (_TEMPLATE,)
 
 
 def tokenizer_problems(folder: Path, brings_code: bool) -> Iterator[str]:
@@ -56,3 +57,13 @@ def tokenizer_problems(folder: Path, brings_code: bool) -> Iterator[str]:
                 file.read_text(encoding="utf-8")
             except (OSError, UnicodeDecodeError):
                 yield f"{file} is no text in UTF-8. {REMEDY}"
+
+
+def read_chat_template(folder: Path) -> tuple[Path, str] | None:
+    """Return the chat template of a folder whose files are whole, after the file that it is in; None if it has none."""
+    file = folder / _TEMPLATE
+    if file.is_file():
+        return file, file.read_text(encoding="utf-8")
+    file = folder / _OBJECTS[0]
+    source = read_object(file).get("chat_template") if file.is_file() else None
+    return (file, source) if isinstance(source, str) else None

@@ -62,6 +62,8 @@ def lose(file: str) -> Callable[[Path], None]:
 
 
 W, C, T, G = "model.safetensors", "config.json", "tokenizer.json", "generation_config.json"
+J = "chat_template.jinja"
+DOUBLED = "{% set n = namespace(x=1 * 'x') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}"
 DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "weights pointer": (write(W, POINTER), f"{W} is a pointer of Git LFS, not the file itself"),
     "weights gone": (lose(W), f"has no weights ({W})"),
@@ -98,6 +100,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "tokenizer config": (write("tokenizer_config.json", "3"), "tokenizer_config.json must be a JSON object"),
     "tokenizer length": (set_key("tokenizer_config.json", "model_max_length", ""), "_length='' must be a number"),
     "template": (lambda f: (f / "chat_template.jinja").write_bytes(b"\xff\xff") and None, "is no text in UTF-8"),
+    "template without end": (write(J, DOUBLED), f"{J} takes more than 1 GiB of memory for a few short turns. Mend"),
     "generation list": (write(G, "[]"), f"{G} must be a JSON object"),
     "generation text": (write(G, '{"temperature": "hot"}'), f"{G}: temperature='hot' must be a whole number or"),
     "generation ids": (write(G, '{"eos_token_id": ["a"]}'), f"{G}: eos_token_id=['a'] must be a whole number or"),

@@ -15,6 +15,7 @@ from ftlab.data.tokens.encoder import Counts, Encoder, Flags, Ids, Spans
 from ftlab.data.tokens.left_out import LeftOut
 from ftlab.data.tokens.literals import Literals
 from ftlab.data.tokens.templates import Rendered, Template
+from ftlab.errors import NotReadyError
 
 MEND = "Mend the row, name your columns with data.columns, or leave such rows out with data.on_invalid=drop."
 _TOO_LONG = "Raise data.max_length, or choose data.truncation: drop, left, right or turns."
@@ -165,6 +166,8 @@ class BlockEncoder:
                 drafts.append(_Draft(ordinal, row.number, record, columns.id, rendered, *hashes, is_literal, left_out))
             except RowError as error:
                 problems.append(Problem(ordinal, row.number, str(error)))
+            except NotReadyError as error:  # the template does not end
+                raise NotReadyError(f"{block.file}, row {row.number}: {error}") from None
         return drafts
 
     def _render(self, record: Record) -> list[tuple[str, Spans]]:

@@ -8,6 +8,7 @@ it. Named templates are the Jinja files of the shipped ``templates`` folder, whi
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,13 @@ from typing import Any
 from ftlab.config.paths import shipped
 from ftlab.data.formats import Conversation, Labelled, Message, Pair, Prompt, Record, RowError
 from ftlab.data.tokens.literals import special_tokens
+from ftlab.data.tokens.template_trial import trial_problem
+from ftlab.data.tokens.time_limit import TooSlow, run_limited
 from ftlab.errors import NotReadyError
+from ftlab.pretrained.tokenizer_files import read_chat_template
 
+_one_at_a_time = threading.Lock()  # transformers keeps the marks of a rendering in the compiled template
+_LONGEST = 1 << 28  # characters of one conversation
 _MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _FRONT_MATTER = re.compile(r"\A\{#-?\n(.*?)\n-?#\}", re.DOTALL)
 _PROBE: tuple[Message, ...] = (
@@ -96,10 +102,20 @@ class Template:
     :param special_tokens: what the template may name, e.g. ``bos_token``.
     :param where: whose template it is, for what is said of it.
     :param stops: every special token of the tokenizer: one of them ends a turn of a template without marks.
-    :raises NotReadyError: it has no marks, and what an assistant writes cannot be told without.
+    :param seconds: that a conversation may take; it takes well below a thousandth of the default.
+    :raises NotReadyError: it is no template, does not end, or has no marks and what an assistant writes cannot be told
+        without.
     """
 
-    def __init__(self, source: str, special_tokens: dict[str, str], where: str, stops: Iterable[str] = ()):
+    def __init__(
+        self,
+        source: str,
+        special_tokens: dict[str, str],
+        where: str,
+        stops: Iterable[str] = (),
+        seconds: float = 20.0,
+    ):
+        self._seconds = seconds
         self.source = source
         self._special_tokens = special_tokens
         self._where = where
@@ -130,6 +146,8 @@ class Template:
                 )
         elif isinstance(tokenizer.chat_template, str):
             source = tokenizer.chat_template
+            if problem := template_problem(source, where):
+                raise NotReadyError(f"{problem}.")
         else:
             raise NotReadyError(
                 f"The tokenizer of {where} has no chat template. Name a shipped one: model.template=NAME, with NAME of "
@@ -193,18 +211,37 @@ class Template:
         return text
 
     def _render(self, conversation: Conversation, **options: Any) -> Any:
-        from jinja2.exceptions import TemplateError
+        from jinja2.exceptions import TemplateError, TemplateSyntaxError
         from transformers.utils.chat_template_utils import render_jinja_template
 
         try:
-            return render_jinja_template(
-                conversations=[conversation.messages],
-                tools=conversation.tools,
-                chat_template=self.source,
-                **{**self._special_tokens, **options},
-            )
+            with _one_at_a_time:
+                texts, marked = run_limited(
+                    self._seconds,
+                    render_jinja_template,
+                    conversations=[conversation.messages],
+                    tools=conversation.tools,
+                    chat_template=self.source,
+                    **{**self._special_tokens, **options},
+                )
+        except TemplateSyntaxError as error:
+            raise NotReadyError(
+                f"The chat template of {self._where} cannot be read: line {error.lineno}: {error.message}. "
+                f"{_mend(self.source, self._where)}."
+            ) from None
+        except TooSlow:
+            raise self._endless(f"needs more than {self._seconds:g} s") from None
         except (TemplateError, TypeError, ValueError) as error:
             raise RowError(f"the chat template refuses it: {error}") from None
+        except Exception as error:  # anything at all: it is somebody else's program
+            raise RowError(f"the chat template fails on it: {type(error).__name__}: {error}".rstrip(": ")) from None
+        if len(texts[0]) > _LONGEST:
+            raise self._endless(f"makes more than {_LONGEST:,} characters")
+        return texts, marked
+
+    def _endless(self, problem: str) -> NotReadyError:
+        what = f"The chat template of {self._where} {problem} of a conversation"
+        return NotReadyError(f"{what}. {_mend(self.source, self._where)}.")
 
     def _render_prefixes(self, conversation: Conversation, turns: list[int]) -> Rendered:
         """A turn is what the text up to it has beyond the prompt that asks for it, to the token that ends it."""
@@ -259,6 +296,24 @@ class Template:
             "{% generation %} and {% endgeneration %} around the assistant's content and the token that ends its turn, "
             "in chat_template.jinja of the model's folder."
         )
+
+
+def template_problem(source: str, where: str, file: Path | None = None) -> str | None:
+    """Why a template must not be rendered in this process, and what to do, as a sentence without its full stop; None
+    if it may be. One that ships is known.
+
+    :param where: whose template it is. :param file: that it is in; None to look for it there.
+    """
+    known = (*Path(shipped("templates")).glob("*.jinja"), *Path(shipped("models")).glob("*/chat_template.jinja"))
+    if any(path.read_text(encoding="utf-8") == source for path in known) or not (problem := trial_problem(source)):
+        return None
+    if file is None and (found := read_chat_template(Path(where))):
+        file = found[0]
+    return f"The chat template of {where if file is None else file} {problem}. {_mend(source, where)}"
+
+
+def _mend(source: str, where: str) -> str:
+    return f"Mend it, or name a shipped one: model.template=NAME ({_nearest(source, where)} is the nearest)"
 
 
 def _nearest(source: str, where: str) -> str:
