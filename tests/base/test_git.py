@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -21,10 +22,19 @@ RUN_COMMANDS = (
     "filter.*.clean", "filter.*.process", "filter.*.smudge", "gpg.program", "gpg.ssh.program",
     "gpg.ssh.defaultKeyCommand", "guitool.*.cmd", "help.browser", "hook.*.command", "interactive.diffFilter",
     "man.*.cmd", "merge.*.driver", "mergetool.*.cmd", "pager.diff", "pager.status", "pager.config", "pager.ls-files",
-    "receive.procReceiveRefs", "remote.origin.receivepack", "remote.origin.uploadpack", "sendemail.smtpServer",
+    "receive.procReceiveRefs", "remote.*.receivepack", "remote.*.uploadpack",
+    "remote.origin.receivepack", "remote.origin.uploadpack", "sendemail.smtpServer",
     "sequence.editor", "submodule.*.update", "tar.*.command", "trailer.*.command", "uploadpack.packObjectsHook",
-    "web.browser",
+    "web.browser", "browser.*.path", "man.*.path", "difftool.*.path", "mergetool.*.path", "instaweb.browser",
+    "sendemail.ccCmd", "sendemail.tocmd", "gitcvs.dbDriver", "core.hooksPath", "credential.*.helper", "gpg.*.program",
+    "pager.*",
 )  # fmt: skip
+RUNS_ONE = re.compile(
+    r"(?i)(\.cmd|ccCmd|tocmd|command|program|helper|editor|pager|driver|textconv|\.clean|smudge|process|askpass|gitproxy"
+    r"|external|fsmonitor|hookspath|browser|diffFilter|procreceiverefs|uploadpack|receivepack|tool\.\*\.path|\.\*\.path)$"
+)
+# Their names end alike, and no command stands in them.
+RUN_NONE = {"advice.waitingForEditor", "color.pager", "column.clean", "diff.*.cachetextconv", "includeIf.*.path"}
 HOOKS = ("post-index-change", "fsmonitor-watchman", "post-checkout", "pre-commit", "reference-transaction")
 NAME = "every.name"
 
@@ -87,6 +97,50 @@ def test_git_itself_runs_what_the_repository_names(repository):
     run(folder, "diff", "HEAD")
     started = {path.name for path in traces.iterdir()}
     assert {"core.fsmonitor", "filter.*.process"} <= started
+
+
+def test_every_key_of_git_that_starts_a_command_is_among_them():
+    keys = {re.sub("<[^>]+>", "*", key) for key in run(Path(), "help", "--config").split()}
+    if "core.fsmonitor" not in keys:
+        pytest.skip("this git lists no keys")
+    starting = {key for key in keys if RUNS_ONE.search(key)} - RUN_NONE
+    assert len(starting) > 30
+    assert starting - set(RUN_COMMANDS) == set()
+
+
+def test_settings_that_come_by_another_file_start_nothing_either(tmp_path):
+    """Included ones, those of a work tree alone, names with every sign, and hooks that lie elsewhere."""
+    folder, trace = tmp_path / "r", tmp_path / "trace"
+    script = tmp_path / "script"
+    script.write_text(f"#!/bin/sh\ntouch '{trace}'\nexit 1\n")
+    script.chmod(0o755)
+    run(tmp_path, "init", "-q", str(folder))
+    (folder / "code.py").write_text("print(1)\n")
+    (folder / ".gitattributes").write_text("*.py filter=E=v.il\n*.txt filter=plain\n")
+    (folder / "a.txt").write_text("one\n")
+    run(folder, "add", "-A")
+    run(folder, "commit", "-q", "-m", "One")
+    (folder / ".git" / "more").write_text(f'[filter "plain"]\n clean = {script}\n required = true\n')
+    (folder / ".git" / "hooks" / "post-index-change").unlink(missing_ok=True)
+    (tmp_path / "hooks").mkdir()
+    (tmp_path / "hooks" / "post-index-change").write_bytes(script.read_bytes())
+    (tmp_path / "hooks" / "post-index-change").chmod(0o755)
+    run(folder, "config", "include.path", "more")
+    run(folder, "config", "extensions.worktreeConfig", "true")
+    hooks = str(tmp_path / "hooks")
+    for key, value in (
+        ("filter.E=v.il.clean", str(script)), ("core.fsmonitor", str(script)), ("core.hooksPath", hooks),
+    ):  # fmt: skip
+        run(folder, "config", "--worktree", key, value)
+    (folder / "code.py").write_text("print(2)\n")  # no longer and no shorter: git has to look
+    (folder / "a.txt").write_text("two\n")
+    assert not trace.exists()
+    assert git.has_changes(folder) and git.untracked_files(folder) == []
+    with Repository(str(folder), "HEAD") as opened:
+        assert opened.attributes(b"code.py")["diff"] != NAME
+    assert not trace.exists()
+    run(folder, "status")
+    assert trace.exists(), "git itself starts them"
 
 
 def test_nothing_of_a_hostile_repository_runs_at_the_start_of_a_run(repository, monkeypatch, tmp_path):
