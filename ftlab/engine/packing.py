@@ -8,6 +8,7 @@ from typing import Any
 from rich.markup import escape
 
 from ftlab.engine.session import Session
+from ftlab.pretrained.architecture import is_bounded
 from ftlab.schema import Run
 
 _PAIRED = ("rm", "dpo", "orpo", "kto")  # two samples to a row even without packing
@@ -41,13 +42,19 @@ def _packed_row(run: Run, prepared: Any) -> Any:
     splits = [rows for rows in (prepared.train, prepared.validation) if rows is not None]
     rows = (rows[index] for rows in splits for index in range(len(rows)))
     found = next((row for row in rows if len(row.samples) > 1), None)
-    if found is None and run.stage.name in _PAIRED and len(prepared.train):
-        return PackedRow(prepared.train[0].samples * 2)  # kto pairs each answer with another's only later
+    if run.stage.name not in _PAIRED or not len(prepared.train):
+        return found
+    if found is None:
+        found = PackedRow(prepared.train[0].samples * 2)  # kto pairs each answer with another's only later
+    shape, longest = run.model.architecture, 2 * run.data.max_length
+    if is_bounded(shape.family, shape.position_embeddings) and longest > shape.max_positions:
+        # Some of these families have a table as long as a row may be, and a pair can be longer than any sample.
+        return PackedRow(found.samples * (shape.max_positions // found.length + 1))
     return found
 
 
 def _probe(session: Session, model: Any, row: Any, pad_id: int, prepared: Any) -> Any:
-    from ftlab.stages.trainer.isolation import probe_isolation
+    from ftlab.stages.trainer.isolation import TOO_LONG, probe_isolation
 
     output = session.output
     found = probe_isolation(model, row, pad_id)
@@ -57,6 +64,8 @@ def _probe(session: Session, model: Any, row: Any, pad_id: int, prepared: Any) -
     family, attention = model.config.model_type, model.config._attn_implementation
     reason = found.reasons[0].removeprefix("position_ids: ")
     line = f"{family} under model.attention={attention} lets packed samples see each other by positions ({reason})."
+    if reason.startswith(TOO_LONG):
+        line = f"{family}: {reason}."
     if found.isolation == "block_mask":
         output.say(escape(f"{line} A mask of each row's samples keeps them apart, as a probe shows."))
     else:

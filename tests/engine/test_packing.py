@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from ftlab.data.packing.store import Sample
 from ftlab.errors import Interrupted
 from ftlab.rundir.directory import RunDir
 from tests.compatibility import save_family
+from tests.conftest import ROOT
 from tests.runs import BARE, Stop, final_hash, metrics, resume_run, train_run
 from tests.stages.trainers import plain_logprobs
 
@@ -81,6 +82,33 @@ def encoded(tokenizer: Any, row: dict[str, str]) -> Sample:
     turns = [{"role": "user", "content": row["instruction"]}, {"role": "assistant", "content": row["output"]}]
     found = tokenizer.apply_chat_template(turns, return_dict=True, return_assistant_tokens_mask=True)
     return Sample(np.array(found["input_ids"], np.int32), np.array(found["assistant_masks"]) == 1)
+
+
+SHORT = {
+    "mpt": {"d_model": 32, "n_heads": 2, "n_layers": 1, "max_seq_len": 64},
+    "gpt_neo": {"hidden_size": 32, "num_layers": 1, "num_heads": 2, "max_position_embeddings": 64,
+                "attention_types": [[["global"], 1]]},
+    "gpt2": {"n_embd": 32, "n_head": 2, "n_layer": 1, "n_positions": 64},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("family", "isolation"),
+    [("mpt", "one_per_row"), pytest.param("gpt_neo", "one_per_row", marks=pytest.mark.matrix),
+     pytest.param("gpt2", "position_ids", marks=pytest.mark.matrix)],
+)  # fmt: skip
+def test_pairs_longer_than_the_positions_train_where_each_answer_fits(family, isolation, tmp_path):
+    """Two answers side by side are more tokens than the model's table of positions has, and no sample is."""
+    tokens = {"vocab_size": 2304, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
+    config = AutoConfig.for_model(family, **tokens, **SHORT[family])
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(ROOT / "models" / "tiny").save_pretrained(tmp_path / "model")
+    given = (*SMALL, "stage=dpo", f"model.path={tmp_path / 'model'}", "data.max_length=64", "data.truncation=right")
+    run = train_run(tmp_path / "run", *given, "train.max_steps=2")
+    assert metrics(run, "loss")[0] == pytest.approx(0.6931, abs=1e-3)
+    assert run.manifest()["packed_by"] == {"dpo": isolation}
+    said = "it cannot compute a row of" in " ".join(run.log.read_text().split())
+    assert said == (isolation == "one_per_row")
 
 
 @pytest.mark.parametrize("stage", ["sft", pytest.param("dpo", marks=pytest.mark.matrix)])

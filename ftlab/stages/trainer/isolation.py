@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ftlab.data.packing.collate import Isolation, PackedCollator
 from ftlab.data.packing.store import PackedRow
+from ftlab.errors import first_line
 from ftlab.stages.trainer.forward import packed_hidden
 
 # Root mean square of a difference that is rounding alone, as a share of the hidden states' own: packed and alone, a
@@ -26,6 +27,9 @@ _ROUNDING_16_BIT = 0.03
 # int8 chooses its outlier columns over the whole batch, so that another sample's tokens change the rounding of all: a
 # token's hidden states by some 3 % of their size on the embedded model, where a leak changes the next sample's by 20 %.
 _ROUNDING_INT8 = 0.1
+
+
+TOO_LONG = "it cannot compute a row of"
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,15 @@ def _leak_or_other_positions(model: Any, row: PackedRow, pad_id: int, isolation:
         return _leak(model, row, pad_id, isolation) or _difference(model, row, pad_id, isolation)
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
         # Each family takes its mask in its own shape, and says so in its own way.
-        return f"it takes no such mask: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        return f"it takes no such mask: {type(error).__name__}: {first_line(error)}"
+
+
+def _leak_or_too_long(model: Any, row: PackedRow, pad_id: int, isolation: Isolation) -> str | None:
+    """Besides, whether the row is longer than a table that the model keeps of its positions, though no sample is."""
+    try:
+        return _leak(model, row, pad_id, isolation)
+    except (IndexError, RuntimeError) as error:
+        return f"{TOO_LONG} {row.length} tokens: {first_line(error)}"
 
 
 def _difference(model: Any, row: PackedRow, pad_id: int, isolation: Isolation) -> str | None:
@@ -105,7 +117,7 @@ def _difference(model: Any, row: PackedRow, pad_id: int, isolation: Isolation) -
 
 
 _WAYS: dict[Isolation, Callable[[Any, PackedRow, int, Isolation], str | None]] = {
-    "position_ids": _leak,
+    "position_ids": _leak_or_too_long,
     "block_mask": _leak_or_other_positions,
 }
 
