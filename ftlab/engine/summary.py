@@ -23,6 +23,7 @@ from ftlab.rundir.files import write_atomic
 from ftlab.rundir.names import FINAL
 from ftlab.rundir.plan import Phase, Plan
 from ftlab.rundir.records import read_samples
+from ftlab.rundir.sweep import sweep_of_run
 
 _SHOWN = 3  # samples in the summary
 _NONE = "-"  # in a table: only the other side was measured
@@ -61,9 +62,11 @@ def results(session: Session) -> None:
             elif measure != "golden prompts":
                 table.add_row(measure, *_both(before, after, measure, 4))
         output.say(table)
-    path = run_dir.path
     seconds = f" after {manifest['seconds']:.0f} s" if "seconds" in manifest else ""
-    output.say(f"{manifest['status'].capitalize()}{seconds}. Everything is in {path}:")
+    if sweep_of_run(run_dir.path) is not None:  # its table says what comes next
+        output.say(f"{manifest['status'].capitalize()}{seconds}: {escape(str(run_dir.path))}")
+        return
+    output.say(f"{manifest['status'].capitalize()}{seconds}. Everything is in {escape(str(run_dir.path))}:")
     where = Table(box=None, show_header=False, pad_edge=False)
     for row in (
         ("  final/", "weights, tokenizer, chat template, stop tokens"),
@@ -74,10 +77,16 @@ def results(session: Session) -> None:
     ):
         where.add_row(*row)
     output.say(where)
-    output.say("Next:")
-    for command, meaning in next_commands(run_dir.path, session.plan):
-        output.say(f"  {escape(command)}")
-        output.say(f"      [dim]{meaning}[/dim]")
+    for line in next_lines(run_dir.path, session.plan):
+        output.say(line)
+
+
+def next_lines(path: Path, plan: Plan) -> Iterator[str]:
+    """``Next:`` and what is worth typing, as rich's markup."""
+    yield "Next:"
+    for command, meaning in next_commands(path, plan):
+        yield f"  {escape(command)}"
+        yield f"      [dim]{meaning}[/dim]"
 
 
 def next_commands(path: Path, plan: Plan) -> Iterator[tuple[str, str]]:

@@ -10,6 +10,7 @@ import os
 import shlex
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,13 @@ from ftlab.config import sweeps
 from ftlab.config.command_line import Arguments
 from ftlab.engine import tasks
 from ftlab.engine.finished import remarks_on_finished
+from ftlab.engine.summary import next_lines
 from ftlab.errors import FtlabError, Interrupted, RunDirError
 from ftlab.planning import make_plan
 from ftlab.rundir import summary
 from ftlab.rundir.claim import claim
 from ftlab.rundir.compare import lower_is_better
+from ftlab.rundir.directory import RunDir
 from ftlab.rundir.lock import RunLock, is_held
 from ftlab.rundir.sweep import (
     JobRecord,
@@ -186,6 +189,9 @@ def report(sweep: SweepDir) -> int:
         place = os.path.normpath(sweep.run_dir(records[best]))
         label = job_title(best, records[best].overrides, jobs)
         to.print(Text(f"Best by {measure}: {label}, in {place}"), soft_wrap=True)
+        with suppress(RunDirError):  # a run.yaml that is damaged by now; the table stands without it
+            for line in next_lines(Path(place), RunDir(Path(place)).plan()):
+                to.print(line, soft_wrap=True)
     failed = [number for number, run in runs.items() if run.status != "finished" and records[number].error is not None]
     left = len(jobs) - len(records) if jobs is not None else 0
     for number in failed:

@@ -62,7 +62,10 @@ def test_a_failed_job_is_told_once_and_the_same_command_goes_on(swept, tmp_path)
         result = run.manifest()["phases"]["sft"]["after"]["validation loss"]
         loss = [line["loss"] for line in run.read_metrics() if "loss" in line][-1]
         assert f"{result:.4f}" in table and f"{loss:.4f}" in table
-    assert max(map(len, table.splitlines()[:-1])) <= 80
+    assert second.stdout.count("Next:\n") == table.count("Next:\n") == 1, "once, for the best job"
+    best = re.search(r"in (outputs/sweep-\S+)\n", table).group(1)
+    assert f"ftlab inspect {best} step=1" in table
+    assert max(len(line) for line in table.splitlines() if line[0] in "┏┃┡│└") <= 80
     assert (tmp_path / "outputs" / "latest").resolve() == runs[1].path.resolve()
 
     told = {Path(one["path"]).name: one["overrides"] for one in json.loads(listed.stdout)}
