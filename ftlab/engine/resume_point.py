@@ -14,11 +14,11 @@ from ftlab.engine.output import Output
 from ftlab.errors import RunDirError
 from ftlab.rundir.checkpoints import checkpoints, flaw, others, set_aside, step_of
 from ftlab.rundir.directory import RunDir
-from ftlab.rundir.documents import is_there, kind_of
+from ftlab.rundir.documents import is_there, kind_of, parse_line
 from ftlab.rundir.extension import is_moved_end
 from ftlab.rundir.files import write_atomic
 from ftlab.rundir.names import CHECKPOINT_MANIFEST, METRICS, TRAINER_STATE
-from ftlab.rundir.records import read_trainer_state
+from ftlab.rundir.records import is_line, read_trainer_state
 
 
 def newest_whole_checkpoint(folder: Path, stage: str, output: Output) -> Path | None:
@@ -85,27 +85,28 @@ def cut_back(
     :param is_measured: whether the measures before training were finished; if not, they will be logged again.
     :param total: steps that the phase takes now. What was evaluated because it ended there earlier no longer stands.
     """
-    if checkpoint is not None and (checkpoint / METRICS).is_file():
-        there, lines = _content(run_dir.metrics), _standing_lines(checkpoint, total)
-        if not there.startswith(lines):
-            line = f"{run_dir.metrics} had lost or changed lines: put back from {checkpoint}, as they were logged"
-            output.say(f"[yellow]{escape(line)}[/yellow]")
-            write_atomic(run_dir.metrics, lines + b"".join(_of_others(there, lines, phase)))
-    if not run_dir.metrics.is_file():
-        return
-    step = 0 if checkpoint is None else step_of(checkpoint)
-    logged = 0 if checkpoint is None else _standing_lines(checkpoint, total).count(b"\n")
+    there = _content(run_dir.metrics)
+    standing = b"" if checkpoint is None else _standing_lines(checkpoint, total)
+    if not there.startswith(standing):
+        line = f"{run_dir.metrics} had lost or changed lines: put back from {checkpoint}, as they were logged"
+        output.say(f"[yellow]{escape(line)}[/yellow]")
+    # A phase without a checkpoint begins anew; before it others have logged, and it has maybe been measured.
+    lines = run_dir.read_metrics() if checkpoint is None else _lines(standing, there, phase)
+    kept = [entry for entry in lines if entry["phase"] != phase or (is_measured if entry["step"] == 0 else checkpoint)]
+    if kept or there:
+        write_atomic(run_dir.metrics, "".join(json.dumps(entry) + "\n" for entry in kept))
 
-    def stands(number: int, entry: dict[str, Any]) -> bool:
-        if entry["phase"] != phase:
-            return True
-        if entry["step"] == 0:
-            return is_measured
-        # What belongs to a step is logged before its checkpoint; what is measured after training, behind the last one.
-        return entry["step"] < step or (entry["step"] == step and number < logged)
 
-    kept = [json.dumps(entry) + "\n" for number, entry in enumerate(run_dir.read_metrics()) if stands(number, entry)]
-    write_atomic(run_dir.metrics, "".join(kept))
+def _lines(standing: bytes, there: bytes, phase: str) -> Iterator[dict[str, Any]]:
+    """The lines that a checkpoint has, and those of other phases that it has not. What else was logged behind it is
+    logged again, and garbage there is no loss."""
+    restored = standing.splitlines(keepends=True)
+    yield from map(json.loads, restored)
+    known = set(restored)
+    for line in there.splitlines(keepends=True):
+        entry = parse_line(line)
+        if entry is not None and is_line(entry) and entry["phase"] != phase and line not in known:
+            yield entry
 
 
 def _standing_lines(checkpoint: Path, total: int) -> bytes:
@@ -118,23 +119,6 @@ def _standing_lines(checkpoint: Path, total: int) -> bytes:
         if "eval_loss" in json.loads(last):
             return b"".join(before)
     return lines
-
-
-def _of_others(there: bytes, restored: bytes, phase: str) -> Iterator[bytes]:
-    """Whole lines that other phases have logged, and that are not restored already."""
-    known = set(restored.splitlines(keepends=True))
-    for line in there.splitlines(keepends=True):
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if (
-            isinstance(entry, dict)
-            and entry.get("phase") not in (None, phase)
-            and "step" in entry
-            and line not in known
-        ):
-            yield line
 
 
 def _content(path: Path) -> bytes:

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from ftlab.base.redaction import mask_secrets
 from ftlab.errors import RunDirError
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.documents import read_json
 from ftlab.rundir.files import write_atomic
+from ftlab.rundir.records import check
 
 JOURNAL = "sweep.json"
 _REMEDY = "Put a copy back, or start the sweep in another folder: hydra.sweep.dir=FOLDER."
@@ -150,9 +151,5 @@ def changed_overrides(job: Sequence[str], jobs: Jobs | None) -> list[str]:
 
 def _validate(kind: type[_WrittenT], path: Path, remedy: str) -> _WrittenT:
     values = read_json(path, remedy)
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"])) or "the whole"
-        raise RunDirError(f"{path} is not what a sweep writes: {key}: {first['msg']}. {remedy}") from None
+    check(kind, values, path, remedy)
+    return kind.model_validate(values)
