@@ -7,21 +7,35 @@ from pathlib import Path
 
 from ftlab.data.sources import resolve
 from ftlab.data.sources.resolve import FileChange
-from ftlab.engine.final_weights import changed_weights
+from ftlab.engine.final_weights import changed_weights, link_final, weight_hashes
 from ftlab.errors import DataError, RunDirError
 from ftlab.rundir.compare import short_hash
 from ftlab.rundir.directory import RunDir
+from ftlab.rundir.documents import is_folder
 
 _NAMED = 5  # files
 
 
 def remarks_on_finished(run_dir: RunDir) -> Iterator[str]:
-    """Sentences for a run whose data or final weights are others now; none where nothing has changed."""
+    """Sentences for a run whose data or final weights are others now; none where nothing has changed. What leads to the
+    final weights is put back."""
     yield from _changed_data(run_dir)
-    results = run_dir.manifest().get("phases", {})
-    for phase in run_dir.plan().phases:
+    results, phases = run_dir.manifest().get("phases", {}), run_dir.plan().phases
+    for phase in phases:
         if phase.name in results:
             yield from changed_weights(run_dir, phase, results[phase.name])
+    final = run_dir.phase_files(phases[-1].folder).final
+    if final.is_dir() and not _leads_to(run_dir.final, final):
+        kept = link_final(run_dir, final)
+        yield f"{run_dir.final} did not lead to {final}: put back" + (f"; what was there is in {kept}" if kept else "")
+
+
+def _leads_to(path: Path, final: Path) -> bool:
+    """Whether a link or, in a copy that followed links, a folder has the weights of ``final``."""
+    try:
+        return path.resolve() == final.resolve() or (is_folder(path) and weight_hashes(path) == weight_hashes(final))
+    except (OSError, RuntimeError):  # a link that leads to itself
+        return False
 
 
 def _changed_data(run_dir: RunDir) -> Iterator[str]:

@@ -29,11 +29,12 @@ class Metrics(TrainerCallback):
     ``step`` is the phase's optimizer step that the line belongs to, ``global_step`` the run's; ``tokens`` and
     ``total_tokens`` were trained on up to there; ``seconds`` of work went into the run, over all its starts.
 
-    :param phase: its name. :param rates: are logged beside the loss.
+    :param phase: its name. :param rates: are logged beside the loss. :param is_begun: whether the phase goes on from a
+        checkpoint, which has what was measured before training, be it that its answers are lost and measured again.
     """
 
-    def __init__(self, session: Session, phase: str, rates: Rates):
-        self._session, self._phase, self._rates = session, phase, rates
+    def __init__(self, session: Session, phase: str, rates: Rates, is_begun: bool):
+        self._session, self._phase, self._rates, self._is_begun = session, phase, rates, is_begun
         self._steps_before, self._tokens_before = session.steps_before(), session.tokens_before()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
@@ -43,6 +44,8 @@ class Metrics(TrainerCallback):
             self.write(state.global_step, {"epoch": state.epoch, **logs, **rates})
 
     def write(self, step: int, values: dict[str, Any]) -> None:
+        if self._is_begun and step == 0:
+            return
         line = {"phase": self._phase, "step": step, "global_step": self._steps_before + step, **values}
         if "tokens" in values:
             line["total_tokens"] = self._tokens_before + values["tokens"]

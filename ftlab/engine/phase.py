@@ -127,7 +127,7 @@ class PhaseRun:
         is_measured = kept_samples(session, self.phase.name, "before") is not None
         rates = make_rates(self.config, self.model, self.parameters, prepared.train)
         steps_before = session.steps_before()
-        metrics = Metrics(session, self.phase.name, rates)
+        metrics = Metrics(session, self.phase.name, rates, checkpoint is not None)
         trainer = self._trainer(prepared, [BetweenSteps(session, rates), rates, metrics])
         total = _total_steps(trainer)
         resume_point.cut_back(self.run_dir, self.phase.name, checkpoint, is_measured, total, self.output)

@@ -82,7 +82,8 @@ def cut_back(
 ) -> None:
     """Take out of ``metrics.jsonl`` what ``phase`` logged after ``checkpoint``, and put back what is lost of the rest.
 
-    :param is_measured: whether the measures before training were finished; if not, they will be logged again.
+    :param is_measured: whether the measures before training were finished; if not, a phase without a checkpoint logs
+        them again.
     :param total: steps that the phase takes now. What was evaluated because it ended there earlier no longer stands.
     """
     there = _content(run_dir.metrics)
@@ -90,9 +91,11 @@ def cut_back(
     if not there.startswith(standing):
         line = f"{run_dir.metrics} had lost or changed lines: put back from {checkpoint}, as they were logged"
         output.say(f"[yellow]{escape(line)}[/yellow]")
-    # A phase without a checkpoint begins anew; before it others have logged, and it has maybe been measured.
-    lines = run_dir.read_metrics() if checkpoint is None else _lines(standing, there, phase)
-    kept = [entry for entry in lines if entry["phase"] != phase or (is_measured if entry["step"] == 0 else checkpoint)]
+    if checkpoint is None:  # the phase begins anew, but for its measures
+        lines = run_dir.read_metrics()
+        kept = [entry for entry in lines if entry["phase"] != phase or (is_measured and entry["step"] == 0)]
+    else:
+        kept = list(_lines(standing, there, phase))
     if kept or there:
         write_atomic(run_dir.metrics, "".join(json.dumps(entry) + "\n" for entry in kept))
 

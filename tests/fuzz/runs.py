@@ -66,7 +66,7 @@ class Runs:
 def make_runs(folder: Path) -> Runs:
     target = folder / "r"
     given = (*KEYS, held_out(folder, "instructions", 2), f"run.dir={target}")
-    interrupted_run(target, 4, *given[:-1])
+    interrupted_run(target, 2, *given[:-1])
     shutil.copytree(target, folder / "stopped", symlinks=True)
     whole = resume_run(target)
     shutil.copytree(target, folder / "finished", symlinks=True)
