@@ -13,6 +13,7 @@ _MOST_NAMED = 12  # columns that a reason lists
 _MOST_BITS = 10_000
 LACKS_COLUMNS = ("has no column", "needs ")  # how :meth:`Columns.missing_columns` begins
 _MEDIA = ("images", "image", "videos", "video", "audios", "audio")
+_MEDIA_NAMES = frozenset(_MEDIA)
 
 
 class Columns:
@@ -32,7 +33,7 @@ class Columns:
         if type(row) is not dict and not isinstance(row, Mapping):
             raise RowError("is not an object with columns")
         self._row, self._names, self.tags, self.merges = row, names, tags, merges
-        for media in _MEDIA:
+        for media in _MEDIA if not _MEDIA_NAMES.isdisjoint(row) else ():
             if isinstance(row.get(media), list | str | dict) and row[media]:
                 raise RowError(f"has {media}, and only text is trained; remove that column and its placeholders")
 

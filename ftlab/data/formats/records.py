@@ -67,8 +67,11 @@ def content_hash(record: Record | None, *more: str) -> int:
 
     :param more: what is hashed beside it.
     """
-    content = (record.messages, record.answer, record.tools) if isinstance(record, Prompt) else record
-    return _hash(repr((content, *more)))
+    if record is None:
+        return _hash(repr(more))
+    names = ("messages", "answer", "tools") if isinstance(record, Prompt) else record.__slots__
+    # Not the record's own repr, which is Python: this is a fifth of the time that rows are compared in.
+    return _hash(repr((type(record).__name__, *[getattr(record, name) for name in names], *more)))
 
 
 def prompt_hash(record: Record) -> int | None:
