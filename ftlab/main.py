@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import sys
 from pkgutil import resolve_name
-
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig
+from typing import Any
 
 from ftlab.base.terminal import discard_output, echo_error
-from ftlab.config import check, command_line, paths, sweeps
-from ftlab.errors import FtlabError, Interrupted, of_system
 
 # task -> the function that runs it; imported only when it is chosen
 TASKS = {
@@ -32,48 +26,54 @@ TASKS = {
 
 def main() -> None:
     try:
-        if command_line.is_completion(sys.argv[1:]):
-            return _hydra_main()
-        given = command_line.read(sys.argv[1:])
-        if given.wants_help:
-            return resolve_name("ftlab.use.help:show")(given.task, sys.argv[1:])
-        given = sweeps.resumed(given)
-        check.check(given)
-        if sweeps.trains(given):
-            sys.exit(resolve_name("ftlab.engine.sweep:run")(given, start))
-        start(given)
-    except BrokenPipeError:  # ftlab --help | head
-        discard_output()
-    except (FtlabError, OSError) as error:
-        sys.exit(report(error))
-    except KeyboardInterrupt:
-        sys.exit(report(Interrupted("Interrupted before anything was begun.")))
+        answer(sys.argv[1:])
+    except (Exception, KeyboardInterrupt) as error:
+        end_with(error)
 
 
-def start(given: command_line.Arguments) -> None:
-    sys.argv[1:] = given.for_hydra
-    _hydra_main()
+def answer(argv: list[str]) -> Any:
+    if {"--help", "-h"} & {*argv} or argv[:1] == ["help"]:
+        return resolve_name("ftlab.use.help:show")(argv)  # which has no need of Hydra
+    if {"--shell-completion", "-sc"} & {*argv}:
+        return resolve_name("ftlab.use.completion:answer")(argv, start)
+    given = resolve_name("ftlab.config.command_line:read")(argv)
+    if given.task == "resume":
+        given = resolve_name("ftlab.config.sweeps:resumed")(given)
+    cfg = resolve_name("ftlab.config.check:check")(given)
+    if given.shows_job:
+        return resolve_name("ftlab.use.config:show")(given, cfg)
+    if given.trains_sweep:
+        sys.exit(resolve_name("ftlab.engine.sweep:run")(given, start))
+    return start(given.for_hydra)
 
 
-def job(cfg: DictConfig) -> None:
+def start(argv: list[str]) -> None:
+    sys.argv[1:] = argv
+    folder = resolve_name("ftlab.config.paths:config_dir")()
+    resolve_name("hydra:main")(version_base="1.3", config_path=str(folder), config_name="config")(job)()
+
+
+def job(cfg: Any) -> None:
     """One run. A launcher's process has a command line of its own: what a job needs is in Hydra's config."""
-    in_sweep = (of_hydra := HydraConfig.get()).mode == RunMode.MULTIRUN
+    sweeps, of_hydra = resolve_name("ftlab.config.sweeps"), resolve_name("hydra.core.hydra_config:HydraConfig").get()
     try:
-        if in_sweep and cfg.task.name == "train":
+        if sweeps.trains(cfg, of_hydra):
             return resolve_name("ftlab.engine.sweep:run_job")(sweeps.place(of_hydra), cfg, of_hydra)
         run, overrides = sweeps.prepare(cfg, of_hydra)
         resolve_name(TASKS[run.task.name])(run, overrides)
-    except BrokenPipeError:  # which Hydra would show with a traceback
-        discard_output()
-    except (FtlabError, OSError) as error:
-        if in_sweep and not isinstance(error, Interrupted):
-            raise  # the other jobs go on; Hydra tells it at the end
-        sys.exit(report(error))
+    except Exception as error:
+        if sweeps.goes_on(of_hydra, error):
+            raise  # Hydra tells it at the end
+        end_with(error)
 
 
-_hydra_main = hydra.main(version_base="1.3", config_path=str(paths.config_dir()), config_name="config")(job)
-
-
-def report(error: FtlabError | OSError) -> int:
-    echo_error(told := of_system(error))
-    return told.exit_code
+def end_with(error: BaseException) -> None:
+    """Tell what the user can mend, with its exit code. :raises BaseException: anything else is a bug of ours."""
+    if isinstance(error, BrokenPipeError):  # ftlab --help | head
+        return discard_output(sys.stdout)
+    errors = resolve_name("ftlab.errors")
+    error = errors.Interrupted("Interrupted before anything was begun.") if type(error) is KeyboardInterrupt else error
+    if not isinstance(error, (errors.FtlabError, OSError)):
+        raise error
+    echo_error(told := errors.of_system(error))
+    return sys.exit(told.exit_code)

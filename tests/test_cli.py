@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from ftlab import __version__
+from ftlab.config.paths import shipped
 
 MISTAKES = {
     "lora.rr=3":
@@ -146,6 +147,21 @@ def test_cfg_job_prints_yaml_with_the_choices_in_it(ftlab, tmp_path):
     assert (config["stage"]["loss_type"], config["lora"]["r"], config["train"]["epochs"]) == ("sigmoid", 64, 1)
     assert "hydra" not in config
     assert list(tmp_path.iterdir()) == []
+
+
+def test_cfg_job_shows_the_values_that_the_run_would_have(each, make_run):
+    """What other keys give, and what the folder of the model says, as in run.yaml; in the order of conf/."""
+    line = f"--cfg job model=local model.path={shipped('models/tiny')} stage=dpo"
+    shown = each([line, f"{line} -p train", "--cfg job -p lora.r"])
+    config = yaml.safe_load(shown[line].stdout)
+    run = make_run("model=local", f"model.path={shipped('models/tiny')}", "stage=dpo").model_dump(mode="json")
+    assert "${" not in shown[line].stdout
+    assert [*config][:5] == ["task", "hardware", "deepspeed", "tracker", "data"]
+    assert {key: config[key] for key in ("model", "train", "lora", "data")} == {
+        key: run[key] for key in ("model", "train", "lora", "data")
+    }
+    assert yaml.safe_load(shown[f"{line} -p train"].stdout) == run["train"]
+    assert "--package=lora.r: is no part of the config" in shown["--cfg job -p lora.r"].stderr
 
 
 def test_a_task_can_be_swept(each):

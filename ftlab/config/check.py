@@ -14,17 +14,18 @@ from yaml import YAMLError
 
 from ftlab.config import dataset_names, experiments, foreign_names, phases, quoting
 from ftlab.config.command_line import Arguments, choices_of, first_values
-from ftlab.config.compose import compose, group_choices, read, select_loader
+from ftlab.config.compose import compose, group_choices, read, select_loader, validate
 from ftlab.config.keys import takes_list, unknown_key
 from ftlab.errors import ConfigError, Mistake, nearest
 
 
-def check(arguments: Arguments) -> None:
+def check(arguments: Arguments) -> DictConfig:
     """Check group choices, keys and values of a command line, and every value of a sweep.
 
     A good command line costs one composition. For a bad one the groups are composed first, so that a key is judged
     against the stage and model that were really chosen.
 
+    :return: the composed config, of a sweep that of its first job; unresolved.
     :raises ConfigError: every mistake at once.
     """
     loader, config_name = select_loader(arguments.config_dir, arguments.config_name)
@@ -51,8 +52,8 @@ def check(arguments: Arguments) -> None:
             mistakes.append(Mistake(str(override.input_line), reason))
     _check_exclusive_keys(overrides, mistakes)
     _check_phases_is_list(overrides, mistakes)
-    if not mistakes and all(_is_good(lines, loader, config_name) for lines in _variants(overrides)):
-        return
+    if not mistakes and (good := _first_of_all_good(list(_variants(overrides)), loader, config_name)) is not None:
+        return good
     groups = group_choices(loader)
     registered = {*dataset_names.names(arguments.overrides)}
     shown = {**groups, "data": sorted({*groups["data"], *map(str, registered)} - {dataset_names.CHOICE})}
@@ -67,14 +68,20 @@ def check(arguments: Arguments) -> None:
         _validate_lines(variant, loader, config_name, mistakes)
     if mistakes:
         raise ConfigError(list({str(mistake): mistake for mistake in mistakes}.values()))
+    return compose(first_values(overrides), loader, config_name)
 
 
-def _is_good(lines: list[str], loader: ConfigLoaderImpl, config_name: str) -> bool:
+def _first_of_all_good(variants: Sequence[list[str]], loader: ConfigLoaderImpl, config_name: str) -> DictConfig | None:
+    """The composed config of the first of some command lines; None where one of them has a mistake."""
+    first = None
     try:
-        read(lines, loader, config_name)
+        for lines in variants:
+            cfg = compose(lines, loader, config_name)
+            validate(cfg, lines, loader, config_name)
+            first = first if first is not None else cfg
     except (HydraException, ValueError, YAMLError):
-        return False
-    return True
+        return None
+    return first
 
 
 def _parse(lines: Sequence[str], mistakes: list[Mistake]) -> list[Override]:

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from ftlab.base import filenames
-from ftlab.base.terminal import echo_error
 from ftlab.config import dataset_names, experiments, foreign_names, keys, phases, quoting
 from ftlab.config.compose import compose, select_loader
 from ftlab.config.paths import config_dir, group_names, task_names
-from ftlab.config.quoting import literal, path_override, quote, text
+from ftlab.config.quoting import path_override, quote, text
 from ftlab.errors import ConfigError, Mistake, nearest
 from ftlab.schema import Run
 
@@ -46,13 +46,18 @@ class Arguments:
 
     @property
     def for_hydra(self) -> list[str]:
-        if self.flag("--cfg", "-c") is None:
-            return [*self.flags, *self.overrides]
-        return [*self.single_flags, *folded(first_job(self) if self.is_multirun else self)]
+        shown = first_job(self) if self.is_multirun and self.flag("--cfg", "-c") is not None else self
+        return [*shown.flags, *shown.overrides]
 
     @property
-    def wants_help(self) -> bool:
-        return "--help" in self.flags or "-h" in self.flags
+    def shows_job(self) -> bool:
+        """Whether the config is to be shown and nothing to be run."""
+        return self.flag("--cfg", "-c") == "job"
+
+    @property
+    def trains_sweep(self) -> bool:
+        """Whether it is a sweep of trainings that is to be run, and not only to be shown."""
+        return self.is_multirun and self.task == "train" and self.flag("--cfg", "-c") is None
 
     @property
     def single_flags(self) -> list[str]:
@@ -81,18 +86,6 @@ class Arguments:
                 if flag.startswith(f"{name}="):
                     return flag.removeprefix(f"{name}=")
         return None
-
-
-def is_completion(argv: Sequence[str]) -> bool:
-    """Whether Hydra is asked to complete a line. It knows no bare words, so those before the last one are taken out."""
-    if not {"--shell-completion", "-sc"} & set(argv):
-        return False
-    line = os.environ.get("COMP_LINE")
-    if line is not None:
-        program, *words = line.split(" ")
-        given = [word for word in words[:-1] if "=" in word or word.startswith("-")]
-        os.environ["COMP_LINE"] = " ".join([program, *given, *words[-1:]])
-    return True
 
 
 def read(argv: Sequence[str]) -> Arguments:
@@ -268,13 +261,8 @@ def _flag_override(flag: str, declared: Mapping[str, object]) -> str:
 
 
 def first_job(arguments: Arguments) -> Arguments:
-    """The command line of the first job of a sweep, whose config is what ``-m --cfg job`` shows. Says so."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser  # not on the way to --help
-
+    """The command line of the first job of a sweep, whose config is what ``-m --cfg job`` shows."""
     overrides = OverridesParser.create().parse_overrides(list(arguments.overrides))
-    chosen = [phases.decode_override(first_values([one])[0]) for one in overrides if one.is_discrete_sweep()]
-    with_values = f", with {' '.join(chosen)}" if chosen else ""
-    echo_error(f"The config of the first job of the sweep{with_values}. Another's: its values, without -m.")
     return replace(arguments, flags=tuple(arguments.single_flags), overrides=tuple(first_values(overrides)))
 
 
@@ -288,20 +276,3 @@ def choices_of(override: Any) -> list[str]:
     if override.is_discrete_sweep():
         return ["=".join((override.get_key_element(), value)) for value in override.sweep_string_iterator()]
     return [] if override.is_sweep_override() else [str(override.input_line)]
-
-
-def folded(arguments: Arguments) -> list[str]:
-    """The overrides of a good command line, with what they say of phases put into the list of phases: to be shown."""
-    groups = group_names()
-    told = [line for line in arguments.overrides if phases.is_encoded(line)]
-    if not told:
-        return [*arguments.overrides]
-    loader, config_name = select_loader(arguments.config_dir, arguments.config_name)
-    cfg: Any = OmegaConf.to_container(compose(arguments.overrides, loader, config_name), resolve=False)
-    entries = [phases.flatten_choices(entry, groups) for entry in cfg["phases"]]
-    for named, key, value in phases.phase_overrides(cfg[phases.CARRIER], told):
-        for index, entry in enumerate(entries):
-            if named in (entry["name"], str(index)):
-                entry.update(phases.flatten_choices({key: value} if key else value, groups))
-    left = [line for line in arguments.overrides if line not in told and not line.startswith("phases=")]
-    return [*left, f"phases={literal(entries)}"]

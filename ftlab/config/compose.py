@@ -25,6 +25,7 @@ from pydantic import BaseModel, ValidationError
 from ftlab.config import experiments, foreign_names, model_folder, phases
 from ftlab.config.keys import flatten
 from ftlab.config.paths import config_dir, only_with, shipped
+from ftlab.config.repository import ReadOnceRepository
 from ftlab.config.rules import cross_group_mistakes
 from ftlab.errors import ConfigError, Mistake, nearest
 from ftlab.schema import PhaseEntry, Run
@@ -43,7 +44,9 @@ def config_loader(extra_dir: str | None = None) -> ConfigLoaderImpl:
     search_path = create_config_search_path(str(config_dir()))
     if extra_dir is not None:
         search_path.prepend("command-line", f"file://{extra_dir}", anchor=SearchPathQuery(provider="schema"))
-    return ConfigLoaderImpl(config_search_path=search_path)
+    loader = ConfigLoaderImpl(config_search_path=search_path)
+    loader.repository = ReadOnceRepository(search_path)
+    return loader
 
 
 def select_loader(config_dir: str | None, config_name: str | None) -> tuple[ConfigLoaderImpl, str]:
@@ -159,6 +162,19 @@ def override_keys(lines: Sequence[str]) -> list[str]:
     return [line.partition("=")[0].lstrip("+") for line in lines]
 
 
+def of_run(cfg: DictConfig, lines: Sequence[str]) -> DictConfig:
+    """The same config without Hydra's node, its model as the folder at ``model.path`` has it.
+
+    :raises ConfigError: there is no such model, or it is none for this recipe.
+    """
+    cfg = cfg.copy()
+    OmegaConf.set_struct(cfg, False)
+    cfg.pop("hydra", None)
+    if wrong := model_folder.apply(cfg, override_keys(lines)):
+        raise ConfigError(wrong)
+    return cfg
+
+
 def validate(
     cfg: DictConfig,
     lines: Sequence[str] | None = None,
@@ -170,11 +186,7 @@ def validate(
     :param lines: the overrides that ``cfg`` was composed of, of which its phases are composed too.
     :raises ConfigError: every mistake at once, each with its key, value and what is allowed.
     """
-    cfg = cfg.copy()
-    OmegaConf.set_struct(cfg, False)
-    cfg.pop("hydra", None)
-    if of_folder := model_folder.apply(cfg, override_keys(lines or ())):
-        raise ConfigError(of_folder)
+    cfg = of_run(cfg, lines or ())
     try:
         values: Any = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:

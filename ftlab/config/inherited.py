@@ -14,7 +14,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from ftlab.config.keys import flatten, is_open
 from ftlab.errors import RunDirError
-from ftlab.rundir.sources import policy_of_run
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,8 @@ def read_policy(source: str | None) -> Policy | None:
     """Return the policy that the run directory ``source`` ended with, or None where there is none."""
     if source is None or not Path(source).is_dir():
         return None
+    from ftlab.rundir.sources import policy_of_run  # which most runs have no need of
+
     try:
         phase = policy_of_run(Path(source))
     except RunDirError:

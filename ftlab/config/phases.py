@@ -167,6 +167,21 @@ def phase_overrides(keys: Mapping[str, Any], lines: Sequence[str]) -> Iterator[t
             yield _phase_label(phase), key[1:], value
 
 
+def folded(cfg: Any, lines: Sequence[str], groups: Collection[str]) -> list[dict[str, Any]] | None:
+    """The list of phases with what a good command line says of them in it, to be shown; None where it says nothing.
+
+    :param cfg: plain values, with what the command line says beside the list.
+    """
+    if not any(map(is_encoded, lines)):
+        return None
+    entries = [flatten_choices(entry, groups) for entry in cfg["phases"]]
+    for named, key, value in phase_overrides(cfg[CARRIER], lines):
+        for index, entry in enumerate(entries):
+            if named in (entry["name"], str(index)):
+                entry.update(flatten_choices({key: value} if key else value, groups))
+    return entries
+
+
 def _read_entries(
     entries: Sequence[Any], keys: Mapping[str, Any], composer: Composer, mistakes: list[Mistake]
 ) -> Iterator[PhaseRequest]:

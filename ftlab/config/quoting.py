@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import glob
-import json
 import os
 import re
 import shlex
-from collections.abc import Mapping
-from typing import Any
 
 _PLAIN = re.compile(r"^[\w./@%+-]+$", re.ASCII)
 # What Hydra takes for no string: a folder may be called 2024, but data.path=null is no file.
@@ -20,15 +17,6 @@ _PATHS = re.compile(
     r"|model\.(?:path|adapter)|run\.dir|hydra\.(?:run|sweep)\.dir"
     r"|(?:[a-z]+\.)?(?:file|folder|first|second|repo|out|html))"  # a task's own
 )
-
-
-def literal(value: Any) -> str:
-    """A value as Hydra reads it on a command line."""
-    if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{key}: {literal(inner)}' for key, inner in value.items())}}}"
-    if isinstance(value, list):
-        return f"[{', '.join(map(literal, value))}]"
-    return _in_quotes(value) if isinstance(value, str) else json.dumps(value)
 
 
 def quote(word: str) -> str:

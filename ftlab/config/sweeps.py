@@ -17,7 +17,7 @@ from ftlab.config import phases
 from ftlab.config.command_line import Arguments, first_values, of_job
 from ftlab.config.compose import compose, select_loader, validate
 from ftlab.config.quoting import quote
-from ftlab.errors import ConfigError, Mistake
+from ftlab.errors import ConfigError, FtlabError, Interrupted, Mistake
 from ftlab.rundir.sweep import Jobs, SweepDir, is_sweep
 from ftlab.schema import Run
 
@@ -46,11 +46,6 @@ class Place:
     number: int
     overrides: tuple[str, ...]
     directory: Path
-
-
-def trains(arguments: Arguments) -> bool:
-    """Whether a command line is a sweep of trainings that is to be run, and not only to be shown."""
-    return arguments.is_multirun and arguments.task == "train" and arguments.flag("--cfg", "-c") is None
 
 
 def read(arguments: Arguments) -> Sweep:
@@ -103,6 +98,21 @@ def resumed(arguments: Arguments) -> Arguments:
     return in_folder(given, Path(folder), is_new=False)
 
 
+def is_job(of_hydra: Any) -> bool:
+    """Whether what Hydra runs is one job of a sweep. :param of_hydra: the node ``hydra`` of its config."""
+    return of_hydra.mode == RunMode.MULTIRUN
+
+
+def trains(cfg: DictConfig, of_hydra: Any) -> bool:
+    """Whether it is a job of a sweep of trainings, which has a journal."""
+    return is_job(of_hydra) and cfg.task.name == "train"
+
+
+def goes_on(of_hydra: Any, error: Exception) -> bool:
+    """Whether a sweep goes on with its other jobs after one has failed."""
+    return is_job(of_hydra) and isinstance(error, FtlabError | OSError) and not isinstance(error, Interrupted)
+
+
 def place(of_hydra: Any) -> Place:
     """Of the job that is about to begin. :param of_hydra: the node ``hydra`` of its config."""
     folder, here = Path(of_hydra.runtime.output_dir), Path.cwd()
@@ -115,7 +125,7 @@ def prepare(cfg: DictConfig, of_hydra: Any) -> tuple[Run, list[str]]:
 
     :raises ConfigError: every mistake at once.
     """
-    if of_hydra.mode == RunMode.MULTIRUN and cfg.run.name is None and cfg.run.dir is None:
+    if is_job(of_hydra) and cfg.run.name is None and cfg.run.dir is None:
         cfg.run.dir = str(place(of_hydra).directory)
     given = of_job(of_hydra)
     run = validate(cfg, given.overrides, *select_loader(given.config_dir, given.config_name))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ftlab.base.console import Terminal
 from ftlab.base.progress import Bar
-from ftlab.base.terminal import Terminal
 from ftlab.engine.process import collected_warnings
 
 
@@ -18,7 +18,7 @@ class Output:
 
     def __init__(self, log: Path):
         self._file = log.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
-        self.console = Terminal(highlight=False)
+        self.console = Terminal(log, highlight=False)
         self._log = Terminal(file=self._file, width=160, highlight=False, color_system=None)
         self._warnings = collected_warnings(self.note)
 

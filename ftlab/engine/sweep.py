@@ -19,7 +19,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from ftlab.base.terminal import Terminal, echo, echo_error
+from ftlab.base.console import Terminal
+from ftlab.base.terminal import echo, echo_error
 from ftlab.config import sweeps
 from ftlab.config.command_line import Arguments
 from ftlab.engine import tasks
@@ -44,7 +45,7 @@ from ftlab.rundir.sweep import (
 from ftlab.schema import Run
 
 
-def run(given: Arguments, start: Callable[[Arguments], None]) -> int:
+def run(given: Arguments, start: Callable[[list[str]], None]) -> int:
     """Run a sweep, or go on with the one of the same jobs that is not done. Return the exit code.
 
     :param start: lets Hydra run a command line.
@@ -64,7 +65,7 @@ def run(given: Arguments, start: Callable[[Arguments], None]) -> int:
             another = "" if asked.is_chosen else ". run.if_exists=new starts another"
             echo(f"Going on with {sweep.path}: {done} of {len(jobs)} jobs are finished{another}")
         try:
-            start(sweeps.in_folder(given, sweep.path, is_new))
+            start(sweeps.in_folder(given, sweep.path, is_new).for_hydra)
         except KeyboardInterrupt:  # between two jobs
             raise Interrupted(f"Interrupted. {_how_to_go_on(sweep)}") from None
     return report(sweep)

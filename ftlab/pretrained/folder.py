@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 from ftlab.pretrained.files import ADAPTER, CONFIG
-from ftlab.rundir.directory import RunDir
 from ftlab.rundir.names import FINAL, WEIGHT_FILES
 
 _WEIGHTS = {*WEIGHT_FILES, ".gguf", ".h5", ".msgpack", ".onnx"}
@@ -28,6 +27,8 @@ def not_a_model(path: str) -> str | None:
         return None
     if (folder / ADAPTER).is_file():
         return f"{spec} is an adapter, not a whole model. Give {_base_and_adapter(folder)}"
+    from ftlab.rundir.directory import RunDir  # and all that reads a run, which a model's folder does not need
+
     if RunDir(folder).run_yaml.is_file():
         final = folder / FINAL
         if (final / CONFIG).is_file():

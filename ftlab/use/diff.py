@@ -12,7 +12,8 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from ftlab.base.terminal import Terminal, echo_json
+from ftlab.base.console import Terminal
+from ftlab.base.terminal import echo_json
 from ftlab.errors import ConfigError, Mistake
 from ftlab.rundir import compare as parts
 from ftlab.rundir import summary

@@ -24,9 +24,19 @@ TRY = (
 )
 
 
-def show(task: str, argv: Sequence[str]) -> None:
-    """Print the general help, or that of the task that was named beside ``--help``."""
-    echo(_task_help(task) if task in argv else _general_help())
+def show(argv: Sequence[str]) -> None:
+    """Print the general help, or that of the task that is named beside ``--help`` or the word ``help``.
+
+    :raises ConfigError: an unknown task, or another mistake.
+    """
+    words = [word.removeprefix("task=") for word in argv if not word.startswith("-") and word != "help"]
+    tasks = [word for word in words if word in task_names()]
+    if words and words != tasks:
+        from ftlab.config import command_line  # there is more on the line than a task, and it may be wrong
+
+        given = command_line.read([*(word for word in argv if word != "help"), "--help"])
+        tasks = [given.task] if given.task in words else []
+    echo(_task_help(tasks[0]) if tasks else _general_help())
 
 
 def _general_help() -> str:

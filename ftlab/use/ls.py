@@ -16,7 +16,8 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from ftlab.base.terminal import Terminal, echo, echo_json
+from ftlab.base.console import Terminal
+from ftlab.base.terminal import echo, echo_json
 from ftlab.errors import ConfigError, Mistake, nearest
 from ftlab.rundir import summary
 from ftlab.rundir.compare import lower_is_better

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import re
 import subprocess
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -14,8 +16,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ftlab.base import git, machine, redaction
+from ftlab.base.console import Terminal
 from ftlab.base.progress import Bar
-from ftlab.base.terminal import Terminal, echo, echo_error, echo_json, escape_controls
+from ftlab.base.terminal import echo, echo_error, echo_json, escape_controls
+from ftlab.errors import NotReadyError
 
 
 def test_a_package_that_is_not_installed_has_no_version_and_no_commit():
@@ -109,3 +113,26 @@ def test_no_character_of_a_text_steers_the_terminal(control, colours, capsys):
     printed = capsys.readouterr().out
     assert json.loads(printed) == {"text": f"{control} é"}
     assert "é" in printed and not any(letter in printed for letter in control if escape_controls(letter) != letter)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_an_error_output_on_a_full_disk_is_no_error_of_its_own():
+    with Path("/dev/full").open("w") as full, contextlib.redirect_stderr(full):
+        echo_error("what nobody can read")
+        echo_error("nor this")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_a_table_on_a_full_disk_is_an_error_and_what_a_run_prints_is_none(tmp_path, capsys):
+    """What a run computes is worth more than what it prints, and its log has that."""
+    said = r"The output cannot be written: No space left on device\."
+    with (
+        Path("/dev/full").open("w") as full,
+        contextlib.redirect_stdout(full),
+        pytest.raises(NotReadyError, match=said),
+    ):
+        Terminal().print("a table")
+    with Path("/dev/full").open("w") as full, contextlib.redirect_stdout(full):
+        Terminal(tmp_path / "log.txt").print("a line")
+    told = f"Standard output is full (No space left on device); the run goes on, and what it says is in {tmp_path}"
+    assert told in capsys.readouterr().err

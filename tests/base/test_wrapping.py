@@ -10,7 +10,7 @@ import pytest
 from rich.cells import cell_len
 from rich.text import Text
 
-from ftlab.base.terminal import Terminal
+from ftlab.base.console import Terminal
 from ftlab.base.wrapping import pieces
 
 LONG = (

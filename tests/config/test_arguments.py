@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 
 import pytest
@@ -118,26 +117,18 @@ def test_the_value_of_a_flag():
 
 
 @pytest.mark.parametrize(
-    ("line", "multirun", "wants_help", "completes"),
+    ("line", "multirun", "shows_job"),
     [
-        ("-m", True, False, False),
-        ("--multirun", True, False, False),
-        ("-h", False, True, False),
-        ("env --help", False, True, False),
-        ("-sc install=bash", False, False, True),
-        ("seed=1", False, False, False),
+        ("-m", True, False),
+        ("--multirun --cfg=job", True, True),
+        ("-c job", False, True),
+        ("--cfg hydra", False, False),
+        ("seed=1", False, False),
     ],
 )
-def test_what_the_flags_ask_for(line, multirun, wants_help, completes):
+def test_what_the_flags_ask_for(line, multirun, shows_job):
     given = read(line)
-    asked = (given.is_multirun, given.wants_help, command_line.is_completion(line.split()))
-    assert asked == (multirun, wants_help, completes)
-
-
-def test_completion_is_asked_about_a_line_without_its_bare_words(monkeypatch):
-    monkeypatch.setenv("COMP_LINE", "ftlab explain train.learning_rate model=tiny lora.al")
-    assert command_line.is_completion(["-sc", "query=bash"])
-    assert os.environ["COMP_LINE"] == "ftlab model=tiny lora.al"
+    assert (given.is_multirun, given.shows_job) == (multirun, shows_job)
 
 
 @pytest.mark.parametrize(

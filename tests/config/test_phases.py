@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 
 import pytest
+import yaml
 
 from ftlab.config import command_line, phases
 from ftlab.config.compose import compose, config_loader, read
@@ -12,6 +13,7 @@ from ftlab.config.paths import shipped
 from ftlab.errors import ConfigError
 from ftlab.planning import make_plan
 from ftlab.rundir.plan import Plan
+from ftlab.use.config import show
 from tests.runs import create_run
 
 FITS = "data.max_length=512 data.overlap=32 phases.foundation.deepspeed=none"
@@ -344,16 +346,15 @@ def test_phases_can_be_swept(mistakes):
     assert wrong == "phases.prefer.stage.beta=-1: must be greater than 0"
 
 
-def test_cfg_job_shows_the_list_of_phases_with_what_the_command_line_says_of_them():
+def test_cfg_job_shows_the_list_of_phases_with_what_the_command_line_says_of_them(capsys):
     """And nothing of how that travels through Hydra."""
-    given = "phase=codebase phases.1.train.epochs=7 phases.evolution.data=labels 'phases.0.data.path=a b''s' seed=1"
-    folded = command_line.read([*shlex.split(given), "--cfg", "job"]).for_hydra
-    flags, lines = folded[:2], folded[2:]
-    assert flags == ["--cfg", "job"] and not any(phases.CARRIER in line for line in lines)
-    cfg = compose(lines)
-    assert phases.CARRIER not in cfg and cfg.seed == 1
-    first, second, third = cfg.phases
-    assert (second["train.epochs"], second.data, second["lora.r"]) == (7, "labels", 128)
+    line = "phase=codebase phases.1.train.epochs=7 phases.evolution.data=labels 'phases.0.data.path=a b''s' seed=1"
+    given = command_line.read([*shlex.split(line), "--cfg", "job"])
+    show(given, compose(given.overrides))
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert phases.CARRIER not in shown and shown["seed"] == 1
+    first, second, third = shown["phases"]
+    assert (second["train.epochs"], second["data"], second["lora.r"]) == (7, "labels", 128)
     assert first["data.path"] == "a bs" and third["train.weight_decay"] == 0.1
 
 

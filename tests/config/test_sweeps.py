@@ -40,7 +40,7 @@ def test_a_sweep_is_the_same_by_its_jobs_and_not_by_its_place():
     [("-m seed=1,2", True), ("seed=1", False), ("-m version seed=1,2", False), ("-m seed=1,2 --cfg job", False)],
 )
 def test_only_trainings_that_are_run_make_a_sweep(line, expected):
-    assert sweeps.trains(read(line)) is expected
+    assert read(line).trains_sweep is expected
 
 
 def test_resume_of_a_sweep_is_its_command_line(tmp_path):

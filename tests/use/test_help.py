@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ftlab.errors import ConfigError
 from ftlab.main import TASKS
 from ftlab.use import help as help_
 
@@ -17,7 +18,7 @@ GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.n
 
 @pytest.fixture
 def general(capsys) -> str:
-    help_.show("train", ["--help"])
+    help_.show(["--help"])
     return capsys.readouterr().out
 
 
@@ -44,7 +45,7 @@ def test_every_task_with_what_it_does(task, general):
 def test_it_is_laid_out_for_the_width_of_the_terminal(columns, capsys, monkeypatch):
     """Nothing is broken a second time: every line begins where its list has its columns."""
     monkeypatch.setenv("COLUMNS", str(columns))
-    help_.show("train", ["--help"])
+    help_.show(["--help"])
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= min(columns, 100)
     assert {len(line) - len(line.lstrip()) for line in lines if line} <= {0, 2, 6, 14}
@@ -57,7 +58,7 @@ def test_it_says_how_to_go_on(general):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_help_of_a_task_shows_its_command(task, capsys):
-    help_.show(task, [task, "--help"])
+    help_.show([task, "--help"])
     first, blank, *rest = capsys.readouterr().out.splitlines()
     about, command, *_ = (CONF / "task" / f"{task}.yaml").read_text().splitlines()
     assert first.startswith(f"ftlab {task}") and first.endswith(f": {about.removeprefix('# ')}")
@@ -65,14 +66,27 @@ def test_the_help_of_a_task_shows_its_command(task, capsys):
 
 
 def test_the_help_of_a_task_names_its_word_and_its_keys(capsys):
-    help_.show("explain", ["explain", "-h"])
+    help_.show(["explain", "-h"])
     text = capsys.readouterr().out
     assert text.startswith("ftlab explain <key>: Says which file, group or override set a value")
     assert re.search(r"Keys of its own\n  key: null +# the dotted key\n", text)
-    help_.show("env", ["--help", "env"])
+    help_.show(["--help", "env"])
     assert re.search(r"Keys of its own\n  format: text +# text \| json\n", capsys.readouterr().out)
 
 
 def test_a_task_without_keys_has_no_empty_heading(capsys):
-    help_.show("version", ["version", "--help"])
+    help_.show(["version", "--help"])
     assert "Keys" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("line", ["explain lora.r --help", "help explain", "task=explain -h", "--help explain"])
+def test_the_help_of_a_task_however_it_is_asked_for(line, capsys):
+    help_.show(line.split())
+    assert capsys.readouterr().out.startswith("ftlab explain <key>: ")
+
+
+def test_help_beside_what_is_no_task(capsys):
+    help_.show(["--config-dir", "conf", "lora.r=8", "--help"])
+    assert "Groups and their choices" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match=r"trian: is no task.*Did you mean train\?"):
+        help_.show(["trian", "--help"])

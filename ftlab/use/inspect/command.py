@@ -14,7 +14,8 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.text import Text as Coloured
 
-from ftlab.base.terminal import Terminal, echo
+from ftlab.base.console import Terminal
+from ftlab.base.terminal import echo
 from ftlab.data.ledger import table as show
 from ftlab.data.packing.split_builder import Part
 from ftlab.data.prepare import Parts, Prepared, prepare, split_parts

@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from ftlab.base.terminal import Terminal
+from ftlab.base.console import Terminal
 from ftlab.use.inspect.show import LEGEND, SampleView, as_html
 
 _WIDTH = 120

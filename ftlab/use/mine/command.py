@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ftlab.base.terminal import Terminal
+from ftlab.base.console import Terminal
 from ftlab.errors import ConfigError, Mistake, NotReadyError
 from ftlab.schema import MineTask, Run
 from ftlab.use.mine.repository import Repository

@@ -10,8 +10,8 @@ from typing import TypeVar
 
 from rich.progress import Progress
 
+from ftlab.base.console import Terminal
 from ftlab.base.redaction import secret_kind
-from ftlab.base.terminal import Terminal
 from ftlab.schema import MineTask
 from ftlab.use.mine import series as series_of
 from ftlab.use.mine import sieve as sieve_of
