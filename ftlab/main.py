@@ -67,7 +67,7 @@ def job(cfg: Any) -> None:
         end_with(error)
 
 
-def end_with(error: BaseException) -> None:
+def end_with(error: BaseException) -> Any:
     """Tell what the user can mend, with its exit code. :raises BaseException: anything else is a bug of ours."""
     if isinstance(error, BrokenPipeError):  # ftlab --help | head
         return discard_output(sys.stdout)
