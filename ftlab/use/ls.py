@@ -119,12 +119,10 @@ def _print(to: Terminal, folder: Path, runs: Sequence[Summary], total: int, meas
     columns["validation"] = [_main_change(one, measure) for one in runs]
     columns["began"] = [time.strftime("%Y-%m-%d %H:%M", time.localtime(one.began)) for one in runs]
     columns["overrides"] = [" ".join(_chosen(one)) for one in runs]
-    spared = _drop_columns(columns, to.known_width)
+    spared = _drop_columns(columns, to.known_width, [_swept(one) for one in runs])
     if to.known_width is not None and _needed(columns) > to.known_width:
         columns["validation"] = [cell.replace(" ", "\n", 1) for cell in columns["validation"]]
         columns["golden exact match"] = [cell.replace("→ ", "→\n") for cell in columns["golden exact match"]]
-    if "overrides" in spared:  # of the jobs of a sweep, what tells them apart goes below the name
-        columns["run"] = ["\n".join([name, *_swept(one)]) for name, one in zip(columns["run"], runs)]
     table = Table(box=None, pad_edge=False)
     for name in columns:
         table.add_column(
@@ -140,20 +138,26 @@ def _print(to: Terminal, folder: Path, runs: Sequence[Summary], total: int, meas
         to.print(Text(line), soft_wrap=True)
 
 
-def _drop_columns(columns: dict[str, list[str]], width: int | None) -> list[str]:
-    """Take out columns until the rest fits ``width``; None is a pipe, which takes everything."""
+def _drop_columns(columns: dict[str, list[str]], width: int | None, swept: Sequence[Sequence[str]]) -> list[str]:
+    """Take out columns until the rest fits ``width``; None is a pipe, which takes everything.
+
+    :param swept: of the jobs of a sweep what tells them apart, which goes below the name where it has no column.
+    """
     spared = []
     for name in _DROPPED_FIRST:
         if width is None or _needed(columns) <= width:
             break
         del columns[name]
         spared.append(name)
+        if name == "overrides":
+            columns["run"] = ["\n".join([job, *lines]) for job, lines in zip(columns["run"], swept)]
     return spared
 
 
 def _needed(columns: dict[str, list[str]]) -> int:
     """The width of the table with long names folded."""
-    return _width(columns) - max(0, max(map(cell_len, columns["run"])) - _NAME)
+    longest = max(cell_len(line) for cell in columns["run"] for line in cell.split("\n"))
+    return _width(columns) - max(0, longest - _NAME)
 
 
 def _width(columns: dict[str, list[str]]) -> int:

@@ -19,6 +19,7 @@ from ftlab.errors import ConfigError
 from ftlab.planning import make_plan
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.manifest import Manifest
+from ftlab.rundir.sweep import JobRecord, Journal, SweepDir
 from ftlab.schema import LsTask
 from ftlab.use.ls import ls
 from tests.runs import FAST, create_run, make_run, train_run
@@ -320,3 +321,19 @@ def test_a_name_that_a_start_makes_stays_whole_in_80_columns(outputs, listed, mo
     name = "tiny_instruct-dpo-lora-20260101-120000"
     (outputs / "first").rename(outputs / name)
     assert f"\n{name}  finished  " in listed()
+
+
+@pytest.mark.parametrize("width", [80, 300])
+def test_the_jobs_of_a_sweep_are_told_apart_at_any_width(width, outputs, listed, monkeypatch):
+    """By a column, or in lines of their own below names that are much shorter."""
+    jobs = tuple((f"train.learning_rate={rate}", "seed=1") for rate in ("1e-4", "3e-4"))
+    folder = SweepDir(outputs / "s")
+    folder.write(Journal(overrides=("train.learning_rate=1e-4,3e-4", "seed=1"), flags=(), folder="/", jobs=jobs))
+    for number, overrides in enumerate(jobs):
+        shutil.copytree(outputs / "first", folder.path / str(number), symlinks=True)
+        folder.record(JobRecord(number=number, overrides=overrides, directory=str(number), error=None))
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("COLUMNS", str(width))
+    words = listed("outputs/s").split()
+    for overrides in jobs:
+        assert overrides[0] in words and "seed=1" not in words
