@@ -207,6 +207,10 @@ def _refuse_other_encodings(argv: Sequence[str]) -> None:
             file = argument.partition("=")[2] or argument
             advice = filenames.rename_advice(file) if os.path.lexists(file) else "Give a name that is."
             mistakes.append(Mistake(filenames.show(argument), f"is not UTF-8. {advice}"))
+    here = os.getcwd()  # noqa: PTH109 (a string is wanted)
+    if not filenames.is_utf8(here):
+        reason = "the folder that the command is given in has a name that is not UTF-8."
+        mistakes.append(Mistake(filenames.show(here), f"{reason} {filenames.rename_advice(here)}"))
     if mistakes:
         raise ConfigError(mistakes)
 

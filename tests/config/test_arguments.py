@@ -187,3 +187,11 @@ def test_what_is_not_utf_8_is_shown_with_what_to_do(word, tmp_path, monkeypatch)
     (tmp_path / name).touch()
     with pytest.raises(ConfigError, match=r"is not UTF-8\. Rename it: mv -- \$'\\xff\.jsonl' _\.jsonl"):
         command_line.read([*before, last])
+
+
+def test_a_folder_that_is_not_utf_8_is_no_place_to_start_from(tmp_path, monkeypatch):
+    here = tmp_path / os.fsdecode(b"\xfe")
+    here.mkdir()
+    monkeypatch.chdir(here)
+    with pytest.raises(ConfigError, match=r"the folder that the command is given in has a name that is not UTF-8\."):
+        command_line.read(["seed=1"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,12 @@ def test_sets_on_hubs_are_named_and_not_asked(resolve):
 def test_a_path_on_a_hub(resolve, path, expected, name):
     (source,) = resolve(f"data.path={path}", "data.format=alpaca")
     assert (source.splits, source.name) == ({"train": expected}, name)
+
+
+def test_a_folder_laid_out_as_on_the_hub_with_a_name_that_is_not_utf_8(resolve, folder):
+    (folder / "more" / os.fsdecode(b"\xff.jsonl")).write_text("{}\n")
+    with pytest.raises(DataError, match=r"more/\\xff\.jsonl is not UTF-8\. Rename it: mv -- "):
+        resolve(f"data.path=hf://{folder}/more", "data.format=alpaca")
 
 
 def test_a_folder_laid_out_as_on_the_hub(resolve, folder):

@@ -13,7 +13,7 @@ import pytest
 
 from ftlab.config import command_line
 from ftlab.config.compose import compose, validate
-from ftlab.errors import ConfigError, DataError, NotReadyError
+from ftlab.errors import ConfigError, DataError, NotReadyError, RunDirError
 from ftlab.use.inspect.command import inspect
 
 TINY = Path(__file__).resolve().parents[2] / "models" / "tiny"
@@ -393,6 +393,16 @@ def test_what_is_wrong_is_named(given, error, said, inspected):
     with pytest.raises(error) as caught:
         inspected(*ALPACA, *given)
     assert said in str(caught.value)
+
+
+def test_a_file_in_place_of_a_run_is_told_with_the_command_that_shows_its_rows(inspected):
+    Path("my rows.jsonl").write_text("{}\n")
+    with pytest.raises(RunDirError) as caught:
+        inspected("my rows.jsonl")
+    assert str(caught.value) == (
+        "my rows.jsonl is a file, not a run. Its rows: ftlab inspect 'data.path=my rows.jsonl' data.format=FORMAT; "
+        "which format that is: ftlab init 'my rows.jsonl'"
+    )
 
 
 def test_the_task_takes_its_keys_bare_named_and_as_flags():

@@ -137,11 +137,16 @@ def _check_one_split(rows: list[Path], folder: Path, where: str) -> None:
         )
 
 
-def _check_readable(path: Path, where: str) -> None:
-    """:raises DataError: there is no file whose bytes can be read, or its name cannot be written down."""
+def check_name(path: Path, where: str) -> None:
+    """:raises DataError: a name on the path is not UTF-8."""
     if not filenames.is_utf8(str(path)):
         named = filenames.show(str(path))
         raise DataError(f"{where}: the name of {named} is not UTF-8. {filenames.rename_advice(path)}")
+
+
+def _check_readable(path: Path, where: str) -> None:
+    """:raises DataError: there is no file whose bytes can be read, or its name cannot be written down."""
+    check_name(path, where)
     if path.exists() and not path.is_file():
         raise DataError(f"{where}: {path} is {_special_kind(path)}, not a file. Write its rows into a file first.")
     if not os.access(path, os.R_OK):

@@ -11,7 +11,7 @@ from ftlab.data.sources import hub
 from ftlab.data.sources.blocks import Location
 from ftlab.data.sources.entry import SPLITS, Entry, unknown_columns, unknown_tags
 from ftlab.data.sources.hub import Hub
-from ftlab.data.sources.paths import find
+from ftlab.data.sources.paths import check_name, find
 from ftlab.data.sources.registry import LlamaFactoryEntry, read_registry
 from ftlab.errors import ConfigError, DataError, Mistake, nearest
 from ftlab.schema import Data
@@ -290,6 +290,8 @@ def _on_hub(data: Data, location: Hub, where: str) -> Hub:
     """With what the config says of sets on a hub."""
     if location.local and not location.local.is_dir():
         raise DataError(f"{where}: hf://{location.id} is no folder.{_HERE}")
+    for path in location.local.rglob("*") if location.local else ():
+        check_name(path, where)
     given = {key: value for key, value in data.hub.model_dump().items() if value is not None}
     return replace(location, **given)
 

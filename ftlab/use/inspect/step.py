@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,13 +59,20 @@ def find_started_phase(run: Run, overrides: Sequence[str]) -> StartedPhase | Non
         if mistakes:
             raise ConfigError(mistakes)
         return None
+    path = Path(run.run.dir).expanduser()
+    if path.is_file():
+        typed = shlex.quote(f"data.path={run.run.dir}")
+        raise RunDirError(
+            f"{run.run.dir} is a file, not a run. Its rows: ftlab inspect {typed} data.format=FORMAT; which format "
+            f"that is: ftlab init {shlex.quote(run.run.dir)}"
+        )
     ignored = [o for o in overrides if not o.startswith(("task=", "task.", "run.dir=", "-"))]
     if ignored:
         reason = "beside a run everything comes from its own run.yaml; without one, ftlab inspect takes any key"
         raise ConfigError([Mistake(override, reason) for override in ignored])
     if task.step is not None and task.split != "train":
         raise ConfigError([Mistake("task.split", "a step trains on the rows of train", task.split)])
-    run_dir = RunDir.open(Path(run.run.dir).expanduser())
+    run_dir = RunDir.open(path)
     plan = run_dir.plan()
     phase = _phase(plan, task.phase, run_dir)
     if not run_dir.ledger(phase.name).is_file():
