@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ftlab.base import machine
+from ftlab.base.terminal import echo
 from ftlab.engine.hooks import PhaseHooks
 from ftlab.engine.process import quiet_libraries
 from ftlab.errors import ConfigError, DataError, Mistake, NotReadyError
@@ -16,6 +17,7 @@ from ftlab.preflight import check as preflight
 from ftlab.rundir.claim import choose_remaining_phases, claim, hold, lengthen
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.extension import LENGTH
+from ftlab.rundir.start_folder import in_start_folder
 from ftlab.schema import Run
 
 
@@ -30,12 +32,15 @@ def train(run: Run, overrides: Sequence[str], hooks: PhaseHooks | None = None) -
 
 
 def resume(run: Run, overrides: Sequence[str], hooks: PhaseHooks | None = None) -> None:
-    """Continue ``run.dir``; everything but where it is, and how many steps it takes, comes from its own run.yaml."""
+    """Continue ``run.dir``; everything but where it is, and how many steps it takes, comes from its own run.yaml.
+
+    Relative paths start where they did, whatever the current folder is.
+    """
     started = _beginning()
     quiet_libraries()
     if run.run.dir is None:
         raise ConfigError([Mistake("run.dir", "ftlab resume needs the run directory: ftlab resume outputs/my-run")])
-    run_dir = RunDir.open(Path(run.run.dir))
+    run_dir = RunDir.open(Path(run.run.dir).expanduser())
     lengths = [o for o in overrides if o.partition("=")[0] in LENGTH]
     ignored = [o for o in overrides if not o.startswith(("task=", "run.dir=", "-")) and o not in lengths]
     if ignored:
@@ -45,7 +50,9 @@ def resume(run: Run, overrides: Sequence[str], hooks: PhaseHooks | None = None) 
             "steps, ftlab resume DIR train.max_steps=N"
         )
         raise ConfigError([Mistake(override, reason) for override in ignored])
-    with hold(run_dir):
+    with in_start_folder(run_dir) as (run_dir, remark), hold(run_dir):
+        if remark is not None:
+            echo(remark)
         if lengths:
             lengthen(run_dir, run.train, lengths)
         choose_remaining_phases(run_dir)
