@@ -346,9 +346,17 @@ def test_turns_that_are_trained_otherwise_are_not_joined():
     ]
 
 
+def test_what_both_turns_have_is_kept():
+    turns = [{**turn, "name": "Ada"} for turn in QUESTIONS[:2]]
+    found = CONVERTERS["messages"](Columns({"messages": [*turns, QUESTIONS[2]]}, {}, {}, merges=True))
+    assert found.messages[0] == {"role": "user", "content": "One?\n\nTwo?", "name": "Ada"}
+
+
 @pytest.mark.parametrize("turns", [
     [{"role": "system", "content": "x"}, {"role": "system", "content": "y"}, *QUESTIONS[1:3]],
     [QUESTIONS[0], {"role": "tool", "content": "x"}, QUESTIONS[2]],
+    [*QUESTIONS[1:3], {**QUESTIONS[3], "reasoning_content": "of this answer alone"}],
+    [QUESTIONS[0], {**QUESTIONS[1], "name": "another"}, QUESTIONS[2]],
 ])  # fmt: skip
 def test_what_is_not_text_of_one_side_is_refused_as_before(turns):
     with pytest.raises(RowError):

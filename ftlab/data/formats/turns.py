@@ -174,8 +174,9 @@ def read_turns(
 
 def _can_merge(one: Message, other: Message) -> bool:
     """Whether two turns in a row are text of one side, and of nothing else."""
-    sides = {one["role"], other["role"]}
-    return sides in ({"user"}, {"assistant"}) and not any(message.get("tool_calls") for message in (one, other))
+    if {one["role"], other["role"]} not in ({"user"}, {"assistant"}) or one.get("tool_calls"):
+        return False
+    return all(key == "content" or one.get(key) == value for key, value in other.items())
 
 
 def _order_error(role: str, allowed: frozenset[str], number: int) -> RowError:
