@@ -190,7 +190,7 @@ def make_tokenizer(folder: Path) -> None:
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    from ftlab.data.tokens.templates import read_template
+    from ftlab.data.tokens.shipped_templates import read_template
 
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.Sequence(

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ftlab.data.formats import Conversation, RowError
-from ftlab.data.tokens.templates import Template, front_matter
+from ftlab.data.tokens.shipped_templates import front_matter
+from ftlab.data.tokens.templates import Template
 from ftlab.model import tokenizer as tokenizers
 from ftlab.model.tokenizer import Additions
 from ftlab.schema import Run

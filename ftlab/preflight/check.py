@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ftlab.data.prepare import check_first_rows
 from ftlab.data.sources import resolve
-from ftlab.data.tokens.templates import template_problem
+from ftlab.data.tokens.shipped_templates import template_problem
 from ftlab.distributed.world import current_world, planned_devices
 from ftlab.errors import ConfigError, DataError, FtlabError, NotReadyError
 from ftlab.model import prequantized, remote_code, saved_adapter

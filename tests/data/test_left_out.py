@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from ftlab.data.formats import Conversation, Pair, Prompt, RowError
 from ftlab.data.ledger.table import ledger_lines
 from ftlab.data.tokens.left_out import KINDS, LeftOut, kinds_of
-from ftlab.data.tokens.templates import Template, read_template, template_names
+from ftlab.data.tokens.shipped_templates import read_template, template_names
+from ftlab.data.tokens.templates import Template
 from tests.data.helpers import options, turns
 
 EARLIER = "reasoning of earlier turns"

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from ftlab import schema
 from ftlab.data.formats import Conversation, RowError
-from ftlab.data.tokens.templates import FrontMatter, Template, front_matter, read_template, template_names
+from ftlab.data.tokens.shipped_templates import FrontMatter, front_matter, read_template, template_names
+from ftlab.data.tokens.templates import Template
 from ftlab.errors import NotReadyError
 
 ROOT = Path(__file__).resolve().parents[2]

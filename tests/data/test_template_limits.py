@@ -10,8 +10,9 @@ import time
 import pytest
 
 from ftlab.data.formats import Conversation, RowError
+from ftlab.data.tokens.shipped_templates import read_template, template_names
 from ftlab.data.tokens.template_trial import SECONDS, trial_problem
-from ftlab.data.tokens.templates import Template, read_template, template_names
+from ftlab.data.tokens.templates import Template
 from ftlab.data.tokens.time_limit import TooSlow, run_limited
 from ftlab.errors import NotReadyError
 from ftlab.policy.tokens import load_tokens

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from ftlab.data.formats import Conversation, RowError
-from ftlab.data.tokens.templates import Rendered, Template, prompt_and_answer, template_names
+from ftlab.data.tokens.shipped_templates import template_names
+from ftlab.data.tokens.templates import Rendered, Template, prompt_and_answer
 from ftlab.errors import NotReadyError
 
 START, END = "<|im_start|>", "<|im_end|>"

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 
 import numpy as np
 
-from ftlab.data.formats import CONVERTERS, Columns, Conversation, Labelled, Message, Prompt, Record, RowError, Text
+from ftlab.data.formats import (
+    CONVERTERS,
+    Columns,
+    Conversation,
+    Labelled,
+    Message,
+    Pair,
+    Prompt,
+    Record,
+    RowError,
+    Text,
+)
 from ftlab.data.formats.records import prompt_hash
 from ftlab.data.sources.blocks import Block
 from ftlab.data.tokens.encoder import Counts, Encoder, Flags, Ids, Spans
 from ftlab.data.tokens.left_out import LeftOut
 from ftlab.data.tokens.literals import Literals
-from ftlab.data.tokens.templates import Rendered, Template
+from ftlab.data.tokens.templates import Failure, Rendered, Template, conversations
 from ftlab.errors import NotReadyError
 
 MEND = "Mend the row, name your columns with data.columns, or leave such rows out with data.on_invalid=drop."
@@ -151,49 +163,50 @@ class BlockEncoder:
 
     def _drafts(self, block: Block, problems: list[Problem]) -> list[_Draft]:
         convert = CONVERTERS[self.recipe.format]
-        drafts = []
+        rows: list[tuple[int, int, str | None, Record, Record]] = []
         for ordinal, row in zip(block.ordinals, block.rows()):
             try:
                 if row.problem is not None:
                     raise RowError(row.problem)
                 columns = Columns(row.value, self.recipe.columns, self.recipe.tags, self.recipe.merges)
                 given = convert(columns)
-                record = self._literals.kept_apart(given)
-                rendered = self._render(record)
-                hashes = _digest(record, rendered), prompt_hash(given) or 0
-                is_literal = record is not given
-                left_out = 0 if self._left_out is None else self._left_out.bits(record, [text for text, _ in rendered])
-                drafts.append(_Draft(ordinal, row.number, record, columns.id, rendered, *hashes, is_literal, left_out))
+                rows.append((ordinal, row.number, columns.id, given, self._literals.kept_apart(given)))
             except RowError as error:
                 problems.append(Problem(ordinal, row.number, str(error)))
-            except NotReadyError as error:  # the template does not end
-                raise NotReadyError(f"{block.file}, row {row.number}: {error}") from None
+        drafts = []
+        for (ordinal, number, name, given, record), rendered in zip(rows, self._render([row[-1] for row in rows])):
+            if isinstance(rendered, NotReadyError):  # the template does not end
+                raise NotReadyError(f"{block.file}, row {number}: {rendered}")
+            if isinstance(rendered, RowError):
+                problems.append(Problem(ordinal, number, str(rendered)))
+                continue
+            hashes = _digest(record, rendered), prompt_hash(given) or 0
+            left_out = 0 if self._left_out is None else self._left_out.bits(record, [text for text, _ in rendered])
+            drafts.append(_Draft(ordinal, number, record, name, rendered, *hashes, record is not given, left_out))
         return drafts
 
-    def _render(self, record: Record) -> list[tuple[str, Spans]]:
-        """The text of each sample with what is trained of it.
-
-        :raises RowError: the template refuses it.
-        """
-        if isinstance(record, Text):
-            return [(record.text, [(0, len(record.text))])]
+    def _render(self, records: Sequence[Record]) -> list[list[tuple[str, Spans]] | Failure]:
+        """Of each record, the text of its samples with what is trained of it; or why the template does not write it."""
         template = self.recipe.template
-        assert template is not None, "conversations need a template"
-        if isinstance(record, Prompt):
-            return [(template.prompt(record.messages, record.tools), [])]
-        if isinstance(record, Conversation):
-            rendered = template.render(record)
-            return [(rendered.text, self._spans(rendered, record))]
-        answers = (record.answer,) if isinstance(record, Labelled) else (record.chosen, record.rejected)
-        found: list[tuple[str, Spans]] = []
-        for answer in answers:
-            rendered = template.render(Conversation([*record.prompt, *answer], record.tools))
-            after = len(record.prompt)
-            spans = [span for span, turn in zip(rendered.spans, rendered.turns) if turn >= after]
-            found.append((rendered.text, spans))
+        if template is None:
+            return [[(record.text, [(0, len(record.text))])] for record in records if isinstance(record, Text)]
+        asked = [Conversation(of[0], of[1]) for record in records for _, of in conversations(record)]
+        if self.recipe.format == "prompts":
+            return [text if isinstance(text, Exception) else [(text, [])] for text in template.prompts(asked)]
+        found: list[list[tuple[str, Spans]] | Failure] = []
+        rendered = iter(template.render_all(asked))
+        for record in records:
+            samples = list(itertools.islice(rendered, 2 if isinstance(record, Pair) else 1))
+            failure = next((one for one in samples if isinstance(one, Exception)), None)
+            whole = [one for one in samples if isinstance(one, Rendered)]
+            found.append(failure or [(one.text, self._spans(one, record)) for one in whole])
         return found
 
-    def _spans(self, rendered: Rendered, record: Conversation) -> Spans:
+    def _spans(self, rendered: Rendered, record: Record) -> Spans:
+        if isinstance(record, Pair | Labelled):
+            after = len(record.prompt)
+            return [span for span, turn in zip(rendered.spans, rendered.turns) if turn >= after]
+        assert isinstance(record, Conversation)
         if self.recipe.train_on == "all":
             return [(0, len(rendered.text))]
         if self.recipe.train_on == "last":
@@ -271,7 +284,10 @@ class BlockEncoder:
         return True
 
     def _encode_again(self, draft: _Draft, record: Record) -> _Draft:
-        again = replace(draft, record=record, rendered=self._render(record))
+        (rendered,) = self._render([record])
+        if isinstance(rendered, Exception):
+            raise rendered
+        again = replace(draft, record=record, rendered=rendered)
         self._encode([again])
         return again
 

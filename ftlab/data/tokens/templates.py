@@ -2,30 +2,35 @@
 
 The one mechanism is the Hugging Face chat template. ``{% generation %}`` marks say what is the assistant's own, down to
 the token that ends its turn; where a template has none, each turn's span is found by rendering the conversation up to
-it. Named templates are the Jinja files of the shipped ``templates`` folder, which open with their front matter.
+it.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from ftlab.config.paths import shipped
 from ftlab.data.formats import Conversation, Labelled, Message, Pair, Prompt, Record, RowError
 from ftlab.data.tokens.literals import special_tokens
-from ftlab.data.tokens.template_trial import trial_problem
+from ftlab.data.tokens.shipped_templates import (
+    front_matter,
+    mend,
+    nearest,
+    read_template,
+    template_names,
+    template_problem,
+)
 from ftlab.data.tokens.time_limit import TooSlow, run_limited
 from ftlab.errors import NotReadyError
-from ftlab.pretrained.tokenizer_files import read_chat_template
 
 _one_at_a_time = threading.Lock()  # transformers keeps the marks of a rendering in the compiled template
+_AT_ONCE = 32  # conversations: more gain nothing, and one that is refused has these rendered again
 _LONGEST = 1 << 28  # characters of one conversation
 _MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
-_FRONT_MATTER = re.compile(r"\A\{#-?\n(.*?)\n-?#\}", re.DOTALL)
 _PROBE: tuple[Message, ...] = (
     {"role": "user", "content": "What is the capital of France?"},
     {"role": "assistant", "content": "Paris."},
@@ -33,53 +38,7 @@ _PROBE: tuple[Message, ...] = (
     {"role": "assistant", "content": "Oslo."},
 )
 
-
-@dataclass(frozen=True, slots=True)
-class FrontMatter:
-    """The metadata in the first comment of a shipped template.
-
-    :param source: where its text was published.
-    :param tokens: special tokens that it writes, besides ``bos_token`` and ``eos_token``; a tokenizer must have them.
-    :param stop: the token that ends every trained turn; ``"eos_token"`` for the tokenizer's own.
-    :param tools: whether it can write tools and their calls.
-    """
-
-    source: str
-    tokens: tuple[str, ...]
-    stop: str
-    tools: bool
-
-
-def template_names() -> list[str]:
-    """Return the names of the shipped templates, which ``model.template`` can take."""
-    return sorted(path.stem for path in Path(shipped("templates")).glob("*.jinja"))
-
-
-def read_template(name: str) -> str:
-    """Return the source of a shipped template.
-
-    :raises NotReadyError: there is none of that name.
-    """
-    path = Path(shipped("templates")) / f"{name}.jinja"
-    if not path.is_file():
-        raise NotReadyError(f"There is no template {name!r}. Known: {', '.join(template_names())}.")
-    return path.read_text(encoding="utf-8")
-
-
-def front_matter(source: str) -> FrontMatter | None:
-    """Return the metadata in the first comment of a template, or None where that is no front matter."""
-    import yaml
-
-    found = _FRONT_MATTER.match(source)
-    if found is None:
-        return None
-    try:
-        said = yaml.safe_load(found[1])
-    except yaml.YAMLError:
-        return None  # a comment of someone's own template
-    if not isinstance(said, dict) or not {"source", "tokens", "stop", "tools"} <= said.keys():
-        return None
-    return FrontMatter(str(said["source"]), tuple(said["tokens"]), str(said["stop"]), bool(said["tools"]))
+Failure = RowError | NotReadyError
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +84,7 @@ class Template:
         known = {token for token in (*stops, *own, *special_tokens.values()) if isinstance(token, str) and token}
         # The longest first, so that a token which another one begins with does not hide it.
         self._stop = re.compile("|".join(re.escape(token) for token in sorted(known, key=len, reverse=True)) or "(?!)")
+        self._stops = tuple(token for token in known if token == token.rstrip())
         self._end = self._end_behind_marks() if self._marked else ""
         if not self._marked:
             self._probe()
@@ -161,22 +121,36 @@ class Template:
         :raises RowError: the template refuses the conversation, there is no assistant turn, or the template does not
             say what each of them wrote.
         """
-        turns = [index for index, message in enumerate(conversation.messages) if message["role"] == "assistant"]
-        if not turns:
-            raise RowError("has no assistant turn to learn from")
+        (found,) = self.render_all([conversation])
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def render_all(self, conversations: Sequence[Conversation]) -> list[Rendered | Failure]:
+        """The same of many, several at a time, which takes less: each one's result, or why there is none."""
         if not self._marked:
-            return self._render_prefixes(conversation, turns)
-        texts, marked = self._render(conversation, return_assistant_tokens_mask=True)
-        spans = [(int(start), self._marked_end(texts[0], int(start), int(end))) for start, end in marked[0]]
+            return [_result(self._render_prefixes, conversation) for conversation in conversations]
+        found = self._render_all(conversations, return_assistant_tokens_mask=True)
+        return [
+            of if isinstance(of, Exception) else _result(self._with_spans, conversation, *of)
+            for conversation, of in zip(conversations, found)
+        ]
+
+    def _with_spans(self, conversation: Conversation, text: str, marked: Sequence[Sequence[int]]) -> Rendered:
+        turns = _answers(conversation)
+        spans = [(int(start), self._marked_end(text, int(start), int(end))) for start, end in marked]
         if len(spans) != len(turns):
             raise RowError(
                 f"the chat template marks {len(spans)} stretches as the assistant's, and the conversation has "
                 f"{len(turns)} assistant turns"
             )
-        return Rendered(texts[0], spans, turns)
+        return Rendered(text, spans, turns)
 
     def _marked_end(self, text: str, start: int, end: int) -> int:
         """Where a marked turn is over: behind the token that ends it, whether the marks end before, at or after it."""
+        bare = text[start:end].rstrip()
+        if bare.endswith(self._stops):
+            return start + len(bare)
         last = max((found.end() for found in self._stop.finditer(text, start, end)), default=None)
         if last is not None and not text[last:end].strip():
             return last
@@ -185,10 +159,10 @@ class Template:
     def _end_behind_marks(self) -> str:
         """The token that the template writes right behind its marks where an answer is the last turn, or nothing."""
         try:
-            texts, marked = self._render(Conversation(list(_PROBE[:2])), return_assistant_tokens_mask=True)
+            text, marked = self._render(Conversation(list(_PROBE[:2])), return_assistant_tokens_mask=True)
         except RowError:
             return ""
-        after = texts[0][int(marked[0][-1][1]) :] if marked[0] else ""
+        after = text[int(marked[-1][1]) :] if marked else ""
         found = self._stop.match(after, len(after) - len(after.lstrip()))
         return after[: found.end()] if found else ""
 
@@ -199,6 +173,11 @@ class Template:
         """
         return self.text(messages, tools, asks=True)
 
+    def prompts(self, conversations: Sequence[Conversation]) -> list[str | Failure]:
+        """The same of many, several at a time: each one's text, or why there is none."""
+        found = self._render_all(conversations, add_generation_prompt=True)
+        return [of if isinstance(of, Exception) else of[0] for of in found]
+
     def text(self, messages: Sequence[Message], tools: list[Any] | None = None, asks: bool = False) -> str:
         """The text of messages. :param asks: whether it ends with what asks for the next assistant turn.
 
@@ -207,10 +186,38 @@ class Template:
         return self._text(messages, tools, add_generation_prompt=True) if asks else self._text(messages, tools)
 
     def _text(self, messages: Sequence[Message], tools: list[Any] | None, **options: Any) -> str:
-        text: str = self._render(Conversation(list(messages), tools), **options)[0][0]
-        return text
+        return self._render(Conversation(list(messages), tools), **options)[0]
 
-    def _render(self, conversation: Conversation, **options: Any) -> Any:
+    def _render(self, conversation: Conversation, **options: Any) -> tuple[str, Sequence[Sequence[int]]]:
+        (found,) = self._render_all([conversation], **options)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def _render_all(
+        self, conversations: Sequence[Conversation], **options: Any
+    ) -> list[tuple[str, Sequence[Sequence[int]]] | Failure]:
+        """Text and marks of each conversation, or why it has none."""
+        found: list[tuple[str, Sequence[Sequence[int]]] | Failure] = []
+        start = 0
+        while start < len(conversations):
+            several = list(itertools.takewhile(lambda of: of.tools is None, conversations[start : start + _AT_ONCE]))
+            several = several or [conversations[start]]
+            start += len(several)
+            try:
+                found += self._run(several, options)
+            except (RowError, NotReadyError) as error:
+                if len(several) == 1:
+                    found.append(error)
+                    continue
+                for conversation in several:  # it is one of them
+                    found += self._render_all([conversation], **options)
+        return found
+
+    def _run(
+        self, conversations: Sequence[Conversation], options: dict[str, Any]
+    ) -> list[tuple[str, Sequence[Sequence[int]]]]:
+        """:param conversations: without tools, or a single one."""
         from jinja2.exceptions import TemplateError, TemplateSyntaxError
         from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -219,15 +226,15 @@ class Template:
                 texts, marked = run_limited(
                     self._seconds,
                     render_jinja_template,
-                    conversations=[conversation.messages],
-                    tools=conversation.tools,
+                    conversations=[conversation.messages for conversation in conversations],
+                    tools=conversations[0].tools,
                     chat_template=self.source,
                     **{**self._special_tokens, **options},
                 )
         except TemplateSyntaxError as error:
             raise NotReadyError(
                 f"The chat template of {self._where} cannot be read: line {error.lineno}: {error.message}. "
-                f"{_mend(self.source, self._where)}."
+                f"{mend(self.source, self._where)}."
             ) from None
         except TooSlow:
             raise self._endless(f"needs more than {self._seconds:g} s") from None
@@ -235,17 +242,17 @@ class Template:
             raise RowError(f"the chat template refuses it: {error}") from None
         except Exception as error:  # anything at all: it is somebody else's program
             raise RowError(f"the chat template fails on it: {type(error).__name__}: {error}".rstrip(": ")) from None
-        if len(texts[0]) > _LONGEST:
+        if any(len(text) > _LONGEST for text in texts):
             raise self._endless(f"makes more than {_LONGEST:,} characters")
-        return texts, marked
+        return list(zip(texts, marked or [()] * len(texts)))
 
     def _endless(self, problem: str) -> NotReadyError:
         what = f"The chat template of {self._where} {problem} of a conversation"
-        return NotReadyError(f"{what}. {_mend(self.source, self._where)}.")
+        return NotReadyError(f"{what}. {mend(self.source, self._where)}.")
 
-    def _render_prefixes(self, conversation: Conversation, turns: list[int]) -> Rendered:
+    def _render_prefixes(self, conversation: Conversation) -> Rendered:
         """A turn is what the text up to it has beyond the prompt that asks for it, to the token that ends it."""
-        messages, tools = conversation.messages, conversation.tools
+        messages, tools, turns = conversation.messages, conversation.tools, _answers(conversation)
         text = self._text(messages, tools)
         spans = []
         for turn in turns:
@@ -282,7 +289,7 @@ class Template:
         except RowError:
             return  # it takes no such conversation; what it does take is checked row by row
         try:
-            self._render_prefixes(Conversation(list(_PROBE)), [1, 3])
+            self._render_prefixes(Conversation(list(_PROBE)))
         except RowError:
             raise NotReadyError(
                 f"The chat template of {self._where} has no {{% generation %}} marks, and it writes an answer "
@@ -292,39 +299,25 @@ class Template:
 
     def _advice(self) -> str:
         return (
-            f"Name a shipped template (model.template={_nearest(self.source, self._where)} is the nearest), or put "
+            f"Name a shipped template (model.template={nearest(self.source, self._where)} is the nearest), or put "
             "{% generation %} and {% endgeneration %} around the assistant's content and the token that ends its turn, "
             "in chat_template.jinja of the model's folder."
         )
 
 
-def template_problem(source: str, where: str, file: Path | None = None) -> str | None:
-    """Why a template must not be rendered in this process, and what to do, as a sentence without its full stop; None
-    if it may be. One that ships is known.
-
-    :param where: whose template it is. :param file: that it is in; None to look for it there.
-    """
-    known = (*Path(shipped("templates")).glob("*.jinja"), *Path(shipped("models")).glob("*/chat_template.jinja"))
-    if any(path.read_text(encoding="utf-8") == source for path in known) or not (problem := trial_problem(source)):
-        return None
-    if file is None and (found := read_chat_template(Path(where))):
-        file = found[0]
-    return f"The chat template of {where if file is None else file} {problem}. {_mend(source, where)}"
+def _answers(conversation: Conversation) -> list[int]:
+    """The places of its assistant turns. :raises RowError: there is none."""
+    turns = [index for index, message in enumerate(conversation.messages) if message["role"] == "assistant"]
+    if not turns:
+        raise RowError("has no assistant turn to learn from")
+    return turns
 
 
-def _mend(source: str, where: str) -> str:
-    return f"Mend it, or name a shipped one: model.template=NAME ({_nearest(source, where)} is the nearest)"
-
-
-def _nearest(source: str, where: str) -> str:
-    """The shipped template with the most words in common, above all one whose name ``where`` has."""
-    mine, family = set(re.findall(r"\w+", source)), re.sub(r"\W", "_", where.lower())
-
-    def likeness(name: str) -> float:
-        words = set(re.findall(r"\w+", _FRONT_MATTER.sub("", read_template(name))))
-        return len(mine & words) / len(mine | words) + (name in family)
-
-    return max(template_names(), key=likeness)
+def _result(function: Callable[..., Rendered], *args: Any) -> Rendered | Failure:
+    try:
+        return function(*args)
+    except (RowError, NotReadyError) as error:
+        return error
 
 
 Asked = tuple[list[Message], list[Any] | None, bool]  # messages, tools, and whether an answer is asked for
