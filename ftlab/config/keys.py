@@ -24,13 +24,15 @@ def takes_list(key: str) -> bool:
     whole = Run.model_json_schema()
     nodes = [whole]
     for part in key.split("."):
-        found = [node["properties"][part] for node in map(_deref(whole), nodes) if part in node.get("properties", {})]
+        nodes = [resolve_reference(node, whole) for node in nodes]
+        found = [node["properties"][part] for node in nodes if part in node.get("properties", {})]
         nodes = [inner for node in found for inner in (*node.get("anyOf", ()), *node.get("oneOf", ()), node)]
-    return any(node.get("type") == "array" for node in map(_deref(whole), nodes))
+    return any(resolve_reference(node, whole).get("type") == "array" for node in nodes)
 
 
-def _deref(whole: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
-    return lambda node: whole["$defs"][node["$ref"].rpartition("/")[2]] if "$ref" in node else node
+def resolve_reference(node: Mapping[str, Any], whole: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A node of a JSON schema, or the definition in ``whole`` that it refers to."""
+    return whole["$defs"][node["$ref"].rpartition("/")[2]] if "$ref" in node else node
 
 
 def flatten(

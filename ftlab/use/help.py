@@ -20,7 +20,8 @@ TRY = (
     ("ftlab data.path=my.json data.format=alpaca", "the same on a file of yours"),
     ("ftlab model=llama3_8b method=qlora --cfg job", "shows a whole config without running it"),
     ("ftlab -m lora.r=8,16,32 train.learning_rate=1e-3,3e-4", "a sweep: every combination, one after the other"),
-    ("ftlab explain train.learning_rate model=llama2_7b", "which file or override set a value"),
+    ("ftlab explain train.learning_rate model=llama2_7b", "its meaning, bounds, and which file or override set it"),
+    ("ftlab explain lora", "the choices and keys of a group"),
 )
 
 
@@ -51,7 +52,7 @@ def _general_help() -> str:
         names = sorted(path.stem for path in (config_dir() / group).glob("[!_]*.yaml"))
         lines += _entry(group, "  ".join(f"{name}*" if name == defaults[group] else name for name in names), width)
     lines += ["", "Keys: seed and those of run, train, eval and every group,"]
-    lines += ["  such as train.learning_rate=1e-4 lora.r=32; --cfg job shows them all", "", "Try"]
+    lines += ["  such as train.learning_rate=1e-4 lora.r=32; ftlab explain GROUP lists them", "", "Try"]
     for command, meaning in TRY:
         lines += [f"  {command}", f"      {meaning}"]
     lines += ["", "Flags: -m sweeps; --cfg job shows the config; --config-dir DIR adds groups"]

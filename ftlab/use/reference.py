@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from ftlab.base.terminal import echo
+from ftlab.config.keys import resolve_reference
 from ftlab.config.paths import config_dir, group_names
 from ftlab.schema import Run
 
@@ -55,11 +56,11 @@ def sections() -> Iterator[tuple[str, list[Entry]]]:
     root = config_dir() / "config.yaml"
     yield "seed", list(_entries(whole, {"properties": {"seed": whole["properties"]["seed"]}}, [root], "", ""))
     for group, schema in whole["properties"].items():
-        node = _resolve(schema, whole)
+        node = resolve_reference(schema, whole)
         if "discriminator" in node:
             for choice, reference in node["discriminator"]["mapping"].items():
                 file = config_dir() / group / f"{choice}.yaml"
-                member = _resolve({"$ref": reference}, whole)
+                member = resolve_reference({"$ref": reference}, whole)
                 entries = list(_entries(whole, member, [file], "" if group == "task" else f"{group}.", f"{group}."))
                 if entries:
                     yield f"{group}={choice}", entries
@@ -69,6 +70,26 @@ def sections() -> Iterator[tuple[str, list[Entry]]]:
             else:
                 files = [root, config_dir() / "stage" / "sft.yaml"]  # the learning rate is a stage's
                 yield group, list(_entries(whole, node, files, f"{group}.", f"{group}."))
+
+
+def entries_of(group: str, run: Run) -> list[Entry]:
+    """The keys of a group of a run; of one whose choices have keys of their own, those of the choice that it has."""
+    name = getattr(getattr(run, group, None), "name", None)
+    return next((listed for title, listed in sections() if title in (group, f"{group}={name}")), [])
+
+
+def entry_of(key: str, run: Run) -> Entry | None:
+    """What there is to say of a dotted key; None where it has a name of the user's own."""
+    others = (entry for _, listed in sections() for entry in listed)  # a phase may have another stage than its run
+    return next((one for one in (*entries_of(key.partition(".")[0], run), *others) if one.key == key), None)
+
+
+def choices(group: str) -> list[str]:
+    """The shipped choices of a group, the one by default with a star; empty where it is no group."""
+    root = yaml.safe_load((config_dir() / "config.yaml").read_text(encoding="utf-8"))
+    default = {name: choice for entry in root["defaults"] if isinstance(entry, dict) for name, choice in entry.items()}
+    names = sorted(path.stem for path in (config_dir() / group).glob("[!_]*.yaml"))
+    return [f"{name}*" if name == default.get(group) else name for name in names]
 
 
 def _files(group: str) -> list[Path]:
@@ -89,7 +110,7 @@ def _entries(
     read = [_settings(file) for file in files]
     group = prefix.partition(".")[0]
     for name, schema in node["properties"].items():
-        inner = _resolve(schema, whole)
+        inner = resolve_reference(schema, whole)
         if "properties" in inner:
             yield from _entries(whole, inner, files, f"{inside}{name}.", f"{prefix}{name}.")
         elif name not in ("name", "words") or prefix in ("run.", "data."):
@@ -103,7 +124,7 @@ def _entries(
 
 def takes(node: Mapping[str, Any], whole: Mapping[str, Any]) -> str:
     """The type, choices and bounds of a node of the schema, in words."""
-    node = _resolve(node, whole)
+    node = resolve_reference(node, whole)
     if "anyOf" in node:
         return ", or ".join(takes(one, whole) for one in node["anyOf"])
     if "const" in node or "enum" in node:
@@ -114,10 +135,6 @@ def takes(node: Mapping[str, Any], whole: Mapping[str, Any]) -> str:
         items = node.get("items") or node["prefixItems"][0]
         return ", ".join([f"list of {takes(items, whole)}", *bounds])
     return " ".join([_WORDS[node["type"]], *([", ".join(bounds)] if bounds else [])])
-
-
-def _resolve(node: Mapping[str, Any], whole: Mapping[str, Any]) -> Mapping[str, Any]:
-    return whole["$defs"][node["$ref"].rpartition("/")[2]] if "$ref" in node else node
 
 
 def _settings(file: Path) -> dict[str, tuple[str, str]]:

@@ -31,6 +31,7 @@ def explained(capsys):
 def test_a_recommendation_of_the_model(explained):
     assert explained("lora.r", "model=llama2_13b") == [
         "lora.r = 32",
+        "  takes     integer > 0",
         "  rank of the adapters",
         "  set by    conf/lora/default.yaml:2  (lora=default): ${model.recommended.lora.r}",
         "    model.recommended.lora.r = 32",
@@ -41,6 +42,7 @@ def test_a_recommendation_of_the_model(explained):
 def test_a_choice_over_the_recommendation(explained):
     assert explained("lora.r", "model=llama2_13b", "lora=r64") == [
         "lora.r = 64",
+        "  takes     integer > 0",
         "  rank of the adapters",
         "  set by    conf/lora/r64.yaml:5  (lora=r64): 64",
         "  overrode  conf/lora/default.yaml:2  (lora=default): ${model.recommended.lora.r}",
@@ -50,6 +52,7 @@ def test_a_choice_over_the_recommendation(explained):
 def test_the_command_line_over_both(explained):
     assert explained("lora.r", "lora.r=24", "lora=r64") == [
         "lora.r = 24",
+        "  takes     integer > 0",
         "  rank of the adapters",
         "  set by    command line: 24",
         "  overrode  conf/lora/r64.yaml:5  (lora=r64): 64",
@@ -61,6 +64,7 @@ def test_a_rate_that_the_model_looks_up_by_stage(explained):
     lines = explained("train.learning_rate")
     assert [re.sub(r":\d+", ":N", line) for line in lines] == [
         "train.learning_rate = 0.001",
+        "  takes     number > 0",
         "  at its peak; a model may have its own",
         "  set by    conf/stage/sft.yaml:N  (stage=sft): ${oc.select:model.recommended.learning_rate.sft,2.0e-5}",
         "    model.recommended.learning_rate.sft = 0.001",
@@ -72,17 +76,18 @@ def test_a_rate_that_the_model_leaves_to_the_stage(explained):
     lines = explained("train.learning_rate", "model=llama2_7b")
     assert [re.sub(r":\d+", ":N", line) for line in lines] == [
         "train.learning_rate = 2e-05",
+        "  takes     number > 0",
         "  at its peak; a model may have its own",
         "  set by    conf/stage/sft.yaml:N  (stage=sft): ${oc.select:model.recommended.learning_rate.sft,2.0e-5}",
     ]
 
 
 def test_the_comment_beside_a_key_is_shown(explained):
-    first, about, _ = explained("run.dir")
+    first, _, about, _ = explained("run.dir")
     assert first == "run.dir = null"
     assert f"# {about.strip()}\n" in (CONF / "config.yaml").read_text()
-    assert explained("data.overlap")[:2] == [
-        "data.overlap = 0", "  tokens that consecutive chunks of one long text share",
+    assert explained("data.overlap")[:3] == [
+        "data.overlap = 0", "  takes     integer >= 0", "  tokens that consecutive chunks of one long text share",
     ]  # fmt: skip
 
 
@@ -90,7 +95,9 @@ def test_an_experiment_of_the_users_own(explained, tmp_path):
     file = tmp_path / "own" / "experiment" / "mine.yaml"
     file.parent.mkdir(parents=True)
     file.write_text("# @package _global_\ntrain:\n  # found by hand\n  epochs: 7                # enough\n")
-    first, comment, ours, shipped = explained("train.epochs", "--config-dir", str(tmp_path / "own"), "experiment=mine")
+    first, _, comment, ours, shipped = explained(
+        "train.epochs", "--config-dir", str(tmp_path / "own"), "experiment=mine"
+    )
     assert (first, comment) == ("train.epochs = 7", "  enough")
     assert ours == "  set by    own/experiment/mine.yaml:4  (experiment=mine): 7"
     assert re.fullmatch(r"  overrode  conf/config\.yaml:\d+: \$\{model\.recommended\.epochs\}", shipped)
@@ -141,6 +148,7 @@ def test_a_phases_key_that_groups_set(explained):
     lines = explained("phases.prefer.train.learning_rate", ALIGN)
     assert [re.sub(r":\d+", ":N", line) for line in lines] == [
         "phases.prefer.train.learning_rate = 5e-05",
+        "  takes     number > 0",
         "  at its peak; a model may have its own",
         "  set by    conf/stage/dpo.yaml:N  (stage=dpo): ${oc.select:model.recommended.learning_rate.dpo,5.0e-7}",
         "    model.recommended.learning_rate.dpo = 5e-05",
@@ -153,6 +161,7 @@ def test_a_phases_key_on_the_command_line_over_its_groups(explained):
     lines = explained("phases.prefer.stage.beta", ALIGN, "phases.prefer.stage.beta=0.3", "phases.2.stage.beta=0.2")
     assert [re.sub(r":\d+", ":N", line) for line in lines] == [
         "phases.prefer.stage.beta = 0.2",
+        "  takes     number > 0",
         "  how strongly the policy is held to the reference; lower lets it go further",
         "  set by    command line: 0.2",
         "  overrode  command line: 0.3",
@@ -164,19 +173,19 @@ def test_a_phases_entry_is_named_by_its_line(explained):
     text = (CONF / "phase" / "codebase.yaml").read_text().splitlines()
     given = ("phase=codebase", "data.max_length=512", "data.overlap=32", "phases.foundation.deepspeed=none")
     for key, said in (("train.epochs", "epochs: 2"), ("train.weight_decay", "weight_decay: 0.1"), ("lora.r", "r: 128")):
-        first, _, set_by, *_ = explained(f"phases.evolution.{key}", *given)
+        first, _, _, set_by, *_ = explained(f"phases.evolution.{key}", *given)
         assert first == f"phases.evolution.{key} = {said.split()[1]}"
         line = int(re.match(r"  set by    conf/phase/codebase\.yaml:(\d+): ", set_by)[1])
         assert said in text[line - 1]
-    assert explained("phases.0.data.max_length", *given)[:3] == [
-        "phases.0.data.max_length = 512", "  tokens of one sample, and of a packed row",
+    assert explained("phases.0.data.max_length", *given)[:4] == [
+        "phases.0.data.max_length = 512", "  takes     integer > 0", "  tokens of one sample, and of a packed row",
         "  set by    command line: 512",
     ]  # fmt: skip
 
 
 def test_what_a_phase_takes_from_the_one_before(explained):
     entries = "phases=[{name: a, stage: sft, model.template: chatml}, {name: b, stage: sft}]"
-    first, _, set_by, _ = explained("phases.b.model.template", entries)
+    first, _, _, set_by, _ = explained("phases.b.model.template", entries)
     assert (first, set_by) == ("phases.b.model.template = chatml", "  set by    a, which it starts from: chatml")
     assert explained("phases.b.from", entries) == ["phases.b.from = a"]
 
@@ -206,3 +215,27 @@ def test_an_unknown_key_and_none(argv, said, explained):
 def test_a_key_named_without_its_group_is_found(explained):
     with pytest.raises(ConfigError, match=r"train\.learning_rate"):
         explained("learning_rate")
+
+
+def test_a_group_lists_its_choices_and_its_keys(explained):
+    lines = explained("stage", "stage=dpo", "stage.beta=0.3")
+    assert lines[:2] == ["stage=NAME chooses one of (* by default)", "  dpo  grpo  kto  orpo  ppo  pt  rm  sft*"]
+    assert "Keys of stage (dpo); ftlab explain KEY says more of each" in lines
+    assert "  stage.beta = 0.3: how strongly the policy is held to the reference; lower lets" in lines
+    keys = [line.split()[0] for line in lines if line.startswith("  stage.")]
+    assert keys[:2] == ["stage.beta", "stage.loss_type"] and "stage.margin" not in keys
+    assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize("group", ["train", "run", "eval", "lora.", "tracker"])
+def test_every_part_of_the_config_can_be_explained(group, explained):
+    name = group.removesuffix(".")
+    page = (CONF.parent / "docs" / "reference.md").read_text().partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+    there = re.findall(r"^\| `([^`]+)`", page, re.MULTILINE)
+    assert there or group == "tracker"
+    listed = [line.split()[0].rstrip(":") for line in explained(group) if line.startswith(f"  {name}.")]
+    assert listed == there or (group == "tracker" and "tracker.project" in listed)
+
+
+def test_a_key_at_the_top_is_a_key(explained):
+    assert explained("seed")[:2] == ["seed = 42", "  takes     integer >= 0, < 4294967296"]

@@ -68,8 +68,8 @@ def test_the_help_of_a_task_shows_its_command(task, capsys):
 def test_the_help_of_a_task_names_its_word_and_its_keys(capsys):
     help_.show(["explain", "-h"])
     text = capsys.readouterr().out
-    assert text.startswith("ftlab explain <key>: Says which file, group or override set a value")
-    assert re.search(r"Keys of its own\n  key: null +# the dotted key\n", text)
+    assert text.startswith("ftlab explain <key>: Says what a key means and takes")
+    assert re.search(r"Keys of its own\n  key: null +# the dotted key, or a group\n", text)
     help_.show(["--help", "env"])
     assert re.search(r"Keys of its own\n  format: text +# text \| json\n", capsys.readouterr().out)
 
