@@ -22,7 +22,7 @@ def is_open(key: str) -> bool:
 def takes_list(key: str) -> bool:
     """Whether a list is a value of a dotted key."""
     whole = Run.model_json_schema()
-    nodes = [whole]
+    nodes: list[Mapping[str, Any]] = [whole]
     for part in key.split("."):
         nodes = [resolve_reference(node, whole) for node in nodes]
         found = [node["properties"][part] for node in nodes if part in node.get("properties", {})]

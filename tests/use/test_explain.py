@@ -178,7 +178,7 @@ def test_a_phases_entry_is_named_by_its_line(explained):
         line = int(re.match(r"  set by    conf/phase/codebase\.yaml:(\d+): ", set_by)[1])
         assert said in text[line - 1]
     assert explained("phases.0.data.max_length", *given)[:4] == [
-        "phases.0.data.max_length = 512", "  takes     integer > 0", "  tokens of one sample, and of a packed row",
+        "phases.0.data.max_length = 512", "  takes     integer >= 8", "  tokens of one sample, and of a packed row",
         "  set by    command line: 512",
     ]  # fmt: skip
 
