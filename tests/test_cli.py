@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -198,31 +199,45 @@ def script(tmp_path) -> Path:
 COMPLETE = """
 eval "$(ftlab -sc install=bash)"
 complete -p ftlab
-for line in "ftlab mod" "ftlab model=llama2" "ftlab stage=d" "ftlab lora.al" "ftlab lora=r64 quant=n"; do
+for line in "${lines[@]}"; do
     words=($line)
     COMP_LINE="$line" COMP_POINT=${#line} COMP_CWORD=$((${#words[@]} - 1)) COMPREPLY=()
     hydra_bash_completion
     echo "${COMPREPLY[@]}"
 done
 """
+COMPLETIONS = {
+    "ftlab mod": ["model.", "model="],
+    "ftlab ins": ["inspect"],
+    "ftlab model=llama2": ["model=llama2_13b", "model=llama2_70b", "model=llama2_7b"],
+    "ftlab lora.al": ["lora.alpha="],
+    "ftlab lora=r64 quant=n": ["quant=nf4", "quant=none"],
+    "ftlab inspect outputs/": ["outputs/my-run/", "outputs/other/"],
+    "ftlab diff outputs/other outputs/m": ["outputs/my-run/"],
+    "ftlab explain train.max_": ["train.max_grad_norm", "train.max_steps"],
+    "ftlab explain lo": ["lora", "lora."],
+    "ftlab explain lora.r stage=d": ["stage=dpo"],
+    "ftlab data.path=ro": ["data.path=rows.jsonl"],
+    "ftlab --config-dir=own experiment=mi": ["experiment=mine"],
+    "ftlab --config-dir own experiment=mi": ["experiment=mine"],
+}
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
 def test_completion_in_bash(script, env, tmp_path):
     """As after ``eval "$(ftlab -sc install=bash)"``: bash's own completion of a group, its choices and a key."""
     env["PATH"] = f"{script}{os.pathsep}{env['PATH']}"
+    for name in ("outputs/my-run", "outputs/other", "own/experiment"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "rows.jsonl").touch()
+    (tmp_path / "own" / "experiment" / "mine.yaml").write_text("# @package _global_\nseed: 3\n")
+    script = f"lines=({shlex.join(COMPLETIONS)})\n{COMPLETE}"
     done = subprocess.run(
-        ["bash", "--norc", "-c", COMPLETE], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120
+        ["bash", "--norc", "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120
     )
     rule, *completions = done.stdout.splitlines()
     assert rule == "complete -o default -o nospace -F hydra_bash_completion ftlab"
-    assert [sorted(line.split()) for line in completions] == [
-        ["model.", "model="],
-        ["model=llama2_13b", "model=llama2_70b", "model=llama2_7b"],
-        ["stage=dpo"],
-        ["lora.alpha="],
-        ["quant=nf4", "quant=none"],
-    ]
+    assert dict(zip(COMPLETIONS, (sorted(line.split()) for line in completions), strict=True)) == COMPLETIONS
     assert done.stderr == ""
 
 
