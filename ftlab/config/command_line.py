@@ -32,7 +32,7 @@ _BARE_FLAGS = {
     "--shell-completion",
 }  # fmt: skip
 # Mappings with names of the user's own, which Hydra would not add to.
-_OPEN = re.compile(r"^(data\.columns|data\.tags|model\.recommended\.learning_rate)[.=]")
+_OPEN = re.compile(r"^(data\.(golden\.)?(columns|tags)|model\.recommended\.learning_rate)[.=]")
 _NAME = re.compile(r"^[\w./@%+-]+$", re.ASCII)
 
 

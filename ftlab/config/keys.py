@@ -11,7 +11,7 @@ from ftlab.errors import Mistake, nearest
 from ftlab.schema import Run
 
 # Mappings that take names of the user's own.
-_OPEN = ("data.columns", "data.tags", "model.recommended.learning_rate")
+_OPEN = ("data.columns", "data.tags", "data.golden.columns", "data.golden.tags", "model.recommended.learning_rate")
 
 
 def is_open(key: str) -> bool:

@@ -39,6 +39,10 @@ from ftlab.schema import Data
 Progress = Callable[[str, int, str], AbstractContextManager[Any]]
 Parts = dict[str, list[Part]]
 _LEDGER = "ledger.json"
+_MEND_GOLDEN = (
+    "Mend the row, say what golden rows are with data.golden.format (prompts: answers are optional) and "
+    "data.golden.columns, or leave such rows out with data.on_invalid=drop."
+)
 
 
 @dataclass
@@ -130,7 +134,10 @@ def check_first_rows(sources: Sequence[Source], data: Data, count: int = 200) ->
     if data.on_invalid == "drop":
         return
     for source in sources:
-        for location in source.splits.values():
+        for split, location in source.splits.items():
+            # Golden rows are few, and each is asked: all of them are read, unless they would be fetched for it.
+            reads_all = split == "golden" and location.size() is not None
+            advice = _MEND_GOLDEN if split == "golden" else MEND
             refused, seen = RefusedRows(), 0
             for block in location.blocks(count):
                 for row in block.rows():
@@ -139,24 +146,28 @@ def check_first_rows(sources: Sequence[Source], data: Data, count: int = 200) ->
                             raise RowError(row.problem)
                         _convert(source, row.value)
                     except RowError as error:
-                        hint = "" if refused.count else _other_format_hint(row, source.format)
-                        refused.add(block.file, row.number, str(error), MEND, hint)
+                        hint = "" if refused.count else _other_format_hint(row, source.format, split)
+                        refused.add(block.file, row.number, str(error), advice, hint)
                 seen += len(block)
-                if not refused.count:  # where one is wrong the rest is read too, to say how many are
+                if not refused.count and not reads_all:  # where one is wrong the rest is read too, to say how many are
                     break
             refused.check(seen)
 
 
-def _other_format_hint(row: Row, tried: str) -> str:
+def _other_format_hint(row: Row, tried: str, split: str) -> str:
     """The sentence that says which other format has a place for every column of a row; empty if none has."""
     if row.problem is not None:
         return ""
-    for name, convert in CONVERTERS.items():
-        if name != tried and isinstance(row.value, Mapping) and set(row.value) <= set(COLUMNS[name]):
+    others = [name for name in CONVERTERS if name != tried and not (split == "golden" and name == "text")]
+    for name in others:
+        if isinstance(row.value, Mapping) and set(row.value) <= set(COLUMNS[name]):
             try:
-                convert(Columns(row.value, {}))
+                CONVERTERS[name](Columns(row.value, {}))
             except RowError:
                 continue
+            if split == "golden":
+                without = " (answers are optional)" if name == "prompts" else ""
+                return f" As data.golden.format={name} it can be read{without}."
             stages = [stage for stage, formats in STAGE_FORMATS.items() if name in formats]
             return f" As data.format={name} it can be read: rows for stage={' or '.join(stages)}."
     return ""
@@ -233,7 +244,8 @@ def _make(
         except FastPathMismatch:
             means = replace(means, encoder=Encoder(means.tokenizer, fast=False), fast=False)
             splits = _build(writing, parts, means)
-        ledger = Ledger(" + ".join(means.recipes), files, hashes, splits, means.encoder.engine)
+        names = " + ".join(dict.fromkeys(part.source.name for part in parts["train"]))
+        ledger = Ledger(names, files, hashes, splits, means.encoder.engine)
         _check_not_empty(ledger)
         (writing / _LEDGER).write_text(json.dumps(ledger.counts(), ensure_ascii=False), encoding="utf-8")
         seals.seal_folder(writing, DATA_SEAL)
@@ -255,7 +267,8 @@ def _build(folder: Path, parts: Parts, means: BuildContext) -> dict[str, Any]:
 
 def _check_not_empty(ledger: Ledger) -> None:
     for name, split in ledger.splits.items():
-        if not split.packed_rows and (name == "train" or split.rows_in):
+        # Golden prompts are asked, however long they are: nothing is learned from them.
+        if not split.packed_rows and (name == "train" or (split.rows_in and name != "golden")):
             reasons = ", ".join(f"{reason}: {count}" for reason, count in split.dropped.items())
             files = ", ".join(ledger.files[name][:3]) + (", ..." if len(ledger.files[name]) > 3 else "")
             raise DataError(f"{files}: no row of {name} is left to learn from ({reasons or 'it has no rows'}).")

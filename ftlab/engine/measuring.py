@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 from ftlab.data.prepare import Parts
 from ftlab.data.tokens.templates import prompt_and_answer
 from ftlab.engine.metrics_log import Metrics, evaluation_line
-from ftlab.engine.questions import asked_examples, asked_split
+from ftlab.engine.questions import asked_examples, asked_split, prompt_text
 from ftlab.engine.session import Session
 from ftlab.engine.trackers.rates import Rates
 from ftlab.errors import RunDirError
@@ -139,10 +139,13 @@ class Measuring:
                 max_tokens=_tokens_at_once(self._run), stop=self._tokens.stop, advance=bar.advance,
             )  # fmt: skip
         if self._split == "golden":
-            measures.values["golden exact match"] = exact_match(answers, [answer for _, answer in questions])
             measures.values["golden prompts"] = len(prompts)
+            scored = [(text, answer) for text, (_, answer) in zip(answers, questions) if answer]
+            if scored:
+                measures.values["golden exact match"] = exact_match(*zip(*scored))
+                measures.values["golden answers"] = len(scored)
         measures.samples = [
-            {"prompt": messages[-1]["content"], "expected": answer, "answer": text}
+            {"prompt": prompt_text(messages), "expected": answer, "answer": text}
             for (messages, answer), text in list(zip(questions, answers))[: self._run.eval.samples]
         ]
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from ftlab.base.numbers import readable
 from ftlab.base.progress import Bar
 from ftlab.distributed.world import current_world
 from ftlab.engine.output import Output
@@ -78,7 +79,7 @@ class Advance(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if "loss" in logs:
             rate = self._rates.latest.get("tokens_per_second")
-            self._status = f"loss {logs['loss']:.4f}" + (f" {rate:,.0f} tokens/s" if rate is not None else "")
+            self._status = f"loss {readable(logs['loss'])}" + (f" {rate:,.0f} tokens/s" if rate is not None else "")
             self._bar.update(state.global_step, self._status)
         self._output.note(json.dumps({"step": state.global_step, **logs}))
 
@@ -86,7 +87,7 @@ class Advance(TrainerCallback):
         self._bar.update(state.global_step)
         last = next((entry for entry in reversed(state.log_history) if "loss" in entry), None)
         if last is not None:
-            self._output.say(f"step {last['step']}: last logged loss {last['loss']:.4f}")
+            self._output.say(f"step {last['step']}: last logged loss {readable(last['loss'])}")
         self._tell_evaluation(state)
 
     def _tell_evaluation(self, state: Any) -> None:
@@ -104,7 +105,7 @@ class Advance(TrainerCallback):
 def evaluation_line(logged: Mapping[str, Any]) -> str:
     """What a person wants to know of an evaluation, by the names that ``metrics.jsonl`` has; empty without one."""
     found = [(f"eval_{name}", f"validation {name}") for name in SHOWN if f"eval_{name}" in logged]
-    parts = [f"{label} {logged[key]:.4f}" for key, label in found]
+    parts = [f"{label} {readable(logged[key])}" for key, label in found]
     parts = [*parts[:1], *(part.removeprefix("validation ") for part in parts[1:])]
-    golden = [f"golden exact match {logged[EXACT_MATCH]:.3f}"] if EXACT_MATCH in logged else []
+    golden = [f"golden exact match {readable(logged[EXACT_MATCH], EXACT_MATCH)}"] if EXACT_MATCH in logged else []
     return ", ".join([*parts, *golden])

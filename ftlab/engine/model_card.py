@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from ftlab.base.numbers import readable
 from ftlab.base.redaction import redact
 from ftlab.base.terminal import escape_controls
 from ftlab.engine.session import Session
@@ -86,10 +87,10 @@ def _body(session: Session, phase: Phase, result: Mapping[str, Any], ledger: Map
     losses = [line["loss"] for line in session.run_dir.read_metrics() if line["phase"] == phase.name and "loss" in line]
     yield "| measure | before | after |\n|---|---:|---:|"
     if losses:
-        yield f"| training loss, first and last logged | {losses[0]:.4f} | {losses[-1]:.4f} |"
+        yield f"| training loss, first and last logged | {readable(losses[0])} | {readable(losses[-1])} |"
     before, after = result["before"], result["after"]
     for measure in dict.fromkeys([*after, *before]):
-        both = (f"{values[measure]:.4f}" if measure in values else "" for values in (before, after))
+        both = (readable(values[measure], measure) if measure in values else "" for values in (before, after))
         yield f"| {measure} | {' | '.join(both)} |"
     yield "\n## Training\n"
     yield "| key | value |\n|---|---|"

@@ -17,7 +17,7 @@ from ftlab.engine import resume_point, summary
 from ftlab.engine.final_weights import changed_weights, link_final, save_final, weight_hashes
 from ftlab.engine.model_card import write_model_card
 from ftlab.engine.packing import choose_isolation
-from ftlab.engine.questions import check_room
+from ftlab.engine.questions import check_room, has_golden_answers
 from ftlab.engine.session import Session
 from ftlab.errors import RunDirError
 from ftlab.policy import lineage
@@ -133,7 +133,10 @@ class PhaseRun:
         resume_point.cut_back(self.run_dir, self.phase.name, checkpoint, is_measured, total, self.output)
         self._tell_warmup(total)
         measuring = Measuring(session, self.phase.name, self.config, self.tokens, self.parts, metrics)
-        splits = {"golden": bool(self.parts.get("golden")), "validation": prepared.validation is not None}
+        splits = {
+            "golden": has_golden_answers(self.config, self.parts, self.tokens),
+            "validation": prepared.validation is not None,
+        }
         chooses = stopping.callbacks(train, self.files, splits, self.output.say)
         # Answers are given before they are compared.
         for callback in (*measuring.between(trainer, rates), *chooses):
@@ -158,7 +161,7 @@ class PhaseRun:
                 set_seed(self.config.seed)
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         session.interruption.check()
-        kept = stopping.load_best(trainer, train, self.files)
+        kept = stopping.load_best(trainer, train, self.files, self.output.say)
         self._save_final()
         after = measuring.after(trainer, kept)
         self._finish(trainer, kept, before.values, after.values)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
-from ftlab.data.formats import Labelled, Text
+from ftlab.data.formats import Labelled, Message, Text
 from ftlab.data.prepare import Example, Parts, examples
 from ftlab.data.tokens.templates import prompt_and_answer
 from ftlab.errors import DataError
@@ -31,6 +33,25 @@ def asked_examples(run: Run, parts: Parts, tokens: Tokens) -> list[Example]:
         if not isinstance(one.record, Text) and (not isinstance(one.record, Labelled) or one.record.label)
     )
     return list(islice(wanted, limit))
+
+
+def has_golden_answers(run: Run, parts: Parts, tokens: Tokens) -> bool:
+    """Whether a golden prompt that is asked has an answer to compare with."""
+    if asked_split(parts) != "golden":
+        return False
+    return any(prompt_and_answer(one.record)[1] for one in asked_examples(run, parts, tokens))  # type: ignore[arg-type]
+
+
+def prompt_text(messages: Sequence[Message]) -> str:
+    """A prompt for people to read: the question, or, where more than one turn was said, each turn after its role."""
+    if len(messages) == 1:
+        return str(messages[0]["content"])
+    return "\n".join(f"{message['role']}: {_said(message)}" for message in messages)
+
+
+def _said(message: Message) -> str:
+    calls = [json.dumps(call.get("function", call), ensure_ascii=False) for call in message.get("tool_calls") or ()]
+    return "\n".join([*([message["content"]] if message.get("content") else []), *calls])
 
 
 def check_room(run: Run, parts: Parts, tokens: Tokens) -> None:

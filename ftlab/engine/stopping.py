@@ -14,6 +14,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from ftlab.base.numbers import readable
 from ftlab.errors import ConfigError, Mistake, RunDirError
 from ftlab.rundir.checkpoints import is_whole
 from ftlab.rundir.compare import lower_is_better
@@ -69,7 +70,8 @@ def callbacks(
     split = "golden" if train.best_metric == EXACT_MATCH else "validation"
     if not splits[split]:
         key, value = ("early_stopping", train.early_stopping) if train.early_stopping else ("keep_best", "true")
-        reason = f"compares evaluations by {train.best_metric}, and this data has no {split} split; "
+        rows = "golden prompts with answers" if split == "golden" else "validation split"
+        reason = f"compares evaluations by {train.best_metric}, and this data has no {rows}; "
         reason += f"set data.split.{split}" + (" or .fraction" if split == "validation" else "")
         raise ConfigError([Mistake(f"train.{key}", reason, value)])
     return [KeepBest(train.early_stopping, train.best_metric, files, say)]
@@ -86,14 +88,21 @@ def check_measured(train: Train, log: Sequence[dict[str, Any]]) -> None:
         raise ConfigError([Mistake("train.best_metric", mistake, train.best_metric)])
 
 
-def load_best(trainer: Any, train: Train, files: PhaseFiles) -> int:
+def load_best(trainer: Any, train: Train, files: PhaseFiles, say: Callable[[str], None]) -> int:
     """Put the best evaluation's weights back, where they are wanted; which step the trainer's weights are of then.
+
+    :param say: is told which those are, and what they were chosen by.
 
     :raises RunDirError: its checkpoint is gone or torn.
     """
     last: int = trainer.state.global_step
     found = find_best(trainer.state.log_history, train.best_metric) if train.keeps_best else None
-    if found is None or found.step == last:
+    if found is None:
+        return last
+    value = readable(found.value, train.best_metric)
+    best = f"the weights of step {found.step} are kept, the best by {_label(train.best_metric)} ({value})"
+    if found.step == last:
+        say(f"{best}, which is the last step")
         return last
     checkpoint = files.checkpoint(found.step)
     if not is_whole(checkpoint):
@@ -102,6 +111,7 @@ def load_best(trainer: Any, train: Train, files: PhaseFiles) -> int:
             "after it and continue: what comes after them is trained again."
         )
     trainer._load_from_checkpoint(str(checkpoint))
+    say(f"{best}, of {last} steps")
     return found.step
 
 
@@ -145,8 +155,7 @@ class KeepBest(TrainerCallback):
             control.should_training_stop = True
             self._say(
                 f"stopped early at step {state.global_step} of {state.max_steps}: no better {_label(self._metric)} "
-                f"in {found.since} evaluations; the best was {found.value:.4f} at step {found.step}, whose weights are "
-                "kept"
+                f"in {found.since} evaluations; the best was {readable(found.value, self._metric)} at step {found.step}"
             )
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

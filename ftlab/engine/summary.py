@@ -13,6 +13,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from ftlab.base.numbers import readable
 from ftlab.data.ledger.table import ledger_lines
 from ftlab.data.prepare import Prepared
 from ftlab.data.sources.resolve import STAGE_FORMATS
@@ -26,6 +27,7 @@ from ftlab.rundir.records import read_samples
 from ftlab.rundir.sweep import sweep_of_run
 
 _SHOWN = 3  # samples in the summary
+_LINES, _LETTERS = 8, 240  # of one prompt or answer
 _NONE = "-"  # in a table: only the other side was measured
 
 
@@ -58,9 +60,9 @@ def results(session: Session) -> None:
         before, after = result["before"], result["after"]
         for measure in dict.fromkeys([*after, *before]):  # keys of eval may change between two starts
             if measure == "golden exact match":
-                table.add_row(measure + _prompts(before, after), *_both(before, after, measure, 3))
-            elif measure != "golden prompts":
-                table.add_row(measure, *_both(before, after, measure, 4))
+                table.add_row(measure + _prompts(before, after), *_both(before, after, measure))
+            elif measure not in ("golden prompts", "golden answers"):
+                table.add_row(measure, *_both(before, after, measure))
         output.say(table)
     seconds = f" after {manifest['seconds']:.0f} s" if "seconds" in manifest else ""
     if sweep_of_run(run_dir.path) is not None:  # its table says what comes next
@@ -117,14 +119,18 @@ def next_commands(path: Path, plan: Plan) -> Iterator[tuple[str, str]]:
         yield f"tensorboard --logdir {place}", "its curves"
 
 
-def _both(before: Mapping[str, float], after: Mapping[str, float], measure: str, digits: int) -> list[str]:
+def _both(before: Mapping[str, float], after: Mapping[str, float], measure: str) -> list[str]:
     """The cells of a measure, with a dash where it was not measured."""
-    return [f"{values[measure]:.{digits}f}" if measure in values else _NONE for values in (before, after)]
+    return [readable(values[measure], measure) if measure in values else _NONE for values in (before, after)]
 
 
 def _prompts(before: Mapping[str, float], after: Mapping[str, float]) -> str:
-    """How many golden prompts were answered."""
-    asked = [f"{values['golden prompts']:.0f}" for values in (before, after) if "golden prompts" in values]
+    """How many golden prompts were answered, and how many of them have an answer to compare with."""
+    asked = []
+    for values in (before, after):
+        if "golden prompts" in values:
+            prompts, answers = values["golden prompts"], values.get("golden answers", values["golden prompts"])
+            asked.append(f"{prompts:.0f}" if answers == prompts else f"{answers:.0f} of {prompts:.0f}")
     return f" ({asked[0]} prompts before, {asked[1]} after)" if len({*asked}) > 1 else f" ({asked[0]} prompts)"
 
 
@@ -132,13 +138,18 @@ def _samples(output: Output, run_dir: RunDir, phase: str) -> None:
     before, after = (_answers(run_dir, phase, when) for when in ("before", "after"))
     if not before and not after:
         return
-    table = Table(title=f"{phase}: answers", title_justify="left", show_lines=True)
-    for column in ("prompt", "before", "after", "expected"):
-        table.add_column(column, overflow="fold", max_width=44)
+    # One below the other: four columns of a few words each cannot be read in 80.
+    table = Table(title=f"{phase}: answers", title_justify="left", show_header=False)
+    table.add_column(no_wrap=True, style="dim")
+    table.add_column(overflow="fold")
     for old, new in list(zip_longest(before, after))[:_SHOWN]:  # the same prompts, but maybe not as many
         asked = new or old
         answers = [_NONE if one is None else one["answer"] for one in (old, new)]
-        table.add_row(*(escape(_short(text)) for text in (asked["prompt"], *answers, asked["expected"])))
+        table.add_row("prompt", escape(_short(asked["prompt"], from_end=True)))
+        table.add_row("before", escape(_short(answers[0])))
+        table.add_row("after", escape(_short(answers[1])), end_section=not asked["expected"])
+        if asked["expected"]:
+            table.add_row("expected", escape(_short(asked["expected"])), end_section=True)
     output.say(table)
 
 
@@ -147,5 +158,11 @@ def _answers(run_dir: RunDir, phase: str, when: str) -> list[dict[str, Any]]:
     return [] if values is None else values["samples"]
 
 
-def _short(text: str, limit: int = 160) -> str:
-    return text if len(text) <= limit else text[: limit - 3] + "..."
+def _short(text: str, from_end: bool = False) -> str:
+    """What fits into a few lines. :param from_end: of a prompt, whose question comes last."""
+    lines = text.strip().split("\n")
+    if from_end:
+        cut = "\n".join(lines[-_LINES:])[-_LETTERS:]
+        return cut if len(cut) == len(text.strip()) else f"...{cut}"
+    cut = "\n".join(lines[:_LINES])[:_LETTERS]
+    return cut if len(cut) == len(text.strip()) else f"{cut}..."

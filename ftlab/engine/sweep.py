@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ftlab.base.console import Terminal
+from ftlab.base.numbers import readable
 from ftlab.base.terminal import echo, echo_error
 from ftlab.config import sweeps
 from ftlab.config.command_line import Arguments
@@ -178,9 +179,9 @@ def report(sweep: SweepDir) -> int:
         job, run = records[number], runs[number]
         loss = summary.last_loss(run.path)
         cells = [str(number + 1), " ".join(changed_overrides(job.overrides, jobs)), run.status]
-        cells += ["-" if loss is None else f"{loss:.4f}"]
-        cells += [_cell(run.after, measure, 4)] if measure else []
-        cells += [_cell(run.after, summary.GOLDEN, 3)] if "golden" in columns else []
+        cells += ["-" if loss is None else readable(loss)]
+        cells += [_cell(run.after, measure)] if measure else []
+        cells += [_cell(run.after, summary.GOLDEN)] if "golden" in columns else []
         cells += [job.directory]
         table.add_row(*map(Text, cells), style="bold" if number == best else None)
     to = Terminal(highlight=False, emoji=False)
@@ -218,5 +219,5 @@ def _place(run: summary.Summary, measure: str | None) -> tuple[int, float]:
     return (0, value if measure is not None and lower_is_better(measure) else -value)
 
 
-def _cell(values: dict[str, float], measure: str, digits: int) -> str:
-    return f"{values[measure]:.{digits}f}" if measure in values else "-"
+def _cell(values: dict[str, float], measure: str) -> str:
+    return readable(values[measure], measure) if measure in values else "-"

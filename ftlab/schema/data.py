@@ -17,6 +17,14 @@ class Split(Group):
     test_fraction: Fraction
 
 
+class Golden(Group):
+    """What the rows of a golden file are, where they are not as the training rows."""
+
+    format: Format | None
+    columns: dict[str, str | None]
+    tags: dict[str, str]
+
+
 class Hub(Group):
     """Which part of a data set on a hub."""
 
@@ -48,5 +56,6 @@ class Data(Group):
     max_samples: Positive | None
     num_samples: Positive | None
     split: Split
+    golden: Golden
     workers: Annotated[Positive | Literal["auto"], operational]
     cache: Annotated[str | None, operational]

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ftlab.base.console import Terminal
+from ftlab.base.numbers import readable
 from ftlab.base.terminal import echo, echo_json
 from ftlab.errors import ConfigError, Mistake, nearest
 from ftlab.rundir import summary
@@ -209,9 +210,8 @@ def _main_change(one: Summary, measure: str | None) -> str:
 def _change(one: Summary, measure: str) -> str:
     if measure not in one.after:
         return ""
-    digits = 3 if measure == summary.GOLDEN else 4
-    before = f"{one.before[measure]:.{digits}f} → " if measure in one.before else ""
-    return f"{before}{one.after[measure]:.{digits}f}"
+    before = f"{readable(one.before[measure], measure)} → " if measure in one.before else ""
+    return f"{before}{readable(one.after[measure], measure)}"
 
 
 def _notes(runs: Sequence[Summary], dropped: Sequence[str], total: int) -> list[str]:

@@ -76,7 +76,7 @@ def test_rows_are_compared_across_formats_of_files(bench, write, tmp_path):
     assert in_train(prepared, "golden") == {"rows": 1, "prompts": 1, "first": [f"{golden}:2"]}
     told = lines(prepared)
     assert "golden: 1 of 3 golden rows are also in train" in told
-    assert "golden: the prompts of 1 of 3 golden rows are in train, with other answers" in told
+    assert "golden: the prompts of 1 of 3 golden rows are in train, in other rows" in told
 
 
 KINDS = {

@@ -45,7 +45,7 @@ def test_every_second_step_has_its_exact_match_and_its_answers(answered):
     assert found[12] > found[0] + 0.1
     for step in (2, 4, 6, 8, 10, 12):
         told = json.loads((answered.samples / f"sft-step-{step}.json").read_text())
-        assert told["values"] == {"golden exact match": found[step], "golden prompts": 24}
+        assert told["values"] == {"golden exact match": found[step], "golden prompts": 24, "golden answers": 24}
         assert len(told["samples"]) == 2 and all(sample["prompt"] for sample in told["samples"])
 
 

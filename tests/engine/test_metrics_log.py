@@ -8,6 +8,7 @@ import re
 
 import pytest
 
+from ftlab.base.numbers import readable
 from ftlab.engine.metrics_log import evaluation_line
 from ftlab.rundir.directory import RunDir
 from tests.runs import held_out, train_run
@@ -30,16 +31,16 @@ def test_a_progress_line_shows_the_loss_of_its_own_step(told):
     run_dir, out = told
     logged = {line["step"]: line["loss"] for line in run_dir.read_metrics() if "loss" in line}
     assert [*logged] == [1, 3, 6]
-    shown = {int(step): loss for step, loss in re.findall(r"training  (\d+)/8  loss ([\d.]+)", out)}
+    shown = {int(step): loss for step, loss in re.findall(r"training  (\d+)/8  loss ([\d.,]+)", out)}
     expected = {1: 1, 2: 1, 3: 3, 4: 3, 5: 3, 6: 6, 7: 6, 8: 6}
-    assert shown and shown == {step: f"{logged[expected[step]]:.4f}" for step in shown}
+    assert shown and shown == {step: readable(logged[expected[step]]) for step in shown}
     assert {3, 6} <= shown.keys()
 
 
 def test_the_last_loss_shown_is_the_last_one_logged(told):
     run_dir, out = told
     last = [line for line in run_dir.read_metrics() if "loss" in line][-1]
-    assert re.findall(r"step (\d+): last logged loss ([\d.]+)", out) == [(str(last["step"]), f"{last['loss']:.4f}")]
+    assert re.findall(r"step (\d+): last logged loss ([\d.,]+)", out) == [(str(last["step"]), readable(last["loss"]))]
 
 
 def test_every_evaluation_has_one_line(told):
@@ -50,7 +51,7 @@ def test_every_evaluation_has_one_line(told):
             values |= {key: line[key] for key in line if line["step"] == step}
         lines = re.findall(rf"^{beginning}: (validation .*)$", out, re.MULTILINE)
         assert lines == [
-            f"validation loss {values['eval_loss']:.4f}, perplexity {values['eval_perplexity']:.4f}, "
+            f"validation loss {readable(values['eval_loss'])}, perplexity {readable(values['eval_perplexity'])}, "
             f"golden exact match {values['golden_exact_match']:.3f}"
         ]
 

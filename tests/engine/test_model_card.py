@@ -7,6 +7,7 @@ import re
 import pytest
 import yaml
 
+from ftlab.base.numbers import readable
 from ftlab.rundir.directory import RunDir
 from tests.conftest import ROOT
 from tests.runs import FAST, held_out, train_run
@@ -35,9 +36,12 @@ def test_numbers_are_those_of_the_run(card):
     run_dir, text = card
     result = run_dir.manifest()["phases"]["sft"]
     for measure in ("validation loss", "golden exact match"):
-        assert f"| {measure} | {result['before'][measure]:.4f} | {result['after'][measure]:.4f} |" in text
+        assert (
+            f"| {measure} | {' | '.join(readable(result[when][measure], measure) for when in ('before', 'after'))} |"
+            in text
+        )
     losses = [line["loss"] for line in run_dir.read_metrics() if "loss" in line]
-    assert f"| {losses[0]:.4f} | {losses[-1]:.4f} |" in text
+    assert f"| {readable(losses[0])} | {readable(losses[-1])} |" in text
     assert f"3 steps, {result['tokens']:,} tokens" in text
     assert re.search(r"^\| train \| [\d,]+ \| 24 \|", text, re.MULTILINE)
     assert "`train.learning_rate`" in text and "torch 2" in text and "ftlab method=" in text

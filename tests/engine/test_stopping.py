@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ftlab.base.numbers import readable
 from ftlab.engine.stopping import Best, find_best
 from ftlab.errors import ConfigError, RunDirError
 from ftlab.rundir.checkpoints import is_whole
@@ -69,8 +70,10 @@ def test_it_stops_three_evaluations_after_the_best_and_says_so(stopped):
     said = " ".join(stopped.log.read_text().split())
     assert (
         f"stopped early at step {best_step + 6} of 30: no better validation loss in 3 evaluations; the best was "
-        f"{found[best_step]:.4f} at step {best_step}" in said
+        f"{readable(found[best_step])} at step {best_step}" in said
     )
+    kept = f"the weights of step {best_step} are kept, the best by validation loss ({readable(found[best_step])})"
+    assert f"{kept}, of {best_step + 6} steps" in said
 
 
 def test_the_final_weights_and_measures_are_the_bests_whose_checkpoint_stays(stopped):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from ftlab.base.numbers import readable
 from ftlab.engine import sweep
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.sweep import JobRecord, Journal, SweepDir
@@ -61,7 +62,7 @@ def test_a_failed_job_is_told_once_and_the_same_command_goes_on(swept, tmp_path)
     for run in runs:
         result = run.manifest()["phases"]["sft"]["after"]["validation loss"]
         loss = [line["loss"] for line in run.read_metrics() if "loss" in line][-1]
-        assert f"{result:.4f}" in table and f"{loss:.4f}" in table
+        assert readable(result) in table and readable(loss) in table
     assert second.stdout.count("Next:\n") == table.count("Next:\n") == 1, "once, for the best job"
     best = re.search(r"in (outputs/sweep-\S+)\n", table).group(1)
     assert f"ftlab inspect {best} step=1" in table

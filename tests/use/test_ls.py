@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from ftlab.base.numbers import readable
 from ftlab.errors import ConfigError
 from ftlab.planning import make_plan
 from ftlab.rundir.directory import RunDir
@@ -89,7 +90,7 @@ def test_a_real_run_in_one_line(outputs, listed):
     match = [done[when]["golden exact match"] for when in ("before", "after")]
     assert cells[:7] == ["first", "finished", "1/1", "sft", "tiny", "lora", "4"]
     assert cells[7] == f"{done['tokens']:,}" and cells[8] == f"{manifest['seconds']:.0f}"
-    assert cells[9:11] == ["{:.3f} → {:.3f}".format(*match), "loss {:.4f} → {:.4f}".format(*loss)]
+    assert cells[9:11] == ["{:.3f} → {:.3f}".format(*match), f"loss {readable(loss[0])} → {readable(loss[1])}"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d", cells[11])
     assert any(line.startswith("sweep/0 ") for line in lines), "sweeps' folders are looked into"
 
@@ -251,7 +252,7 @@ def test_what_a_limit_leaves_out_is_counted(several, listed):
 
 
 def test_what_the_runs_are_sorted_by_is_shown(outputs, listed):
-    assert re.search(r"^first .* perplexity [\d.]+ → [\d.]+ ", listed("sort=perplexity"), re.MULTILINE)
+    assert re.search(r"^first .* perplexity [\d.,]+ → [\d.,]+ ", listed("sort=perplexity"), re.MULTILINE)
 
 
 def test_a_number_that_json_has_no_way_to_write(several, listed):

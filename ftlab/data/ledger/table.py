@@ -75,7 +75,7 @@ def _leaks(name: str, split: SplitLedger) -> Iterator[str]:
         first = escape(shared["first"][0])
         yield f"[bold yellow]{name}: {shared['rows']:,} {of} are also in train, first {first}[/bold yellow]"
     if shared["prompts"] and name == "golden":
-        yield f"[yellow]{name}: the prompts of {shared['prompts']:,} {of} are in train, with other answers[/yellow]"
+        yield f"[yellow]{name}: the prompts of {shared['prompts']:,} {of} are in train, in other rows[/yellow]"
 
 
 def lengths(split: SplitLedger) -> Iterator[str]:

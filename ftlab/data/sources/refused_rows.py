@@ -27,7 +27,7 @@ class RefusedRows:
         """:param advice: what to do, once for all rows that share it. :param hint: follows the reason of this row."""
         self.count += 1
         if len(self._lines) < _MOST_NAMED:
-            self._lines.append(f"{file}, row {number}: {reason}.{hint}")
+            self._lines.append(f"{file}, row {number}: {reason.removesuffix('.')}.{hint}")
             self._advice[advice] = None
         if self._hint is None and reason.startswith(NOT_UTF8):
             self._hint = convert_advice(file, "LATIN1")

@@ -46,7 +46,8 @@ Registry = Mapping[str, Entry | LlamaFactoryEntry]
 class Source:
     """One data set of a run.
 
-    :param splits: train, and validation, test and golden where they have their own.
+    :param splits: train, and validation, test and golden where they have their own; golden alone, where
+        ``data.golden`` says that its rows are others.
     :param columns: the user's column by the format's; None where the data has no such column.
     :param merges: whether turns of one side in a row are joined.
     :param num_samples: how many rows of it to take, with repetition where it has fewer; None takes each once.
@@ -83,7 +84,7 @@ def resolve(data: Data, stage: str) -> list[Source]:
     mistakes = mix_mistakes(data)
     chosen = [_select_path(data)] if data.path is not None else _select_names(data, registry, stage, mistakes)
     mistakes += [mistake for one in chosen for mistake in _format_mistakes(one, stage, registry, data)]
-    mistakes += [*_unknown_columns(data, chosen), *_hub_mistakes(data, chosen)]
+    mistakes += [*_unknown_columns(data, chosen), *_hub_mistakes(data, chosen), *_golden_mistakes(data, chosen, stage)]
     if mistakes:
         raise ConfigError(mistakes)
     return _sources(data, chosen)
@@ -175,6 +176,21 @@ def _select_entry(name: str, entry: Entry, data: Data) -> _Selected:
     return _Selected(name, format_, {**own, **given}, {**entry.tags, **data.tags}, entry)
 
 
+def _select_golden(data: Data, first: _Selected) -> _Selected | None:
+    """The golden file as a set of its own; None where there is none, or its rows are as those of the first set."""
+    golden = data.golden
+    if data.split.golden in ("auto", "none") or not _describes_golden(data):
+        return None
+    name = f"{first.name} (golden)"
+    if golden.format is not None:
+        return _Selected(name, golden.format, dict(golden.columns), dict(golden.tags), None)
+    return _Selected(name, first.format, {**first.columns, **golden.columns}, {**first.tags, **golden.tags}, None)
+
+
+def _describes_golden(data: Data) -> bool:
+    return data.golden.format is not None or bool(data.golden.columns) or bool(data.golden.tags)
+
+
 # --- what is wrong with it -------------------------------------------------------------------------------------------
 
 
@@ -210,6 +226,24 @@ def _unknown_columns(data: Data, selected: Sequence[_Selected]) -> Iterator[Mist
     known = {f"data.columns.{column}" for one in selected for column in COLUMNS[one.format]}
     yield from (mistake for key, mistake in found.items() if key not in known)
     yield from unknown_tags("data.tags", data.tags)
+
+
+def _golden_mistakes(data: Data, selected: Sequence[_Selected], stage: str) -> Iterator[Mistake]:
+    if not _describes_golden(data) or not selected:
+        return
+    key, value = next((f"data.golden.{key}", value) for key, value in data.golden if value)
+    one = _select_golden(data, selected[0])
+    if one is None:
+        reason = f"describes the rows of data.split.golden=FILE, and data.split.golden={data.split.golden}."
+        yield Mistake(key, reason, value)
+    elif stage == "pt":
+        yield Mistake(key, "stage=pt has no chat template to ask golden prompts with.", value)
+    elif one.format == "text":
+        asked = ", ".join(name for name in COLUMNS if name != "text")
+        yield Mistake(key, f"text has no prompts; golden rows are {asked}.", value)
+    else:
+        yield from unknown_columns("data.golden.columns", one.format, data.golden.columns)
+    yield from unknown_tags("data.golden.tags", data.golden.tags)
 
 
 def _hub_mistakes(data: Data, selected: Sequence[_Selected]) -> Iterator[Mistake]:
@@ -248,6 +282,15 @@ def _sources(data: Data, selected: Sequence[_Selected]) -> list[Source]:
         sources.append(
             Source(one.name, one.format, splits, one.columns, one.tags, number, data.on_same_role == "merge")
         )
+    if (golden := _select_golden(data, selected[0])) is not None:
+        try:
+            files = find(data.split.golden, Path(), "data.split.golden", _HERE)
+        except DataError as error:
+            missing.append(str(error))
+        else:
+            splits = {"golden": files}
+            merges = data.on_same_role == "merge"
+            sources.append(Source(golden.name, golden.format, splits, golden.columns, golden.tags, None, merges))
     if missing:
         raise DataError("\n".join(missing))
     return sources
@@ -304,5 +347,5 @@ def _replace(splits: dict[str, Location], data: Data, one: _Selected, is_first: 
         if wanted == "auto":
             continue
         splits.pop(split, None)
-        if wanted != "none" and is_first:
+        if wanted != "none" and is_first and not (split == "golden" and _describes_golden(data)):
             splits[split] = find(wanted, Path(), f"data {one.name}, {split}", _HERE, one.format == "text")
