@@ -155,10 +155,12 @@ def _is_written(words: str, text: str) -> bool:
     """Whether words stand in a text, as they are or as JSON."""
     if _find(words, text, 0) >= 0:
         return True
-    tried = {words[:_BEGINNING]} if words[:_BEGINNING] not in text else set()
+    begin = words[:_BEGINNING]
+    is_begun = begin in text
     for escape in (encode_basestring, encode_basestring_ascii):
-        escaped = escape(words)[1:-1]
-        if escaped[:_BEGINNING] not in tried and _find(escaped, text, 0) >= 0:
+        escaped = escape(begin)[1:-1]
+        is_there = is_begun if escaped == begin else escaped in text
+        if is_there and escape(words)[1:-1] in text:
             return True
     return False
 
