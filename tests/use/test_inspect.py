@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
 import shutil
 from html.parser import HTMLParser
@@ -393,6 +394,14 @@ def test_what_is_wrong_is_named(given, error, said, inspected):
     with pytest.raises(error) as caught:
         inspected(*ALPACA, *given)
     assert said in str(caught.value)
+
+
+def test_a_page_takes_the_place_of_no_pipe(inspected):
+    write("my.jsonl", asked("Say seven.", "7"))
+    os.mkfifo("page.html")
+    with pytest.raises(NotReadyError, match=r"task.html=page.html is there and is no file"):
+        inspected(*ALPACA, "html=page.html")
+    assert Path("page.html").is_fifo()
 
 
 def test_a_file_in_place_of_a_run_is_told_with_the_command_that_shows_its_rows(inspected):

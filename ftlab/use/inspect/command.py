@@ -42,6 +42,7 @@ def inspect(run: Run, overrides: Sequence[str]) -> None:
     """
     task = run.task
     assert isinstance(task, InspectTask)
+    _check_page(task.html)
     of_run = find_started_phase(run, overrides)
     run = of_run.config if of_run is not None else run
     try:
@@ -181,6 +182,13 @@ class _Bar:
 
     def advance(self, count: int = 1) -> None:
         self.bars.advance(self.task, count)
+
+
+def _check_page(html: str | None) -> None:
+    """:raises NotReadyError: something that is no file is there: a page would take the place of a pipe or a device."""
+    path = None if html is None else Path(html).expanduser()
+    if path is not None and path.exists() and not path.is_file():
+        raise NotReadyError(f"task.html={html} is there and is no file. Name a file, such as html=page.html.")
 
 
 def _write(path: Path, text: str) -> None:
