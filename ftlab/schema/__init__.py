@@ -25,7 +25,7 @@ from ftlab.schema.base import (
     Template,
     operational,
 )
-from ftlab.schema.data import Data, Hub, Split
+from ftlab.schema.data import Data, Golden, Hub, Split
 from ftlab.schema.model import Architecture, Lora, Method, Model, Quant, Recommended, RecommendedLora
 from ftlab.schema.stages import DpoStage, GrpoStage, KtoStage, OrpoStage, PpoStage, PtStage, RmStage, SftStage, Stage
 from ftlab.schema.tasks import (
@@ -58,6 +58,7 @@ __all__ = [
     "ExplainTask",
     "Format",
     "Fraction",
+    "Golden",
     "Group",
     "GrpoStage",
     "Hardware",

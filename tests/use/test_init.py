@@ -54,6 +54,8 @@ QA = """\
 # @package _global_
 # ftlab --config-dir=conf experiment=qa
 # Look at the rows first: ftlab inspect --config-dir=conf experiment=qa
+# Prompts of your own, answered before and after: data.split.golden=FILE; of another format, or
+# without answers: data.golden.format=prompts as well
 defaults:
   - override /stage: sft
 data:
@@ -91,6 +93,14 @@ def test_what_is_said_and_written(begun):
         "  ftlab inspect --config-dir=conf experiment=qa",
     ]
     assert Path("conf/experiment/qa.yaml").read_text() == QA
+
+
+def test_golden_prompts_of_another_format_are_taken_over(begun):
+    questions()
+    Path("golden.jsonl").write_text('{"prompt": "Name a colour."}\n')
+    begun("qa.csv", "-y", "data.split.golden=golden.jsonl", "data.golden.format=prompts")
+    written = Path("conf/experiment/qa.yaml").read_text()
+    assert "    golden: golden.jsonl" in written and "    format: prompts" in written
 
 
 def test_what_is_written_can_be_shown_and_trained(begun, each, here):

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import socket
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -412,6 +413,18 @@ def test_a_file_in_place_of_a_run_is_told_with_the_command_that_shows_its_rows(i
         "my rows.jsonl is a file, not a run. Its rows: ftlab inspect 'data.path=my rows.jsonl' data.format=FORMAT; "
         "which format that is: ftlab init 'my rows.jsonl'"
     )
+
+
+@pytest.mark.parametrize("kind", ["a FIFO (a named pipe)", "a socket"])
+def test_what_is_no_file_in_place_of_a_run_is_told_in_words(inspected, kind):
+    if kind == "a socket":
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind("odd.jsonl")
+    else:
+        os.mkfifo("odd.jsonl")
+    with pytest.raises(RunDirError) as caught:
+        inspected("odd.jsonl")
+    assert str(caught.value) == f"odd.jsonl is {kind}, not a run. Write its rows into a file first."
 
 
 def test_the_task_takes_its_keys_bare_named_and_as_flags():

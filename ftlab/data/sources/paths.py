@@ -92,7 +92,8 @@ def _files_in_folder(folder: Path, where: str, documents: bool) -> Files:
     return _non_empty([folder / name for name in rows or texts], folder, where)
 
 
-def _special_kind(path: Path) -> str:
+def special_kind(path: Path) -> str:
+    """What a path is that is neither a file nor a folder, in words."""
     if path.is_fifo():
         return "a FIFO (a named pipe)"
     return "a socket" if path.is_socket() else "a device"
@@ -148,7 +149,7 @@ def _check_readable(path: Path, where: str) -> None:
     """:raises DataError: there is no file whose bytes can be read, or its name cannot be written down."""
     check_name(path, where)
     if path.exists() and not path.is_file():
-        raise DataError(f"{where}: {path} is {_special_kind(path)}, not a file. Write its rows into a file first.")
+        raise DataError(f"{where}: {path} is {special_kind(path)}, not a file. Write its rows into a file first.")
     if not os.access(path, os.R_OK):
         reason = "permission denied" if path.exists() else "it is a link to a file that does not exist"
         raise DataError(f"{where}: {path} cannot be read: {reason}.")

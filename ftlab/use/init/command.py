@@ -24,7 +24,7 @@ from ftlab.data.sources.rows import Row
 from ftlab.errors import ConfigError, DataError, FtlabError, Interrupted, Mistake, NotReadyError
 from ftlab.policy.tokens import Tokens, load_tokens
 from ftlab.rundir.files import write_atomic
-from ftlab.schema import Data, InitTask, Run
+from ftlab.schema import Data, Golden, InitTask, Run
 from ftlab.use.init import file as init_file
 from ftlab.use.init.file import Target
 from ftlab.use.init.guess import NEAR, ORDER, STAGES, Guess, guesses, select_fitting, tied_guesses
@@ -260,7 +260,15 @@ def _better_length(head: Path, run: Run, tokens: Tokens) -> int | None:
 def _prepared(head: Path, run: Run, tokens: Tokens, length: int) -> tuple[Data, Parts, Prepared]:
     """The rows in a file, prepared alone."""
     no_split = run.data.split.model_copy(update={"validation": "none", "test": "none", "golden": "none"})
-    update = {"path": str(head), "cache": None, "split": no_split, "max_samples": None, "num_samples": None}
+    no_golden = Golden(format=None, columns={}, tags={})
+    update = {
+        "path": str(head),
+        "cache": None,
+        "split": no_split,
+        "golden": no_golden,
+        "max_samples": None,
+        "num_samples": None,
+    }
     data = run.data.model_copy(update={**update, "max_length": length})
     sources = resolve.resolve(data, run.stage.name)
     parts = split_parts(sources, data, run.seed)

@@ -14,6 +14,7 @@ from ftlab.data.packing.split_builder import Part
 from ftlab.data.packing.store import PackedRows, Rows, Sample
 from ftlab.data.prompts import prompt_rows
 from ftlab.data.row_origins import unit_locations
+from ftlab.data.sources.paths import special_kind
 from ftlab.data.sources.resolve import Source, file_changes
 from ftlab.errors import ConfigError, Mistake, RunDirError, nearest
 from ftlab.model.remote_code import untrusted
@@ -66,6 +67,8 @@ def find_started_phase(run: Run, overrides: Sequence[str]) -> StartedPhase | Non
             f"{run.run.dir} is a file, not a run. Its rows: ftlab inspect {typed} data.format=FORMAT; which format "
             f"that is: ftlab init {shlex.quote(run.run.dir)}"
         )
+    if path.exists() and not path.is_dir():
+        raise RunDirError(f"{run.run.dir} is {special_kind(path)}, not a run. Write its rows into a file first.")
     ignored = [o for o in overrides if not o.startswith(("task=", "task.", "run.dir=", "-"))]
     if ignored:
         reason = "beside a run everything comes from its own run.yaml; without one, ftlab inspect takes any key"
