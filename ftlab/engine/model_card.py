@@ -16,6 +16,7 @@ from ftlab.base.numbers import readable
 from ftlab.base.redaction import redact
 from ftlab.base.terminal import escape_controls
 from ftlab.engine.session import Session
+from ftlab.engine.summary import prompts_asked
 from ftlab.rundir.files import write_atomic
 from ftlab.rundir.names import MODEL_CARD
 from ftlab.rundir.plan import Phase
@@ -90,8 +91,11 @@ def _body(session: Session, phase: Phase, result: Mapping[str, Any], ledger: Map
         yield f"| training loss, first and last logged | {readable(losses[0])} | {readable(losses[-1])} |"
     before, after = result["before"], result["after"]
     for measure in dict.fromkeys([*after, *before]):
+        if measure in ("golden prompts", "golden answers"):  # they are told beside the share
+            continue
+        asked = prompts_asked(before, after) if measure == "golden exact match" else ""
         both = (readable(values[measure], measure) if measure in values else "" for values in (before, after))
-        yield f"| {measure} | {' | '.join(both)} |"
+        yield f"| {measure}{asked} | {' | '.join(both)} |"
     yield "\n## Training\n"
     yield "| key | value |\n|---|---|"
     for key, value in _hyper_parameters(own):

@@ -60,7 +60,7 @@ def results(session: Session) -> None:
         before, after = result["before"], result["after"]
         for measure in dict.fromkeys([*after, *before]):  # keys of eval may change between two starts
             if measure == "golden exact match":
-                table.add_row(measure + _prompts(before, after), *_both(before, after, measure))
+                table.add_row(measure + prompts_asked(before, after), *_both(before, after, measure))
             elif measure not in ("golden prompts", "golden answers"):
                 table.add_row(measure, *_both(before, after, measure))
         output.say(table)
@@ -124,7 +124,7 @@ def _both(before: Mapping[str, float], after: Mapping[str, float], measure: str)
     return [readable(values[measure], measure) if measure in values else _NONE for values in (before, after)]
 
 
-def _prompts(before: Mapping[str, float], after: Mapping[str, float]) -> str:
+def prompts_asked(before: Mapping[str, float], after: Mapping[str, float]) -> str:
     """How many golden prompts were answered, and how many of them have an answer to compare with."""
     asked = []
     for values in (before, after):

@@ -35,11 +35,10 @@ def test_the_front_matter_is_what_the_hub_reads(card):
 def test_numbers_are_those_of_the_run(card):
     run_dir, text = card
     result = run_dir.manifest()["phases"]["sft"]
-    for measure in ("validation loss", "golden exact match"):
-        assert (
-            f"| {measure} | {' | '.join(readable(result[when][measure], measure) for when in ('before', 'after'))} |"
-            in text
-        )
+    for measure, label in (("validation loss", ""), ("golden exact match", " (4 prompts)")):
+        values = " | ".join(readable(result[when][measure], measure) for when in ("before", "after"))
+        assert f"| {measure}{label} | {values} |" in text
+    assert "| golden prompts |" not in text and "| golden answers |" not in text
     losses = [line["loss"] for line in run_dir.read_metrics() if "loss" in line]
     assert f"| {readable(losses[0])} | {readable(losses[-1])} |" in text
     assert f"3 steps, {result['tokens']:,} tokens" in text
