@@ -11,6 +11,7 @@ import torch
 
 from ftlab.errors import NotReadyError
 from ftlab.model import score
+from ftlab.model.adapter_weights import put_adapter_weights
 from ftlab.model.experts import adapter_rank, untouched_experts
 from ftlab.model.freeze import freeze
 from ftlab.model.guests import TRAINED
@@ -38,7 +39,7 @@ def apply_method(model: Any, run: Run, new_tokens: Sequence[int] = ()) -> Any:
     """
     if run.model.adapter is not None and run.method.name != "lora":
         # Wrapping it froze the model; what trains of it is decided below.
-        model = merge_adapter(_load_adapter(model, run.model.adapter, {})).requires_grad_(True)
+        model = merge_adapter(load_adapter(model, run.model.adapter, _spec(run))).requires_grad_(True)
     if getattr(model, "is_quantized", False):
         from peft import prepare_model_for_kbit_training
 
@@ -71,7 +72,7 @@ def _attach_adapter(model: Any, run: Run, new_tokens: Sequence[int]) -> Any:
     if layers := unadapted_layers(model):
         options["exclude_modules"] = layers
     if run.model.adapter is not None:
-        return _load_adapter(model, run.model.adapter, {"lora_dropout": run.lora.dropout, **options})
+        return load_adapter(model, run.model.adapter, _spec(run), lora_dropout=run.lora.dropout, **options)
     targets = adapter_targets(model, run)
     ranks = {re.escape(name): adapter_rank(model, run.lora.r) for name in targets.expert_names}
     return _wrap(model, _lora_config(run.lora, targets, ranks, _embeddings(model, new_tokens), **options))
@@ -93,18 +94,17 @@ def _wrap(model: Any, config: Any) -> Any:
     return adapted
 
 
-def _load_adapter(model: Any, adapter: str, options: dict[str, Any]) -> Any:
+def _spec(run: Run) -> str:
+    return f"model.adapter={run.model.adapter}"
+
+
+def load_adapter(model: Any, adapter: str, spec: str, **options: Any) -> Any:
     """The model with a saved adapter, of the saved shape, to be trained on.
 
-    :param options: what this run's adapter has otherwise.
-    :raises NotReadyError: there is no adapter, or it is one of another model.
+    :param spec: where it is, as the user typed it. :param options: what this run's adapter has otherwise.
+    :raises NotReadyError: there is no adapter, it is one of another model, or weights of it are not there.
     """
-    from peft import (
-        PeftConfig,
-        get_peft_model_state_dict,
-        load_peft_weights,
-        set_peft_model_state_dict,
-    )
+    from peft import PeftConfig, load_peft_weights
 
     try:
         config = PeftConfig.from_pretrained(adapter)
@@ -112,18 +112,15 @@ def _load_adapter(model: Any, adapter: str, options: dict[str, Any]) -> Any:
         for name, value in options.items():
             setattr(config, name, value)
         adapted = _wrap(model, config)
-        own, saved = get_peft_model_state_dict(adapted), load_peft_weights(adapter, device="cpu")
-        # What this stage adds, such as a value head, stays as it was drawn.
-        found: Any = set_peft_model_state_dict(adapted, {**own, **saved})
+        saved = load_peft_weights(adapter, device="cpu")
+        put_adapter_weights(adapted, saved, spec, TRAINED, added=options.get("modules_to_save") or ())
+    except NotReadyError:  # which may be a kind of those below
+        raise
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         # Of tensors that do not fit torch names every one, in lines of their own.
         reason = next((line.strip() for line in str(error).splitlines() if "size mismatch" in line), str(error))
         reason = reason.splitlines()[0]
-        raise NotReadyError(f"model.adapter={adapter} cannot be loaded onto this model: {reason}") from None
-    if found.unexpected_keys:
-        raise NotReadyError(f"model.adapter={adapter} is of another model: it has {found.unexpected_keys[0]}.")
-    if lacking := sorted(name for name in own if "lora_" in name and name not in saved):
-        raise NotReadyError(f"model.adapter={adapter} is of another model: it has no {lacking[0]}.")
+        raise NotReadyError(f"{spec} cannot be loaded onto this model: {reason}") from None
     return adapted
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ftlab.model.adapter_weights import put_adapter_weights
+
 TRAINED = "default"  # PEFT's name for the adapter of the policy, which is the one that is saved
 
 
@@ -50,23 +52,24 @@ class GuestAdapters:
         assert has_adapter(policy)
         self._policy = policy
         self.names: set[str] = set()
-        self._hook = policy.register_state_dict_post_hook(partial(_leave_out, self.names))
+        policy.register_state_dict_post_hook(partial(_leave_out, self.names))
 
     def add(self, name: str, config: Any, trainable: bool) -> None:
         """A new adapter; what the others train stays as it is."""
         self._add(name, config, trainable)
         del self._policy.peft_config[name]
 
-    def add_saved(self, name: str, config: Any, weights: Mapping[str, Tensor]) -> None:
-        """An adapter that does not train. :param weights: as PEFT saves them."""
-        from peft import set_peft_model_state_dict
+    def add_saved(self, name: str, config: Any, weights: Mapping[str, Tensor], spec: str) -> None:
+        """An adapter that does not train.
 
+        :param weights: as PEFT saves them. :param spec: where they are, as the user typed it.
+        :raises NotReadyError: weights of it are not there.
+        """
         self._add(name, config, trainable=False)
-        self._hook.remove()  # PEFT finds the adapter's places in the state, as that is without us
-        found: Any = set_peft_model_state_dict(self._policy, dict(weights), adapter_name=name)
-        self._hook = self._policy.register_state_dict_post_hook(partial(_leave_out, self.names))
+        self.names.remove(name)  # PEFT finds the adapter's places in the state, and those of no other guest
+        put_adapter_weights(self._policy, weights, spec, name)
+        self.names.add(name)
         del self._policy.peft_config[name]
-        assert not found.unexpected_keys, found.unexpected_keys
 
     def copy_policy_to(self, name: str) -> None:
         """Give an adapter of the policy's shape the policy's weights."""

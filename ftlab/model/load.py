@@ -103,9 +103,9 @@ def load_reference(run: Run, path: str) -> Any:
     :raises NotReadyError: there is none at ``path``.
     """
     if (Path(path) / "adapter_config.json").is_file():
-        from peft import PeftModel
+        from ftlab.model.adapter import load_adapter
 
-        return PeftModel.from_pretrained(load_model(run), path).eval().requires_grad_(False)
+        return load_adapter(load_model(run), path, f"stage.reference_model={path}").eval().requires_grad_(False)
     model = load_model(
         run.model_copy(update={"model": run.model.model_copy(update={"path": path, "revision": "main"})})
     )

@@ -252,7 +252,7 @@ def test_the_dropout_of_the_config_is_that_of_the_adapter(adapter, tmp_path):
     [
         ("narrow", "cannot be loaded onto this model: size mismatch for base_model.model.model.layers."),
         ("deep", "is of another model: it has base_model.model.model.layers.9."),
-        ("shallow", "is of another model: it has no base_model.model.model.layers.3."),
+        ("shallow", "is cut short or of another model: it has no base_model.model.model.layers.3."),
         ("other", "cannot be loaded onto this model: Target modules {'c_attn'} not found"),
     ],
 )
@@ -273,3 +273,62 @@ def test_an_adapter_of_another_model(change, said, adapter, tmp_path):
         train_run(tmp_path / "run", "stage=sft", *SHORT, f"model.adapter={folder}")
     assert str(caught.value).startswith(f"model.adapter={folder} {said}")
     assert "\n" not in str(caught.value)
+
+
+def without_one(folder: Path) -> str:
+    """Take the last tensor out of an adapter's file. Returns its name."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / WEIGHTS)
+    name = max(tensors)
+    del tensors[name]
+    save_file(tensors, folder / WEIGHTS)
+    return name
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_an_adapter_that_lacks_a_tensor_is_refused_wherever_it_is_loaded(method, adapter):
+    """In the policy's place, to be trained on and to be merged, and in the reference's."""
+    from ftlab.model.adapter import apply_method
+    from ftlab.model.load import load_model, load_reference
+
+    folder = adapter()
+    name = without_one(folder)
+    run = make_run("stage=dpo", f"method={method}", f"model.adapter={folder}")
+    said = f"={folder} is cut short or of another model: it has no {name}, and there would be random numbers."
+    with pytest.raises(NotReadyError) as policy:
+        apply_method(load_model(run), run)
+    assert str(policy.value).startswith(f"model.adapter{said}")
+    with pytest.raises(NotReadyError) as reference:
+        load_reference(run, str(folder))
+    assert str(reference.value).startswith(f"stage.reference_model{said}")
+
+
+def test_a_phase_that_merges_an_adapter_that_lacks_a_tensor_is_refused(tmp_path):
+    run_dir = train_run(tmp_path / "first", "stage=sft", *SHORT)
+    name = without_one(run_dir.final)
+    phases = f"phases=[{{name: next, stage: sft, from: {run_dir.path}, start: merge}}]"
+    with pytest.raises(NotReadyError, match=f"is cut short or of another model: it has no {name}, "):
+        train_run(tmp_path / "next", *SHORT, phases)
+    assert not list((tmp_path / "next" / "phases").rglob("*.safetensors"))
+
+
+def test_trained_rows_of_new_tokens_are_part_of_an_adapter(adapter):
+    """What lies beside the matrices counts too."""
+    from peft import LoraConfig, get_peft_model, load_peft_weights
+    from safetensors.torch import save_file
+
+    from ftlab.model.adapter import apply_method
+    from ftlab.model.load import load_model
+
+    folder = adapter()
+    run = make_run("stage=sft", "model=tiny", f"model.adapter={folder}")
+    config = LoraConfig(r=2, target_modules=["q_proj"], trainable_token_indices={"embed_tokens": [5]})
+    get_peft_model(load_model(run), config).save_pretrained(folder)
+    apply_method(load_model(run), run)
+    tensors = load_peft_weights(str(folder), device="cpu")
+    (rows,) = (name for name in tensors if "lora_" not in name)
+    save_file({name: tensor for name, tensor in tensors.items() if name != rows}, folder / WEIGHTS)
+    with pytest.raises(NotReadyError) as caught:
+        apply_method(load_model(run), run)
+    assert f"it has no {rows}, " in str(caught.value)

@@ -112,6 +112,20 @@ def check_untouched(judge: Any, run: Path) -> None:
     assert torch.equal(judge.head.weight, head)
 
 
+@pytest.mark.parametrize("lora", ["r16", "pissa"])
+def test_a_reward_model_that_lacks_a_tensor_is_refused(lora, reward_run, tmp_path):
+    """On the policy's base, and on one of its own beside a policy whose base is changed."""
+    other = tmp_path / "other"
+    shutil.copytree(reward_run, other, symlinks=True)
+    file = other / "final/adapter_model.safetensors"
+    saved = load_file(file)
+    name = max(key for key in saved if "lora_" in key)
+    save_file({key: value for key, value in saved.items() if key != name}, file)
+    policy = ("model=tiny", "model.adapter=null", f"lora={lora}")
+    with pytest.raises(NotReadyError, match=f"{other}.* is cut short or of another model: it has no {name}, "):
+        train_run(tmp_path / "r", *GRPO, *QUICK, *policy, f"stage.rewards=['model:{other}']")
+
+
 def test_two_reward_models_are_two(reward_run, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(reward_run, other, symlinks=True)

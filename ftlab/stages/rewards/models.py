@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ftlab.data.packing.batches import batches_by_tokens
 from ftlab.errors import NotReadyError, first_line
 from ftlab.model import score as value_heads
+from ftlab.model.adapter_weights import put_adapter_weights
 from ftlab.model.guests import TRAINED, GuestAdapters, active_adapter
 from ftlab.model.load import fit_embeddings, load_model, load_reference
 from ftlab.schema import Run
@@ -89,7 +90,7 @@ def load(
     if not (folder / "adapter_config.json").is_file():
         model = load_reference(run, str(folder)).to(policy.device)
         return RewardModel(model, None, _saved_head(folder), budget)
-    from peft import PeftConfig, get_peft_model, load_peft_weights, set_peft_model_state_dict
+    from peft import PeftConfig, get_peft_model, load_peft_weights
 
     config = PeftConfig.from_pretrained(str(folder))
     weights = load_peft_weights(str(folder), device="cpu")
@@ -99,16 +100,14 @@ def load(
     config.lora_dropout = 0.0  # also while the policy is in training mode
     if guests is not None and _shares_base(run, policy, config, weights):
         guest = f"reward_{sum(name.startswith('reward_') for name in guests.names)}"
-        guests.add_saved(guest, config, weights)
+        guests.add_saved(guest, config, weights, spec)
         return RewardModel(policy, guest, head, budget)
     base = str(config.base_model_name_or_path)
     own = {"path": base, "revision": config.revision or "main", "init": "pretrained"}
     second = load_model(run.model_copy(update={"model": run.model.model_copy(update=own)}))
     fit_embeddings(second, tokenizer)
     second = get_peft_model(second, config)
-    found: Any = set_peft_model_state_dict(second, weights)
-    if found.unexpected_keys:
-        raise NotReadyError(f"{spec}: {folder} does not fit its base {base}: it has {found.unexpected_keys[0]}.")
+    put_adapter_weights(second, weights, f"{spec}: {folder}, which was trained on {base},", TRAINED)
     return RewardModel(second.to(policy.device).eval().requires_grad_(False), None, head, budget)
 
 
