@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ftlab.config import command_line
+from ftlab.engine.reproduce import reproduce
 from ftlab.engine.tasks import resume, train
 from ftlab.errors import FtlabError
 from ftlab.rundir.directory import RunDir
@@ -24,6 +25,7 @@ KEYS = (
 )  # fmt: skip
 READERS = ("ls", "ls json", "diff", "inspect", "inspect step")
 STARTS = ("resume", "train")
+AGAIN = "reproduce"
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,15 @@ class Runs:
     given: tuple[str, ...]
     hash: str
 
+    @property
+    def reproduced(self) -> RunDir:
+        """The run that ``reproduce`` makes of the copy."""
+        return RunDir(self.folder.with_name(f"{self.folder.name}-reproduced"))
+
     def copy(self, kind: str) -> RunDir:
         """A fresh copy of a run, in the one folder. :param kind: ``stopped`` or ``finished``."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        for folder in (self.folder, self.reproduced.path):
+            shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(getattr(self, kind), self.folder, symlinks=True)
         return RunDir(self.folder)
 
@@ -53,6 +61,7 @@ class Runs:
             "inspect step": (inspect, ("inspect", str(self.folder), "step=2")),
             "resume": (resume, ("task=resume", f"run.dir={self.folder}")),
             "train": (train, self.given),
+            "reproduce": (reproduce, ("task=reproduce", f"run.dir={self.folder}")),
         }
         task, words = tasks[command]
         with contextlib.redirect_stdout(out):
