@@ -40,8 +40,7 @@ def _packed_row(run: Run, prepared: Any) -> Any:
     from ftlab.data.packing.store import PackedRow
 
     splits = [rows for rows in (prepared.train, prepared.validation) if rows is not None]
-    rows = (rows[index] for rows in splits for index in range(len(rows)))
-    found = next((row for row in rows if len(row.samples) > 1), None)
+    found = next((rows[rows.first_packed] for rows in splits if rows.first_packed is not None), None)
     if run.stage.name not in _PAIRED or not len(prepared.train):
         return found
     if found is None:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ftlab.data.packing.best_fit import shuffled
 from ftlab.data.packing.layout import chunk_spans, lay_out
 from ftlab.data.packing.selection import mix_sources, repeat_units, select_rows
 
@@ -31,7 +32,7 @@ def options(**given):
 def texts(lengths, order=None, **given):
     """Views of texts that were stored one after the other."""
     order = np.arange(len(lengths)) if order is None else np.asarray(order, dtype=np.int64)
-    return lay_out(np.asarray(lengths, dtype=np.int64), 1, order, options(**given), is_text=True)
+    return lay_out(np.asarray(lengths, dtype=np.int64), 1, order, options(**given), 0, is_text=True)
 
 
 def rows_of(views):
@@ -122,8 +123,9 @@ def test_a_text_that_is_taken_twice_is_chunked_twice():
 
 
 def test_wrapped_rows_number_by_number():
-    apart = texts([5, 11, 3], max_length=8, packing="wrapped")
-    assert rows_of(apart) == [[(0, 5, 1), (5, 8, 1)], [(8, 16, 1)], [(16, 19, 1)]]
+    apart = texts([5, 11, 3], max_length=8, packing="wrapped")  # in the drawn order: the second text, first, third
+    assert shuffled(3, 0).tolist() == [1, 0, 2]
+    assert rows_of(apart) == [[(5, 13, 1)], [(13, 16, 1), (0, 5, 1)], [(16, 19, 1)]]
     joined = texts([5, 11, 3], max_length=8, packing="wrapped", reset_positions=False)
     assert rows_of(joined) == [[(0, 5, 1), (5, 8, 0)], [(8, 16, 1)], [(16, 19, 1)]]
 
@@ -135,6 +137,8 @@ def test_wrapped_rows_hold_the_stream_and_only_the_last_is_short(lengths, size, 
     views = texts(lengths, order, max_length=size, packing="wrapped", reset_positions=reset)
     rows = rows_of(views)
     starts = np.concatenate([[0], np.cumsum(lengths)])
+    if reset:  # texts that do not see each other are mixed; a row that is read as one text keeps theirs
+        order = [order[place] for place in shuffled(len(order), 0).tolist()]
     stream = [token for unit in order for token in range(starts[unit], starts[unit + 1])]
     assert [token for row in rows for start, end, _ in row for token in range(start, end)] == stream
     totals = [sum(end - start for start, end, _ in row) for row in rows]
@@ -153,7 +157,7 @@ def test_nothing_is_arranged_to_nothing(given_):
 @pytest.mark.parametrize("packing", [True, False])
 def test_both_answers_of_a_pair_stand_side_by_side_in_one_row(packing):
     counts = np.array([3, 4, 8, 7, 1, 2, 2, 2])
-    views = lay_out(counts, 2, np.array([0, 1, 2, 3]), options(packing=packing), is_text=False)
+    views = lay_out(counts, 2, np.array([0, 1, 2, 3]), options(packing=packing), 0, is_text=False)
     rows = rows_of(views)
     starts = np.concatenate([[0], counts.cumsum()])
     pairs = {(starts[i], starts[i + 1]) for i in (0, 2, 4, 6)}

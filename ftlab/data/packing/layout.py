@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 
-from ftlab.data.packing.best_fit import best_fit_decreasing
+from ftlab.data.packing.best_fit import pack_shuffled, shuffled
 from ftlab.data.tokens.encoder import Counts
 from ftlab.schema import Data
 
@@ -27,13 +26,18 @@ class Views:
     rows: Counts
 
 
-def lay_out(counts: Counts, per_unit: int, order: Counts, data: Data, is_text: bool) -> Views:
+def lay_out(counts: Counts, per_unit: int, order: Counts, data: Data, seed: int, is_text: bool) -> Views:
     """Return the views of the units in ``order``, packed as the config asks.
+
+    Which of them share a row is drawn by seed, so that no row is of one task or length because the file is in order.
+    Only where a wrapped row is read as one text its texts stay as they are in the file: there their order is content.
 
     :param counts: int64, shape (S,): tokens of each stored sample; ``per_unit`` of them belong together in one row.
     """
     starts = np.concatenate([[0], counts.cumsum()])
     if data.packing == "wrapped":
+        if data.reset_positions:
+            order = order[shuffled(len(order), seed)]
         return _wrap_texts(starts, order, data.max_length, data.reset_positions)  # the schema has it for texts only
     if is_text:
         bounds, units = _chunk_texts(starts, order, data.max_length, data.overlap)
@@ -43,9 +47,9 @@ def lay_out(counts: Counts, per_unit: int, order: Counts, data: Data, is_text: b
         units = np.repeat(order, per_unit)
     lengths = (bounds[:, 1] - bounds[:, 0]).reshape(-1, per_unit).sum(1)
     if data.packing:
-        packed = best_fit_decreasing(lengths.tolist(), data.max_length * per_unit)
-        bins = np.fromiter(chain.from_iterable(packed), dtype=np.int64, count=len(lengths))
-        firsts = np.concatenate([[0], np.fromiter(map(len, packed), dtype=np.int64, count=len(packed)).cumsum()])
+        row_of = pack_shuffled(lengths, data.max_length * per_unit, seed)
+        bins = np.argsort(row_of, kind="stable")
+        firsts = np.concatenate([[0], np.bincount(row_of).cumsum()])
     else:
         bins, firsts = np.arange(len(lengths)), np.arange(len(lengths) + 1)
     members = (bins[:, None] * per_unit + np.arange(per_unit)).reshape(-1)

@@ -163,7 +163,7 @@ class SplitBuilder:
         is_text = all(self._means.recipes[part.source.name].format == "text" for part in self._parts)
         self._count_samples(self._used, kept, joined, per_unit, is_text)
         self._count_left_out(joined["left_out"][self._used], kept)
-        views = layout.lay_out(joined["counts"], per_unit, order, data, is_text)
+        views = layout.lay_out(joined["counts"], per_unit, order, data, self._means.seed, is_text)
         self._count_tokens(views, joined, order, per_unit, is_text)
         kept = np.concatenate([np.array(self._parts_of, dtype=np.int64)[:, None], kept], axis=1)
         self._writer.close(views, kept=kept, label=joined["label"])

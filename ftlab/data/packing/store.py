@@ -112,6 +112,12 @@ class PackedRows(Rows):
     def view_indices(self, index: int) -> Counts:
         return self._views.members[self._views.rows[index] : self._views.rows[index + 1]]
 
+    @property
+    def first_packed(self) -> int | None:
+        """The index of the first row of several samples; None where there is none."""
+        is_packed = np.diff(self._views.rows) > 1
+        return int(is_packed.argmax()) if is_packed.any() and not self._joined else None
+
     def units(self, index: int) -> Counts:
         return self.units_of(self.view_indices(index))
 
