@@ -330,7 +330,8 @@ def test_wrapped_texts_fill_their_rows(bench, write, check_prepared, reset):
     overrides = texts(path, "data.packing=wrapped", "data.max_length=8", f"data.reset_positions={reset}")
     prepared = bench.prepare(*overrides)
     end = bench.tokenizer.eos_token
-    stream = f"0123{end}{'9' * 14}{end}5{end}"
+    said = ["0123", "9" * 14, "5"] if not reset else ["5", "9" * 14, "0123"]  # mixed where they do not see each other
+    stream = "".join(f"{text}{end}" for text in said)
     assert [one.length for one in prepared.train] == [8, 8, 6]
     assert "".join(bench.decode(s.input_ids) for one in prepared.train for s in one.samples) == stream
     batch = PackedCollator(pad_id=0)(list(prepared.train))
@@ -338,7 +339,7 @@ def test_wrapped_texts_fill_their_rows(bench, write, check_prepared, reset):
     tokens = train_ledger(prepared)["tokens"]
     if reset:
         assert [len(one.samples) for one in prepared.train] == [2, 1, 2]
-        assert positions == [[0, 1, 2, 3, 4, 0, 1, 2], list(range(8)), [0, 1, 2, 3, 0, 1, 0, 0]]
+        assert positions == [[0, 1, 0, 1, 2, 3, 4, 5], list(range(8)), [0, 0, 1, 2, 3, 4, 0, 0]]
         assert (tokens["trained"], tokens["masked"]) == (17, 5)
     else:
         assert [len(one.samples) for one in prepared.train] == [1, 1, 1]

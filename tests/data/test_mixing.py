@@ -111,16 +111,14 @@ def test_a_file_in_order_of_its_tasks_is_no_order_of_rows_or_batches(bench, writ
         check(Pairs(in_batches(groups, 8), tasks, lengths), share=0.04)
 
 
-def test_a_row_that_is_used_again_does_not_meet_itself(bench, write):
-    """Longest first, the eight uses of a row, of one length, would stand in one packed row."""
-    path, _ = sorted_by_task(write, KINDS["sft"][1], each=50)
-    prepared = bench.prepare(*options(
-        "alpaca", path, "data.packing=true", "data.max_length=512", "data.num_samples=3200"
-    ))  # fmt: skip
+def test_a_row_that_is_used_again_seldom_meets_itself(bench, write):
+    """Longest first, its eight uses, of one length, would stand side by side."""
+    path = write("rows.jsonl", [{"instruction": "1", "output": "9" * length} for length in range(1, 41)])
+    prepared = bench.prepare(*options("alpaca", path, "data.packing=true", "data.max_length=256", "data.num_samples=320"))
     groups, _, source = in_rows(prepared)
-    uses = [source[group] for group in groups]
-    again = sum(len(row) - len(set(row.tolist())) for row in uses)
-    assert again < 0.1 * len(source)
+    assert len(source) == 320
+    again = sum(len(group) - len(set(source[group].tolist())) for group in groups)
+    assert again < 0.15 * len(source)
 
 
 # --- what the mixing costs -------------------------------------------------------------------------------------------
