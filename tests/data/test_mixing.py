@@ -83,7 +83,7 @@ def sorted_by_task(write, make, tasks=8, each=100):
 
 KINDS = {
     "sft": ("alpaca", lambda text, random: {"instruction": text, "output": str(random.integers(1000))}),
-    "dpo": ("preference", lambda text, random: {"prompt": text, "chosen": str(random.integers(1000)), "rejected": "no"}),
+    "dpo": ("preference", lambda text, rng: {"prompt": text, "chosen": str(rng.integers(1000)), "rejected": "no"}),
     "kto": ("kto", lambda text, random: {"prompt": text, "completion": str(random.integers(1000)), "label": True}),
     "pt": ("text", lambda text, random: {"text": text * 3}),
 }
@@ -114,7 +114,8 @@ def test_a_file_in_order_of_its_tasks_is_no_order_of_rows_or_batches(bench, writ
 def test_a_row_that_is_used_again_seldom_meets_itself(bench, write):
     """Longest first, its eight uses, of one length, would stand side by side."""
     path = write("rows.jsonl", [{"instruction": "1", "output": "9" * length} for length in range(1, 41)])
-    prepared = bench.prepare(*options("alpaca", path, "data.packing=true", "data.max_length=256", "data.num_samples=320"))
+    given = options("alpaca", path, "data.packing=true", "data.max_length=256", "data.num_samples=320")
+    prepared = bench.prepare(*given)
     groups, _, source = in_rows(prepared)
     assert len(source) == 320
     again = sum(len(group) - len(set(source[group].tolist())) for group in groups)

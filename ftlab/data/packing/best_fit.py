@@ -1,5 +1,5 @@
-"""Best-fit packing over the whole data set, in an order drawn by seed: nothing cut, nothing lost, and what meets in a row
-has met by chance.
+"""Best-fit packing over the whole data set, in an order drawn by seed: nothing cut, nothing lost, and what shares a row
+does so by chance.
 
 Longest first, as bins are packed best, puts samples of one length side by side, and with them those of one task, one
 format, one source: a batch is then a batch of one kind. Only those that fill more than half a row go first: no two of
