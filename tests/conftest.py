@@ -22,6 +22,7 @@ from ftlab.schema import Run
 
 # xdist tells its workers how wide its own terminal is; what a test runs has none.
 os.environ.pop("COLUMNS", None)
+os.unsetenv("COLUMNS")  # of readline, which pytest imports: it is not in os.environ, and processes inherit it
 ROOT = Path(__file__).resolve().parents[1]
 
 
