@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,9 +22,11 @@ def remarks_on_finished(run_dir: RunDir) -> Iterator[str]:
     final weights is put back."""
     yield from _changed_data(run_dir)
     results, phases = run_dir.manifest().get("phases", {}), run_dir.plan().phases
-    for phase in phases:
-        if phase.name in results:
-            yield from changed_weights(run_dir, phase, results[phase.name])
+    done = (phase for phase in phases if phase.name in results)
+    changed = [line for phase in done for line in changed_weights(run_dir, phase, results[phase.name])]
+    yield from changed
+    if changed:
+        yield f"Put a copy back, or make them again, beside this run: ftlab reproduce {shlex.quote(str(run_dir.path))}"
     final = run_dir.phase_files(phases[-1].folder).final
     if final.is_dir() and not _leads_to(run_dir.final, final):
         kept = link_final(run_dir, final)

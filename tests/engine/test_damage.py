@@ -175,6 +175,7 @@ def test_final_weights_that_were_changed_are_told_by_the_same_command(runs):
     (run_dir.final / "adapter_model.safetensors").write_bytes(b"other")
     said = " ".join(runs.told("train").split())
     assert "adapter_model.safetensors has changed since the run finished" in said
+    assert f"Put a copy back, or make them again, beside this run: ftlab reproduce {runs.folder}" in said
 
 
 @pytest.mark.parametrize("damage", ["gone", "nowhere", "loop", "garbage", "folder"])
