@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,35 @@ def test_a_second_start_leaves_the_config_of_the_first_alone(data, tmp_path):
     assert "alpha: 64" not in written
 
 
+@pytest.mark.kill
+@pytest.mark.parametrize("how", ["its command", "resume"])
+def test_the_first_of_two_starts_goes_on_with_its_own_settings_after_it_was_killed(given, tmp_path, how):
+    """Killed in its third step, after a second start with another rate and alpha was refused."""
+    run_dir = tmp_path / "r"
+    command = [sys.executable, "-m", "ftlab", *given, f"run.dir={run_dir}"]
+    first = subprocess.Popen([*command, "train.max_steps=150"], cwd=ROOT, stdout=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: (run_dir / "phases" / "01-sft" / "checkpoint-2" / "checkpoint.json").is_file())
+        second = [*command, "train.max_steps=150", "train.learning_rate=0.05", "lora.alpha=64"]
+        assert subprocess.run(second, cwd=ROOT, capture_output=True).returncode == 1
+    finally:
+        first.kill()
+        first.wait()
+    last = ["train.max_steps=150"] if how == "its command" else []
+    again = command if how == "its command" else [sys.executable, "-m", "ftlab", "resume", str(run_dir)]
+    subprocess.run([*again, *last], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    alone = train_run(tmp_path / "alone", *given, "train.max_steps=150")
+    assert final_hash(RunDir.open(run_dir)) == final_hash(alone)
+    assert logged(RunDir.open(run_dir)) == logged(alone)
+
+
+def wait_for(is_so: Callable[[], bool], seconds: float = 120) -> None:
+    until = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
 PHASES = ("phases=[{name: one, stage: sft}, {name: two, stage: sft, train: {max_steps: 3}}]",)
 
 
@@ -161,6 +191,31 @@ def test_a_copied_curriculum_that_followed_links_is_finished(given, tmp_path, ca
     resume_run(run.path)
     assert final_hash(copied) == final_hash(run)
     assert "moved to" not in capsys.readouterr().out  # it was the first phase's: nothing of its own
+
+
+def test_a_curriculum_that_stopped_in_its_second_phase_and_was_copied_is_finished(given, tmp_path):
+    train_run(tmp_path / "r", *given, *PHASES, "run.phases=[one]")
+    check_copy(interrupted_run(tmp_path / "r", 1, *given, *PHASES), tmp_path / "copy")
+
+
+@pytest.mark.kill
+def test_a_curriculum_that_was_killed_in_its_second_phase_and_copied_is_finished(given, tmp_path):
+    command = [sys.executable, "-m", "ftlab", *given, PHASES[0].replace("3", "40"), f"run.dir={tmp_path / 'r'}"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
+        wait_for(lambda: any((tmp_path / "r" / "phases" / "02-two").glob("checkpoint-*/checkpoint.json")))
+        process.kill()
+    check_copy(RunDir.open(tmp_path / "r"), tmp_path / "copy")
+
+
+def check_copy(stopped: RunDir, folder: Path) -> None:
+    """A copy that followed links ends as the original does."""
+    subprocess.run(["cp", "-rL", str(stopped.path), str(folder)], check=True)
+    copied = resume_run(folder)
+    assert copied.manifest()["status"] == "finished"
+    assert copied.final.is_symlink() and copied.final.resolve().parent.name == "02-two"
+    original = resume_run(stopped.path)
+    assert final_hash(copied) == final_hash(original)
+    assert logged(copied) == logged(original)
 
 
 def test_a_folder_of_other_weights_in_the_place_of_final_is_kept(copy, capsys):
