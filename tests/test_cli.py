@@ -165,6 +165,7 @@ def test_cfg_job_shows_the_values_that_the_run_would_have(each, make_run):
     assert "--package=lora.r: is no part of the config" in shown["--cfg job -p lora.r"].stderr
 
 
+@pytest.mark.matrix
 def test_a_task_can_be_swept(each):
     """Whatever the order of its words, and with a launcher before the flag."""
     lines = [

@@ -47,7 +47,7 @@ def validation_loss(model, tokenizer, rows):
 
 
 @pytest.mark.parametrize(
-    "method", ["lora", "full", *(pytest.param(name, marks=pytest.mark.matrix) for name in ("freeze", "qlora"))]
+    "method", ["lora", *(pytest.param(name, marks=pytest.mark.matrix) for name in ("full", "freeze", "qlora"))]
 )
 def test_added_tokens_are_trained_saved_and_served(method, tmp_path):
     layers = ["method.trainable_layers=2"] if method == "freeze" else []

@@ -296,6 +296,7 @@ def test_log_keeps_what_was_said(run_dir):
     assert "\x1b[" not in log
 
 
+@pytest.mark.matrix
 def test_a_sweep_makes_a_run_directory_for_each_config(tmp_path):
     """Each can be run again alone, by the command in its manifest, and would give the same weights."""
     command = [sys.executable, "-m", "ftlab", "-m", "seed=1,2", "eval.golden_rows=0", "eval.samples=0",

@@ -131,6 +131,7 @@ def test_a_best_checkpoint_that_was_removed_is_named(tmp_path, all_kept):
         resume_run(run.path)
 
 
+@pytest.mark.matrix
 def test_a_measure_that_is_better_higher(tmp_path):
     run = train_run(
         tmp_path / "r", "stage=dpo", *(g for g in GIVEN if not g.startswith("model")), "train.max_steps=8",

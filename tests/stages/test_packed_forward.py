@@ -160,7 +160,7 @@ def test_head_gives_each_architecture_its_own_logits(model):
     assert ours.abs().max().item() > 0.5
 
 
-@pytest.mark.parametrize("stage", ["dpo", "kto"])
+@pytest.mark.parametrize("stage", ["dpo", pytest.param("kto", marks=pytest.mark.matrix)])
 def test_what_is_computed_are_tokens_and_not_padding(stage, tmp_path):
     """On answers of very different lengths, where TRL's batches of 8 are half padding or more."""
     draw = np.random.default_rng(0)

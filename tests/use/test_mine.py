@@ -616,6 +616,7 @@ def test_a_damaged_repository_leaves_nothing(repo, mined):
 # --------------------------------------------------------------------------------------------------------- what follows
 
 
+@pytest.mark.matrix
 def test_what_it_says_to_type_trains(repo, mined, tmp_path):
     """By the names of the curriculum, from the registry that the mining wrote."""
     history(repo)
