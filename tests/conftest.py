@@ -55,6 +55,19 @@ def _no_garbage_of_modules() -> None:
     gc.freeze()
 
 
+@pytest.fixture
+def on_disk(monkeypatch) -> Callable[[Path], bool]:
+    """Whether a file was waited for until it was on the disk, by whatever name it had then."""
+    waited, fsync = set(), os.fsync
+
+    def record(descriptor: int) -> None:
+        fsync(descriptor)
+        waited.add(os.fstat(descriptor).st_ino)
+
+    monkeypatch.setattr(os, "fsync", record)
+    return lambda path: path.stat().st_ino in waited
+
+
 @pytest.fixture(scope="session")
 def loader() -> ConfigLoaderImpl:
     return compose.config_loader()

@@ -33,6 +33,12 @@ UNBOUNDED = 2**20  # positions of a family whose config names no end of them: AL
 _LEARNED = {"gpt2": 0, "gpt_bigcode": 0, "gpt_neo": 0, "opt": 2, "biogpt": 2, "openai-gpt": 0, "imagegpt": 0}
 # Families whose positions are no parameters, but stand in a table that ends with them.
 _TABLES = ("codegen", "ctrl", "gptj", "mpt")
+# Families that read a text in both directions unless their config says otherwise.
+_ENCODERS = (
+    "albert", "bert", "big_bird", "camembert", "data2vec-text", "deberta", "deberta-v2", "distilbert", "electra",
+    "ernie", "megatron-bert", "modernbert", "rembert", "roberta", "roberta-prelayernorm", "roc_bert", "roformer",
+    "xlm-roberta", "xlm-roberta-xl", "xmod",
+)  # fmt: skip
 _MOST = 2**31  # no size of a model is more
 _TIED = ("bloom", "falcon", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_bigcode", "gpt_neo", "mpt", "opt")
 _UNGATED = (
@@ -56,7 +62,8 @@ def model_types(config: Mapping[str, Any]) -> list[str]:
 def read_architecture(folder: Path) -> dict[str, Any]:
     """Return what ``config.json`` says of ``model.architecture``; keys of which it says nothing are absent.
 
-    :raises NotReadyError: the file cannot be read, or the sizes are none; names the file and the key.
+    :raises NotReadyError: the file cannot be read, is of a model that is no decoder, or the sizes are none; names the
+        file and the key.
     """
     file = folder / CONFIG
     config = read_object(file)
@@ -66,6 +73,10 @@ def read_architecture(folder: Path) -> dict[str, Any]:
     types = model_types(config)
     if not types:
         raise NotReadyError(f"{file} names no model_type, so nobody can tell what kind of model it is.")
+    is_encoder = types[-1] in _ENCODERS and config.get("is_decoder") is not True
+    if is_encoder or config.get("is_encoder_decoder") is True:
+        kind = "an encoder, which reads a text in both directions" if is_encoder else "an encoder and a decoder"
+        raise NotReadyError(f"{file}: model_type={types[-1]} is {kind}; models here write a text from left to right.")
     text = config.get("text_config")
     if isinstance(text, Mapping) and not any(name in config for name in _NAMES["layers"]):
         config = {**config, **text}

@@ -411,3 +411,10 @@ def test_the_same_from_both_ways_for_conversations(bench, path, same_rows, monke
     assert slow_one.ledger.engine == "tokenizers: it is not wanted"
     same_rows(fast_one.train, slow_one.train)
     assert train_ledger(fast_one) == train_ledger(slow_one)
+
+
+def test_what_is_found_again_was_on_the_disk_before_it_counted(bench, path, cache, on_disk):
+    bench.prepare(*overrides_of(path, cache))
+    (folder,) = (cache / "data" / key for key in keys(cache))
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    assert len(files) > 5 and [file for file in files if not on_disk(file)] == []

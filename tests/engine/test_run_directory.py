@@ -451,3 +451,10 @@ def test_a_package_that_is_missing_has_no_version_in_the_manifest(repository, pl
     monkeypatch.setattr(starts, "PACKAGES", ("torch", "no-package-of-this-name"))
     packages = started(plan).manifest()["packages"]
     assert packages["torch"] is not None and packages["no-package-of-this-name"] is None
+
+
+def test_final_weights_are_on_the_disk_before_they_count(tmp_path, on_disk):
+    final = train_run(tmp_path / "r", *FAST, "train.max_steps=1").final.resolve()
+    files = [file for file in final.rglob("*") if file.is_file()]
+    assert any(file.suffix == ".safetensors" for file in files)
+    assert [file.name for file in files if not on_disk(file)] == []

@@ -144,6 +144,18 @@ def test_local_without_a_model(given, said):
     assert said in refusal("model=local", *given)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ({"model_type": "roberta"}, "model_type=roberta is an encoder, which reads a text in both directions; models"),
+        ({"model_type": "t5", "is_encoder_decoder": True}, "model_type=t5 is an encoder and a decoder; models here"),
+        ({"model_type": "electra", "is_decoder": False}, "model_type=electra is an encoder"),
+    ],
+)
+def test_what_is_no_decoder_is_refused(tmp_path, sizes, said):
+    assert said in refusal("model=local", f"model.path={folder_with(tmp_path, **sizes)}")
+
+
 def test_a_size_that_the_folder_does_not_say_can_be_given(tmp_path):
     folder = folder_with(tmp_path, vocab_size=None)
     told = refusal("model=local", f"model.path={folder}")
