@@ -87,6 +87,7 @@ def swept(tmp_path, ftlab, env):
                  "hydra.sweep.dir=swept", "tracker=none")  # fmt: skip
 
 
+@pytest.mark.matrix
 def test_jobs_in_processes_with_other_command_lines_train_what_was_asked_for(swept, tmp_path):
     assert swept.returncode == 0, swept.stdout + swept.stderr
     for number, (name, r) in enumerate((("small", 3), ("large", 5))):

@@ -155,6 +155,7 @@ def test_resume_goes_on_with_the_phases_that_were_not_chosen(tmp_path):
     assert again.final.resolve() == (run.phase("02-b") / "final").resolve()
 
 
+@pytest.mark.matrix
 def test_going_back_to_a_checkpoint_is_for_the_phase_at_which_the_run_stands(tmp_path):
     """Neither the phases after it nor a later start look for a checkpoint of that step."""
     given = (

@@ -179,6 +179,7 @@ def wait_for(is_so: Callable[[], bool], seconds: float = 120) -> None:
 PHASES = ("phases=[{name: one, stage: sft}, {name: two, stage: sft, train: {max_steps: 3}}]",)
 
 
+@pytest.mark.matrix
 def test_a_copied_curriculum_that_followed_links_is_finished(given, tmp_path, capsys):
     run = train_run(tmp_path / "r", *given, *PHASES, "run.phases=[one]")
     assert run.final.is_symlink()

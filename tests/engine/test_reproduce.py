@@ -73,6 +73,7 @@ def test_a_packed_run_with_dropout_comes_to_the_same(pair):
     assert second.log.read_text().endswith("\n".join(lines) + "\n")
 
 
+@pytest.mark.matrix
 def test_a_curriculum_comes_to_the_same(tmp_path, capsys):
     """Of sft and dpo: the second phase starts from what the first one came to in its own run."""
     phases = "phases=[{name: instruct, stage: sft}, {name: prefer, stage: dpo}]"

@@ -110,6 +110,7 @@ def all_kept(tmp_path_factory) -> RunDir:
     return train_run(folder, *GIVEN, "train.save_steps=2", "train.save_total_limit=null")
 
 
+@pytest.mark.matrix
 def test_killed_after_it_had_stopped_it_takes_no_other_step(all_kept):
     result, weights, logged = all_kept.manifest()["phases"]["sft"], final_hash(all_kept), metrics(all_kept, "loss")
     assert (all_kept.phase("01-sft") / f"checkpoint-{result['steps']}").is_dir()

@@ -241,6 +241,7 @@ def test_mlflow_is_told_how_it_ended(tmp_path, status, known):
     assert [run.info.status for run in mlflow_runs(f"ended-{status}")] == [known]
 
 
+@pytest.mark.matrix
 def test_phases_stopped_between_are_one_run_in_a_folder_store(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", str(tmp_path / "store"))
     given = (*FAST, "train.max_steps=3", "data.max_samples=40", "tracker=mlflow", "tracker.also=[tensorboard,wandb]",

@@ -193,7 +193,8 @@ def test_advantages_and_loss_are_the_published_ones(first):
     "more",
     [
         ("stage.num_iterations=2", "stage.steps_per_generation=4"),
-        ("data.max_samples=8", "stage.beta=0.1"),  # checkpoints lie in the second epoch
+        # Checkpoints lie in the second epoch.
+        pytest.param(("data.max_samples=8", "stage.beta=0.1"), marks=pytest.mark.matrix),
     ],
     ids=["in the middle of a generation", "in a later epoch"],
 )

@@ -113,6 +113,7 @@ def test_a_reward_adapter_gives_the_reward_models_own_scores_and_does_not_change
         assert rollout.scores_B[row].item() == pytest.approx(expected.item(), abs=1e-5)
 
 
+@pytest.mark.matrix
 def test_a_reward_model_of_its_own_under_full(reward_run, tmp_path):
     trainer = a_trainer(tmp_path, f"stage.reward_model={reward_run}/final", "method=full", "train.max_steps=1")
     shared = a_trainer(tmp_path / "lora", f"stage.reward_model={reward_run}", "train.max_steps=1")

@@ -277,6 +277,7 @@ def test_files_of_every_kind(begun, here):
 # --- questions -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.matrix
 def test_on_a_terminal_it_asks_what_it_cannot_know(here, env):
     """A real terminal: a wrong answer is asked again, and what is answered is what is written."""
     questions()

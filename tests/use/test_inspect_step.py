@@ -137,7 +137,8 @@ def by_micro(said: str) -> list[list[list[int]]]:
     [pytest.param("sft", ("data.packing=false",), marks=pytest.mark.matrix), ("sft", ("data.max_samples=null",)),
      pytest.param("pt", ("data.max_length=24",), marks=pytest.mark.matrix),
      ("pt", ("data.packing=wrapped", "data.max_length=24")), ("dpo", ("data.packing=false",)), ("kto", ()),
-     pytest.param("ppo", (), marks=pytest.mark.matrix), ("grpo", ())],
+     pytest.param("ppo", (), marks=pytest.mark.matrix),
+     pytest.param("grpo", (), marks=pytest.mark.matrix)],
     ids=lambda value: value if isinstance(value, str) else " ".join(value) or "-",
 )  # fmt: skip
 def test_every_step_shows_what_the_trainer_took(stage, given, recorded, inspected):
