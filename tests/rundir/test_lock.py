@@ -53,7 +53,8 @@ def test_a_command_that_is_refused_has_not_touched_the_config_of_the_run_that_wo
 
 def test_a_resume_that_is_refused_has_not_chosen_the_phases_that_are_left(plan):
     run_dir = create_run(plan("phase=align", "run.name=x", "run.phases=[read]"))
-    Manifest(run_dir).record(phases={"read": {}}, status="running")
+    done = {"steps": 1, "tokens": 1, "before": {}, "after": {}, "sha256": {}}
+    Manifest(run_dir).record(phases={"read": done}, status="running")
     before = run_dir.run_yaml.read_bytes()
     with other_process(run_dir), pytest.raises(RunDirError, match="Another process is at work in outputs/x"):
         resume_run(run_dir.path)
