@@ -50,7 +50,7 @@ class Measuring:
     def before(self, trainer: Any) -> Measures:
         """Once; a continued run reads what was measured before it was stopped."""
         kept = kept_samples(self._session, self._phase, "before")
-        if kept is not None:
+        if kept is not None and not self._has_lost_lines(kept["values"]):
             return Measures(**kept)
         measures = Measures(self._validation(trainer, 0))
         self._answer(measures, trainer.model, "before training")
@@ -59,6 +59,12 @@ class Measuring:
             self._output.say(f"before training: {line}")
         self._write(measures, "before", 0)
         return measures
+
+    def _has_lost_lines(self, values: dict[str, float]) -> bool:
+        """Whether nothing of what was measured before training is logged any more, and no checkpoint has it."""
+        if self._metrics.is_begun or not values:
+            return False
+        return all(line["phase"] != self._phase or line["step"] > 0 for line in self._run_dir.read_metrics())
 
     def between(self, trainer: Any, rates: Rates) -> list[TrainerCallback]:
         """What answers the prompts every ``eval.generate_every`` steps, which is no training."""

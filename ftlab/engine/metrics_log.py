@@ -35,7 +35,7 @@ class Metrics(TrainerCallback):
     """
 
     def __init__(self, session: Session, phase: str, rates: Rates, is_begun: bool):
-        self._session, self._phase, self._rates, self._is_begun = session, phase, rates, is_begun
+        self._session, self._phase, self._rates, self.is_begun = session, phase, rates, is_begun
         self._steps_before, self._tokens_before = session.steps_before(), session.tokens_before()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
@@ -45,7 +45,7 @@ class Metrics(TrainerCallback):
             self.write(state.global_step, {"epoch": state.epoch, **logs, **rates})
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        if self._is_begun and step == 0:
+        if self.is_begun and step == 0:
             return
         line = {"phase": self._phase, "step": step, "global_step": self._steps_before + step, **values}
         if "tokens" in values:

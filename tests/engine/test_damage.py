@@ -90,6 +90,17 @@ def test_lines_that_were_lost_are_put_back_from_the_checkpoint(runs):
         assert final_hash(run_dir) == runs.hash
 
 
+def test_what_was_measured_before_training_is_logged_again_where_no_checkpoint_has_it(runs):
+    """Torn checkpoints, and metrics of another kind: the run begins anew, and its lines are all there."""
+    run_dir = runs.copy("stopped")
+    for checkpoint in checkpoints(run_dir.phase("01-sft")):
+        (checkpoint / "optimizer.pt").write_bytes(b"half")
+    run_dir.metrics.write_text("[]")
+    runs.told("train")
+    assert final_hash(run_dir) == runs.hash
+    assert logged(run_dir) == logged(RunDir(runs.finished))
+
+
 @pytest.mark.parametrize("change", ["train.learning_rate=0.05", "seed=9", "lora.alpha=64"])
 def test_a_run_is_known_by_its_checkpoints_where_its_metrics_are_gone(runs, change):
     run_dir = runs.copy("stopped")
