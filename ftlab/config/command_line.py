@@ -33,7 +33,6 @@ _BARE_FLAGS = {
 }  # fmt: skip
 # Mappings with names of the user's own, which Hydra would not add to.
 _OPEN = re.compile(r"^(data\.(golden\.)?(columns|tags)|model\.recommended\.learning_rate)[.=]")
-_NAME = re.compile(r"^[\w./@%+-]+$", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -164,7 +163,7 @@ def _resolve_dataset_names(overrides: Sequence[str], flags: Sequence[str]) -> li
     found = []
     for override in overrides:
         key, _, name = override.partition("=")
-        if key == "data" and _NAME.match(name) and name in dataset_names.names(overrides):
+        if key == "data" and quote(name) == name and name in dataset_names.names(overrides):
             own = Arguments("", tuple(flags), ()).config_dir
             folders = [config_dir(), *([Path(own)] if own else [])]
             if not any((folder / "data" / f"{name}.yaml").is_file() for folder in folders):

@@ -23,7 +23,7 @@ from ftlab.policy.tokens import Tokens
 from ftlab.rundir.files import set_damaged_aside, write_atomic
 from ftlab.rundir.names import ANSWERED, EXACT_MATCH
 from ftlab.rundir.records import read_samples
-from ftlab.rundir.summary import VALIDATION
+from ftlab.rundir.summary import ANSWERS, GOLDEN, GOLDEN_COUNTS, PROMPTS, VALIDATION
 from ftlab.schema import Run
 
 
@@ -62,7 +62,7 @@ class Measuring:
 
     def _has_lost_lines(self, values: dict[str, float]) -> bool:
         """Whether nothing of what was measured before training is logged any more, and no checkpoint has it."""
-        if self._metrics.is_begun or not values:
+        if self._metrics.is_begun or not values.keys() - {*GOLDEN_COUNTS}:
             return False
         return all(line["phase"] != self._phase or line["step"] > 0 for line in self._run_dir.read_metrics())
 
@@ -117,9 +117,9 @@ class Measuring:
 
     def _log(self, measures: Measures, step: int) -> dict[str, float]:
         """What metrics.jsonl is told, if there is something."""
-        if "golden exact match" not in measures.values:
+        if GOLDEN not in measures.values:
             return {}
-        found = {EXACT_MATCH: measures.values["golden exact match"]}
+        found = {EXACT_MATCH: measures.values[GOLDEN]}
         self._metrics.write(step, dict(found))
         return found
 
@@ -145,11 +145,11 @@ class Measuring:
                 max_tokens=_tokens_at_once(self._run), stop=self._tokens.stop, advance=bar.advance,
             )  # fmt: skip
         if self._split == "golden":
-            measures.values["golden prompts"] = len(prompts)
+            measures.values[PROMPTS] = len(prompts)
             scored = [(text, answer) for text, (_, answer) in zip(answers, questions) if answer]
             if scored:
-                measures.values["golden exact match"] = exact_match(*zip(*scored))
-                measures.values["golden answers"] = len(scored)
+                measures.values[GOLDEN] = exact_match(*zip(*scored))
+                measures.values[ANSWERS] = len(scored)
         measures.samples = [
             {"prompt": prompt_text(messages), "expected": answer, "answer": text}
             for (messages, answer), text in list(zip(questions, answers))[: self._run.eval.samples]

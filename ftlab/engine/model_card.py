@@ -21,6 +21,7 @@ from ftlab.rundir.files import write_atomic
 from ftlab.rundir.names import MODEL_CARD
 from ftlab.rundir.plan import Phase
 from ftlab.rundir.records import read_ledger
+from ftlab.rundir.summary import GOLDEN, GOLDEN_COUNTS
 from ftlab.schema import Run
 
 # An absolute path, of which a reader elsewhere has nothing: its last part stays.
@@ -91,9 +92,9 @@ def _body(session: Session, phase: Phase, result: Mapping[str, Any], ledger: Map
         yield f"| training loss, first and last logged | {readable(losses[0])} | {readable(losses[-1])} |"
     before, after = result["before"], result["after"]
     for measure in dict.fromkeys([*after, *before]):
-        if measure in ("golden prompts", "golden answers"):  # they are told beside the share
+        if measure in GOLDEN_COUNTS:  # they are told beside the share
             continue
-        asked = prompts_asked(before, after) if measure == "golden exact match" else ""
+        asked = prompts_asked(before, after) if measure == GOLDEN else ""
         both = (readable(values[measure], measure) if measure in values else "" for values in (before, after))
         yield f"| {measure}{asked} | {' | '.join(both)} |"
     yield "\n## Training\n"

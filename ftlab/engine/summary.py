@@ -24,6 +24,7 @@ from ftlab.rundir.files import write_atomic
 from ftlab.rundir.names import FINAL
 from ftlab.rundir.plan import Phase, Plan
 from ftlab.rundir.records import read_samples
+from ftlab.rundir.summary import ANSWERS, GOLDEN, GOLDEN_COUNTS, PROMPTS
 from ftlab.rundir.sweep import sweep_of_run
 
 _SHOWN = 3  # samples in the summary
@@ -59,9 +60,9 @@ def results(session: Session) -> None:
             table.add_column(column, justify="left" if column == "measure" else "right")
         before, after = result["before"], result["after"]
         for measure in dict.fromkeys([*after, *before]):  # keys of eval may change between two starts
-            if measure == "golden exact match":
+            if measure == GOLDEN:
                 table.add_row(measure + prompts_asked(before, after), *_both(before, after, measure))
-            elif measure not in ("golden prompts", "golden answers"):
+            elif measure not in GOLDEN_COUNTS:
                 table.add_row(measure, *_both(before, after, measure))
         output.say(table)
     seconds = f" after {manifest['seconds']:.0f} s" if "seconds" in manifest else ""
@@ -128,8 +129,8 @@ def prompts_asked(before: Mapping[str, float], after: Mapping[str, float]) -> st
     """How many golden prompts were answered, and how many of them have an answer to compare with."""
     asked = []
     for values in (before, after):
-        if "golden prompts" in values:
-            prompts, answers = values["golden prompts"], values.get("golden answers", values["golden prompts"])
+        if PROMPTS in values:
+            prompts, answers = values[PROMPTS], values.get(ANSWERS, values[PROMPTS])
             asked.append(f"{prompts:.0f}" if answers == prompts else f"{answers:.0f} of {prompts:.0f}")
     return f" ({asked[0]} prompts before, {asked[1]} after)" if len({*asked}) > 1 else f" ({asked[0]} prompts)"
 

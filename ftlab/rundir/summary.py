@@ -18,6 +18,8 @@ from ftlab.rundir.documents import read_yaml
 from ftlab.rundir.records import LineRecord, ManifestRecord
 
 GOLDEN = "golden exact match"
+# Beside it: how many prompts were answered, and how many of them have an answer to compare with. They are no measures.
+PROMPTS, ANSWERS = GOLDEN_COUNTS = ("golden prompts", "golden answers")
 VALIDATION = "validation "  # begins the name of every measure on that split
 # What a stage is about: the first of these that it measures.
 _MAIN = ("accuracy", "preference_accuracy", "reward", "loss")

@@ -69,7 +69,8 @@ def test_the_refusal_names_the_file_and_what_to_do(tmp_path):
         load_tokens(make_run(f"model.path={folder}", "model.template=null"))
     assert str(caught.value).startswith(f"The chat template of {file} {problem}")
     assert str(caught.value).endswith("Mend it, or name a shipped one: model.template=NAME (chatml is the nearest).")
-    assert load_tokens(make_run(f"model.path={folder}", "model.template=chatml")).template is not None
+    named = load_tokens(make_run(f"model.path={folder}", "model.template=chatml"))
+    assert named.template.source == read_template("chatml")
 
 
 def test_a_template_that_is_none_is_told_once_with_its_line():

@@ -60,6 +60,19 @@ def test_each_sample_of_a_packed_row_is_what_it_is_alone(family, isolation):
     assert abs(logprobs.mean().item() - alone.mean().item()) < 1e-5
 
 
+def test_memory_that_runs_out_is_no_verdict_on_a_family():
+    """It is an error of the same kind as those of a mask that does not fit, and would cost the packing in silence."""
+
+    def run_out(*_: Any) -> None:
+        raise torch.OutOfMemoryError("no room")
+
+    for family in ("llama", "falcon"):
+        model = family_model(family, VOCAB)
+        model.get_input_embeddings().register_forward_pre_hook(run_out)
+        with pytest.raises(torch.OutOfMemoryError):
+            probe_isolation(model, ROWS[0], 0)
+
+
 @pytest.mark.parametrize("family", ["falcon", "falcon:alibi", "qwen3_next", "gpt_oss", "mamba"])
 def test_gradients_are_those_of_the_samples_one_by_one(family):
     model = model_of(family)

@@ -90,6 +90,8 @@ def _leak_or_other_positions(model: Any, row: PackedRow, pad_id: int, isolation:
     """Besides, how far a sample is from itself alone: a mask made outside says nothing of positions."""
     try:
         return _leak(model, row, pad_id, isolation) or _difference(model, row, pad_id, isolation)
+    except torch.OutOfMemoryError:  # which is a RuntimeError, and says nothing of masks
+        raise
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
         # Each family takes its mask in its own shape, and says so in its own way.
         return f"it takes no such mask: {type(error).__name__}: {first_line(error)}"
@@ -99,6 +101,8 @@ def _leak_or_too_long(model: Any, row: PackedRow, pad_id: int, isolation: Isolat
     """Besides, whether the row is longer than a table that the model keeps of its positions, though no sample is."""
     try:
         return _leak(model, row, pad_id, isolation)
+    except torch.OutOfMemoryError:
+        raise
     except (IndexError, RuntimeError) as error:
         return f"{TOO_LONG} {row.length} tokens: {first_line(error)}"
 
