@@ -79,6 +79,14 @@ class NotReproducedError(FtlabError, RuntimeError):
     """A run that was run again did not come to the same."""
 
 
+class RankFailedError(FtlabError, RuntimeError):
+    """One of the processes of a run failed; what it says, and the exit code that it ended with."""
+
+    def __init__(self, message: str, exit_code: int = 1):
+        self.exit_code = exit_code
+        super().__init__(message)
+
+
 class DivergedError(FtlabError, ArithmeticError):
     """The loss is no longer a number."""
 

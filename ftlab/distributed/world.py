@@ -61,6 +61,11 @@ def planned_devices(hardware: Hardware) -> int:
     return (1 if hardware.devices == "auto" else hardware.devices) * hardware.nodes
 
 
+def threads_of_rank(ranks: int) -> int:
+    """Threads that each of a machine's processes computes with, where the user has not said: its share of the cores."""
+    return max(len(os.sched_getaffinity(0)) // ranks if hasattr(os, "sched_getaffinity") else 1, 1)
+
+
 def may_have_accelerator() -> bool:
     """Whether this machine may have one, told without torch: False where no driver has made a device of any kind."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1") and not any(map(glob, _OTHER_DEVICES)):

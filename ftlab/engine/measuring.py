@@ -49,8 +49,8 @@ class Measuring:
 
     def before(self, trainer: Any) -> Measures:
         """Once; a continued run reads what was measured before it was stopped."""
-        kept = kept_samples(self._session, self._phase, "before")
-        if kept is not None and not self._has_lost_lines(kept["values"]):
+        kept = self._session.once(self._kept_before)
+        if kept is not None:
             return Measures(**kept)
         measures = Measures(self._validation(trainer, 0))
         self._answer(measures, trainer.model, "before training")
@@ -59,6 +59,10 @@ class Measuring:
             self._output.say(f"before training: {line}")
         self._write(measures, "before", 0)
         return measures
+
+    def _kept_before(self) -> dict[str, Any] | None:
+        kept = kept_samples(self._session, self._phase, "before")
+        return kept if kept is not None and not self._has_lost_lines(kept["values"]) else None
 
     def _has_lost_lines(self, values: dict[str, float]) -> bool:
         """Whether nothing of what was measured before training is logged any more, and no checkpoint has it."""
@@ -83,7 +87,7 @@ class Measuring:
         is_answered = any(entry["step"] == weights_of and ANSWERED in entry for entry in trainer.state.log_history)
         measures = Measures(self._validation(trainer, step) if weights_of == step else self._loaded(trainer))
         is_last = is_answered and weights_of == step
-        answered = kept_samples(self._session, self._phase, step) if is_last else None
+        answered = self._session.once(lambda: kept_samples(self._session, self._phase, step)) if is_last else None
         if answered is not None:
             measures.values |= answered["values"]
             measures.samples = answered["samples"]
@@ -124,6 +128,8 @@ class Measuring:
         return found
 
     def _write(self, measures: Measures, when: str | int, step: int) -> None:
+        if not self._session.writes:
+            return
         path = self._run_dir.samples_file(self._phase, when)
         write_atomic(path, json.dumps(vars(measures), indent=2, ensure_ascii=False) + "\n")
         self._session.trackers.samples(path, self._steps_before + step)

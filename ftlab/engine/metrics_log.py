@@ -12,7 +12,6 @@ from transformers import TrainerCallback
 
 from ftlab.base.numbers import readable
 from ftlab.base.progress import Bar
-from ftlab.distributed.world import current_world
 from ftlab.engine.output import Output
 from ftlab.engine.session import Session
 from ftlab.engine.trackers.rates import Rates
@@ -40,12 +39,12 @@ class Metrics(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         # transformers ends with averages since the last (re)start, which no continued run could repeat.
-        if current_world().is_first and "train_runtime" not in logs:
+        if "train_runtime" not in logs:
             rates = self._rates.latest if "loss" in logs else {}
             self.write(state.global_step, {"epoch": state.epoch, **logs, **rates})
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        if self.is_begun and step == 0:
+        if (self.is_begun and step == 0) or not self._session.writes:
             return
         line = {"phase": self._phase, "step": step, "global_step": self._steps_before + step, **values}
         if "tokens" in values:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from ftlab.engine.process import collected_warnings
 class Output:
     """What a run tells: on the terminal, and in its log, which also gets the warnings that its work raises.
 
-    :param log: the file that gets a copy of every line.
+    :param log: the file that gets a copy of every line; None where what the process prints is in a file already.
     """
 
-    def __init__(self, log: Path):
-        self._file = log.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
+    def __init__(self, log: Path | None):
+        path = Path(os.devnull) if log is None else log
+        self._file = path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
         self.console = Terminal(log, highlight=False)
         self._log = Terminal(file=self._file, width=160, highlight=False, color_system=None)
         self._warnings = collected_warnings(self.note)

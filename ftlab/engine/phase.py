@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.markup import escape
 
-from ftlab.data.prepare import prepare, split_parts
+from ftlab.data.prepare import Prepared, prepare, split_parts
 from ftlab.data.prompts import prompt_rows
 from ftlab.data.row_origins import row_locations
 from ftlab.data.sources import resolve
@@ -24,6 +24,7 @@ from ftlab.policy import lineage
 from ftlab.preflight.remarks import remarks
 from ftlab.rundir.checkpoints import step_of
 from ftlab.rundir.plan import Phase
+from ftlab.schema import Data
 from ftlab.stages import trainer_class
 
 
@@ -45,17 +46,15 @@ class PhaseRun:
 
     def run(self) -> None:
         self.session.interruption.check()
-        data = self.config.data
+        data = self._data()
         sources = resolve.resolve(data, self.config.stage.name)
         self._check_same_data(sources)
         self._check_same_source()
         self._load_tokenizer()
         self.parts = split_parts(sources, data, self.config.seed, self.output.progress)
         check_room(self.config, self.parts, self.tokens)
-        prepared = prepare(
-            sources, self.parts, data, self.config.seed, self.tokens.template, self.tokenizer, self.output.progress
-        )
-        summary.ledger(self.session, self.phase.name, prepared)
+        prepared = self._prepare(sources, data)
+        self.session.once(lambda: summary.ledger(self.session, self.phase.name, prepared))
         self.session.interruption.check()
         with self.output.console.status("loading the model"):
             self._load_model()
@@ -63,7 +62,28 @@ class PhaseRun:
         self.isolation = choose_isolation(
             self.session, self.phase.name, self.config, self.model, self.tokenizer.pad_token_id, prepared
         )
+        from ftlab.model.load import uses_cpu
+
+        self.session.ranks.begin_group(uses_cpu(self.config))
         self._train(prepared)
+
+    def _data(self) -> Data:
+        """Where the rows come from; several processes find what one of them has prepared."""
+        data = self.config.data
+        is_alone = self.session.ranks.world.size == 1
+        return data if is_alone or data.cache else data.model_copy(update={"cache": str(self.run_dir.prepared)})
+
+    def _prepare(self, sources: list[resolve.Source], data: Data) -> Prepared:
+        def work() -> Prepared:
+            return prepare(
+                sources, self.parts, data, self.config.seed, self.tokens.template, self.tokenizer, self.output.progress
+            )
+
+        if self.session.ranks.world.size == 1:
+            return work()
+        prepared: list[Prepared] = []
+        self.session.once(lambda: prepared.append(work()))
+        return prepared[0] if prepared else work()
 
     def _check_same_data(self, sources: list[resolve.Source]) -> None:
         """A run that goes on must read what it began with, or its weights belong to no data set at all."""
@@ -122,15 +142,17 @@ class PhaseRun:
         from ftlab.stages.trainer.stage_trainer import StageTrainer
 
         session, train = self.session, self.config.train
-        checkpoint = self._checkpoint()
+        checkpoint = session.once(self._checkpoint)
         step = step_of(checkpoint) if checkpoint else 0
-        is_measured = kept_samples(session, self.phase.name, "before") is not None
+        is_measured = session.once(lambda: kept_samples(session, self.phase.name, "before")) is not None
         rates = make_rates(self.config, self.model, self.parameters, prepared.train)
         steps_before = session.steps_before()
         metrics = Metrics(session, self.phase.name, rates, checkpoint is not None)
         trainer = self._trainer(prepared, [BetweenSteps(session, rates), rates, metrics])
         total = _total_steps(trainer)
-        resume_point.cut_back(self.run_dir, self.phase.name, checkpoint, is_measured, total, self.output)
+        session.once(
+            lambda: resume_point.cut_back(self.run_dir, self.phase.name, checkpoint, is_measured, total, self.output)
+        )
         self._tell_warmup(total)
         measuring = Measuring(session, self.phase.name, self.config, self.tokens, self.parts, metrics)
         splits = {
@@ -162,9 +184,9 @@ class PhaseRun:
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         session.interruption.check()
         kept = stopping.load_best(trainer, train, self.files, self.output.say)
-        self._save_final()
+        session.once(self._save_final)
         after = measuring.after(trainer, kept)
-        self._finish(trainer, kept, before.values, after.values)
+        self._record(trainer, kept, before.values, after.values)
 
     def _checkpoint(self) -> Path | None:
         """Where it goes on, told to the user."""
@@ -226,7 +248,7 @@ class PhaseRun:
                 )
         self.session.hooks.final_saved(self)
 
-    def _finish(self, trainer: Any, kept: int, before: dict[str, float], after: dict[str, float]) -> None:
+    def _record(self, trainer: Any, kept: int, before: dict[str, float], after: dict[str, float]) -> None:
         result = {
             "steps": trainer.state.global_step,
             "weights_of_step": kept,
@@ -236,7 +258,7 @@ class PhaseRun:
             "after": after,
             "sha256": weight_hashes(self.files.final),
         }
-        write_model_card(self.session, self.phase, result, self.files.final)
+        self.session.once(lambda: write_model_card(self.session, self.phase, result, self.files.final))
         self.session.manifest.record_item("phases", self.phase.name, result)
 
 

@@ -7,12 +7,14 @@ import os
 import shutil
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.markup import escape
 
+from ftlab.distributed.ranks import Ranks
 from ftlab.engine import starts, summary
 from ftlab.engine.finished import remarks_on_finished
 from ftlab.engine.hooks import PhaseHooks
@@ -20,20 +22,24 @@ from ftlab.engine.phase import PhaseRun
 from ftlab.engine.session import Session, resume_command, session_of
 from ftlab.errors import DivergedError, FtlabError, RunDirError
 from ftlab.rundir.directory import RunDir
+from ftlab.rundir.plan import Phase, Plan
 
 _LITTLE = 1 << 20  # bytes: what a full disk may still have
 
 
 def execute(
-    run_dir: RunDir, checkpoint: int | None = None, hooks: PhaseHooks | None = None, started: float | None = None
-) -> None:
+    run_dir: RunDir, checkpoint: int | None = None, hooks: PhaseHooks | None = None, started: float | None = None,
+    ranks: Ranks | None = None, part: Part | None = None,
+) -> None:  # fmt: skip
     """Run every phase of a run directory that is not done yet. Its lock must be held.
 
     :param checkpoint: the step of the checkpoint that the first of them goes on from; None: its newest.
     :param hooks: what the caller wants to be told of. :param started: when the command began; None: now.
+    :param ranks: the processes that work on it together; None: this one alone. :param part: what this
+        process does of it; None: all.
     :raises Interrupted: on Ctrl-C, SIGTERM or SIGUSR1, with a checkpoint if training had begun.
     """
-    with _room(run_dir), session_of(run_dir, hooks or PhaseHooks(), started) as session:
+    with _room(run_dir), session_of(run_dir, hooks or PhaseHooks(), started, ranks) as session:
         left = session.phases_left()
         if session.manifest.values.get("status") == "finished" and not left:
             session.output.say(f"{run_dir.path} is finished already. run.if_exists=new starts another run beside it.")
@@ -41,24 +47,54 @@ def execute(
                 session.output.say(f"[yellow]{escape(line)}[/yellow]")
             summary.results(session)
             return
-        differs = starts.record_start(run_dir, session.plan, session.manifest)
-        session.output.say(f"[bold]{escape(session.plan.title)}[/bold]  {escape(str(run_dir.path))}")
-        if differs is not None:
-            session.output.say(f"[yellow]{escape(differs)}[/yellow]")
+        part = part or Part()
+        if part.begins:
+            differs = session.once(lambda: starts.record_start(run_dir, session.plan, session.manifest))
+            session.output.say(f"[bold]{escape(session.plan.title)}[/bold]  {escape(str(run_dir.path))}")
+            if differs is not None:
+                session.output.say(f"[yellow]{escape(differs)}[/yellow]")
         with _ending(session):
-            chosen = session.plan.phases[0].config.run.phases
-            for phase in left:
-                if chosen is None or phase.name in chosen:
-                    if session.has_several_phases:
-                        session.output.say(f"\n[bold]phase {escape(phase.name)}[/bold]")
-                    PhaseRun(session, phase, checkpoint).run()
-                    checkpoint = None  # it was a step of the phase at which the run stood
-        left = session.phases_left()
-        session.manifest.record(status="stopped" if left else "finished", seconds=session.clock.seconds())
-        summary.results(session)
-        if left:
-            names = ", ".join(phase.name for phase in left)
-            session.output.say(f"Phases left: {escape(names)}. Continue with: {escape(session.resume_command)}")
+            for phase in _chosen(session.plan, left, part):
+                if session.has_several_phases:
+                    session.output.say(f"\n[bold]phase {escape(phase.name)}[/bold]")
+                PhaseRun(session, phase, checkpoint).run()
+                checkpoint = None  # it was a step of the phase at which the run stood
+        if part.ends:
+            _end(session)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What of a run a process does, where each phase has processes of its own.
+
+    :param phase: None: all that are chosen. :param begins: whether the start is told and written down.
+    :param ends: whether the results are.
+    """
+
+    phase: str | None = None
+    begins: bool = True
+    ends: bool = True
+
+
+def _chosen(plan: Plan, left: Sequence[Phase], part: Part) -> list[Phase]:
+    """Of the phases that are not done, those that this start runs, or, where it is but one's process, that one."""
+    names = plan.phases[0].config.run.phases if part.phase is None else (part.phase,)
+    return [phase for phase in left if names is None or phase.name in names]
+
+
+def phases_to_run(run_dir: RunDir) -> list[Phase]:
+    """The phases that a start of a run has to do."""
+    plan, done = run_dir.plan(), run_dir.manifest().get("phases", {})
+    return _chosen(plan, [phase for phase in plan.phases if phase.name not in done], Part())
+
+
+def _end(session: Session) -> None:
+    left = session.phases_left()
+    session.manifest.record(status="stopped" if left else "finished", seconds=session.clock.seconds())
+    summary.results(session)
+    if left:
+        names = ", ".join(phase.name for phase in left)
+        session.output.say(f"Phases left: {escape(names)}. Continue with: {escape(session.resume_command)}")
 
 
 @contextmanager
@@ -110,7 +146,8 @@ def _ending(session: Session) -> Iterator[None]:
         if run_dir.has_begun or isinstance(error, DivergedError):
             manifest.record(status="failed", error=str(error))
         else:
-            run_dir.remove()  # nothing was measured, and there are no weights: the mended command starts from nothing
+            if session.writes:  # nothing was measured, and there are no weights: the mended command starts from nothing
+                run_dir.remove()
             manifest.values["status"] = "failed"
         raise
     except BaseException as error:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
+from ftlab.distributed.ranks import Ranks
+from ftlab.distributed.world import World
 from ftlab.engine.clock import Clock
 from ftlab.engine.hooks import PhaseHooks
 from ftlab.engine.output import Output
@@ -17,6 +20,8 @@ from ftlab.rundir.directory import RunDir
 from ftlab.rundir.manifest import Manifest
 from ftlab.rundir.plan import Phase, Plan
 
+Result = TypeVar("Result")
+
 
 @dataclass(frozen=True)
 class Session:
@@ -24,6 +29,7 @@ class Session:
 
     :param plan: as run.yaml has it. :param manifest: kept in memory; only its :class:`Manifest` writes it.
     :param hooks: what the caller wants to be told of. :param turn: its part of the process's time.
+    :param ranks: the processes that work on the run together.
     """
 
     run_dir: RunDir
@@ -35,6 +41,16 @@ class Session:
     trackers: Trackers
     hooks: PhaseHooks
     turn: Turn
+    ranks: Ranks
+
+    def once(self, do: Callable[[], Result]) -> Result:
+        """What one process of the run does for all, as whatever writes to the run directory; all get its result."""
+        return self.ranks.once(do)
+
+    @property
+    def writes(self) -> bool:
+        """Whether this is the process of the run that writes to its directory."""
+        return self.ranks.world.is_first
 
     @property
     def resume_command(self) -> str:
@@ -58,18 +74,21 @@ class Session:
 
 
 @contextmanager
-def session_of(run_dir: RunDir, hooks: PhaseHooks, started: float | None = None) -> Iterator[Session]:
-    """The session of a run whose lock is held.
+def session_of(
+    run_dir: RunDir, hooks: PhaseHooks, started: float | None = None, ranks: Ranks | None = None
+) -> Iterator[Session]:
+    """The session of a run whose lock is held. :param ranks: None: this process is alone.
 
     :raises Interrupted: on Ctrl-C, SIGTERM or SIGUSR1, with a checkpoint if training had begun.
     """
-    plan, manifest = run_dir.plan(), Manifest(run_dir)
+    ranks = ranks or Ranks(World(0, 1, 0))
+    plan, manifest = run_dir.plan(), Manifest(run_dir, ranks.world.is_first)
     interruption = Interruption(f"Interrupted. Continue with: {resume_command(run_dir)}")
-    with Output(run_dir.log) as output, interruption, TURNS.taking() as turn:
+    with Output(run_dir.log if ranks.world.is_first else None) as output, interruption, TURNS.taking() as turn:
         clock = Clock(max(manifest.values.get("seconds") or 0, _seconds_logged(run_dir)), started)
         trackers = Trackers(run_dir, plan, manifest, output.say)
         try:
-            yield Session(run_dir, plan, manifest, output, clock, interruption, trackers, hooks, turn)
+            yield Session(run_dir, plan, manifest, output, clock, interruption, trackers, hooks, turn, ranks)
         finally:
             # Nothing had happened in a run directory that was taken away again; a full disk takes no other status.
             status = manifest.values.get("status", "running")

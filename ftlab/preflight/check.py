@@ -82,10 +82,13 @@ def check(run: Run, adapter: Collection[str] | None = None) -> None:
 
 def _missing_parts(run: Run) -> list[str]:
     """Valid choices whose machinery this build lacks."""
+    several = planned_devices(run.hardware) > 1
     lacking = {
         f"deepspeed={run.deepspeed.name}": run.deepspeed.stage is not None,
         "hardware.fsdp": run.hardware.fsdp,
-        "more than one device": planned_devices(run.hardware) > 1,
+        f"more than one device for stage={run.stage.name}": several and run.stage.name in ("ppo", "grpo"),
+        "more than one device for train.engine=trl": several and run.train.engine == "trl",
+        "more than one node": run.hardware.nodes > 1,
         "train.on_oom=halve": run.train.on_oom == "halve",
     }
     return [key for key, is_lacking in lacking.items() if is_lacking]

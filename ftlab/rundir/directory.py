@@ -80,6 +80,15 @@ class RunDir:
         files = self.samples.iterdir() if self.samples.is_dir() else ()
         return sorted(int(found[1]) for path in files if (found := of_phase.fullmatch(path.name)))
 
+    def rank_log(self, rank: int) -> Path:
+        """What a process of several prints that is not the first."""
+        return self.path / "ranks" / f"rank-{rank}.txt"
+
+    @property
+    def prepared(self) -> Path:
+        """The cache of prepared rows that several processes read, where the user has given none."""
+        return self.path / "ranks" / "cache"
+
     @property
     def trackers_json(self) -> Path:
         """By what the trackers know the run."""

@@ -17,11 +17,12 @@ class Manifest:
     It is for the holder of the run's lock, which is the only one that writes; everybody else reads with
     :meth:`RunDir.manifest`.
 
+    :param writes: False in a process of a run of several that is not the first: what it records stays in memory.
     :ivar values: what ``manifest.json`` holds, secrets not yet redacted.
     """
 
-    def __init__(self, run_dir: RunDir):
-        self._path = run_dir.manifest_json
+    def __init__(self, run_dir: RunDir, writes: bool = True):
+        self._path, self._writes = run_dir.manifest_json, writes
         self.values: dict[str, Any] = run_dir.manifest()
 
     @property
@@ -31,7 +32,9 @@ class Manifest:
 
     def record(self, **values: Any) -> None:
         values = {**self.values, **values}
-        write_atomic(self._path, mask_secrets(json.dumps(values, indent=2, ensure_ascii=False)) + "\n")
+        if self._writes:
+            text = json.dumps(values, indent=2, ensure_ascii=False)
+            write_atomic(self._path, mask_secrets(text) + "\n")
         self.values = values  # a full disk takes no other status
 
     def record_item(self, key: str, name: str, value: Any) -> None:

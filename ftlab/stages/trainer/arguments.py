@@ -49,6 +49,9 @@ def training_arguments(run: Run, output_dir: str, cls: type[TrainingArguments] =
         eval_strategy="steps",
         eval_steps=run.eval.steps,
         remove_unused_columns=False,
+        # Every trained weight has a part in every loss, and the head works outside of what is wrapped.
+        ddp_find_unused_parameters=False,
+        ddp_broadcast_buffers=False,
         disable_tqdm=True,
         report_to="none",
         dataloader_pin_memory=not uses_cpu(run),

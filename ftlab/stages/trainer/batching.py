@@ -5,6 +5,7 @@ takes the same. Torch is imported where its random numbers are drawn, and not be
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 
 def rows_of_step(step: int, rows: int, batch: int, accumulation: int, devices: int, seed: int) -> list[list[int]]:
@@ -17,6 +18,15 @@ def rows_of_step(step: int, rows: int, batch: int, accumulation: int, devices: i
     order = shuffled(rows, seed + epoch)
     first, end = at * accumulation * devices, min((at + 1) * accumulation, batches) * devices
     return [order[i * batch : (i + 1) * batch] for i in range(first, end) if i * batch < rows]
+
+
+def batches_of_rank(order: Sequence[int], batch: int, rank: int, ranks: int) -> list[list[int]]:
+    """The micro-batches of one process of several, which take turns at ``order``. All have as many: an empty one
+    where the rows do not go round.
+    """
+    cut = [[*order[at : at + batch]] for at in range(0, len(order), batch)]
+    cut += [[] for _ in range(-len(cut) % ranks)]
+    return cut[rank::ranks]
 
 
 def shuffled(count: int, seed: int) -> list[int]:

@@ -38,6 +38,7 @@ class WholeCheckpoints(EvaluatingTrainer):
         try:
             self._check_room(folder)
             super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()  # each process has its random state written
             if self.args.should_save:
                 if self.files.metrics.is_file():  # from which what is lost of it can be restored
                     shutil.copyfile(self.files.metrics, own / METRICS)

@@ -22,6 +22,7 @@ from ftlab.stages.trainer.checkpoints import WholeCheckpoints
 from ftlab.stages.trainer.forward import packed_logprobs
 from ftlab.stages.trainer.meter import Meter
 from ftlab.stages.trainer.router_loss import RouterLoss, counted_tokens, router_coefficient
+from ftlab.stages.trainer.shards import FILLER, ShardLoader
 
 _VARIABLE_LENGTH = ("flash_attention_2", "flash_attention_3")
 
@@ -102,6 +103,8 @@ class StageTrainer(WholeCheckpoints):
         items = num_items_in_batch if num_items_in_batch is not None else self.items(inputs)
         outputs, balance = self._balanced_outputs(model, inputs)
         losses_I, measures = self.terms(inputs, outputs)
+        if FILLER in inputs:
+            return losses_I.sum() * 0
         self._meter.add({**measures, **balance})
         # Ranks average their gradients, and the loss is a sum over them.
         loss = losses_I.sum() / items * self.world.size
@@ -119,8 +122,9 @@ class StageTrainer(WholeCheckpoints):
         return outputs, {"aux_loss": self._router(calls, counted_tokens(batch, self.balances_every))[None]}
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
-        items = sum(self.items(batch) for batch in batch_samples)
-        self._tokens_of_step = sum(batch["tokens"] for batch in batch_samples)
+        counted = [batch for batch in batch_samples if FILLER not in batch]
+        items = sum(self.items(batch) for batch in counted)
+        self._tokens_of_step = sum(batch["tokens"] for batch in counted)
         if self.world.size == 1:
             return items
         counts = self.accelerator.gather(torch.tensor([[items, self._tokens_of_step]], device=device)).sum(0)
@@ -145,6 +149,22 @@ class StageTrainer(WholeCheckpoints):
             logs.update(self._meter.means(self.accelerator.reduce))
         super().log(logs, None)  # the start time would add rates that count from the last resume
 
+    def get_train_dataloader(self) -> Any:
+        if self.world.size == 1:
+            return super().get_train_dataloader()
+        return self._shard_loader(self.train_dataset, self.args.train_batch_size, self.args.data_seed)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        if self.world.size == 1:
+            return super().get_eval_dataloader(eval_dataset)
+        rows = self.eval_dataset if eval_dataset is None else eval_dataset
+        return self._shard_loader(rows, self.args.eval_batch_size, None)
+
+    def _shard_loader(self, rows: Any, batch: int, seed: int | None) -> ShardLoader:
+        return ShardLoader(
+            rows, batch, self.world, self.data_collator, seed, pin_memory=self.args.dataloader_pin_memory
+        )
+
     @torch.no_grad()
     def measure(self, eval_dataset: Any = None) -> dict[str, float]:
         """Means over the items of the validation rows, exact however they are batched. Training does not notice: the
@@ -160,6 +180,8 @@ class StageTrainer(WholeCheckpoints):
                 with self.compute_loss_context_manager():
                     outputs, balance = self._balanced_outputs(model, batch)
                     losses_I, measures = self.terms(batch, outputs)
+                if FILLER in batch:
+                    continue
                 meter.add({"loss": losses_I}, is_complete=True)
                 meter.add({**measures, **balance})
         model.train(was_training)

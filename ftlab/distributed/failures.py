@@ -1,0 +1,44 @@
+"""What a process of several ended with, told to the one that started it."""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+from ftlab.errors import FtlabError
+
+
+@dataclass(frozen=True)
+class RankFailure:
+    """:param seconds: when, since the epoch. :param message: for the user. :param is_ours: whether it says all there is
+    to say; else ``trace`` does. :param exit_code: what the process ends with.
+    """
+
+    rank: int
+    seconds: float
+    message: str
+    is_ours: bool
+    trace: str
+    exit_code: int
+
+
+def record_failure(folder: Path, rank: int, error: BaseException) -> None:
+    """:param folder: where the launcher looks."""
+    is_ours = isinstance(error, FtlabError)
+    failure = RankFailure(
+        rank, time.time(), str(error) if is_ours else f"{type(error).__name__}: {error}", is_ours,
+        "".join(traceback.format_exception(error)), error.exit_code if isinstance(error, FtlabError) else 1,
+    )  # fmt: skip
+    whole = folder / f"{rank}.json"
+    part = whole.with_suffix(".part")
+    part.write_text(json.dumps(vars(failure)), encoding="utf-8")
+    part.replace(whole)
+
+
+def first_failure(folder: Path) -> RankFailure | None:
+    """The earliest: the others fail because of it."""
+    found = [RankFailure(**json.loads(path.read_text(encoding="utf-8"))) for path in folder.glob("*.json")]
+    return min(found, key=lambda failure: failure.seconds, default=None)

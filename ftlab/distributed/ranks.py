@@ -1,0 +1,120 @@
+"""What the processes of a run settle among themselves: who does what only one may do, and when the group begins.
+
+They meet at a store of keys and values, which is there before torch's process group and beside it. Whoever waits there
+waits as long as it takes: preparing the data of a large run is slower than the time after which a group gives up.
+"""
+
+from __future__ import annotations
+
+import pickle
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from ftlab.distributed.world import World, current_world
+from ftlab.errors import FtlabError, NotReadyError, first_line
+
+_Result = TypeVar("_Result")
+_PAUSE = 0.02  # seconds between two looks
+_MEETING = timedelta(minutes=15)  # in which all of them must have come to the store
+
+
+class OtherRankError(FtlabError):
+    """The first process failed at what all wait for; it tells how."""
+
+
+class Ranks:
+    """The processes of a run, as one of them sees them. One that is alone settles everything by itself.
+
+    All of them make the same calls in the same order.
+
+    :param store: torch's, where there are several. :ivar world: which of them this is.
+    """
+
+    def __init__(self, world: World, store: Any = None):
+        self.world, self._store = world, store
+        self._count = 0
+
+    def once(self, do: Callable[[], _Result]) -> _Result:
+        """What only one process may do, as whatever is written to the run directory: the first does it, and every
+        process gets what it returned, which must be picklable, or raises what it raised.
+
+        :raises OtherRankError: in the others, where the first met with what is no error of ours.
+        """
+        if self._store is None:
+            return do()
+        self._count += 1
+        key = f"ftlab/{self._count}"
+        if not self.world.is_first:
+            return self._result(key)
+        try:
+            result = do()
+        except BaseException as error:
+            kept = error if isinstance(error, FtlabError) else OtherRankError(first_line(error))
+            self._store.set(key, pickle.dumps((False, kept)))
+            raise
+        self._store.set(key, pickle.dumps((True, result)))
+        return result
+
+    def _result(self, key: str) -> Any:
+        while not self._store.check([key]):
+            time.sleep(_PAUSE)
+        is_good, value = pickle.loads(self._store.get(key))
+        if not is_good:
+            raise value
+        return value
+
+    def meet(self) -> None:
+        """Wait until every process has come here."""
+        if self._store is None:
+            return
+        self._count += 1
+        key = f"ftlab/{self._count}"
+        self._store.add(f"{key}/there", 1)
+        while self._store.add(f"{key}/there", 0) < self.world.size:
+            time.sleep(_PAUSE)
+
+    def begin_group(self, on_cpu: bool) -> None:
+        """Begin torch's process group, in which the ranks sum their gradients, if it has not begun.
+
+        :param on_cpu: over gloo; the device's own way otherwise.
+        """
+        import torch.distributed as dist
+
+        if self._store is None or dist.is_initialized():
+            return
+        import torch
+
+        backend, device = "gloo", None if on_cpu else torch.accelerator.current_accelerator()
+        if device is not None:
+            torch.accelerator.set_device_index(self.world.local_rank)
+            backend = dist.get_default_backend_for_device(device)
+        dist.init_process_group(
+            backend, store=dist.PrefixStore("group", self._store), rank=self.world.rank, world_size=self.world.size
+        )
+
+    def close(self) -> None:
+        """Leave the group. Nobody leaves before all have come to the end of what they share."""
+        import torch.distributed as dist
+
+        if self._store is not None and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def join_ranks() -> Ranks:
+    """The processes of this run: those that a launcher has started, or this one alone.
+
+    :raises NotReadyError: the others cannot be reached, or the port is in use.
+    """
+    world = current_world()
+    if world.size == 1:
+        return Ranks(world)
+    import torch.distributed as dist
+
+    try:
+        store, _, _ = next(dist.rendezvous("env://", timeout=_MEETING))
+    except (ValueError, RuntimeError) as error:
+        line = f"Rank {world.rank} of {world.size} does not reach the others: {first_line(error)}"
+        raise NotReadyError(line) from None
+    return Ranks(world, store)

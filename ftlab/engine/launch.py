@@ -1,0 +1,140 @@
+"""Start the processes of a run, one for each device of this machine, phase by phase, and see them to their end.
+
+``python -m ftlab.engine.launch RUN_DIR`` does the same from a shell, for a run directory that is there.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from torch.distributed.elastic.agent.server.api import WorkerGroup, WorkerSpec
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+from torch.distributed.elastic.rendezvous import RendezvousParameters
+from torch.distributed.elastic.rendezvous import registry as rendezvous
+
+from ftlab.distributed.failures import first_failure
+from ftlab.distributed.world import planned_devices, threads_of_rank
+from ftlab.engine.process import SIGNALS
+from ftlab.engine.run import phases_to_run
+from ftlab.errors import RankFailedError
+from ftlab.rundir.directory import RunDir
+from ftlab.rundir.manifest import Manifest
+
+_GRACE = 20  # seconds that the others have to end once one has failed, before they are killed
+
+
+def launch(run_dir: RunDir, checkpoint: int | None, started: float) -> None:
+    """Run the phases that are left, each in processes of its own. The lock of the run directory must be held.
+
+    :param checkpoint: the step that the first of them goes on from. :param started: when the command began, as
+        ``time.monotonic()`` has it.
+    :raises RankFailedError: what the first process that failed says.
+    """
+    left = phases_to_run(run_dir)
+    several = len(run_dir.plan().phases) > 1
+    with tempfile.TemporaryDirectory(prefix="ftlab-errors-") as errors:
+        for number, phase in enumerate(left):
+            command = [str(run_dir.path), "--errors", errors, "--started", str(started)]
+            command += ["--checkpoint", str(checkpoint)] if checkpoint is not None else []
+            command += ["--phase", phase.name] if several else []
+            command += ["--begun"] if number else []
+            command += ["--unfinished"] if phase is not left[-1] else []
+            _run(run_dir, command, planned_devices(phase.config.hardware), Path(errors))
+            checkpoint = None  # it was a step of the phase at which the run stood
+
+
+def _run(run_dir: RunDir, command: list[str], count: int, errors: Path) -> None:
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # its tables say what is said below
+    parameters = RendezvousParameters("c10d", "localhost:0", run_dir.path.name, 1, 1, local_addr="localhost")
+    spec = WorkerSpec(
+        role="rank", local_world_size=count, entrypoint=sys.executable, args=("-m", "ftlab.engine.worker", *command),
+        rdzv_handler=rendezvous.get_rendezvous_handler(parameters), max_restarts=0, monitor_interval=0.1,
+        local_addr="localhost",
+    )  # fmt: skip
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads_of_rank(count)))
+    agent = _Agent(spec, DefaultLogsSpecs(), shutdown_timeout=_GRACE)
+    try:
+        with agent.forwarding():
+            result = agent.run()
+    finally:
+        spec.rdzv_handler.shutdown()
+    if result.is_failed():
+        raise _failure(run_dir, result.failures, count, errors)
+
+
+class _Agent(LocalElasticAgent):
+    """torch's own, which hands on the signals that it gets instead of ending every process with them: they have a step
+    to finish and a checkpoint to write."""
+
+    def __init__(self, *given: Any, **more: Any):
+        super().__init__(*given, **more)
+        self._pids: dict[int, int] = {}
+        self._early: list[int] = []  # signals that came before there was anybody to hear them
+
+    def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
+        self._pids = super()._start_workers(worker_group)
+        for number in self._early:
+            self._hand_on(number, None)
+        return self._pids
+
+    @contextmanager
+    def forwarding(self) -> Iterator[None]:
+        # torch takes its list of signals from here, and raises an exception at each.
+        os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGHUP,SIGQUIT"
+        before = {number: signal.signal(number, self._hand_on) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _hand_on(self, number: int, frame: Any) -> None:
+        if not self._pids:
+            self._early.append(number)
+        for pid in self._pids.values():
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+
+def _failure(run_dir: RunDir, failures: dict[int, Any], count: int, errors: Path) -> Exception:
+    """The error of the process that failed first: the others fail because it is gone."""
+    killed = {rank: -one.exitcode for rank, one in failures.items() if one.exitcode < 0}
+    written = first_failure(errors)
+    if killed and (written is None or not written.is_ours):
+        rank, number = next(iter(killed.items()))
+        line = f"Rank {rank} of {count} was ended by {_signal_name(number)}"
+        return _recorded(run_dir, RankFailedError(f"{line}; the others were stopped. {_WHY.get(number, '')}".strip()))
+    if written is None:
+        rank, one = next(iter(failures.items()))
+        line = f"Rank {rank} of {count} ended with exit code {one.exitcode} and without a word"
+        return _recorded(run_dir, RankFailedError(f"{line}; see {run_dir.rank_log(rank)}."))
+    if written.is_ours:
+        error: Exception = RankFailedError(written.message, written.exit_code)
+        return error if written.rank == 0 else _recorded(run_dir, error)
+    run_dir.log.open("a", encoding="utf-8").write(written.trace)
+    line = f"Rank {written.rank} of {count} failed: {written.message}"
+    return _recorded(run_dir, RankFailedError(f"{line}\nThe others were stopped. Its traceback is in {run_dir.log}."))
+
+
+_WHY = {signal.SIGKILL: "The system does that where memory runs out."}
+
+
+def _signal_name(number: int) -> str:
+    return signal.Signals(number).name
+
+
+def _recorded(run_dir: RunDir, error: Exception) -> Exception:
+    """In the manifest stands why the run ended, not what the first process met with because of it."""
+    manifest = Manifest(run_dir)
+    if manifest.values.get("status") in ("running", "failed"):
+        manifest.record(status="failed", error=str(error))
+    return error
