@@ -61,6 +61,11 @@ def planned_devices(hardware: Hardware) -> int:
     return (1 if hardware.devices == "auto" else hardware.devices) * hardware.nodes
 
 
+def has_several_nodes(hardware: Hardware) -> bool:
+    """Whether the config asks for more than one machine."""
+    return hardware.nodes > 1
+
+
 def threads_of_rank(ranks: int) -> int:
     """Threads that each of a machine's processes computes with, where the user has not said: its share of the cores."""
     return max(len(os.sched_getaffinity(0)) // ranks if hasattr(os, "sched_getaffinity") else 1, 1)

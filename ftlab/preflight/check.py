@@ -8,7 +8,7 @@ from pathlib import Path
 from ftlab.data.prepare import check_first_rows
 from ftlab.data.sources import resolve
 from ftlab.data.tokens.shipped_templates import template_problem
-from ftlab.distributed.world import current_world, planned_devices
+from ftlab.distributed.world import current_world, has_several_nodes, planned_devices
 from ftlab.errors import ConfigError, DataError, FtlabError, NotReadyError
 from ftlab.model import prequantized, remote_code, saved_adapter
 from ftlab.model.module_names import NO_SUCH_LAYER, last_names, unknown_module_mistakes
@@ -88,7 +88,7 @@ def _missing_parts(run: Run) -> list[str]:
         "hardware.fsdp": run.hardware.fsdp,
         f"more than one device for stage={run.stage.name}": several and run.stage.name in ("ppo", "grpo"),
         "more than one device for train.engine=trl": several and run.train.engine == "trl",
-        "more than one node": run.hardware.nodes > 1,
+        "more than one node": has_several_nodes(run.hardware),
         "train.on_oom=halve": run.train.on_oom == "halve",
     }
     return [key for key, is_lacking in lacking.items() if is_lacking]
