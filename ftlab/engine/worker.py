@@ -28,9 +28,9 @@ from ftlab.rundir.directory import RunDir
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of linux/prctl.h
 
 
-def main(argv: list[str]) -> int:
+def main() -> int:
     """:returns: the exit code."""
-    given = _parser().parse_args(argv)
+    given = _parser().parse_args()
     _die_with_parent()
     quiet_libraries()
     ranks: Ranks | None = None
@@ -104,4 +104,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
