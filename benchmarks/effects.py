@@ -132,6 +132,7 @@ def _loaded(stage: str, final: Path | None) -> tuple[Any, Any, Any, Any, Any]:
 def _exact_match(final: Path | None) -> float:
     from ftlab.data.prepare import examples
     from ftlab.data.tokens.templates import prompt_and_answer
+    from ftlab.engine.measuring import tokens_at_once
     from ftlab.measure.generate import generate
     from ftlab.measure.metrics import exact_match
 
@@ -139,7 +140,8 @@ def _exact_match(final: Path | None) -> float:
     questions = [prompt_and_answer(example.record) for example in examples(parts["golden"])]
     answers = generate(
         model, tokens.tokenizer, [tokens.template.prompt(messages, None) for messages, _ in questions],
-        max_new_tokens=run.eval.max_new_tokens, batch_size=run.eval.batch_size, stop=tokens.stop,
+        max_new_tokens=run.eval.max_new_tokens, batch_size=run.eval.batch_size, max_tokens=tokens_at_once(run),
+        stop=tokens.stop,
     )  # fmt: skip
     return exact_match(answers, [answer for _, answer in questions])
 

@@ -59,7 +59,7 @@ class ConfigError(FtlabError, ValueError):
         count = f"{len(self.mistakes)} mistakes" if len(self.mistakes) > 1 else "A mistake"
         super().__init__(
             "\n".join([f"{count} in the config:", *(f"  - {mistake}" for mistake in self.mistakes)])
-            + "\nftlab --help lists the groups and their choices; ftlab explain KEY says where a value comes from."
+            + "\nSee ftlab --help for choices, ftlab explain KEY for where a value comes from."
         )
 
 

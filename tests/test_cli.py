@@ -29,8 +29,8 @@ MISTAKES = {
     "run.dir=empty.json/run":
         "run.dir=empty.json/run cannot be written: Not a directory. Give another with run.dir=FOLDER.",
     "resume elsewhere":
-        "elsewhere is no run directory: it has no run.yaml. Give an empty or new folder to start a run, or an existing "
-        "run to continue it.",
+        "elsewhere is no run directory: it has no run.yaml. Runs are in outputs/ of the folder that they were started "
+        "in; ftlab ls lists them.",
     "resume":
         "  - run.dir: ftlab resume needs the run directory: ftlab resume outputs/my-run",
     "trian":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -83,8 +84,13 @@ _NO_PATH = (
 )
 
 
+_HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")  # a folder's name may look the same
+
+
 def _missing(path: str, folder: Path | None) -> str:
     if folder is None and not Path(path).exists():
+        if not _HUB_ID.fullmatch(path):
+            return "does not exist"
         return (
             "is neither a folder on this machine nor in the hub's cache, and model=local takes its shape from there. "
             f"On a machine with a network: hf download {path}"

@@ -148,7 +148,7 @@ class Measuring:
             answers = generate(
                 model, self._tokens.tokenizer, prompts,
                 max_new_tokens=self._run.eval.max_new_tokens, batch_size=self._run.eval.batch_size,
-                max_tokens=_tokens_at_once(self._run), stop=self._tokens.stop, advance=bar.advance,
+                max_tokens=tokens_at_once(self._run), stop=self._tokens.stop, advance=bar.advance,
             )  # fmt: skip
         if self._split == "golden":
             measures.values[PROMPTS] = len(prompts)
@@ -174,7 +174,7 @@ class Answering(TrainerCallback):
             self._answer()
 
 
-def _tokens_at_once(run: Run) -> int:
+def tokens_at_once(run: Run) -> int:
     """How many tokens' keys and values take no more memory than training does.
 
     Of h numbers in a hidden state, a cached token takes at most 2 h in a layer, and one that trains some 34 h

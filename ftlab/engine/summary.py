@@ -73,7 +73,7 @@ def results(session: Session) -> None:
     where = Table(box=None, show_header=False, pad_edge=False)
     for row in (
         ("  final/", "weights, tokenizer, chat template, stop tokens"),
-        ("  samples/", "answers before and after"),
+        ("  samples/", "measures and answers, before and after"),
         ("  metrics.jsonl", "every logged value"),
         ("  data/", "the ledger: what became of every row and token"),
         ("  run.yaml, manifest.json", "the whole config; versions, hashes, the command that runs it again"),

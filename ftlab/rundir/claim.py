@@ -104,7 +104,11 @@ def _check_wanted(run_dir: RunDir, if_exists: str) -> None:
         return
     if if_exists == "refuse":
         raise RunDirError(f"{run_dir.path} exists. run.if_exists=resume continues it, run.if_exists=new makes another.")
-    RunDir.open(run_dir.path)
+    if not run_dir.run_yaml.is_file():
+        raise RunDirError(
+            f"{run_dir.path} is no run directory: it has no {run_dir.run_yaml.name}. "
+            "Give an empty or new folder to start a run, or an existing run to continue it."
+        )
 
 
 def _lock_free_folder(path: Path, stack: ExitStack) -> RunDir:

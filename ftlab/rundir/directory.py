@@ -122,7 +122,7 @@ class RunDir:
         if not run_dir.run_yaml.is_file():
             raise RunDirError(
                 f"{path} is no run directory: it has no {run_dir.run_yaml.name}. "
-                "Give an empty or new folder to start a run, or an existing run to continue it."
+                "Runs are in outputs/ of the folder that they were started in; ftlab ls lists them."
             )
         return run_dir
 

@@ -72,7 +72,7 @@ def _task_help(task: str) -> str:
     about, *examples = _comments(path)
     declared = yaml.safe_load(path.read_text(encoding="utf-8"))
     words = "".join(f" <{word.removeprefix('task.')}>" for word in declared["words"])
-    lines = [f"ftlab {task}{words}: {about}", "", *(f"  {line}" for line in examples)]
+    lines = [f"ftlab {task}{words}", f"  {about}", "", *(f"  {line}" for line in examples)]
     unquoted = [line.replace('"', "", 2) for line in path.read_text(encoding="utf-8").splitlines()]  # "yes" is a key
     keys = [line for line in unquoted if line.split(":")[0] in _task_keys(declared)]
     return "\n".join([*lines, *(["", "Keys of its own", *(f"  {line}" for line in keys)] if keys else [])])

@@ -124,6 +124,8 @@ def _print(to: Terminal, folder: Path, runs: Sequence[Summary], total: int, meas
     if to.known_width is not None and _needed(columns) > to.known_width:
         columns["validation"] = [cell.replace(" ", "\n", 1) for cell in columns["validation"]]
         columns["golden exact match"] = [cell.replace("→ ", "→\n") for cell in columns["golden exact match"]]
+        room = to.known_width - _width({name: cells for name, cells in columns.items() if name != "run"}) - _BETWEEN
+        columns["run"] = [_folded(cell, room) for cell in columns["run"]]
     table = Table(box=None, pad_edge=False)
     for name in columns:
         table.add_column(
@@ -153,6 +155,12 @@ def _drop_columns(columns: dict[str, list[str]], width: int | None, swept: Seque
         if name == "overrides":
             columns["run"] = ["\n".join([job, *lines]) for job, lines in zip(columns["run"], swept)]
     return spared
+
+
+def _folded(name: str, room: int) -> str:
+    """The same in lines, the first of which ends behind a part of the name rather than in it."""
+    end = max(name.rfind("-", 0, room), name.rfind("/", 0, room)) + 1
+    return f"{name[:end]}\n{name[end:]}" if cell_len(name) > room and "\n" not in name and end else name
 
 
 def _needed(columns: dict[str, list[str]]) -> int:

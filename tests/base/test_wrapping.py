@@ -40,6 +40,15 @@ def test_a_broken_command_is_the_same_command_to_a_shell(line, width):
     assert parts.stdout == whole.stdout != ""
 
 
+def test_a_number_stays_with_the_word_before_it():
+    line = "before training: validation loss 8.3995, perplexity 4,445.0, golden exact match 0.000"
+    assert broken(line, 80) == dedent("""\
+        before training: validation loss 8.3995, perplexity 4,445.0, golden exact
+          match 0.000""")
+    path = "/data/" + 70 * "x"
+    assert broken(f"{path} 12345", 80) == f"{path}\n  12345"
+
+
 @pytest.mark.parametrize("line", LONG)
 def test_no_line_is_wider_than_its_longest_word(line):
     assert max(map(cell_len, broken(line, 80).split("\n"))) <= 80

@@ -108,7 +108,7 @@ def test_all_mistakes_are_listed_at_once_each_with_its_suggestion():
     assert [line.rpartition("Did you mean ")[2].split(" or ")[0].rstrip("?") for line in listed] == [
         "llama3_8b", "lora.r", "cosine",
     ]  # fmt: skip
-    assert foot == "ftlab --help lists the groups and their choices; ftlab explain KEY says where a value comes from."
+    assert foot == "See ftlab --help for choices, ftlab explain KEY for where a value comes from."
 
 
 def test_one_mistake_is_not_called_several():

@@ -132,6 +132,7 @@ def test_sizes_are_those_of_the_shipped_recipes():
     [
         ((), "model.path: model=local is any model of a folder: give it, as model.path=FOLDER, or the id of a model"),
         (("model.path=no/such",), "model.path=no/such: is neither a folder on this machine nor in the hub's cache"),
+        (("model.path=/no/such",), "model.path=/no/such: does not exist"),
         ((f"model.path={ROOT}/tests",), "has no config.json; it must be a folder in Hugging Face format"),
         ((f"model.path={TINY}/model.safetensors",),
          f"is a file of weights; give the folder that it is in: model.path={TINY}"),

@@ -324,6 +324,13 @@ def test_a_name_that_a_start_makes_stays_whole_in_80_columns(outputs, listed, mo
     assert f"\n{name}  finished  " in listed()
 
 
+def test_a_longer_name_is_broken_between_its_parts(outputs, listed, monkeypatch):
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    (outputs / "first").rename(outputs / "tiny-foundation-evolution-pr_mastery-20260101-120000")
+    assert re.search(r"^tiny-foundation-evolution-pr_mastery-  +finished .*\n20260101-120000 ", listed(), re.MULTILINE)
+
+
 @pytest.mark.parametrize("width", [80, 300])
 def test_the_jobs_of_a_sweep_are_told_apart_at_any_width(width, outputs, listed, monkeypatch):
     """By a column, or in lines of their own below names that are much shorter."""
