@@ -22,12 +22,14 @@ from tests.walkthrough import COLUMNS, Said, alike, in_terminal, shown
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SMALL = "data.max_length=256 train.gradient_accumulation_steps=1"  # recipes have the batches of large models
 # What a user puts in the place of an example. An embedded model stands for those of the hub, in a folder of its own.
 STAND_INS = {
     "/models/Llama-3.2-1B": str(ROOT / "models" / "tiny"),
-    "/models/my-llama": str(ROOT / "models" / "tiny"),
-    "/models/anything": str(ROOT / "models" / "tiny"),
+    "/models/my-llama": f"{ROOT / 'models' / 'tiny'} {SMALL}",
+    "/models/anything": f"{ROOT / 'models' / 'tiny'} {SMALL}",
     "model=qwen2_5_0_5b": "model=tiny",
+    "train.max_steps=200": "train.max_steps=4",
     "train.max_steps=400": "train.max_steps=12",
     "ftlab diff A B": "ftlab diff outputs/a outputs/b",
     "outputs/sweep-DATE-TIME": "outputs/sweep-*",
@@ -140,11 +142,17 @@ def prepare(folder: Path, page: str) -> None:
     git = ["git", "-c", "user.name=Ann", "-c", "user.email=ann@example.org", "-C", str(folder)]
     subprocess.run([*git, "init", "-q", "-b", "main"], check=True)
     for number in range(12):
+        if number % 3 == 0:
+            subprocess.run([*git, "switch", "-q", "-c", f"topic-{number}"], check=True)
         source = folder / "src" / f"part_{number % 4}.py"
         source.parent.mkdir(exist_ok=True)
         source.write_text(f'"""Part {number}."""\n\n\ndef size() -> int:\n    return {number}\n')
         subprocess.run([*git, "add", "src"], check=True)
         subprocess.run([*git, "commit", "-q", "-m", f"Part {number % 4} has size {number}"], check=True)
+        if number % 3 == 2:
+            subprocess.run([*git, "switch", "-q", "main"], check=True)
+            merge = ["merge", "-q", "--no-ff", "-m", f"Merge sizes up to {number}", f"topic-{number - 2}"]
+            subprocess.run([*git, *merge], check=True)
 
 
 def speakers(question: str, answer: str) -> list[dict]:

@@ -47,6 +47,7 @@ def test_a_number_stays_with_the_word_before_it():
           match 0.000""")
     path = "/data/" + 70 * "x"
     assert broken(f"{path} 12345", 80) == f"{path}\n  12345"
+    assert broken("ids: 22 333 44 555", 14) == "ids: 22 333 44\n  555"
 
 
 @pytest.mark.parametrize("line", LONG)

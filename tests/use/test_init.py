@@ -54,8 +54,8 @@ QA = """\
 # @package _global_
 # ftlab --config-dir=conf experiment=qa
 # Look at the rows first: ftlab inspect --config-dir=conf experiment=qa
-# Prompts of your own, answered before and after: data.split.golden=FILE; of another format, or
-# without answers: data.golden.format=prompts as well
+# Prompts of your own, answered before and after: data.split.golden=FILE; of
+# another format, or without answers: data.golden.format=prompts as well
 defaults:
   - override /stage: sft
 data:

@@ -78,8 +78,8 @@ def text(
     lines = ["# @package _global_", f"# ftlab {where.arguments}"]
     lines.append(f"# Look at the rows first: ftlab inspect {where.arguments}")
     if stage != "pt":
-        lines.append("# Prompts of your own, answered before and after: data.split.golden=FILE; of another format, or")
-        lines.append("# without answers: data.golden.format=prompts as well")
+        lines.append("# Prompts of your own, answered before and after: data.split.golden=FILE; of")
+        lines.append("# another format, or without answers: data.golden.format=prompts as well")
     lines += ["defaults:", *(f"  - override /{group}: {choice}" for group, choice in groups)]
     lines.append(f"  - override /stage: {stage}")
     return "\n".join([*lines, *_to_yaml(keys, "")]) + "\n"
