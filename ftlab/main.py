@@ -18,6 +18,7 @@ TASKS = {
     "mine": "ftlab.use.mine.command:mine",
     "ls": "ftlab.use.ls:ls",
     "diff": "ftlab.use.diff:diff",
+    "plan": "ftlab.use.plan:plan",
     "explain": "ftlab.use.explain:explain",
     "env": "ftlab.use.environment:environment",
     "version": "ftlab.use.environment:version",
@@ -37,8 +38,7 @@ def answer(argv: list[str]) -> Any:
     if {"--shell-completion", "-sc"} & {*argv}:
         return resolve_name("ftlab.use.completion:answer")(argv, start)
     given = resolve_name("ftlab.config.command_line:read")(argv)
-    if given.task == "resume":
-        given = resolve_name("ftlab.config.sweeps:resumed")(given)
+    given = resolve_name("ftlab.config.sweeps:resumed")(given) if given.task == "resume" else given
     cfg = resolve_name("ftlab.config.check:check")(given)
     if given.shows_job:
         return resolve_name("ftlab.use.config:show")(given, cfg)

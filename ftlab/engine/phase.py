@@ -21,6 +21,7 @@ from ftlab.engine.questions import check_room, has_golden_answers
 from ftlab.engine.session import Session
 from ftlab.errors import RunDirError
 from ftlab.policy import lineage
+from ftlab.preflight.fit import forecast
 from ftlab.preflight.remarks import remarks
 from ftlab.rundir.checkpoints import step_of
 from ftlab.rundir.plan import Phase
@@ -107,6 +108,8 @@ class PhaseRun:
 
         for remark in remarks(self.config):
             self.output.say(escape(remark))
+        memory, is_warning = forecast(self.config)
+        self.output.say(f"[yellow]{escape(memory)}[/yellow]" if is_warning else escape(memory))
         if line := remote_code.notice(self.config.model):
             self.output.say(escape(line))
         self.tokens = load_tokens(self.config)

@@ -15,6 +15,7 @@ from ftlab.engine.process import quiet_libraries
 from ftlab.errors import ConfigError, DataError, Mistake, NotReadyError
 from ftlab.planning import make_plan
 from ftlab.preflight import check as preflight
+from ftlab.preflight import fit
 from ftlab.rundir.claim import choose_remaining_phases, claim, hold, lengthen
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.extension import LENGTH
@@ -28,6 +29,7 @@ def train(run: Run, overrides: Sequence[str], hooks: PhaseHooks | None = None) -
     quiet_libraries()
     plan = make_plan(run, overrides)
     preflight.check_plan(plan)
+    fit.check_fits(plan)
     with claim(plan) as run_dir:
         _execute(run_dir, run.run.checkpoint, hooks, started)
 

@@ -87,6 +87,12 @@ class DiffTask(TaskGroup):
     tolerance: NonNegativeFloat
 
 
+class PlanTask(TaskGroup):
+    name: Literal["plan"]
+    solve: Literal["data.max_length", "train.micro_batch_size", "lora.r"] | None
+    format: Literal["table", "json"]
+
+
 class EnvTask(TaskGroup):
     name: Literal["env"]
     format: Literal["text", "json"]
@@ -106,6 +112,7 @@ Task = Annotated[
     | ExplainTask
     | LsTask
     | DiffTask
+    | PlanTask
     | EnvTask
     | VersionTask,
     Field(discriminator="name"),

@@ -1,0 +1,216 @@
+"""Whether a run fits the memory of its device, and what would make it: pure, over :mod:`ftlab.preflight.memory`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, Literal
+
+from ftlab.config.rules import cross_group_mistakes
+from ftlab.distributed.world import planned_devices
+from ftlab.errors import NotReadyError
+from ftlab.preflight.memory import Device, Prediction, device_of, predict
+from ftlab.preflight.memory.device import GIB
+from ftlab.rundir.plan import Plan
+from ftlab.schema import Run
+
+Verdict = Literal["fits", "tight", "does not fit", "unknown"]
+TIGHT = 0.9  # share of the device's memory above which little is left for what nobody foresees
+
+_SHOWN = 3
+
+
+def verdict(found: Prediction) -> Verdict:
+    if found.device.memory is None:
+        return "unknown"
+    share = found.needed / found.device.memory
+    return "fits" if share <= TIGHT else "tight" if share <= 1 else "does not fit"
+
+
+@dataclass(frozen=True)
+class Change:
+    """:param overrides: as they would be typed. :param needed: bytes of one device with them."""
+
+    overrides: tuple[str, ...]
+    needed: float
+
+
+def cheapest_changes(run: Run, device: Device, is_here: bool = False) -> list[Change]:
+    """The three cheapest changes after which the run fits, the one that costs least time or quality first; several at
+    once where none alone is enough. Fewer where there are no more."""
+    options = list(_options(run))
+    found: list[tuple[frozenset[str], Change]] = []
+    sets = [chosen for many in range(1, 5) for chosen in combinations(options, many)]
+    for chosen in sorted(sets, key=lambda some: sum(cost for cost, _, _ in some)):
+        names = frozenset(name for _, name, _ in chosen)
+        if any(earlier <= names for earlier, _ in found):
+            continue
+        keys = [key for _, _, values in chosen for key in values]
+        if len(keys) != len(set(keys)):
+            continue
+        changed = with_values(run, {key: value for _, _, values in chosen for key, value in values.items()})
+        if cross_group_mistakes(changed):
+            continue
+        needed = predict(changed, _same_memory(changed, device, is_here)).needed
+        if device.memory is None or needed <= TIGHT * device.memory:
+            found.append((names, Change(tuple(name for _, name, _ in chosen), needed)))
+            if len(found) == _SHOWN:
+                break
+    return [change for _, change in found]
+
+
+def _same_memory(run: Run, device: Device, is_here: bool) -> Device:
+    found = device_of(run, is_here)
+    return Device(device.kind, device.memory, device.is_given, found.count, device.precision)
+
+
+def _options(run: Run) -> Iterator[tuple[float, str, dict[str, Any]]]:
+    """What may be changed: its cost in time and quality, relative to the others, how it is typed, and the values."""
+    train, length = run.train, run.data.max_length
+    many = planned_devices(run.hardware) > 1
+    is_ppo = run.stage.name == "ppo"
+    micro = train.micro_batch_size
+    for place, rows in enumerate(dict.fromkeys(rows for rows in (micro // 2, 1) if 0 < rows < micro)):
+        steps = train.gradient_accumulation_steps * micro // rows
+        named = f"train.micro_batch_size={rows}"
+        values = {"train.micro_batch_size": rows}
+        if train.global_batch_size is None and not is_ppo:
+            named += f" train.gradient_accumulation_steps={steps}"
+        values["train.gradient_accumulation_steps"] = steps
+        yield 1 + place / 2, named, values
+    if not train.gradient_checkpointing:
+        yield 2, "train.gradient_checkpointing=true", {"train.gradient_checkpointing": True}
+    if train.optimizer in ("adamw_torch", "adamw_torch_fused"):
+        yield 3, "train.optimizer=adamw_8bit", {"train.optimizer": "adamw_8bit"}
+    if many and not run.hardware.fsdp:
+        stage = run.deepspeed.stage or 0
+        for wanted, cost in ((2, 2.5), (3, 4.0)):
+            if stage < wanted:
+                yield cost, f"deepspeed=z{wanted}", _zero(f"z{wanted}", wanted, False)
+        if not run.deepspeed.offload_parameters:
+            yield 7, "deepspeed=z3_offload", _zero("z3_offload", 3, True)
+    is_plain = run.quant.name == "none" and run.lora.variant != "pissa"
+    if run.method.name == "lora" and is_plain:
+        yield 5, "method=qlora", _QLORA
+    if run.method.name == "full":
+        yield 8, "method=lora", {"method.name": "lora"}
+        yield 9, "method=qlora", {"method.name": "lora", **_QLORA}
+    if run.method.name == "lora" and run.lora.r > 8:
+        yield 6, "lora.r=8", {"lora.r": 8}
+    shorter = [tokens for tokens in (length // 2, length // 4, length // 8) if tokens >= 128]
+    for place, tokens in enumerate(shorter):
+        yield 6.5 + 2 * place, f"data.max_length={tokens}", {"data.max_length": tokens}
+
+
+_QLORA = {"quant.name": "nf4", "quant.double_quantization": True}
+
+
+def _zero(name: str, stage: int, offloads: bool) -> dict[str, Any]:
+    return {
+        "deepspeed.name": name, "deepspeed.stage": stage, "deepspeed.offload_optimizer": offloads,
+        "deepspeed.offload_parameters": offloads,
+    }  # fmt: skip
+
+
+def with_values(run: Run, values: Mapping[str, Any]) -> Run:
+    """The run with other values at dotted keys of its groups."""
+    for key, value in values.items():
+        group, _, name = key.partition(".")
+        run = run.model_copy(update={group: getattr(run, group).model_copy(update={name: value})})
+    return run
+
+
+@dataclass(frozen=True)
+class Solution:
+    """:param value: the largest that fits; None where not even the smallest does. :param needed: bytes with it.
+    :param limit: what the value may be at most, whatever the memory."""
+
+    key: str
+    value: int | None
+    needed: float
+    limit: int
+
+
+def solve(run: Run, key: str, device: Device) -> Solution:
+    """The largest value of ``data.max_length``, ``train.micro_batch_size`` or ``lora.r`` with which the run fits the
+    whole device.
+
+    :raises NotReadyError: nobody knows how much memory there is.
+    """
+    if device.memory is None:
+        raise NotReadyError("How much memory there is, nobody has said: give hardware.memory_gb=N or a hardware=NAME.")
+    shape = run.model.architecture
+    least, limit = {
+        "data.max_length": (8, shape.max_positions),
+        "train.micro_batch_size": (1, 4096),
+        "lora.r": (1, shape.hidden_size),
+    }[key]
+
+    def needed(value: int) -> float:
+        return predict(with_values(run, {key: value}), device).needed
+
+    if needed(least) > device.memory:
+        return Solution(key, None, needed(least), limit)
+    low, high = least, limit + 1  # low fits; high does not, or is too much
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if needed(middle) <= device.memory else (low, middle)
+    return Solution(key, low, needed(low), limit)
+
+
+def check_fits(plan: Plan) -> None:
+    """Refuse what cannot fit where the config itself says how much memory a device has: nothing is refused on a guess.
+
+    :raises NotReadyError: a phase does not fit, with what would do.
+    """
+    chosen = plan.phases[0].config.run.phases
+    lines = []
+    for phase in plan.phases:
+        run = phase.config
+        device = device_of(run, is_here=True)
+        if not device.is_given or (chosen is not None and phase.name not in chosen):
+            continue
+        found = predict(run, device)
+        if verdict(found) == "does not fit":
+            where = f"Phase {phase.name}" if len(plan.phases) > 1 else "This run"
+            lines.append(
+                f"{where} needs about {size(found.needed)} of one device, and hardware.memory_gb="
+                f"{run.hardware.memory_gb:g}. It would fit with:"
+            )
+            lines += [
+                f"  - {' '.join(change.overrides)}  ({size(change.needed)})"
+                for change in cheapest_changes(run, device, is_here=True)
+            ] or ["  - a smaller model, or a larger device"]
+    if lines:
+        more = "`ftlab plan` before the same words shows where it goes; hardware.memory_gb=null tries it anyway."
+        raise NotReadyError("\n".join([*lines, more]))
+
+
+def forecast(run: Run) -> tuple[str, bool]:
+    """What to say of memory as a phase begins, and whether it is a warning."""
+    found = predict(run, device_of(run, is_here=True))
+    about = f"memory: about {size(found.needed)} at its peak"
+    if found.device.memory is None:
+        return f"{about}, as predicted", False
+    told = verdict(found)
+    about += f" of the {size(found.device.memory)} that {_holder(found.device)} has"
+    if told == "fits":
+        return f"{about}, as predicted", False
+    ending = "that is tight" if told == "tight" else "that does not fit"
+    return f"{about}: {ending}. ftlab plan says what would make it fit", True
+
+
+def _holder(device: Device) -> str:
+    return "the machine" if device.kind == "cpu" else "one device"
+
+
+def size(count: float) -> str:
+    """Bytes with three significant digits, in MiB below one GiB.
+
+    >>> size(5 * 2**20), size(8 * 2**30), size(141.25 * 2**30)
+    ('5.00 MiB', '8.00 GiB', '141 GiB')
+    """
+    value, unit = (count / GIB, "GiB") if count >= GIB else (count / 2**20, "MiB")
+    digits = 0 if value >= 99.95 else 1 if value >= 9.995 else 2
+    return f"{value:.{digits}f} {unit}"

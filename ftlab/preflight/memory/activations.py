@@ -1,0 +1,188 @@
+"""What the backward pass needs of the forward, and what both work with: bytes on one device.
+
+H hidden size, Q heads * head_dim, K kv_heads * head_dim, I intermediate size, V vocabulary, T tokens of a micro-batch,
+L tokens of its longest row, N scored positions. Three widths of an element: ``stream``, of the hidden states between
+layers; ``linear``, of what a linear layer gives; ``product``, of what goes into a matrix product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import dataclass
+
+from ftlab.preflight.memory.device import Device
+from ftlab.preflight.memory.layers import adapted, linears
+from ftlab.schema import Architecture, Run
+
+LOGIT_ELEMENTS = 1 << 25  # of one chunk of logits, as ftlab/stages/trainer/forward.py has it
+_PAIRED = ("rm", "dpo", "orpo", "kto")  # rows of two samples, each of data.max_length at most
+# What autograd holds of one chunk of fp32 logits at once: logits, their difference to the normalizer, its exponential,
+# and the gradient, which are made one after the other and freed together [T].
+_LOGITS_AT_ONCE = 4
+_RESIDUALS = 2  # of a decoder layer: after the attention and after the feed-forward
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What one forward takes. :param width: tokens of the longest row. :param count: rows.
+    :param scored: positions whose logits are looked at. :param is_masked: whether a mask keeps packed samples apart.
+    """
+
+    width: int
+    count: int
+    scored: int
+    is_masked: bool
+
+    @property
+    def tokens(self) -> int:
+        return self.width * self.count
+
+
+def longest_rows(run: Run) -> Rows:
+    """The largest micro-batch that the config allows: every row as long as it may be, and every position scored."""
+    stage, train, length = run.stage, run.train, run.data.max_length
+    if stage.name in ("ppo", "grpo"):
+        answer = getattr(stage, "max_new_tokens", 0)
+        # ppo takes as many answers as so many rows have room for, grpo counts completions
+        count = train.micro_batch_size
+        width = max(length, answer) if stage.name == "ppo" else length + answer
+        return Rows(width, count, count * min(answer, width) if stage.name == "grpo" else count * width, False)
+    samples = 2 if stage.name in _PAIRED else 1
+    width, count = length * samples, train.micro_batch_size
+    scored = 2 * samples if stage.name == "rm" else width
+    is_flat = run.model.attention == "flash_attention_2"
+    is_masked = not is_flat and (samples > 1 or (run.data.packing is not False and run.data.reset_positions))
+    if is_flat:
+        return Rows(width * count, 1, scored * count, False)
+    return Rows(width, count, scored * count, is_masked)
+
+
+@dataclass(frozen=True)
+class Widths:
+    stream: int
+    linear: int
+    product: int
+
+
+def widths(run: Run, device: Device) -> Widths:
+    """Quantized and trained models have fp32 hidden states, others those of the compute dtype."""
+    product = device.precision
+    if run.quant.name != "none":
+        return Widths(4, 4, product)
+    if run.deepspeed.stage is not None:  # which trains in 16 bits throughout
+        return Widths(product, product, product)
+    if run.method.name != "lora":
+        return Widths(4, product, product)
+    return Widths(product, product, product)
+
+
+def has_dropout(run: Run) -> bool:
+    """Only pt and sft have dropout in their adapters: elsewhere the loss compares passes."""
+    return run.lora.dropout > 0 and run.stage.name in ("pt", "sft")
+
+
+def layer_bytes(run: Run, device: Device, rows: Rows) -> float:
+    """What the backward of one decoder layer needs [A, T], the terms in the order of the forward."""
+    shape, wide, tokens = run.model.architecture, widths(run, device), rows.tokens
+    q, k = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    trains = run.method.name != "lora"
+    # Each norm reads fp32, and keeps one number a token; what it gives, where its scale trains, too.
+    norm = 4 * shape.hidden_size + 4 + (wide.stream * shape.hidden_size if trains else 0)
+    total = float(tokens * _RESIDUALS * norm)
+    repeats = rows.is_masked or device.kind == "cpu"  # keys and values of grouped heads are then copied for each head
+    keys = q if repeats else k
+    total += tokens * (wide.product * (q + 2 * keys + q) + 4 * shape.heads)  # q, k, v, what comes out, normalizers
+    if shape.qk_norm:
+        total += tokens * (4 + (4 if trains else 0)) * (q + k)
+    total += _attention_square(run, device, rows)
+    total += _feed_forward(run, device, tokens)
+    return total + _inputs(run, device, tokens)
+
+
+def _attention_square(run: Run, device: Device, rows: Rows) -> float:
+    """What grows with the square of the row: the mask as each call of sdpa makes numbers of it, and under eager the
+    weights of the attention, in fp32, rounded, and after dropout [T]."""
+    shape, area = run.model.architecture, float(rows.count) * rows.width**2
+    if run.model.attention == "eager" or shape.family == "gemma2":
+        return area * shape.heads * (4 + 2 * device.precision)
+    if rows.is_masked and run.model.attention in ("auto", "sdpa"):
+        return area * device.precision
+    return 0.0
+
+
+def _feed_forward(run: Run, device: Device, tokens: int) -> float:
+    """Gate and up, and the gate's activation; without a gate, what goes into the activation. In a mixture of each
+    expert that a token passes, with the token's copies for them."""
+    shape, wide, inner = run.model.architecture, widths(run, device), run.model.architecture.intermediate_size
+    each = (3 if shape.gated_mlp else 1) * wide.linear * inner
+    if shape.experts > 1:
+        each += 2 * wide.stream * shape.hidden_size + wide.product * inner
+    return float(tokens * each * shape.experts_per_token)
+
+
+def _inputs(run: Run, device: Device, tokens: int) -> float:
+    """What goes into the linear layers, where weights of theirs, or of an adapter on them, train [A, L]."""
+    shape, wide = run.model.architecture, widths(run, device)
+    every = linears(shape)
+    if run.method.name != "lora":
+        # q, k and v read the same tensor, as do gate and up; under autocast each has a copy of its own. What comes
+        # out of the attention is kept already.
+        if wide.stream == wide.product:
+            shared = shape.hidden_size * (2 if shape.experts == 1 else 1)
+            return float(tokens * wide.product * (shared + (every["down"].inputs if "down" in every else 0)))
+        return float(tokens * wide.product * sum(one.inputs for name, one in every.items() if name != "o"))
+    chosen, total = adapted(run), 0.0
+    # Without dropout, q, k and v read one tensor, as gate and up do; what comes out of the attention is kept already.
+    alone = {"down"} | set(list(_in("qkv", chosen))[:1]) | set(list(_in(("gate", "up"), chosen))[:1])
+    for name, layer in chosen.items():
+        total += wide.product * tokens * run.lora.r
+        if has_dropout(run):  # the mask, a byte on a GPU and a number on a CPU, and what is left of the input
+            total += tokens * layer.inputs * ((1 if device.kind == "gpu" else 4) + wide.product)
+        elif device.precision == 2 or name in alone:  # an adapter reads fp32, of which autocast makes a copy for each
+            total += tokens * layer.inputs * wide.product
+        if run.lora.variant == "dora":
+            total += tokens * layer.outputs * wide.linear
+    return total
+
+
+def _in(names: Iterable[str], chosen: Container[str]) -> Iterator[str]:
+    return (name for name in names if name in chosen)
+
+
+def kept_between_layers(run: Run, device: Device, rows: Rows) -> float:
+    """What stands outside of the layers: embeddings, the last norm, rotations, what goes into the head."""
+    shape, wide = run.model.architecture, widths(run, device)
+    trains = run.method.name != "lora"
+    last = 4 * shape.hidden_size + 4 + (wide.stream * shape.hidden_size if trains else 0)
+    rotations = 2 * wide.stream * shape.head_dim * rows.tokens
+    scored = wide.stream * rows.scored * shape.hidden_size if trains else 0
+    return float(rows.tokens * last + rotations + scored)
+
+
+def checkpoint_bytes(run: Run, device: Device, rows: Rows) -> float:
+    """Of one layer under ``train.gradient_checkpointing``: its input alone."""
+    return float(rows.tokens * widths(run, device).stream * run.model.architecture.hidden_size)
+
+
+def mask_bytes(rows: Rows) -> float:
+    """The mask of packed samples, one byte for each pair of places."""
+    return float(rows.count) * rows.width**2 if rows.is_masked else 0.0
+
+
+def logit_bytes(shape: Architecture, rows: Rows) -> float:
+    """Of the chunk of logits that exists at once, forward and backward: the full logits never do."""
+    chunk = max(LOGIT_ELEMENTS // shape.vocab_size, 1)
+    return 4.0 * _LOGITS_AT_ONCE * min(rows.scored, chunk) * shape.vocab_size
+
+
+def backward_bytes(run: Run, device: Device, rows: Rows) -> float:
+    """What the backward of one layer works with besides: gradients of the feed-forward's three inner tensors."""
+    shape, wide = run.model.architecture, widths(run, device)
+    inner = shape.intermediate_size * shape.experts_per_token
+    return float(rows.tokens * wide.linear * 3 * inner)
+
+
+def cache_bytes(shape: Architecture, element: int, sequences: int, length: int) -> float:
+    """Keys and values of every layer for sequences that are being written: 2 * layers * K for each token
+    (https://arxiv.org/abs/2309.06180, section 3)."""
+    return 2.0 * shape.layers * shape.kv_heads * shape.head_dim * element * sequences * length

@@ -1,0 +1,113 @@
+"""What is held from the first step to the last: weights, gradients, optimizer states, on one device and in the host.
+
+Bytes. P parameters that train, F frozen ones, N devices.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ftlab.preflight.memory.device import Device
+from ftlab.preflight.memory.layers import expert_elements, linears, trainable_elements
+from ftlab.pretrained import shape as counts
+from ftlab.schema import Run
+
+_BLOCK, _NESTED, _BLOCK_8BIT = 64, 256, 256  # elements with one constant: of 4-bit weights, of constants, of states
+# Bytes of optimizer states for each parameter: 4 for each running mean in fp32; in 8 bits one, and a constant of four
+# bytes for each block [8]. Factored ones (adafactor) keep rows and columns of a matrix alone.
+_STATE = 4
+_STATES = {
+    "sgd": 0, "adagrad": 1, "rmsprop": 1, "rmsprop_bnb": 1, "lion": 1, "adamw": 2, "ademamix": 3,
+    "adafactor": 0, "galore_adafactor": 0, "galore_adamw": 0.5, "apollo_adamw": 0.1, "grokadamw": 3, "stable_adamw": 2,
+}  # fmt: skip
+
+
+def bytes_of_states(optimizer: str, elements: float) -> float:
+    """Of all states of ``elements`` parameters."""
+    name = optimizer.removeprefix("paged_")
+    bits = 8 if name.endswith("8bit") else 4 if name.endswith("4bit") else 32
+    name = re.sub(r"(_torch|_bnb)?(_fused|_4bit|_8bit|_32bit)?$", "", name)
+    each = _STATE if bits == 32 else bits / 8 + 4 / _BLOCK_8BIT
+    return _STATES[name] * each * elements
+
+
+def temporary_of_step(optimizer: str, device: Device, trained: float, largest: float) -> float:
+    """What the step of torch's AdamW holds besides: on a GPU it takes all parameters at once (``foreach``), with one
+    square root for each; on a CPU one after the other, with the root and its quotient [T]."""
+    if optimizer in ("adamw_torch", "adagrad", "rmsprop", "adafactor", "stable_adamw", "grokadamw"):
+        return _STATE * trained if device.kind == "gpu" else 2 * _STATE * largest
+    return 0.0
+
+
+def weight_bytes(run: Run, device: Device) -> dict[str, float]:
+    """Of the base model by part, on one device and unsharded. Trained weights are fp32, frozen ones of the compute
+    dtype; beside quantized ones PEFT makes everything fp32 but experts (ftlab/model/adapter.py)."""
+    shape, quant = run.model.architecture, run.quant.name
+    is_frozen = run.method.name == "lora"
+    each = device.precision if is_frozen and quant == "none" else 4
+    linear = shape.layers * sum(one.elements for one in linears(shape).values())
+    experts = shape.layers * expert_elements(shape)
+    head, embedding = counts.lm_head_parameters(shape), counts.embedding_parameters(shape)
+    rest = counts.parameter_count(shape) - linear - experts - head - embedding  # norms, biases, routers
+    found = {"embeddings": each * float(embedding), "head": each * float(head)}
+    if experts:
+        found["experts"] = float(experts) * (device.precision if is_frozen else 4)
+    found["layers"] = each * float(rest)
+    if quant == "none":
+        found["layers"] += each * linear
+    elif quant == "int8":
+        found["layers"] += linear
+        found["quantization constants"] = 4.0 * shape.layers * sum(one.outputs for one in linears(shape).values())
+    else:
+        found["layers"] += linear / 2
+        blocks = linear / _BLOCK
+        nested = blocks + 4 * blocks / _NESTED
+        found["quantization constants"] = nested if run.quant.double_quantization else 4 * blocks
+    return found
+
+
+def sharded(run: Run, device: Device) -> tuple[int, int, int]:
+    """By how many devices optimizer states, gradients and parameters are divided [Z]."""
+    count, stage = device.count, run.deepspeed.stage
+    if run.hardware.fsdp or stage == 3:
+        return count, count, count
+    return (count if stage in (1, 2) else 1), (count if stage == 2 else 1), 1
+
+
+def trained_bytes(run: Run, device: Device) -> tuple[dict[str, float], float]:
+    """Gradients and optimizer states of the policy on one device, and bytes in the host's memory.
+
+    Without DeepSpeed both are fp32. DeepSpeed in 16 bits keeps weights and gradients in 16 bits and an fp32 copy of the
+    weights with the states [Z]: 2 P + 2 P + (4 + states) P; the fp32 weights of :func:`weight_bytes` are then 2 P.
+    """
+    trained = float(trainable_elements(run))
+    by_states, by_gradients, _ = sharded(run, device)
+    states = bytes_of_states(run.train.optimizer, trained)
+    gradients, copies, host = 4 * trained, 0.0, 0.0
+    if run.deepspeed.stage is not None and device.precision == 2:
+        gradients, copies = 2 * trained, 4 * trained
+    states, gradients, copies = states / by_states, gradients / by_gradients, copies / by_states
+    if run.deepspeed.offload_optimizer:
+        host, states, copies = states + copies + gradients * 2 / device.precision, 0.0, 0.0
+    elif run.train.optimizer.startswith("paged_") and device.kind == "gpu":
+        pass  # pages leave the device only where it is full: what is there is what counts
+    found = {"gradients": gradients, "optimizer states": states}
+    if copies:
+        found["fp32 copies of trained weights"] = copies
+    return found, host
+
+
+def gather_bytes(run: Run, device: Device) -> float:
+    """Buffers of what devices exchange. DDP keeps every gradient a second time, in buckets. ZeRO-1 and 2 have two
+    buckets of hidden_size ** 2 elements (transformers' ``auto``); ZeRO-3 and FSDP hold two whole layers at once, or the
+    embedding, in the precision of matrix products."""
+    if device.count == 1:
+        return 0.0
+    shape, trained = run.model.architecture, trainable_elements(run)
+    if run.hardware.fsdp or run.deepspeed.stage == 3:
+        layer = 2 * counts.layer_parameters(shape)
+        most = max(layer, counts.embedding_parameters(shape))
+        return float(device.precision * most)
+    if run.deepspeed.stage in (1, 2):
+        return 2.0 * device.precision * min(shape.hidden_size**2, trained)
+    return 4.0 * trained

@@ -1,0 +1,224 @@
+"""``ftlab plan``: what a run will do, what memory and disk it needs and which of that is here. Starts nothing."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ftlab.base.terminal import echo, echo_json
+from ftlab.distributed.world import planned_devices
+from ftlab.errors import ConfigError, DataError, NotReadyError
+from ftlab.planning import make_plan
+from ftlab.preflight import check, fit
+from ftlab.preflight.fit import size
+from ftlab.preflight.memory import Device, Prediction, device_of, predict
+from ftlab.preflight.memory.device import CONTEXT
+from ftlab.preflight.memory.states import bytes_of_states
+from ftlab.rundir.directory import RunDir
+from ftlab.rundir.plan import Phase, Plan
+from ftlab.rundir.records import read_ledger
+from ftlab.schema import PlanTask, PpoStage, Run
+
+_COLUMN = 44  # where the figures of a table end
+
+
+def plan(run: Run, overrides: Sequence[str]) -> None:
+    """Print what the run of the command line would do and need.
+
+    :raises SystemExit: with 1, where it does not fit. :raises ConfigError: phases that do not follow from each other.
+    """
+    assert isinstance(run.task, PlanTask)
+    planned = make_plan(run, overrides)
+    if run.task.solve is not None:
+        is_wrong = _solve(planned, run.task)
+    else:
+        facts = describe(planned)
+        echo_json(facts) if run.task.format == "json" else echo("\n".join(_lines(facts)))
+        is_wrong = facts["verdict"] == "does not fit"
+    if is_wrong:
+        sys.exit(1)
+
+
+def describe(planned: Plan) -> dict[str, Any]:
+    """Everything that is told, as plain values; sizes are bytes."""
+    phases = [_phase(planned, phase) for phase in planned.phases]
+    order = ("does not fit", "tight", "unknown", "fits")
+    verdict = next(one for one in order if any(phase["verdict"] == one for phase in phases))
+    disk = sum(phase["disk"] for phase in phases)
+    keys = planned.phases[0].config.run
+    place = Path(keys.dir or "outputs").expanduser()
+    there = next(folder for folder in (place.absolute(), *place.absolute().parents) if folder.is_dir())
+    return {
+        "verdict": verdict, "title": planned.title, "phases": phases,
+        "disk": {"needed": disk, "free": shutil.disk_usage(there).free, "folder": str(place)},
+        "missing": _missing(planned),
+    }  # fmt: skip
+
+
+def _phase(planned: Plan, phase: Phase) -> dict[str, Any]:
+    run = phase.config
+    device = device_of(run)
+    found = predict(run, device)
+    told = fit.verdict(found)
+    changes = [] if told in ("fits", "unknown") else fit.cheapest_changes(run, device)
+    return {
+        "name": phase.name, "stage": run.stage.name, "model": run.model.name, "method": _method(run),
+        "from": phase.source, "trainable": found.trainable, "parameters": found.parameters, **_work(planned, phase),
+        "device": {"kind": device.kind, "count": device.count, "memory": device.memory, "given": device.is_given},
+        "memory": {**found.as_dict(), "outside": CONTEXT, "needed": round(found.needed), "host": round(found.host)},
+        "verdict": told,
+        "changes": [{"overrides": list(one.overrides), "needed": round(one.needed)} for one in changes],
+        "disk": round(_disk(run, found)),
+    }  # fmt: skip
+
+
+def _method(run: Run) -> str:
+    return run.method.name + (f" on {run.quant.name}" if run.quant.name != "none" else "")
+
+
+def _work(planned: Plan, phase: Phase) -> dict[str, Any]:
+    """The batch of an optimizer step, and steps and tokens where a ledger of the run's directory has counted them."""
+    run, train, count = phase.config, phase.config.train, planned_devices(phase.config.hardware)
+    batch = train.micro_batch_size * train.gradient_accumulation_steps * count
+    work: dict[str, Any] = {
+        "micro_batch_size": train.micro_batch_size, "accumulation": train.gradient_accumulation_steps,
+        "global_batch_size": run.stage.mini_batch_size if isinstance(run.stage, PpoStage) else batch,
+        "max_length": run.data.max_length, "epochs": train.epochs, "steps": train.max_steps, "tokens": None,
+    }  # fmt: skip
+    keys = planned.phases[0].config.run
+    place = keys.dir or (None if keys.name is None else f"outputs/{keys.name}")
+    ledger = None if place is None else read_ledger(RunDir(Path(place)).ledger(phase.name))
+    if ledger is None or run.stage.name in ("ppo", "grpo"):
+        return work
+    split = ledger["splits"]["train"]
+    per_epoch = math.ceil(split["packed_rows"] / batch)
+    work["tokens"] = split["tokens_trained"] + split["tokens_masked"] + split["tokens_repeated"]  # of one epoch
+    if work["steps"] is None:
+        work["steps"] = math.ceil(per_epoch * train.epochs)
+    return work
+
+
+def _disk(run: Run, found: Prediction) -> float:
+    """Of checkpoints that are kept, one being written, and the final weights: what trains, in fp32, and its states."""
+    weights = 4.0 * found.trainable
+    each = weights + bytes_of_states(run.train.optimizer, found.trainable)
+    kept = run.train.save_total_limit or 10
+    final = weights if run.method.name == "lora" else 4.0 * found.parameters
+    return each * (kept + 1 + run.train.keeps_best) + final
+
+
+def _missing(planned: Plan) -> list[str]:
+    """What keeps the run from starting on this machine."""
+    try:
+        check.check_plan(planned)
+    except (ConfigError, DataError, NotReadyError) as error:
+        lines = str(error).splitlines()
+        return [line.strip().removeprefix("- ") for line in lines if line != "This run cannot start here:"]
+    return []
+
+
+# --- for people ------------------------------------------------------------------------------------------------------
+
+
+def _lines(facts: dict[str, Any]) -> list[str]:
+    lines = [line for phase in facts["phases"] for line in [*_phase_lines(phase), ""]]
+    disk = facts["disk"]
+    tight = "" if disk["needed"] < disk["free"] else ": NOT ENOUGH"
+    lines.append(
+        f"disk        about {size(disk['needed'])} for checkpoints and weights, {size(disk['free'])} free{tight}"
+    )
+    missing = facts["missing"]
+    lines += ["missing     nothing" if not missing else "missing     this run cannot start here yet:"]
+    lines += [f"  - {line}" for line in missing]
+    return lines
+
+
+def _phase_lines(phase: dict[str, Any]) -> list[str]:
+    share = phase["trainable"] / phase["parameters"]
+    lines = [
+        f"{phase['name']}: stage {phase['stage']}, {phase['method']}, {phase['model']}",
+        f"trains      {phase['trainable']:,} of {phase['parameters']:,} parameters ({share:.2%})",
+        f"batch       {_batch(phase)}",
+        f"length      {_length(phase)}",
+        f"device      {_device(phase['device'])}",
+        "",
+        f"Peak memory of one device, at {phase['memory']['moment']}:",
+    ]
+    memory, device = phase["memory"], phase["device"]
+    for name, count in sorted(memory["bytes"].items(), key=lambda one: -one[1]):
+        lines.append(_row(name, count))
+    outside = "Python and PyTorch themselves" if device["kind"] == "cpu" else "driver and PyTorch themselves"
+    lines += [_row(outside, memory["outside"]), _row("in all", memory["needed"]) + _of(device, phase["verdict"])]
+    if memory["host"]:
+        lines.append(f"  and {size(memory['host'])} in the host's memory for each device, of what is offloaded")
+    if phase["changes"]:
+        lines += ["", "It fits with one of:"]
+        lines += [f"  {' '.join(one['overrides'])}  ({size(one['needed'])})" for one in phase["changes"]]
+    elif phase["verdict"] == "does not fit":
+        lines += ["", "No change of batch, length, rank or method makes it fit: take a smaller model, a larger device,"]
+        lines += ["or more of them with deepspeed=z3."]
+    return lines
+
+
+def _batch(phase: dict[str, Any]) -> str:
+    if phase["stage"] == "ppo":
+        return f"{phase['global_batch_size']} answers an optimizer step"
+    what = "completions" if phase["stage"] == "grpo" else "rows"
+    parts = f"{phase['micro_batch_size']} x {phase['accumulation']} accumulated"
+    return f"{phase['global_batch_size']} {what} a step: {parts} x {phase['device']['count']} device(s)"
+
+
+def _length(phase: dict[str, Any]) -> str:
+    until = f"{phase['max_length']:,} tokens at most; "
+    if phase["steps"] is None:
+        return f"{until}steps are known once the data is prepared"
+    tokens = "" if phase["tokens"] is None else f", {phase['tokens']:,} tokens an epoch"
+    return f"{until}{phase['steps']:,} steps{tokens}"
+
+
+def _device(device: dict[str, Any]) -> str:
+    many = f"{device['count']} x " if device["count"] > 1 else ""
+    kind = {"cpu": "CPU", "gpu": "GPU"}[device["kind"]]
+    if device["memory"] is None:
+        return f"{many}{kind}; how much memory it has is not known: give hardware.memory_gb"
+    whose = "hardware.memory_gb" if device["given"] else "this machine's"
+    return f"{many}{kind} with {size(device['memory'])} ({whose})"
+
+
+def _row(name: str, count: float) -> str:
+    return f"  {name:<{_COLUMN - 10}}{size(count):>12}"
+
+
+def _of(device: dict[str, Any], verdict: str) -> str:
+    return "" if device["memory"] is None else f" of {size(device['memory'])}: {verdict}"
+
+
+# --- solving ---------------------------------------------------------------------------------------------------------
+
+
+def _solve(planned: Plan, task: PlanTask) -> bool:
+    """Print the largest value of a key that fits, for each phase. :return: whether there is none for one of them."""
+    assert task.solve is not None
+    found = []
+    for phase in planned.phases:
+        device: Device = device_of(phase.config)
+        found.append((phase, device, fit.solve(phase.config, task.solve, device)))
+    if task.format == "json":
+        echo_json([
+            {"phase": phase.name, "key": one.key, "value": one.value, "needed": round(one.needed),
+             "memory": device.memory} for phase, device, one in found
+        ])  # fmt: skip
+        return any(one.value is None for _, _, one in found)
+    for phase, device, one in found:
+        where = f"{phase.name}: " if len(planned.phases) > 1 else ""
+        memory = f"{size(one.needed)} of {size(device.memory or 0)}"
+        if one.value is None:
+            echo(f"{where}no {one.key} fits: the smallest needs {memory}. ftlab plan without solve says what would do.")
+        else:
+            most = " (the most that there can be)" if one.value == one.limit else ""
+            echo(f"{where}{one.key}={one.value}{most}  {memory}")
+    return any(one.value is None for _, _, one in found)
