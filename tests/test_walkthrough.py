@@ -49,7 +49,7 @@ BEFORE = {
     ),
     "data.md": (
         "ftlab data.path=chats.jsonl data.format=messages model.template=qwen3 data.max_length=512",
-        "ftlab data.path=my.json data.format=alpaca data.split.golden=seen.json",
+        "ftlab data.path=my.json data.format=alpaca data.split.golden=golden.jsonl",
     ),
 }
 WHOLE = {"python -m ftlab"}  # its answers are shown
@@ -68,9 +68,12 @@ def test_page_says_what_happens(page, tmp_path, env, transcript):
     prepare(tmp_path, page.read_text(encoding="utf-8"))
     env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env["PATH"]])
     env.pop("COLUMNS", None)
-    typed = {item.text: item.line for item in reversed(items) if item.is_command and item.text not in NAMES}
+    typed: dict[str, int] = {}  # a command that stands there twice is typed once
+    for item in items:
+        if item.is_command and item.text not in NAMES:
+            typed.setdefault(item.text, item.line)
     told, wrong = [], []
-    for command, line in [*((before, 0) for before in BEFORE.get(page.name, ())), *reversed(typed.items())]:
+    for command, line in [*((before, 0) for before in BEFORE.get(page.name, ())), *typed.items()]:
         place, answers = f"{page.name}:{line}", "\n" * 3 if "ftlab init" in command else ""
         said = in_terminal(to_type(command), tmp_path, env, answers, timeout=900)
         told.append(said.text)
@@ -125,7 +128,7 @@ def prepare(folder: Path, page: str) -> None:
     asked = [(f"{row['instruction']} {row['input']}".strip(), row["output"]) for row in facts]
     write("my.json", facts[:90])
     write("golden.json", facts[90:])
-    write("seen.json", [*facts[80:], {**facts[0], "output": "another"}])
+    write("golden.jsonl", [*facts[80:], {**facts[0], "output": "another"}])
     write(
         "my.jsonl", [{"conversations": [{"from": "human", "value": q}, {"from": "gpt", "value": a}]} for q, a in asked]
     )

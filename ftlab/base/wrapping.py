@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rich.cells import cell_len
 
 # What a reader will copy: alone on its line, or after a colon up to the line's end.
-_COMMAND = re.compile(r"(?:^\s*|: )((?:ftlab|tensorboard|python|pip|git|iconv|gunzip) .*)$")
+_COMMAND = re.compile(r"(?:^\s*|: )((?:ftlab|tensorboard|wandb|python|pip|git|iconv|gunzip) .*)$")
 # A number stays with the word before it: at the beginning of a line it says nothing.
 _WORD = re.compile(r"(?<!\S)[^\W\d]\S{,23} [\d.,]*\d,?(?=\s|$)|\S+")
 _ARGUMENT = re.compile(r"""(?:'[^']*'|"[^"]*"|\S)+""")  # of a shell: quotes hold it together

@@ -40,6 +40,15 @@ def test_a_broken_command_is_the_same_command_to_a_shell(line, width):
     assert parts.stdout == whole.stdout != ""
 
 
+def test_a_command_for_a_tracker_is_one_too():
+    line = "wandb: no WANDB_API_KEY and no wandb login: offline; to send it: wandb sync /data/"
+    path = 75 * "x"
+    assert broken(line + path, 80) == dedent(f"""\
+        wandb: no WANDB_API_KEY and no wandb login: offline; to send it:
+          wandb sync \\
+          /data/{path}""")
+
+
 def test_a_number_stays_with_the_word_before_it():
     line = "before training: validation loss 8.3995, perplexity 4,445.0, golden exact match 0.000"
     assert broken(line, 80) == dedent("""\
