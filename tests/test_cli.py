@@ -137,6 +137,7 @@ def test_env_as_json_is_json_and_keeps_secrets(ftlab, env):
     assert (done.returncode, facts["ftlab"]["version"]) == (0, __version__)
     assert sys.executable in facts["machine"]["python"]
     assert facts["packages"]["pydantic"][0] == "2"
+    assert facts["packages"]["mlflow-skinny"][0] == "3", "which the whole mlflow comes with, too"
     assert (facts["hub"]["HF_TOKEN"], facts["hub"]["HF_HUB_OFFLINE"]) == ("set", "on")
     assert "notarealtoken" not in done.stdout
 

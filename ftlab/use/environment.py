@@ -18,7 +18,7 @@ from ftlab.schema import EnvTask, Run
 
 _PACKAGES = (
     "torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "datasets", "tokenizers", "safetensors",
-    "deepspeed", "flash-attn", "vllm", "hydra-core", "omegaconf", "pydantic", "tensorboard", "wandb", "mlflow",
+    "deepspeed", "flash-attn", "vllm", "hydra-core", "omegaconf", "pydantic", "tensorboard", "wandb", "mlflow-skinny",
 )  # fmt: skip
 
 
