@@ -87,6 +87,10 @@ class RankFailedError(FtlabError, RuntimeError):
         super().__init__(message)
 
 
+class JobFailedError(FtlabError, RuntimeError):
+    """A run that was handed to a cluster did not come to its end there."""
+
+
 class DivergedError(FtlabError, ArithmeticError):
     """The loss is no longer a number."""
 
@@ -98,7 +102,8 @@ class Interrupted(FtlabError):
 
 
 class Preempted(Interrupted):
-    """A scheduler stopped the run (SIGTERM, SIGUSR1); what there is has been saved, and starting it again goes on.
+    """A scheduler stopped the run (SIGTERM, SIGUSR1, SIGUSR2); what there is has been saved, and starting it again goes
+    on.
 
     The exit code is EX_TEMPFAIL of sysexits.h: what launchers take for "try again".
     """

@@ -6,7 +6,7 @@ import sys
 from pkgutil import resolve_name
 from typing import Any
 
-from ftlab.base.terminal import discard_output, echo_error
+from ftlab.base.ending import end_with
 
 # task -> the function that runs it; imported only when it is chosen
 TASKS = {
@@ -17,6 +17,7 @@ TASKS = {
     "init": "ftlab.use.init.command:init",
     "mine": "ftlab.use.mine.command:mine",
     "ls": "ftlab.use.ls:ls",
+    "slurm": "ftlab.use.slurm:slurm",
     "diff": "ftlab.use.diff:diff",
     "plan": "ftlab.use.plan:plan",
     "explain": "ftlab.use.explain:explain",
@@ -60,20 +61,10 @@ def job(cfg: Any) -> None:
         if sweeps.trains(cfg, of_hydra):
             return resolve_name("ftlab.engine.sweep:run_job")(sweeps.place(of_hydra), cfg, of_hydra)
         run, overrides = sweeps.prepare(cfg, of_hydra)
+        if (cluster := resolve_name("ftlab.config.launcher:options")(of_hydra)) is not None:
+            return resolve_name("ftlab.engine.submission:submit")(run, overrides, cluster)
         resolve_name(TASKS[run.task.name])(run, overrides)
     except Exception as error:
         if sweeps.goes_on(of_hydra, error):
             raise  # Hydra tells it at the end
         end_with(error)
-
-
-def end_with(error: BaseException) -> Any:
-    """Tell what the user can mend, with its exit code. :raises BaseException: anything else is a bug of ours."""
-    if isinstance(error, BrokenPipeError):  # ftlab --help | head
-        return discard_output(sys.stdout)
-    errors = resolve_name("ftlab.errors")
-    error = errors.Interrupted("Interrupted before anything was begun.") if type(error) is KeyboardInterrupt else error
-    if not isinstance(error, (errors.FtlabError, OSError)):
-        raise error
-    echo_error(told := errors.of_system(error))
-    return sys.exit(told.exit_code)

@@ -102,7 +102,7 @@ def mistakes() -> Callable[[str], list[str]]:
 @pytest.fixture
 def env(tmp_path) -> dict[str, str]:
     """The environment of a subprocess: this checkout, an empty hub cache, no network."""
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(ROOT), str(ROOT / "launchers"), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(paths),

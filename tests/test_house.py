@@ -39,7 +39,7 @@ FLOORS = {
     "base": 1, "schema": 1,
     "distributed": 2,
     "rundir": 3,
-    "pretrained": 4,
+    "pretrained": 4, "slurm": 4,
     "config": 5, "planning": 5,
     "model": 6, "data": 6,
     "measure": 7, "policy": 7,

@@ -37,8 +37,10 @@ STAND_INS = {
 # A sentence names these: what they need besides stands elsewhere, or is a shell that is not here.
 NAMES = {
     "ftlab resume", "ftlab resume DIR", "ftlab init", "ftlab inspect", "ftlab mine", "ftlab explain KEY",
+    "ftlab slurm status outputs/my-sweep", "ftlab slurm cancel outputs/my-sweep", "ftlab resume outputs/my-sweep",
     "ftlab phase=codebase", "ftlab -sc install=fish | source",
 }  # fmt: skip
+NEEDS_A_CLUSTER = "hydra/launcher=slurm"  # the script alone is written
 NEEDS_THE_HUB = {"ftlab model=llama3_8b"}  # its config is shown
 # Where a page's words are about a run that is there, or about rows of one kind.
 BEFORE = {
@@ -103,6 +105,8 @@ def to_type(command: str) -> str:
     """What a user types who has read ``command``: with names of their own, and here few steps of training."""
     if command in NEEDS_THE_HUB:
         return f"{command} --cfg job"
+    if NEEDS_A_CLUSTER in command and "dry_run" not in command:
+        command = f"{command} hydra.launcher.dry_run=true"
     is_whole = command in WHOLE
     for example, real in STAND_INS.items():
         command = command.replace(example, real)

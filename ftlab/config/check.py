@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from yaml import YAMLError
 
-from ftlab.config import dataset_names, experiments, foreign_names, phases, quoting
+from ftlab.config import dataset_names, experiments, foreign_names, launcher, phases, quoting
 from ftlab.config.command_line import Arguments, choices_of, first_values
 from ftlab.config.compose import compose, group_choices, read, select_loader, validate
 from ftlab.config.keys import takes_list, unknown_key
@@ -53,17 +53,29 @@ def check(arguments: Arguments) -> DictConfig:
     _check_exclusive_keys(overrides, mistakes)
     _check_phases_is_list(overrides, mistakes)
     if not mistakes and (good := _first_of_all_good(list(_variants(overrides)), loader, config_name)) is not None:
+        if wrong := launcher.mistakes(good, arguments.task):
+            raise ConfigError(wrong)
         return good
     groups = group_choices(loader)
     registered = {*dataset_names.names(arguments.overrides)}
     shown = {**groups, "data": sorted({*groups["data"], *map(str, registered)} - {dataset_names.CHOICE})}
     chosen = [o for o in overrides if o.key_or_group in groups and _is_known_group(o, groups, shown, mistakes)]
     rest = [o for o in overrides if o.key_or_group not in groups]
+    launchers = [o for o in rest if o.key_or_group == "hydra/launcher"]
     try:
-        cfg = compose(first_values(chosen), loader, config_name)
+        cfg = compose(first_values([*launchers, *chosen]), loader, config_name)
     except (HydraException, YAMLError) as error:
         raise ConfigError([*mistakes, _hydra_message(error)]) from None
-    known = [o for o in rest if o.is_hydra_override() or _is_known_key(o, cfg, sorted(groups), mistakes)]
+    known = [
+        o
+        for o in rest
+        if not launcher.is_key(o) and (o.is_hydra_override() or _is_known_key(o, cfg, sorted(groups), mistakes))
+    ]
+    launchers += [o for o in rest if launcher.is_key(o) and launcher.is_known_key(o, cfg, mistakes)]
+    try:
+        mistakes += launcher.mistakes(compose(first_values(launchers), loader, config_name), arguments.task)
+    except HydraException as error:
+        mistakes.append(_hydra_message(error))
     for variant in _variants([*chosen, *known]):
         _validate_lines(variant, loader, config_name, mistakes)
     if mistakes:

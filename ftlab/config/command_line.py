@@ -32,7 +32,9 @@ _BARE_FLAGS = {
     "--shell-completion",
 }  # fmt: skip
 # Mappings with names of the user's own, which Hydra would not add to.
-_OPEN = re.compile(r"^(data\.(golden\.)?(columns|tags)|model\.recommended\.learning_rate)[.=]")
+_OPEN = re.compile(
+    r"^(data\.(golden\.)?(columns|tags)|model\.recommended\.learning_rate|hydra\.launcher\.additional_parameters)[.=]"
+)
 
 
 @dataclass(frozen=True)

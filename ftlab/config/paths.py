@@ -22,7 +22,8 @@ def task_names() -> list[str]:
 
 
 def group_names() -> list[str]:
-    return sorted(path.name for path in config_dir().iterdir() if path.is_dir())
+    """The groups of a run; those of Hydra itself are not among them."""
+    return sorted(path.name for path in config_dir().iterdir() if path.is_dir() and path.name != "hydra")
 
 
 def only_with(path: str, expected: str, value: str) -> str | None:

@@ -13,13 +13,14 @@ from hydra.core.utils import setup_globals
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from ftlab.config import phases
+from ftlab.config import launcher, phases
 from ftlab.config.command_line import Arguments, first_values, of_job
 from ftlab.config.compose import compose, select_loader, validate
 from ftlab.config.quoting import quote
 from ftlab.errors import ConfigError, FtlabError, Interrupted, Mistake
 from ftlab.rundir.sweep import Jobs, SweepDir, is_sweep
 from ftlab.schema import Run
+from ftlab.slurm.options import Options
 
 _DIR = "hydra.sweep.dir"
 _BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
@@ -30,12 +31,14 @@ _PLACE = (_DIR, "hydra.sweep.subdir", "run.if_exists")
 @dataclass(frozen=True)
 class Sweep:
     """:param path: its folder. :param is_chosen: whether the command line names it. :param wants_new: whether one that
-    is there is not gone on with. :param jobs: the overrides of each; None where a sweeper chooses them on the way."""
+    is there is not gone on with. :param jobs: the overrides of each; None where a sweeper chooses them on the way.
+    :param slurm: what is asked of a cluster; None where the jobs run here."""
 
     path: Path
     is_chosen: bool
     wants_new: bool
     jobs: Jobs | None
+    slurm: Options | None
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,9 @@ def read(arguments: Arguments) -> Sweep:
         lines = parser.parse_overrides([*(f"{key}={value}" for key, value in given.items()), *arguments.overrides])
         (every,) = BasicSweeper.split_arguments(lines, None)
         jobs = tuple(identity(job) for job in every)
-    return Sweep(Path(hydra.sweep.dir), _DIR in values, values.get("run.if_exists") == "new", jobs)
+    return Sweep(
+        Path(hydra.sweep.dir), _DIR in values, values.get("run.if_exists") == "new", jobs, launcher.options(hydra)
+    )
 
 
 def identity(overrides: Sequence[str]) -> tuple[str, ...]:

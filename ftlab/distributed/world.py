@@ -71,6 +71,12 @@ def threads_of_rank(ranks: int) -> int:
     return max(len(os.sched_getaffinity(0)) // ranks if hasattr(os, "sched_getaffinity") else 1, 1)
 
 
+def planned_layout(hardware: Hardware) -> tuple[int, int, bool]:
+    """Nodes, devices on each (``auto`` counts as one), and whether the config says that they are GPUs."""
+    devices = 1 if hardware.devices == "auto" else hardware.devices
+    return hardware.nodes, devices, hardware.name not in ("auto", "cpu")
+
+
 def may_have_accelerator() -> bool:
     """Whether this machine may have one, told without torch: False where no driver has made a device of any kind."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1") and not any(map(glob, _OTHER_DEVICES)):

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, TextIO
 
 from ftlab.errors import Interrupted, Preempted
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def quiet_libraries() -> None:
@@ -41,7 +41,8 @@ def quiet_libraries() -> None:
 
 
 class Interruption:
-    """How one run is told to stop: Ctrl-C by a person, SIGTERM or SIGUSR1 by a scheduler, :meth:`request` by a program.
+    """How one run is told to stop: Ctrl-C by a person, one of the others of :data:`SIGNALS` by a scheduler,
+    :meth:`request` by a program.
 
     In training the first request lets the step end, saves and stops; a second Ctrl-C stops at once. Elsewhere, where
     nothing is lost that a continued run would not make again, the first one raises KeyboardInterrupt too. That is at

@@ -12,8 +12,9 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.markup import escape
 from rich.table import Table
@@ -24,8 +25,9 @@ from ftlab.base.numbers import readable
 from ftlab.base.terminal import echo, echo_error
 from ftlab.config import sweeps
 from ftlab.config.command_line import Arguments
-from ftlab.engine import tasks
+from ftlab.engine import submission, tasks
 from ftlab.engine.finished import remarks_on_finished
+from ftlab.engine.submission import Prepared
 from ftlab.engine.summary import next_lines
 from ftlab.errors import FtlabError, Interrupted, RunDirError
 from ftlab.planning import make_plan
@@ -44,6 +46,9 @@ from ftlab.rundir.sweep import (
     unfinished_sweeps,
 )
 from ftlab.schema import Run
+from ftlab.slurm.options import Options
+
+_ResultT = TypeVar("_ResultT")
 
 
 def run(given: Arguments, start: Callable[[list[str]], None]) -> int:
@@ -54,6 +59,8 @@ def run(given: Arguments, start: Callable[[list[str]], None]) -> int:
     :raises RunDirError: the folder that was asked for holds another sweep, or a process is at work in it.
     """
     asked = sweeps.read(given)
+    if asked.slurm is not None:
+        submission.check_ready(asked.slurm)
     sweep, is_new = _folder(asked)
     with RunLock(sweep.path, make=True):
         if is_new:
@@ -64,6 +71,7 @@ def run(given: Arguments, start: Callable[[list[str]], None]) -> int:
         else:
             done, jobs = len(sweep.finished()), sweep.jobs() or ()
             another = "" if asked.is_chosen else ". run.if_exists=new starts another"
+            sweep.write(sweep.journal().model_copy(update={"overrides": given.overrides}))  # of hydra.* the newer
             echo(f"Going on with {sweep.path}: {done} of {len(jobs)} jobs are finished{another}")
         try:
             start(sweeps.in_folder(given, sweep.path, is_new).for_hydra)
@@ -107,6 +115,37 @@ def run_job(place: sweeps.Place, cfg: Any, of_hydra: Any) -> None:
     :param cfg: as Hydra composed it. :param of_hydra: Hydra's own node of it.
     :raises Interrupted: it was stopped.
     """
+    attempt(place, cfg, of_hydra, _train)
+
+
+def prepare_job(place: sweeps.Place, cfg: Any, of_hydra: Any, options: Options) -> tuple[JobRecord, Prepared] | None:
+    """Make one job's run directory, for the cluster to train in; None where it is finished or cannot run."""
+    return attempt(place, cfg, of_hydra, partial(submission.prepare, options=options))
+
+
+def run_prepared(sweep: SweepDir, jobs: Sequence[tuple[JobRecord, Prepared]], options: Options) -> None:
+    """Let the cluster train the jobs of a sweep, wait for them, and write down why one failed.
+
+    :raises Interrupted: the user no longer waits.
+    """
+    for (job, _), waited in zip(jobs, submission.run_all([one for _, one in jobs], options, sweep.path)):
+        if waited is not None and waited.failure is not None:
+            sweep.record(job.model_copy(update={"error": waited.failure}))
+
+
+def _train(title: str, run: Run, overrides: Sequence[str]) -> None:
+    echo(f"\n{title}")
+    tasks.train(run, overrides)
+
+
+def attempt(
+    place: sweeps.Place, cfg: Any, of_hydra: Any, work: Callable[[str, Run, Sequence[str]], _ResultT]
+) -> tuple[JobRecord, _ResultT] | None:
+    """Do the work of one job, unless it is finished. What fails is told once, and written down.
+
+    :param work: takes the title of the job, its run and its overrides.
+    :return: the record of the job, and what its work returned; None where there is nothing to do or it failed.
+    """
     sweep, jobs = place.sweep, place.sweep.jobs()
     title = job_title(place.number, place.overrides, jobs)
     job = JobRecord(number=place.number, overrides=place.overrides, directory=sweep.relative(place.directory))
@@ -120,10 +159,9 @@ def run_job(place: sweeps.Place, cfg: Any, of_hydra: Any) -> None:
                 for line in remarks_on_finished(run_dir):
                     echo(line)
             sweep.record(job)
-            return
-        echo(f"\n{title}")
+            return None
         sweep.record(job)
-        tasks.train(config, overrides)
+        return job, work(title, config, overrides)
     except Interrupted as error:
         raise type(error)(f"Interrupted in {title}. {_how_to_go_on(sweep)}") from None
     except FtlabError as error:
@@ -132,6 +170,7 @@ def run_job(place: sweeps.Place, cfg: Any, of_hydra: Any) -> None:
     except Exception as error:
         echo_error(f"{title} failed:\n{traceback.format_exc()}")
         sweep.record(job.model_copy(update={"error": f"{type(error).__name__}: {error}"}))
+    return None
 
 
 def job_title(number: int, overrides: Sequence[str], jobs: Sequence[Sequence[str]] | None) -> str:

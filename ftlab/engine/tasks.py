@@ -34,6 +34,17 @@ def train(run: Run, overrides: Sequence[str], hooks: PhaseHooks | None = None) -
         _execute(run_dir, run.run.checkpoint, hooks, started)
 
 
+def prepare(run: Run, overrides: Sequence[str]) -> RunDir:
+    """Check a run that another machine is to train, and make its directory, or find the one that it continues.
+
+    What devices and packages there are is the other machine's to check.
+    """
+    plan = make_plan(run, overrides)
+    preflight.check_plan(plan, is_here=False)
+    with claim(plan) as run_dir:
+        return run_dir
+
+
 def resume(run: Run, overrides: Sequence[str], hooks: PhaseHooks | None = None) -> None:
     """Continue ``run.dir``; everything but where it is, and how many steps it takes, comes from its own run.yaml.
 

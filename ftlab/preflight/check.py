@@ -28,9 +28,10 @@ from ftlab.stages.rewards import resolve as reward_names
 from ftlab.stages.trainer import optimizers
 
 
-def check_plan(plan: Plan) -> None:
+def check_plan(plan: Plan, is_here: bool = True) -> None:
     """Check that every phase of the plan can run.
 
+    :param is_here: on this machine; else what devices and packages it has says nothing.
     :raises NotReadyError, ConfigError, DataError: as :func:`check` does; of a curriculum what every phase lacks.
     """
     current_world()  # what a launcher has set wrongly is told before anything is loaded
@@ -40,7 +41,7 @@ def check_plan(plan: Plan) -> None:
     lacking = []
     for phase in phases:
         try:
-            check(phase.config, _phase_adapter_mistakes(plan, phase, given))
+            check(phase.config, _phase_adapter_mistakes(plan, phase, given), is_here)
         except FtlabError as error:
             if len(plan.phases) == 1:
                 raise
@@ -49,8 +50,9 @@ def check_plan(plan: Plan) -> None:
         raise NotReadyError("\n".join(lacking))
 
 
-def check(run: Run, adapter: Collection[str] | None = None) -> None:
-    """:param adapter: what is wrong with the adapter that a run starts from; None to look at ``model.adapter``.
+def check(run: Run, adapter: Collection[str] | None = None, is_here: bool = True) -> None:
+    """:param is_here: as in :func:`check_plan`.
+    :param adapter: what is wrong with the adapter that a run starts from; None to look at ``model.adapter``.
     :raises NotReadyError: everything that is missing, at once.
     :raises ConfigError, DataError: the data does not exist or does not fit.
     """
@@ -59,15 +61,16 @@ def check(run: Run, adapter: Collection[str] | None = None) -> None:
         raise ConfigError(mistakes)
     if run.stage.name == "grpo":
         generations.check(run)
-        missing += filter(None, [generations.missing_vllm(run)])
+        missing += filter(None, [generations.missing_vllm(run) if is_here else None])
     try:
         sources = resolve.resolve(run.data, run.stage.name)
         check_first_rows(sources, run.data)
     except DataError as error:
         missing.append(str(error))
-    missing += filter(None, [optimizers.missing_package(run)])
-    missing += missing_trackers(run)
-    missing += device_problems(run)
+    if is_here:
+        missing += filter(None, [optimizers.missing_package(run)])
+        missing += missing_trackers(run)
+        missing += device_problems(run)
     missing += (
         _unreachable_model(run)
         or list(filter(None, [remote_code.refusal(run.model), prequantized.unsupported_reason(run)]))

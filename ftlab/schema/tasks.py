@@ -79,6 +79,11 @@ class LsTask(TaskGroup):
     limit: Positive | None
 
 
+class SlurmTask(TaskGroup):
+    name: Literal["slurm"]
+    action: Literal["status", "cancel"]
+
+
 class DiffTask(TaskGroup):
     name: Literal["diff"]
     first: str | None
@@ -111,6 +116,7 @@ Task = Annotated[
     | MineTask
     | ExplainTask
     | LsTask
+    | SlurmTask
     | DiffTask
     | PlanTask
     | EnvTask

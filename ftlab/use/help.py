@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from ftlab.base.terminal import echo
-from ftlab.config.paths import config_dir, task_names
+from ftlab.config.paths import config_dir, group_names, task_names
 
 WIDTH = 100  # of a pipe, and at most of a terminal
 _TERM = 14  # what the names of tasks and groups take, with their indent
@@ -48,7 +48,7 @@ def _general_help() -> str:
         lines += _entry(name, _comments(config_dir() / "task" / f"{name}.yaml")[0], width)
     lines += ["", "Groups and their choices (* by default)"]
     defaults = _defaults()
-    for group in sorted(path.name for path in config_dir().iterdir() if path.is_dir() and path.name != "task"):
+    for group in [name for name in group_names() if name != "task"]:
         names = sorted(path.stem for path in (config_dir() / group).glob("[!_]*.yaml"))
         lines += _entry(group, "  ".join(f"{name}*" if name == defaults[group] else name for name in names), width)
     lines += ["", "Keys: seed and those of run, train, eval and every group,"]

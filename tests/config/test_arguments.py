@@ -150,7 +150,7 @@ def test_a_word_arrives_as_it_was_typed(folder):
         ("trian", "trian: is no task. Tasks: "),
         ("trian", " Did you mean train?"),
         ("task=resum", "resum: is no task. "),
-        ("task=resum", " Did you mean resume?"),
+        ("task=resum", " Did you mean resume"),
         ("zzz", ", version."),
         ("version now", "now: ftlab version takes no bare words; a value is given as key=value."),
         (

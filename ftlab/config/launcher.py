@@ -1,0 +1,77 @@
+"""The keys of ``hydra.launcher``, where the launcher is one of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ValidationError
+
+from ftlab.errors import ConfigError, Mistake, nearest
+from ftlab.slurm.options import TARGET, Options
+
+NODE = "hydra.launcher"
+
+
+def options(of_hydra: Any) -> Options | None:
+    """What is asked of the cluster; None where another launcher is chosen.
+
+    :param of_hydra: the node ``hydra`` of a config. :raises ConfigError: every mistake at once.
+    """
+    node = of_hydra.launcher
+    if node.get("_target_") != TARGET:
+        return None
+    try:
+        values: Any = OmegaConf.to_container(node, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError([Mistake(str(error.full_key or NODE), str(error).splitlines()[0])]) from None
+    return parse(values)
+
+
+def parse(values: Mapping[str, Any]) -> Options:
+    """:param values: of the launcher's node. :raises ConfigError: every mistake at once."""
+    try:
+        return Options.model_validate({key: value for key, value in values.items() if key != "_target_"})
+    except ValidationError as error:
+        found = {".".join(map(str, one["loc"][:1])): one for one in error.errors()}
+        raise ConfigError([_mistake(key, one["msg"], one["input"]) for key, one in found.items()]) from None
+
+
+def _mistake(key: str, message: str, value: object) -> Mistake:
+    if "valid tuple" in message:
+        return Mistake(f"{NODE}.{key}", f"must be a list: {NODE}.{key}=[{value}]")
+    return Mistake(f"{NODE}.{key}", message.replace("Input should be", "must be").split(", unable to parse")[0], value)
+
+
+def is_key(override: Override) -> bool:
+    """Whether an override is of a key of the launcher."""
+    return override.key_or_group.startswith(f"{NODE}.")
+
+
+def is_known_key(override: Override, cfg: DictConfig, mistakes: list[Mistake]) -> bool:
+    """Whether there is the key of an override of the launcher. :param cfg: composed of the groups that were chosen."""
+    key = override.key_or_group
+    if cfg.hydra.launcher.get("_target_") != TARGET:
+        return True
+    name = key.removeprefix(f"{NODE}.").split(".")[0]
+    known = [*Options.model_fields]
+    if name in known:
+        return True
+    reason = f"no such key. Keys of the launcher: {', '.join(known)}."
+    near = [f"{NODE}.{one}" for one in nearest(name, known)]
+    mistakes.append(Mistake(key, reason, override.get_value_string(), near))
+    return False
+
+
+def mistakes(cfg: DictConfig, task: str) -> list[Mistake]:
+    """What is wrong with the launcher's keys, or with a task that it cannot launch."""
+    try:
+        asked = options(cfg.hydra)
+    except ConfigError as error:
+        return [*error.mistakes]
+    if asked is not None and task not in ("train", "resume"):
+        return [Mistake("hydra/launcher", f"ftlab {task} runs here; train and resume are handed to a cluster", "slurm")]
+    return []

@@ -1,0 +1,89 @@
+"""``ftlab slurm status|cancel``: the jobs that a sweep, or a single run, has in a cluster."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from ftlab.base.console import Terminal
+from ftlab.base.terminal import echo
+from ftlab.errors import ConfigError, Mistake, RunDirError
+from ftlab.rundir.directory import RunDir
+from ftlab.rundir.submission import Submission, SubmissionFiles
+from ftlab.rundir.sweep import SweepDir, changed_overrides, is_sweep
+from ftlab.schema import Run, SlurmTask
+from ftlab.slurm import commands
+from ftlab.slurm.outcome import failure, log_file
+
+
+def slurm(run: Run, overrides: Sequence[str]) -> None:
+    """Print the jobs of ``run.dir``, or cancel those that have not ended.
+
+    :raises ConfigError: it is neither sweep nor run. :raises NotReadyError: Slurm is not installed, or does not answer.
+    """
+    assert isinstance(run.task, SlurmTask)
+    if run.run.dir is None:
+        raise ConfigError([Mistake("run.dir", "is missing: ftlab slurm status outputs/my-sweep")])
+    folder = Path(run.run.dir).expanduser()
+    jobs = [(name, path, job) for name, path in _runs(folder) if (job := SubmissionFiles(path).read()) is not None]
+    if not jobs:
+        echo(f"{folder} has no jobs in a cluster. hydra/launcher=slurm submits some.")
+    elif run.task.action == "cancel":
+        _cancel(folder, [job for _, _, job in jobs])
+    else:
+        _show(folder, jobs)
+
+
+def _runs(folder: Path) -> list[tuple[str, Path]]:
+    """What tells each run from the others, and its directory."""
+    if not is_sweep(folder):
+        try:
+            return [(folder.name, RunDir.open(folder).path)]
+        except RunDirError:
+            # A run that failed before it had measured anything has left only the record of its job.
+            if SubmissionFiles(folder).read() is not None:
+                return [(folder.name, folder)]
+            reason = "is neither a sweep nor a run: ftlab slurm status outputs/my-sweep"
+            raise ConfigError([Mistake("run.dir", reason, str(folder))]) from None
+    sweep = SweepDir(folder)
+    jobs = sweep.jobs()
+    return [
+        (" ".join([str(number + 1), *changed_overrides(job.overrides, jobs)]), sweep.run_dir(job))
+        for number, job in sweep.records().items()
+    ]
+
+
+def _cancel(folder: Path, jobs: Sequence[Submission]) -> None:
+    states = commands.states(job.job for job in jobs)
+    active = [job.job for job in jobs if job.job in states and states[job.job].is_active]
+    if not active:
+        echo(f"No job of {folder} is in the queue.")
+        return
+    commands.cancel(active)
+    echo(
+        f"Cancelled {' '.join(active)}. What they have saved stays; go on with: ftlab resume {shlex.quote(str(folder))}"
+    )
+
+
+def _show(folder: Path, jobs: Sequence[tuple[str, Path, Submission]]) -> None:
+    states = commands.states(job.job for _, _, job in jobs)
+    table = Table(title=Text(f"jobs of {folder}"), title_justify="left")
+    for column in ("run", "job", "state", "where, or why not"):
+        table.add_column(column, overflow="fold")
+    for name, path, job in jobs:
+        state = states.get(job.job)
+        if state is not None and state.is_active:
+            word = state.word + (f", start {state.restarts + 1}" if state.restarts else "")
+            table.add_row(*map(Text, (name, job.job, word, state.node or state.reason)))
+        else:
+            problem = failure(path, job, state)
+            word = "finished" if problem is None else state.word if state is not None else "ended"
+            table.add_row(*map(Text, (name, job.job, word, " ".join((problem or "").splitlines()[:1]))))
+    to = Terminal(highlight=False, emoji=False)
+    to.print(table)
+    logs = sorted({str(log_file(job).parent) for _, _, job in jobs})
+    to.print(Text(f"Logs: {' '.join(logs)}"), soft_wrap=True)

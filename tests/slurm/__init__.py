@@ -1,0 +1,1 @@
+"""A Slurm of this machine's own, and what runs on it."""

@@ -1,0 +1,221 @@
+"""On a real Slurm: runs and sweeps, jobs that end badly, and preempted ones whose weights are those of undisturbed
+runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ftlab.rundir.directory import RunDir
+from tests.runs import BARE, final_hash, logged, train_run
+
+TINY = (*BARE, "train.max_steps=2", "train.logging_steps=1", "data.max_samples=16")
+# Half a minute of steps, with a checkpoint now and then, and evaluations that take a while.
+LONG = (
+    "train.max_steps=60", "train.logging_steps=1", "train.save_steps=25", "eval.steps=20", "eval.golden_rows=0",
+    "eval.samples=0", "tracker=none", "data.split.golden=none",
+)  # fmt: skip
+PHASES = (
+    "phases=[{name: read, stage: pt}, {name: instruct, stage: sft}]", *BARE, "train.max_steps=20",
+    "train.logging_steps=1", "data.max_samples=80",
+)  # fmt: skip
+
+
+def test_a_run_is_trained_by_a_job(command):
+    """A short one, for every machine that can start a Slurm."""
+    started = command(*TINY, "run.dir=run")
+    assert started.end() == 0, started.output
+    assert RunDir.open(started.folder / "run").manifest()["status"] == "finished"
+    assert "run: finished" in started.output
+
+
+@pytest.mark.slurm
+def test_a_sweep_has_the_losses_that_it_has_without_a_cluster(command, tmp_path):
+    started = command("-m", *TINY, "lora.r=4,8", "train.learning_rate=1e-3,1e-4", "hydra.sweep.dir=swept")
+    assert started.end() == 0, started.output
+    assert "0 pending, 0 running, 4 done" in started.output
+    alone = train_run(tmp_path / "alone", *TINY, "lora.r=8", "train.learning_rate=1e-4")
+    assert final_hash(RunDir.open(tmp_path / "swept" / "3")) == final_hash(alone)
+    again = command("-m", *TINY, "lora.r=4,8", "train.learning_rate=1e-3,1e-4", "hydra.sweep.dir=swept")
+    assert again.end() == 0
+    assert again.output.count("finished already") == 4 and "Submitted" not in again.output
+
+
+REWARDS = """
+import os, signal, sys
+
+def good(completions, **kwargs):
+    return [float(len(set(text))) for text in completions]
+
+def raises(completions, **kwargs):
+    raise ArithmeticError("no reward today")
+
+def leaves(completions, **kwargs):
+    sys.exit(3)
+
+def is_killed(completions, **kwargs):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+GRPO = (
+    "stage=grpo", "data=prompts", "train.max_steps=1", "stage.generations=2", "stage.max_new_tokens=4",
+    "train.micro_batch_size=2", "train.gradient_accumulation_steps=1", *BARE,
+)  # fmt: skip
+
+
+@pytest.mark.slurm
+def test_jobs_that_end_badly_are_failed_results_and_the_others_are_returned(command, tmp_path):
+    (tmp_path / "rewards.py").write_text(REWARDS)
+    words = ",".join(f"[rewards.py:{name}]" for name in ("good", "raises", "leaves", "is_killed"))
+    started = command("-m", *GRPO, f"stage.rewards={words}", "seed=1,2", "hydra.sweep.dir=swept")
+    assert started.end() == 1, started.output
+    ends = [RunDir(tmp_path / "swept" / str(number)).manifest().get("status") for number in range(8)]
+    assert ends[:2] == ["finished", "finished"]
+    assert "finished" not in ends[2:]
+    told = " ".join(started.output.split())
+    for number, reason in ((3, "no reward today"), (4, "no reward today"), (5, "3"), (7, "was killed by SIGKILL")):
+        assert f"job {number} failed: " in told
+        assert reason in told.partition(f" job {number} failed: ")[2][:200]
+    assert ".slurm/" in told.partition("job 7 failed: ")[2]
+
+
+# ------------------------------------------------------------------------------------------------------- preemption
+
+
+def steps(run: Path) -> int:
+    return sum("loss" in line for line in RunDir(run).read_metrics()) if RunDir(run).metrics.is_file() else 0
+
+
+def evaluations(run: Path) -> int:
+    return sum("eval_loss" in line for line in RunDir(run).read_metrics())
+
+
+def in_a_step(run: Path) -> bool:
+    return steps(run) >= 30
+
+
+def in_an_evaluation(run: Path) -> bool:
+    """After a step that is evaluated, and before what it measured is there."""
+    before = steps(run) >= 20
+    return before and evaluations(run) < 2
+
+
+def between_phases(run: Path) -> bool:
+    return "read" in RunDir(run).manifest().get("phases", {})
+
+
+def usr2(command, job: str) -> None:
+    command.cluster.call("scancel", "--signal=USR2", job)
+
+
+def term(command, job: str) -> None:
+    command.cluster.call("scancel", "--signal=TERM", job)
+
+
+def requeue(command, job: str) -> None:
+    command.cluster.call("scontrol", "requeue", job)
+
+
+@pytest.mark.slurm
+@pytest.mark.parametrize("how", [usr2, term, requeue])
+@pytest.mark.parametrize("when", [in_a_step, in_an_evaluation, between_phases])
+def test_a_preempted_run_ends_as_an_undisturbed_one(command, tmp_path, when, how):
+    words = PHASES if when is between_phases else LONG
+    started = command(*words, "run.dir=run")
+    run = tmp_path / "run"
+    started.until(lambda: (run / "run.yaml").exists() and when(run))
+    how(started, started.submission().job)
+    assert started.end() == 0, started.output
+    run_dir = RunDir.open(run)
+    assert len(run_dir.manifest()["starts"]) == 2
+    whole = train_run(tmp_path / "whole", *words)
+    assert final_hash(run_dir) == final_hash(whole)
+    assert logged(run_dir) == logged(whole)
+
+
+@pytest.mark.slurm
+def test_a_run_goes_on_after_its_time_limit(command, tmp_path):
+    words = (*LONG, "train.max_steps=300", "eval.steps=150")
+    started = command(*words, "run.dir=run", "hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=20")
+    assert started.end(600) == 0, started.output
+    run_dir = RunDir.open(tmp_path / "run")
+    assert len(run_dir.manifest()["starts"]) > 1
+    whole = train_run(tmp_path / "whole", *words)
+    assert final_hash(run_dir) == final_hash(whole)
+    assert logged(run_dir) == logged(whole)
+
+
+@pytest.mark.slurm
+def test_a_run_that_is_stopped_too_often_is_given_up_and_can_be_gone_on_with(command, tmp_path):
+    started = command(*LONG, "run.dir=run", "hydra.launcher.max_num_timeout=0")
+    run = tmp_path / "run"
+    started.until(lambda: in_a_step(run))
+    usr2(started, started.submission().job)
+    assert started.end() == 1
+    assert "told to stop once more than hydra.launcher.max_num_timeout allows" in " ".join(started.output.split())
+    again = command("resume", "run")
+    assert again.end() == 0, again.output
+    assert RunDir.open(run).manifest()["status"] == "finished"
+
+
+@pytest.mark.slurm
+def test_a_run_that_is_stopped_before_it_can_listen_is_queued_again(command, tmp_path):
+    started = command(*TINY, "run.dir=run")
+    started.until(lambda: "run: running" in started.output)
+    usr2(started, started.submission().job)
+    assert started.end() == 0, started.output
+    assert RunDir.open(tmp_path / "run").manifest()["status"] == "finished"
+
+
+@pytest.mark.slurm
+def test_a_run_on_two_nodes_is_the_run_of_two_processes(command, tmp_path, ftlab):
+    """The nodes of this cluster are names of one machine, which nobody can look up."""
+    words = (*TINY, "train.max_steps=4", "hardware=cpu")
+    here = "hydra.launcher.setup=[export MASTER_ADDR=127.0.0.1]"
+    started = command(*words, "hardware.devices=1", "hardware.nodes=2", here, "run.dir=run")
+    assert started.end() == 0, started.output
+    local = ftlab(*words, "hardware.devices=2", "run.dir=local")
+    assert local.returncode == 0, local.stdout + local.stderr
+    ours, theirs = RunDir.open(tmp_path / "run"), RunDir.open(tmp_path / "local")
+    assert final_hash(ours) == final_hash(theirs)
+    assert logged(ours) == logged(theirs)
+
+
+# --------------------------------------------------------------------------------------------- leaving and cancelling
+
+
+@pytest.mark.slurm
+def test_who_no_longer_waits_finds_the_jobs_again_and_may_cancel_them(command, tmp_path):
+    started = command("-m", *LONG, "lora.r=4,8", "hydra.sweep.dir=swept")
+    started.until(lambda: steps(tmp_path / "swept" / "0") >= 2)
+    started.interrupt()
+    assert started.end() == 130
+    assert "ftlab slurm cancel swept" in started.output
+    again = command("-m", *LONG, "lora.r=4,8", "hydra.sweep.dir=swept")
+    again.until(lambda: "is in the queue already" in again.output)
+    status = command("slurm", "status", "swept")
+    assert status.end() == 0
+    assert "RUNNING" in status.output
+    assert command("slurm", "cancel", "swept").end() == 0
+    assert again.end() == 1
+    assert "was cancelled" in again.output
+    assert "Submitted" not in again.output
+
+
+@pytest.mark.slurm
+def test_what_sbatch_refuses_is_told_once_in_its_own_words(command):
+    started = command("-m", *TINY, "lora.r=4,8", "hydra.launcher.partition=nowhere", "hydra.sweep.dir=swept")
+    assert started.end() == 1
+    assert started.output.count("invalid partition specified: nowhere") == 1
+    assert "Traceback" not in started.output
+
+
+@pytest.mark.slurm
+def test_a_script_of_the_users_own(command, tmp_path):
+    (tmp_path / "own.sh").write_text(
+        "#!/bin/bash\n#SBATCH --time=7\necho before > before.txt\n@COMMAND@\necho $code > after.txt\n"
+    )
+    started = command(*TINY, "run.dir=run", "hydra.launcher.template=own.sh")
+    assert started.end() == 0, started.output
+    assert [(tmp_path / name).read_text() for name in ("before.txt", "after.txt")] == ["before\n", "0\n"]
+    assert "TimeLimit=00:07:00" in started.cluster.call("scontrol", "show", "job", started.submission().job)
