@@ -19,6 +19,7 @@ from tests.slurm.cluster import Cluster, why_not
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
+    pytest.importorskip("submitit", reason="pip install 'ftlab[slurm]'")
     if (reason := why_not()) is not None:
         pytest.skip(f"no Slurm can be started here: {reason}")
     with Cluster() as started:

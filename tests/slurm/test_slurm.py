@@ -58,7 +58,7 @@ def is_killed(completions, **kwargs):
     os.kill(os.getpid(), signal.SIGKILL)
 """
 GRPO = (
-    "stage=grpo", "data=prompts", "train.max_steps=1", "stage.generations=2", "stage.max_new_tokens=4",
+    "stage=grpo", "data=prompts", "train.max_steps=1", "stage.num_generations=2", "stage.max_new_tokens=4",
     "train.micro_batch_size=2", "train.gradient_accumulation_steps=1", *BARE,
 )  # fmt: skip
 
@@ -186,12 +186,13 @@ def test_a_run_on_two_nodes_is_the_run_of_two_processes(command, tmp_path, ftlab
 
 @pytest.mark.slurm
 def test_who_no_longer_waits_finds_the_jobs_again_and_may_cancel_them(command, tmp_path):
-    started = command("-m", *LONG, "lora.r=4,8", "hydra.sweep.dir=swept")
+    words = ("-m", *LONG, "train.max_steps=600", "lora.r=4,8", "hydra.sweep.dir=swept")
+    started = command(*words)
     started.until(lambda: steps(tmp_path / "swept" / "0") >= 2)
     started.interrupt()
     assert started.end() == 130
     assert "ftlab slurm cancel swept" in started.output
-    again = command("-m", *LONG, "lora.r=4,8", "hydra.sweep.dir=swept")
+    again = command(*words)
     again.until(lambda: "is in the queue already" in again.output)
     status = command("slurm", "status", "swept")
     assert status.end() == 0
@@ -207,7 +208,7 @@ def test_what_sbatch_refuses_is_told_once_in_its_own_words(command):
     started = command("-m", *TINY, "lora.r=4,8", "hydra.launcher.partition=nowhere", "hydra.sweep.dir=swept")
     assert started.end() == 1
     assert started.output.count("invalid partition specified: nowhere") == 1
-    assert "Traceback" not in started.output
+    assert "Traceback" not in started.output and "HYDRA_FULL_ERROR" not in started.output
 
 
 @pytest.mark.slurm

@@ -30,8 +30,15 @@ class SlurmLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Submit the jobs and wait for them. What became of each is in the sweep's folder.
 
-        :raises Interrupted: the user no longer waits. :raises NotReadyError: ``sbatch`` refuses.
+        :raises SystemExit: ``sbatch`` refuses, or the user no longer waits; it is told.
         """
+        try:
+            return self._launch(job_overrides, initial_job_idx)
+        except (Exception, KeyboardInterrupt) as error:
+            resolve_name("ftlab.base.ending:end_with")(error)
+            raise
+
+    def _launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         setup_globals()
         Path(self._config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
         sweep, sweeps = resolve_name("ftlab.engine.sweep"), resolve_name("ftlab.config.sweeps")
