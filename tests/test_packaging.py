@@ -59,6 +59,7 @@ def test_wheel_trains_from_another_folder_and_completes(tmp_path):
     call(sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path / "dist", ROOT, cwd=tmp_path)
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     programs = installed(tmp_path / "env", str(wheel))
+    call(programs / "python", "-c", "import hydra_plugins.ftlab_launchers.slurm", cwd=tmp_path)
     run_dir = trains(programs, tmp_path / "elsewhere")
     config = run_dir.plan().phases[0].config
     assert str(tmp_path / "env") in config.model.path
@@ -69,5 +70,6 @@ def test_wheel_trains_from_another_folder_and_completes(tmp_path):
 
 def test_editable_install_trains_from_another_folder(tmp_path):
     programs = installed(tmp_path / "env", "-e", str(ROOT))
+    call(programs / "python", "-c", "import hydra_plugins.ftlab_launchers.slurm", cwd=tmp_path)
     run_dir = trains(programs, tmp_path / "elsewhere")
     assert run_dir.plan().phases[0].config.model.path == str(ROOT / "models" / "tiny")

@@ -74,4 +74,7 @@ def mistakes(cfg: DictConfig, task: str) -> list[Mistake]:
         return [*error.mistakes]
     if asked is not None and task not in ("train", "resume"):
         return [Mistake("hydra/launcher", f"ftlab {task} runs here; train and resume are handed to a cluster", "slurm")]
+    if asked is not None and cfg.run.checkpoint is not None:
+        reason = "is for a start on this machine: a job that is queued again would go back to it each time"
+        return [Mistake("run.checkpoint", reason, cfg.run.checkpoint)]
     return []

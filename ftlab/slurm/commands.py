@@ -14,7 +14,7 @@ from ftlab.errors import NotReadyError
 _PATIENCE = 60  # seconds that a command of Slurm's may take: a busy controller answers late
 # States of a job that is still to run, or runs. Everything else is an end.
 _WAITING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
-_RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING", "PREEMPTED"}
+_RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
 
 
 @dataclass(frozen=True)

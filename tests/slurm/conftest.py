@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,8 @@ def cluster() -> Iterator[Cluster]:
 class Command:
     """``ftlab hydra/launcher=slurm ...`` at work in a folder, waiting for its jobs."""
 
-    def __init__(self, cluster: Cluster, folder: Path, *words: str):
+    def __init__(self, cluster: Cluster, folder: Path, *words: str, terminal: int | None = None):
+        """:param terminal: what it reads from and writes to; None: nothing, and a file."""
         self.cluster, self.folder = cluster, folder
         self._log = (folder / f"command-{time.monotonic_ns()}.txt").open("w+")
         paths = [str(ROOT), str(ROOT / "launchers"), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -37,8 +39,9 @@ class Command:
             **cluster.environment, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
         }  # fmt: skip
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "ftlab", *words], cwd=folder, env=environment, stdin=subprocess.DEVNULL,
-            stdout=self._log, stderr=subprocess.STDOUT,
+            [sys.executable, "-m", "ftlab", *words], cwd=folder, env=environment, stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL if terminal is None else terminal,
+            stdout=self._log if terminal is None else terminal,
         )  # fmt: skip
 
     @property
@@ -85,9 +88,9 @@ def command(cluster, tmp_path) -> Iterator[Callable[..., Command]]:
     """``command("-m", "lora.r=4,8")``: started in the test's folder."""
     started: list[Command] = []
 
-    def start(*words: str) -> Command:
+    def start(*words: str, **options: Any) -> Command:
         launcher = () if words[0] == "slurm" else ("hydra/launcher=slurm",)
-        started.append(Command(cluster, tmp_path, *launcher, *words))
+        started.append(Command(cluster, tmp_path, *launcher, *words, **options))
         return started[-1]
 
     yield start

@@ -31,6 +31,7 @@ def test_the_keys_of_yaml_and_schema_are_the_same():
         ("hydra.launcher.partitoin=gpu", "Did you mean hydra.launcher.partition?"),
         ("hydra.launcher.timeout_min=soon", "hydra.launcher.timeout_min=soon: must be a valid integer"),
         ("hydra.launcher.setup=x", "must be a list: hydra.launcher.setup=[x]"),
+        ("run.checkpoint=4", "run.checkpoint=4: is for a start on this machine"),
         ("task=ls", "train and resume are handed to a cluster"),
     ],
 )

@@ -3,6 +3,8 @@ runs."""
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -201,6 +203,26 @@ def test_who_no_longer_waits_finds_the_jobs_again_and_may_cancel_them(command, t
     assert again.end() == 1
     assert "was cancelled" in again.output
     assert "Submitted" not in again.output
+
+
+@pytest.mark.slurm
+def test_on_a_terminal_ctrl_c_asks_and_the_jobs_may_be_cancelled(command, tmp_path):
+    ours, theirs = os.openpty()
+    started = command(*LONG, "train.max_steps=600", "run.dir=run", terminal=theirs)
+    started.until(lambda: steps(tmp_path / "run") >= 2)
+    started.interrupt()
+    os.write(ours, b"c\n")
+    assert started.end() == 1
+    os.close(theirs)
+    told = b""
+    with suppress(OSError):  # the end of a terminal that nobody writes to any more
+        while more := os.read(ours, 1 << 16):
+            told += more
+    os.close(ours)
+    said = " ".join(told.decode().split())
+    assert "1 job in the queue. Detach and leave them there [D], cancel them [c], or go on waiting [w]?" in said
+    assert "Cancelled 1 job." in said and "was cancelled" in said
+    assert started.cluster.call("squeue", "-h", "-j", started.submission().job) == ""
 
 
 @pytest.mark.slurm
