@@ -29,7 +29,7 @@ from ftlab.slurm.waiting import Waited, wait
 
 # What a task runs, followed by the run directory: one that is a rank, or the only process; one that starts the ranks of
 # its node.
-_RANK, _NODE = "ftlab.engine.worker", "ftlab.engine.launch"
+_RANK, _NODE = "ftlab.engine.worker", "ftlab resume"
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def _batches(paths: Sequence[Path], options: Options) -> Iterator[Batch]:
         if options.submitit_folder is not None:
             folder = _without_ids(Path(options.submitit_folder).expanduser().absolute())
         python = shlex.split(options.python) if options.python is not None else [sys.executable]
-        yield Batch(tuple(members), resources, (*python, "-m", resources.module), start, folder)
+        yield Batch(tuple(members), resources, (*python, "-m", *resources.module.split()), start, folder)
 
 
 def _without_ids(folder: Path) -> Path:

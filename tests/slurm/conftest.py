@@ -27,12 +27,18 @@ def cluster() -> Iterator[Cluster]:
         yield started
 
 
+def _listen_to_ctrl_c() -> None:
+    """Also where the tests run in a shell's background, which ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Command:
     """``ftlab hydra/launcher=slurm ...`` at work in a folder, waiting for its jobs."""
 
     def __init__(self, cluster: Cluster, folder: Path, *words: str, terminal: int | None = None):
         """:param terminal: what it reads from and writes to; None: nothing, and a file."""
         self.cluster, self.folder = cluster, folder
+        self._begun: set[tuple[str, str]] = set()
         self._log = (folder / f"command-{time.monotonic_ns()}.txt").open("w+")
         paths = [str(ROOT), str(ROOT / "launchers"), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {
@@ -41,6 +47,7 @@ class Command:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "ftlab", *words], cwd=folder, env=environment, stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL if terminal is None else terminal,
+            preexec_fn=_listen_to_ctrl_c,
             stdout=self._log if terminal is None else terminal,
         )  # fmt: skip
 
@@ -75,12 +82,14 @@ class Command:
         return self._process.poll() is None
 
     def _let_in(self) -> None:
+        """Once for each start: at once it would be refused, for the one before it has only just ended."""
         if time.monotonic_ns() // 50_000_000 % 20:
             return
-        for line in self.cluster.call("squeue", "-h", "-r", "-t", "PENDING", "-o", "%A %r").splitlines():
-            job, _, reason = line.partition(" ")
-            if reason == "BeginTime":
-                self.cluster.call("scontrol", "update", f"JobId={job}", "StartTime=now")
+        waiting = self.cluster.call("squeue", "-h", "-r", "-t", "PENDING", "-O", "JobID:20,Reason:30,RestartCnt:10")
+        for job, reason, start in map(str.split, waiting.splitlines()):
+            if reason == "BeginTime" and (job, start) not in self._begun:
+                self._begun.add((job, start))
+                self.cluster.call("scontrol", "update", f"JobId={job}", "StartTime=now+5seconds")
 
 
 @pytest.fixture
