@@ -58,7 +58,7 @@ def check(arguments: Arguments) -> DictConfig:
         return good
     groups = group_choices(loader)
     registered = {*dataset_names.names(arguments.overrides)}
-    shown = {**groups, "data": sorted({*groups["data"], *map(str, registered)} - {dataset_names.CHOICE})}
+    shown = dataset_names.with_registered(groups, registered)
     chosen = [o for o in overrides if o.key_or_group in groups and _is_known_group(o, groups, shown, mistakes)]
     rest = [o for o in overrides if o.key_or_group not in groups]
     launchers = [o for o in rest if o.key_or_group == "hydra/launcher"]

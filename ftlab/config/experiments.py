@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ftlab.config import foreign_names
+from ftlab.config.paths import config_dir
 
 _FOLDER = "experiment"
 _FIRST_LINE = "# @package _global_"
@@ -31,6 +32,15 @@ def location_hint(given: str) -> str | None:
         f"a file of values is an experiment: put it into {target}, with the first line '{_FIRST_LINE}', and choose it "
         f"with --config-dir=conf {_FOLDER}={path.stem}"
     )
+
+
+def choices_hint(group: str) -> str | None:
+    """How to choose the user's own files of a group where ``ftlab init`` writes them; None where there are none."""
+    folder = Path("conf") / group
+    if folder.absolute().parent == config_dir():
+        return None
+    own = sorted(file.stem for file in folder.glob("[!_]*.yaml"))
+    return f"with --config-dir=conf also {', '.join(own)}" if own else None
 
 
 def misplaced_values(values: Mapping[str, Any]) -> str:

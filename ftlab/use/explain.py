@@ -11,8 +11,8 @@ import textwrap
 from collections.abc import Sequence
 
 from ftlab.base.terminal import asked_width, echo
-from ftlab.config import command_line
-from ftlab.config.compose import select_loader
+from ftlab.config import command_line, dataset_names, experiments
+from ftlab.config.compose import group_choices, select_loader
 from ftlab.config.history import Provenance, trace
 from ftlab.config.keys import flatten
 from ftlab.config.paths import group_names
@@ -31,7 +31,7 @@ def explain(run: Run, argv: Sequence[str]) -> None:
         raise ConfigError([Mistake("task.key", "which key? For example: ftlab explain train.learning_rate")])
     key = run.task.key.removesuffix(".")
     has_keys = any(entry.key.startswith(f"{key}.") for entry in reference.entries_of(key, run))
-    lines = _of_group(key, run) if has_keys or key in group_names() else _of_key(key, run, argv)
+    lines = _of_group(key, run, argv) if has_keys or key in group_names() else _of_key(key, run, argv)
     echo("\n".join(lines))
 
 
@@ -44,10 +44,15 @@ def _of_key(key: str, run: Run, argv: Sequence[str]) -> list[str]:
     return [first, *([f"  takes     {entry.takes}"] if entry is not None else []), *rest]
 
 
-def _of_group(group: str, run: Run) -> list[str]:
+def _of_group(group: str, run: Run, argv: Sequence[str]) -> list[str]:
+    given = command_line.read(argv)
+    loader, _ = select_loader(given.config_dir, given.config_name)
+    known = dataset_names.with_registered(group_choices(loader), dataset_names.in_registry(run.data.registry))
     lines = []
-    if named := reference.choices(group):
+    if named := reference.choices(group, known.get(group, ())):
         lines += [f"{group}=NAME chooses one of (* by default)", *_filled("  ", "  ".join(named))]
+        if given.config_dir is None and (hint := experiments.choices_hint(group)) is not None:
+            lines += _filled("  ", hint)
     values = dict(flatten(run.model_dump(mode="json")))
     entries = reference.entries_of(group, run)
     chosen = getattr(getattr(run, group, None), "name", None)

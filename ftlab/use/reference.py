@@ -7,7 +7,7 @@ Types and bounds are the schema's; values and meanings, which stand as comments 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,11 +84,15 @@ def entry_of(key: str, run: Run) -> Entry | None:
     return next((one for one in (*entries_of(key.partition(".")[0], run), *others) if one.key == key), None)
 
 
-def choices(group: str) -> list[str]:
-    """The shipped choices of a group, the one by default with a star; empty where it is no group."""
+def choices(group: str, names: Sequence[str] | None = None) -> list[str]:
+    """The choices of a group, the one by default with a star; empty where it is no group.
+
+    :param names: those there are; None for the shipped ones.
+    """
     root = yaml.safe_load((config_dir() / "config.yaml").read_text(encoding="utf-8"))
     default = {name: choice for entry in root["defaults"] if isinstance(entry, dict) for name, choice in entry.items()}
-    names = sorted(path.stem for path in (config_dir() / group).glob("[!_]*.yaml"))
+    if names is None:
+        names = sorted(path.stem for path in (config_dir() / group).glob("[!_]*.yaml"))
     return [f"{name}*" if name == default.get(group) else name for name in names]
 
 

@@ -10,7 +10,10 @@ import random
 import tracemalloc
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from pyarrow import feather
 
 from ftlab.data.sources.files import Files
 from ftlab.data.sources.json_lists import list_items
@@ -131,6 +134,30 @@ def test_a_row_that_fills_memory_is_refused_within_a_bound(name, tmp_path):
     where = f"{path}, {place}" if place else str(path)
     assert said[0].startswith(f"{where}: is larger than 64 MB, the most that a ")
     assert peak * MEGABYTE < 4.5 * LARGEST_ROW  # csv holds a field in four bytes a character
+
+
+@pytest.mark.parametrize("name", ["rows.parquet", "rows.arrow", "rows.feather"])
+def test_a_row_of_a_table_has_the_same_bound(name, tmp_path):
+    """What is large together is not: the batch as a whole, or a list of values that the rows name by number."""
+    path = tmp_path / name
+    shared = pa.DictionaryArray.from_arrays(pa.array([0, 1], pa.int8()), ["y" * (LARGEST_ROW // 2), "z"])
+
+    def read(*sizes: int) -> int:
+        table = pa.table({"text": ["x" * size for size in sizes], "system": shared})
+        if name.endswith("parquet"):
+            pq.write_table(table, path, use_dictionary=False)
+        elif name.endswith("arrow"):
+            with pa.ipc.new_file(path, table.schema) as writer:
+                writer.write_table(table)
+        else:
+            feather.write_feather(table, path)
+        return sum(len(block) for block in Files((path,)).blocks())
+
+    assert read(1, LARGEST_ROW * 3 // 4) == 2
+    with pytest.raises(DataError) as caught:
+        read(1, LARGEST_ROW)
+    said = f"{path}, row 2: is larger than 64 MB, the most that a row may have. Split it, or take it out."
+    assert str(caught.value) == said
 
 
 def test_zeros_are_no_text_of_any_encoding(write):

@@ -229,6 +229,21 @@ def test_a_group_lists_its_choices_and_its_keys(explained):
     assert max(map(len, lines)) <= 80
 
 
+def test_the_users_own_choices_are_among_those_of_a_group(explained, tmp_path, monkeypatch):
+    file = tmp_path / "conf" / "experiment" / "mine.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text("# @package _global_\ndata:\n  registry: sets.yaml\n")
+    (tmp_path / "sets.yaml").write_text("letters: {file_name: letters.jsonl}\n")
+    monkeypatch.chdir(tmp_path)
+    lines = explained("experiment", "--config-dir=conf")
+    assert lines[1].split() == ["mine", "tiny_base", "tiny_instruct"]
+    assert [line for line in explained("experiment") if "mine" in line] == ["  with --config-dir=conf also mine"]
+    for registry in (["data.registry=sets.yaml"], ["--config-dir=conf", "experiment=mine"]):
+        listed = " ".join(explained("data", *registry)).partition("Keys of data")[0].split()
+        assert "letters" in listed and "registered" not in listed, registry
+    assert "letters" not in " ".join(explained("data")).split()
+
+
 @pytest.mark.parametrize("group", ["train", "run", "eval", "lora.", "tracker"])
 def test_every_part_of_the_config_can_be_explained(group, explained):
     name = group.removesuffix(".")

@@ -13,7 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ftlab.data.sources import tables
+from ftlab.data.sources.reading import LARGEST_ROW, too_large
 from ftlab.data.sources.rows import Broken, Row, from_json, from_text, require_object
+from ftlab.errors import DataError
 
 __all__ = ["BLOCK_BYTES", "BLOCK_ROWS", "Block", "Kind", "Location", "Row", "cut", "cut_batches"]
 
@@ -116,9 +118,15 @@ def cut(file: str, first: int, items: Iterable[tuple[int, Any, int]], kind: Kind
 
 
 def cut_batches(file: str, first: int, batches: Iterable[Any], size: int) -> Iterator[Block]:
-    """Blocks of RecordBatches, each of which may be of any size."""
+    """Blocks of RecordBatches, each of which may be of any size.
+
+    :raises DataError: a row is larger than rows may be.
+    """
     begin = first
     for batch in batches:
+        large = tables.row_larger_than(LARGEST_ROW, batch)
+        if large is not None:
+            raise DataError(too_large(f"{file}, row {first - begin + large + 1}"))
         step = tables.rows_within(BLOCK_BYTES, batch.nbytes, batch.num_rows, size)
         for start in range(0, batch.num_rows, step):
             part = batch.slice(start, step)

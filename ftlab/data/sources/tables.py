@@ -90,6 +90,33 @@ def rows_within(limit: int, total: int, count: int, size: int) -> int:
     return size if total <= 0 or count <= 0 else max(1, min(size, limit * count // total))
 
 
+def row_larger_than(limit: int, batch: Any) -> int | None:
+    """Return the place in a RecordBatch of the first row that takes more bytes than ``limit``; None where none does.
+
+    Batches are halved: one that is no larger costs a look at its length, however many rows it has.
+    """
+    if _bytes_of(batch) <= limit:
+        return None
+    if batch.num_rows == 1:
+        return 0
+    half = batch.num_rows // 2
+    large = row_larger_than(limit, batch.slice(0, half))
+    if large is not None:
+        return large
+    large = row_larger_than(limit, batch.slice(half))
+    return None if large is None else half + large
+
+
+def _bytes_of(batch: Any) -> int:
+    """Bytes of its values. A column that names its values by number counts, of one row, that row's value alone."""
+    import pyarrow as pa
+
+    if batch.num_rows > 1:
+        return int(batch.nbytes)
+    columns = (one.dictionary_decode() if pa.types.is_dictionary(one.type) else one for one in batch.columns)
+    return sum(column.nbytes for column in columns)
+
+
 # --- RecordBatches ---------------------------------------------------------------------------------------------------
 
 
