@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,11 +14,13 @@ from hydra.core.utils import setup_globals
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from ftlab.base.terminal import echo
 from ftlab.config import launcher, phases
 from ftlab.config.command_line import Arguments, first_values, of_job
 from ftlab.config.compose import compose, select_loader, validate
 from ftlab.config.quoting import quote
 from ftlab.errors import ConfigError, FtlabError, Interrupted, Mistake
+from ftlab.rundir.start_folder import started_in, sweep_start_folder
 from ftlab.rundir.sweep import Jobs, SweepDir, is_sweep
 from ftlab.schema import Run
 from ftlab.slurm.options import Options
@@ -86,21 +89,28 @@ def in_folder(arguments: Arguments, folder: Path, is_new: bool) -> Arguments:
 def resumed(arguments: Arguments) -> Arguments:
     """``ftlab resume SWEEP`` as the command line of that sweep; any other as it is.
 
+    The process is then in the folder that the sweep was started in, from which the paths of that command line start.
+
     :raises ConfigError: there is more on the line. :raises RunDirError: the sweep's journal is damaged.
     """
     if arguments.task != "resume":
         return arguments
     overrides = OverridesParser.create().parse_overrides(list(arguments.overrides))
-    folder = next((str(one.value()) for one in overrides if one.key_or_group == "run.dir"), None)
-    if folder is None or not is_sweep(Path(folder)):
+    named = next((str(one.value()) for one in overrides if one.key_or_group == "run.dir"), None)
+    if named is None or not is_sweep(Path(named).expanduser()):
         return arguments
+    sweep = SweepDir(Path(named).expanduser())
     more = [str(one.input_line) for one in overrides if one.key_or_group not in ("task", "run.dir")]
     if more:
         reason = "ftlab resume takes everything of a sweep from its own journal; give the sweep's command again instead"
         raise ConfigError([Mistake(line, reason) for line in more])
-    journal = SweepDir(Path(folder)).journal()
+    journal, folder = sweep.journal(), sweep_start_folder(sweep)
+    if folder is not None and folder.resolve() != Path.cwd():
+        sweep = SweepDir(sweep.path.absolute())
+        echo(started_in(folder, journal.folder, "sweep"))
+        os.chdir(folder)
     given = Arguments("train", ("-m", *journal.flags), journal.overrides)
-    return in_folder(given, Path(folder), is_new=False)
+    return in_folder(given, sweep.path, is_new=False)
 
 
 def is_job(of_hydra: Any) -> bool:

@@ -191,14 +191,7 @@ def prepare(
     :param template: for conversations; None for plain text. :param progress: ``(description, total, unit)`` -> a bar.
     :raises DataError: a malformed row under ``data.on_invalid=error``; no row left to train on.
     """
-    recipes = {
-        source.name: Recipe(
-            source.format, source.columns, source.tags, None if source.format == "text" else template,
-            data.train_on, data.truncation, data.max_length, tokenizer.eos_token_id, begin_token(tokenizer),
-            tuple(special_tokens(tokenizer)) if data.special_tokens == "text" else (), source.merges,
-        )
-        for source in sources
-    }  # fmt: skip
+    recipes = _recipes(sources, data, template, tokenizer)
     fingerprints = {source.name: _fingerprints(source) for source in sources}
 
     def make(folder: Path) -> Prepared:
@@ -225,6 +218,34 @@ def prepare(
                 return _read(folder, data, cached=True)
             seals.remove(folder)
         return replace(make(folder), damaged=damaged)
+
+
+def prepare_split(
+    split: str, parts: Sequence[Part], folder: Path, data: Data, seed: int, template: Template | None, tokenizer: Any
+) -> PackedRows:
+    """A few rows of a split by themselves, in this process: ``folder``, which there is not yet, then has them.
+
+    :raises DataError: a malformed row under ``data.on_invalid=error``. :raises FastPathMismatch: the encoder must go
+        another way.
+    """
+    recipes = _recipes([part.source for part in parts], data, template, tokenizer)
+    means = BuildContext(
+        data.model_copy(update={"workers": 1}), seed, recipes, tokenizer, Encoder(tokenizer), True, None
+    )
+    SplitBuilder(split, parts, means).build(folder)
+    return read_split(folder, joined=False)
+
+
+def _recipes(sources: Sequence[Source], data: Data, template: Template | None, tokenizer: Any) -> dict[str, Recipe]:
+    """How the rows of each set become tokens, by its name."""
+    return {
+        source.name: Recipe(
+            source.format, source.columns, source.tags, None if source.format == "text" else template,
+            data.train_on, data.truncation, data.max_length, tokenizer.eos_token_id, begin_token(tokenizer),
+            tuple(special_tokens(tokenizer)) if data.special_tokens == "text" else (), source.merges,
+        )
+        for source in sources
+    }  # fmt: skip
 
 
 def _make(

@@ -19,6 +19,7 @@ from ftlab.rundir.claim import claim
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.manifest import Manifest
 from ftlab.rundir.plan import Plan
+from ftlab.rundir.start_folder import in_start_folder
 from ftlab.schema import ReproduceTask, Run
 
 _SUFFIX = "-reproduced"
@@ -28,7 +29,7 @@ _OPERATION = ("run.name", "run.dir", "run.if_exists", "run.phases", "run.checkpo
 def reproduce(run: Run, overrides: Sequence[str]) -> None:
     """Run every phase of ``run.dir`` again in a folder beside it, with the same seeds, and compare.
 
-    One that was stopped goes on when the same command is given again.
+    One that was stopped goes on when the same command is given again. Relative paths start where those of the run did.
 
     :raises RunDirError: the run is not finished; its data has changed since; there is something else in the folder.
     :raises NotReproducedError: the weights or the metrics are not the same; says where they part.
@@ -37,9 +38,18 @@ def reproduce(run: Run, overrides: Sequence[str]) -> None:
     assert isinstance(task, ReproduceTask)
     quiet_libraries()
     original = _check_finished(run, overrides)
+    here = Path.cwd()
+    with in_start_folder(original) as (original, remark):
+        if remark is not None:
+            echo(remark)
+        out = None if task.out is None else Path(task.out).expanduser()
+        _reproduce(original, out if out is None or remark is None else here / out, task.force)
+
+
+def _reproduce(original: RunDir, out: Path | None, force: bool) -> None:
     plan = original.plan()
-    _check_data(original, plan, task.force)
-    again = _copy_plan(plan, _folder(original, plan, task.out))
+    _check_data(original, plan, force)
+    again = _copy_plan(plan, _folder(original, plan, out))
     preflight.check_plan(again)
     with claim(again) as run_dir:
         Manifest(run_dir).record(reproduces={"run": str(original.path)})
@@ -117,14 +127,14 @@ def _copy_plan(plan: Plan, out: Path) -> Plan:
     return plan.model_copy(update={"phases": tuple(phases), "overrides": (*kept, f"run.dir={out}")})
 
 
-def _folder(original: RunDir, plan: Plan, out: str | None) -> Path:
+def _folder(original: RunDir, plan: Plan, out: Path | None) -> Path:
     """A folder that is free, or that holds what is there of the same thing, begun and not finished."""
     own = original.path if original.path.name not in ("", "..") else original.path.resolve()
-    first = Path(out).expanduser() if out is not None else own.with_name(f"{own.name}{_SUFFIX}")
+    first = out if out is not None else own.with_name(f"{own.name}{_SUFFIX}")
     folder, number = first, 2
     while folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         there = RunDir(folder)
-        is_ours = there.run_yaml.is_file() and there.plan() == _copy_plan(plan, folder)
+        is_ours = there.run_yaml.is_file() and _copy_plan(there.plan(), folder) == _copy_plan(plan, folder)
         if is_ours and there.manifest().get("status") != "finished":
             return folder
         if out is not None:

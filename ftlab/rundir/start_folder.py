@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.names import OUTPUTS
+from ftlab.rundir.sweep import SweepDir
 
 
 def start_folder(run_dir: RunDir) -> Path | None:
@@ -18,14 +19,34 @@ def start_folder(run_dir: RunDir) -> Path | None:
     recorded = run_dir.manifest().get("folder")
     if recorded is None:
         return None
-    started, here = Path(recorded), run_dir.path.absolute()
-    keys = run_dir.plan().phases[0].config.run
-    inside = Path(OUTPUTS) / here.name if keys.dir is None else Path(keys.dir)
-    if not inside.is_absolute() and not (started / inside / run_dir.run_yaml.name).exists():
+    chosen = run_dir.plan().phases[0].config.run.dir
+    return _folder_of(run_dir.run_yaml, recorded, chosen)
+
+
+def sweep_start_folder(sweep: SweepDir) -> Path | None:
+    """The same of a sweep. :raises RunDirError: its journal is damaged."""
+    journal = sweep.journal()
+    chosen = [line.partition("=")[2].strip("'\"") for line in journal.overrides if line.startswith("hydra.sweep.dir=")]
+    return _folder_of(sweep.journal_file, journal.folder, chosen[-1] if chosen else None)
+
+
+def _folder_of(file: Path, recorded: str, chosen: str | None) -> Path | None:
+    """:param file: which every such directory has. :param recorded: the folder that it was started in, by its own word.
+    :param chosen: the directory as the command line named it; None where it got a name in ``outputs``.
+    """
+    started, here = Path(recorded), file.parent.absolute()
+    inside = Path(OUTPUTS) / here.name if chosen is None else Path(chosen)
+    if not inside.is_absolute() and not (started / inside / file.name).exists():
         count = len(inside.parts)
         if here.parts[-count:] == inside.parts:
-            return Path(*here.parts[:-count])
+            return Path(*here.parts[:-count]).resolve()
     return started if started.is_dir() else None
+
+
+def started_in(folder: Path, recorded: str, what: str = "run") -> str:
+    """What to tell of a folder that is another than the current one. :param recorded: as :func:`_folder_of` has it."""
+    moved = "" if str(folder) == recorded else f" (it has moved from {recorded})"
+    return f"Relative paths start from {folder}, in which the {what} was started{moved}."
 
 
 @contextmanager
@@ -39,8 +60,7 @@ def in_start_folder(run_dir: RunDir) -> Iterator[tuple[RunDir, str | None]]:
     if folder is None or folder.resolve() == Path.cwd():
         yield run_dir, None
         return
-    recorded = run_dir.manifest()["folder"]
-    moved = "" if str(folder) == recorded else f" (it has moved from {recorded})"
+    remark = started_in(folder, run_dir.manifest()["folder"])
     run_dir = RunDir(run_dir.path.absolute())
     with chdir(folder):
-        yield run_dir, f"Relative paths start from {folder}, in which the run was started{moved}."
+        yield run_dir, remark

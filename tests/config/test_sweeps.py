@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 
@@ -43,11 +44,15 @@ def test_only_trainings_that_are_run_make_a_sweep(line, expected):
     assert read(line).trains_sweep is expected
 
 
-def test_resume_of_a_sweep_is_its_command_line(tmp_path):
+def test_resume_of_a_sweep_is_its_command_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     folder = SweepDir(tmp_path / "a sweep")
     folder.write(
         Journal(
-            overrides=("seed=1,2", "run.if_exists=new"), flags=("--config-dir=mine",), folder="/", jobs=(("seed=1",),)
+            overrides=("seed=1,2", "run.if_exists=new"),
+            flags=("--config-dir=mine",),
+            folder=str(tmp_path),
+            jobs=(("seed=1",),),
         )
     )
     given = sweeps.resumed(read(f"resume '{folder.path}'"))
@@ -57,3 +62,29 @@ def test_resume_of_a_sweep_is_its_command_line(tmp_path):
         sweeps.resumed(read(f"resume '{folder.path}' seed=3"))
     alone = read("resume outputs/mine")
     assert sweeps.resumed(alone) == alone
+
+
+@pytest.mark.parametrize("place", ["there", "moved", "alone"])
+def test_a_sweep_is_resumed_in_the_folder_that_it_was_started_in(place, tmp_path, monkeypatch, capsys):
+    """Its data has a path that starts there; where the folder has moved with its sweep, there."""
+    started, moved = tmp_path / "a", tmp_path / "b"
+    folder = SweepDir(started / "outputs" / "sweep-1")
+    folder.path.mkdir(parents=True)
+    folder.write(Journal(overrides=("data.path=rows.jsonl",), flags=(), folder=str(started), jobs=(("seed=1",),)))
+    if place == "moved":
+        started.rename(moved)
+        folder, started = SweepDir(moved / "outputs" / "sweep-1"), moved
+    elif place == "alone":
+        folder.path.rename(tmp_path / "sweep-1")
+        folder = SweepDir(tmp_path / "sweep-1")
+    (tmp_path / "c").mkdir()
+    monkeypatch.chdir(tmp_path / "c")
+    given = sweeps.resumed(read(f"resume {os.path.relpath(folder.path)}"))
+    assert Path.cwd() == started
+    data, where = given.overrides
+    assert data == "data.path=rows.jsonl"
+    assert Path(where.removeprefix("hydra.sweep.dir=")).resolve() == folder.path
+    was = f" (it has moved from {tmp_path / 'a'})" if place == "moved" else ""
+    assert capsys.readouterr().out.replace("\n", " ").strip() == (
+        f"Relative paths start from {started}, in which the sweep was started{was}."
+    )

@@ -1,4 +1,4 @@
-"""``ftlab resume`` from another folder than the one that a run was started in: paths start where they did."""
+"""Commands on a run from another folder than the one that it was started in: paths start where they did."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from ftlab.engine.reproduce import reproduce
 from ftlab.errors import NotReadyError
 from ftlab.rundir.directory import RunDir
-from tests.runs import BARE, ROOT, final_hash, interrupted_run, logged, resume_run, train_run
+from ftlab.use.diff import diff
+from ftlab.use.inspect.command import inspect
+from ftlab.use.ls import ls
+from tests.runs import BARE, ROOT, final_hash, interrupted_run, logged, make_run, resume_run, train_run
 
 GIVEN = (*BARE, "train.logging_steps=1", "train.max_steps=3", "data.path=rows.jsonl", "data.format=alpaca")
 
@@ -83,3 +87,37 @@ def test_a_run_whose_folder_is_gone_is_told(there, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(NotReadyError, match=rf"rows\.jsonl does not exist(.|\n)*The run was started in {folder}\."):
         resume_run(Path("alone"))
+
+
+def test_a_run_is_reproduced_from_any_folder(there, tmp_path, monkeypatch, capsys):
+    folder, (weights, lines) = there
+    elsewhere = tmp_path / "b"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    given = ("task=reproduce", f"run.dir={os.path.relpath(folder / 'outputs' / 'whole')}")
+    reproduce(make_run(*given), given)
+    again = RunDir.open(folder / "outputs" / "whole-reproduced")
+    assert (final_hash(again), logged(again)) == (weights, lines)
+    assert f"Relative paths start from {folder}, in which the run was started." in capsys.readouterr().out
+    assert (folder / "outputs" / "latest").resolve() == again.path.resolve()
+    assert [*elsewhere.iterdir()] == [], "nothing is written where one is"
+
+
+def test_a_run_is_looked_at_from_any_folder(there, tmp_path, monkeypatch, capsys):
+    folder, _ = there
+    monkeypatch.chdir(tmp_path)
+    whole, part = (os.path.relpath(folder / "outputs" / name) for name in ("whole", "part"))
+    for given in (
+        ("task=inspect", f"run.dir={whole}", "task.step=2", "task.html=page.html"),
+        ("task=inspect", f"run.dir={whole}", "task.rows=1"),
+        ("task=diff", f"task.first={whole}", f"task.second={part}"),
+        ("task=ls", f"task.folder={os.path.relpath(folder)}"),
+    ):
+        {"inspect": inspect, "diff": diff, "ls": ls}[given[0][5:]](make_run(*given), given)
+        said = capsys.readouterr().out
+        if given[0] == "task=inspect":
+            assert "rows.jsonl:" in said and f"Relative paths start from {folder}" in said
+        else:
+            assert "whole" in said and "part" in said
+    assert (tmp_path / "page.html").is_file(), "what is written goes where one is"
+    assert Path.cwd() == tmp_path

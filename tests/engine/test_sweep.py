@@ -105,7 +105,10 @@ def test_the_table_has_the_best_job_first_and_says_how_to_go_on(tmp_path, capsys
 @pytest.mark.kill
 @pytest.mark.parametrize("how", ["same command", "resume"])
 def test_a_sweep_that_is_killed_ends_as_one_that_was_not(tmp_path, ftlab, env, how):
-    given = ("-m", "lora.r=2,4,8", *BARE, "train.max_steps=12", "train.save_steps=2", "data.max_samples=40")
+    rows = [{"instruction": f"Say {number}.", "output": str(number)} for number in range(40)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = ("-m", "lora.r=2,4,8", *BARE, "train.max_steps=12", "train.save_steps=2", "data.path=rows.jsonl",
+             "data.format=alpaca")  # fmt: skip
     alone = ftlab(*given, "hydra.sweep.dir=alone")
     assert alone.returncode == 0, alone.stderr
     process = subprocess.Popen(
@@ -118,7 +121,12 @@ def test_a_sweep_that_is_killed_ends_as_one_that_was_not(tmp_path, ftlab, env, h
     process.send_signal(signal.SIGKILL)
     process.wait()
     (folder,) = (tmp_path / "outputs").glob("sweep-*")
-    done = ftlab(*given) if how == "same command" else ftlab("resume", f"outputs/{folder.name}")
+    if how == "same command":
+        done = ftlab(*given)
+    else:  # from another folder
+        line = [sys.executable, "-m", "ftlab", "resume", f"../outputs/{folder.name}"]
+        done = subprocess.run(line, cwd=tmp_path / "alone", env=env, capture_output=True, text=True)
+        assert (tmp_path / "outputs" / "latest").resolve() == folder / "2"
     assert done.returncode == 0, done.stdout + done.stderr
     assert "continuing from" in done.stdout and "1 of 3 jobs are finished" in done.stdout
     for name in ("0", "1", "2"):

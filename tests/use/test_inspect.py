@@ -431,3 +431,43 @@ def test_the_task_takes_its_keys_bare_named_and_as_flags():
     for given in (["inspect", "html=x", "full=true"], ["task=inspect", "inspect.html=x", "--full"]):
         task = validate(compose(command_line.read(given).overrides)).task
         assert (task.name, task.html, task.full) == ("inspect", "x", True)
+
+
+PAIR = {"prompt": "Say seven.", "chosen": "7", "rejected": "eight"}
+BEGINNINGS = {
+    "alpaca, one too long": ("sft", "alpaca", [asked("Say.", "word " * 80), *[asked("Say.", "7")] * 4]),
+    "pairs": ("dpo", "preference", [PAIR] * 3),
+    "labels": ("kto", "kto", [{"prompt": "Say.", "completion": str(i), "label": i % 2 == 0} for i in range(4)]),
+    "texts in chunks": ("pt", "text", [{"text": "some words " * 60}, {"text": "few"}]),
+    "prompts": ("grpo", "prompts", [{"prompt": f"Say {i}.", "answer": str(i)} for i in range(3)]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BEGINNINGS)
+def test_the_rows_that_are_shown_first_are_those_that_are_prepared(name, inspected):
+    """With a page to write they are shown once all are prepared."""
+    stage, kind, rows = BEGINNINGS[name]
+    write("my.jsonl", *rows)
+    given = (f"stage={stage}", "data.path=my.jsonl", f"data.format={kind}", "data.split.fraction=0", "rows=3",
+             "data.max_length=40", "data.truncation=drop", "data.cache=null")  # fmt: skip
+    late = inspected(*given, "html=page.html")
+    assert f"{inspected(*given)}written to page.html\n" == late
+
+
+def test_rows_are_shown_before_all_of_them_are_prepared(capsys, inspected):
+    """Here one that stops the preparation, far behind what is shown."""
+    write("my.jsonl", *(asked(f"Say {i}.", str(i)) for i in range(1200)), {"instruction": "no output"})
+    with pytest.raises(DataError, match=r"my\.jsonl, row 1201"):
+        inspected(*ALPACA, "rows=2")
+    said = capsys.readouterr().out
+    assert "Say 0." in said and "my.jsonl:2   " in said and "reading " in said
+    with pytest.raises(DataError, match=r"my\.jsonl, row 1201"):
+        inspected(*ALPACA, "html=page.html")
+    assert capsys.readouterr().out == "" and not Path("page.html").exists()
+
+
+def test_rows_that_are_mixed_or_left_out_are_shown_once_that_is_known(inspected):
+    """Of one set interleaving takes two rows, of the other all three, wherever the first thousand rows lie."""
+    write("a.jsonl", *(asked("Too long.", "word " * 80) for _ in range(1100)), asked("Say 1.", "1"))
+    shown = inspected("data.path=a.jsonl", *ALPACA[1:], "data.max_length=40", "data.truncation=drop", "rows=1")
+    assert shown.count("a.jsonl:1101   ") == 1 and shown.count("tokens, ") == 1

@@ -235,7 +235,7 @@ def test_a_run_that_was_stopped_shows_the_same(run_dir, inspected):
 
 def test_without_a_step_the_data_of_the_run(run_dir, inspected):
     said = inspected(str(run_dir.path), "phase=instruct", "rows=1")
-    assert said.startswith("data       sft (alpaca): 11 rows of train from ")
+    assert "\ndata       sft (alpaca): 11 rows of train from " in said
     assert said.endswith("\n11 rows read back as the tokenizer's own template writes them\n")
 
 

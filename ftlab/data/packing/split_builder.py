@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +49,18 @@ class Part:
             yield from self.location.blocks()
             return
         wanted = np.asarray(self.ordinals, dtype=np.int64)
+        last = wanted.max(initial=-1)
         for block in self.location.blocks():
             keep = np.flatnonzero(np.isin(np.asarray(block.ordinals), wanted, assume_unique=True))
             if len(keep):
                 yield block.take(keep.tolist())
+            if block.ordinals[-1] >= last:
+                break
+
+    def beginning(self, rows: int) -> Part:
+        """The first so many of them."""
+        ordinals = (range(self.rows) if self.ordinals is None else self.ordinals)[:rows]
+        return replace(self, ordinals=ordinals, rows=len(ordinals), left_out=0)
 
 
 @dataclass(frozen=True)

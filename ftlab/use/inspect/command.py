@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,17 +17,18 @@ from ftlab.base.console import Terminal
 from ftlab.base.terminal import echo
 from ftlab.data.ledger import table as show
 from ftlab.data.packing.split_builder import Part
-from ftlab.data.prepare import Parts, Prepared, prepare, split_parts
+from ftlab.data.prepare import Prepared, prepare, split_parts
 from ftlab.data.sources import resolve
 from ftlab.errors import ConfigError, DataError, Mistake, NotReadyError
 from ftlab.policy.tokens import Tokens, load_tokens
 from ftlab.rundir.files import write_atomic
+from ftlab.rundir.start_folder import in_start_folder
 from ftlab.schema import InspectTask, Run
 from ftlab.use.inspect import page as inspect_page
 from ftlab.use.inspect.check import read_back
-from ftlab.use.inspect.rows import first_rows
+from ftlab.use.inspect.rows import first_rows, rows_beforehand
 from ftlab.use.inspect.show import LEGEND, SampleView, as_coloured, as_plain, marks_for, show_row
-from ftlab.use.inspect.step import find_started_phase, step_report
+from ftlab.use.inspect.step import StartedPhase, find_run, find_started_phase, step_report
 
 _PIPE_WIDTH = 160  # of tables where there is no terminal
 
@@ -43,8 +43,21 @@ def inspect(run: Run, overrides: Sequence[str]) -> None:
     task = run.task
     assert isinstance(task, InspectTask)
     _check_page(task.html)
-    of_run = find_started_phase(run, overrides)
-    run = of_run.config if of_run is not None else run
+    run_dir = find_run(run, overrides)
+    if run_dir is None:
+        _inspect(run, task, None)
+        return
+    page = None if task.html is None else str(Path(task.html).expanduser().absolute())
+    with in_start_folder(run_dir) as (run_dir, remark):
+        if remark is not None:
+            echo(remark)
+            task = task.model_copy(update={"html": page})
+        started = find_started_phase(run_dir, task)
+        _inspect(started.config, task, started)
+
+
+def _inspect(run: Run, task: InspectTask, of_run: StartedPhase | None) -> None:
+    """:param of_run: what ``run`` is the config of, where there is a run."""
     try:
         sources = resolve.resolve(run.data, run.stage.name)
     except DataError as error:
@@ -57,14 +70,21 @@ def inspect(run: Run, overrides: Sequence[str]) -> None:
             [Mistake("task.split", f"this data has no such split. It has: {', '.join(parts)}.", task.split)]
         )
     tokens = load_tokens(run)
-    prepared = prepare(sources, parts, run.data, run.seed, tokens.template, tokens.tokenizer, _progress)
     if of_run is not None and task.step is not None:
+        prepared = prepare(sources, parts, run.data, run.seed, tokens.template, tokens.tokenizer, _progress)
         told, samples = step_report(of_run, task, parts["train"], prepared.train, tokens.tokenizer)
         Report([*told, *facts(run, parts["train"], "train", tokens)], samples, [], "", None).show(task.html)
         return
+    of, reader = facts(run, parts[task.split], task.split, tokens), (parts[task.split], run.data, tokens.tokenizer)
+    # Rows are shown before all of them are prepared; not where a page is written, which a closed pipe must not prevent.
+    early = None
+    if task.html is None:
+        early = rows_beforehand(task.split, reader[0], task.rows, run.data, run.seed, tokens)
+    if early is not None:
+        print_samples(console(), of, [sample for row in early for sample in show_row(row, tokens, task.full)])
+    prepared = prepare(sources, parts, run.data, run.seed, tokens.template, tokens.tokenizer, _progress)
     rows = prepared.rows.get(task.split)
-    reader = (parts[task.split], run.data, tokens.tokenizer)
-    first = [] if rows is None else first_rows(rows, reader[0], task.rows, *reader[1:])
+    first = [] if rows is None or early is not None else first_rows(rows, reader[0], task.rows, *reader[1:])
     samples = [sample for row in first for sample in show_row(row, tokens, task.full)]
     failure, said = None, f"not read back (check={task.check})"
     if task.check and rows is not None:
@@ -73,19 +93,21 @@ def inspect(run: Run, overrides: Sequence[str]) -> None:
             said = read_back(checked, run, tokens).summary_line(run)
         except (DataError, NotReadyError) as error:
             failure = error
-    of = facts(run, parts[task.split], task.split, tokens)
-    Report(of, samples, _tables(prepared), said, failure).show(task.html)
+    Report(of, samples, _tables(prepared), said, failure, has_printed=early is not None).show(task.html)
 
 
 @dataclass(frozen=True)
 class Report:
-    """:param tables: rich renderables and markup. :param said: the result. :param failure: in its place, if any."""
+    """:param tables: rich renderables and markup. :param failure: in the place of ``result``, if any.
+    :param has_printed: whether the facts and samples have been printed.
+    """
 
     facts: list[tuple[str, str]]
     samples: list[SampleView]
     tables: list[Any]
     result: str
     failure: Exception | None
+    has_printed: bool = False
 
     def show(self, html: str | None) -> None:
         """Print it, and write it to a page. :raises Exception: the failure."""
@@ -99,7 +121,8 @@ class Report:
             raise self.failure
 
     def print(self, to: Console) -> None:
-        print_samples(to, self.facts, self.samples)
+        if not self.has_printed:
+            print_samples(to, self.facts, self.samples)
         for line in self.tables:
             to.print(line, soft_wrap=isinstance(line, str))
         if self.failure is None and self.result:
@@ -196,12 +219,3 @@ def _write(path: Path, text: str) -> None:
         write_atomic(path, text)
     except OSError as error:
         raise NotReadyError(f"task.html={path} cannot be written: {error.strerror}.") from None
-
-
-def sample_rows(
-    run: Run, sources: Sequence[resolve.Source], parts: Parts, tokens: Tokens, count: int
-) -> tuple[list[SampleView], Prepared]:
-    """The first rows of train, prepared for looking at alone."""
-    prepared = prepare(sources, parts, run.data, run.seed, tokens.template, tokens.tokenizer)
-    rows = first_rows(prepared.train, parts["train"], count, run.data, tokens.tokenizer)
-    return list(itertools.chain.from_iterable(show_row(row, tokens, False) for row in rows)), prepared

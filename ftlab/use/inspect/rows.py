@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,11 @@ import numpy as np
 from ftlab.data.formats import Pair, Record, Text
 from ftlab.data.packing.split_builder import Part
 from ftlab.data.packing.store import PackedRows, Sample
-from ftlab.data.prepare import examples
+from ftlab.data.prepare import examples, prepare_split
+from ftlab.data.sources.blocks import BLOCK_ROWS
+from ftlab.data.tokens.encoder import FastPathMismatch
+from ftlab.errors import DataError
+from ftlab.policy.tokens import Tokens
 from ftlab.schema import Data
 
 
@@ -38,6 +44,26 @@ def first_rows(rows: PackedRows, parts: Sequence[Part], count: int, data: Data, 
                 yield Row(example.where, example.record, _first_use(samples, example.record, data, tokenizer))
             if not wanted:
                 break
+
+
+def rows_beforehand(
+    split: str, parts: Sequence[Part], count: int, data: Data, seed: int, tokens: Tokens
+) -> list[Row] | None:
+    """What :func:`first_rows` will give, from the beginning of a split alone; None where rows further on have a say."""
+    draws = data.num_samples is not None or any(part.source.num_samples is not None for part in parts)
+    mixes = len(parts) > 1 and data.mix != "concat"
+    if data.packing == "wrapped" or (split == "train" and (draws or mixes)):
+        return None
+    begins = [part.beginning(BLOCK_ROWS) for part in parts]
+    with tempfile.TemporaryDirectory(prefix="ftlab-data-") as folder:
+        try:
+            rows = prepare_split(split, begins, Path(folder) / "rows", data, seed, tokens.template, tokens.tokenizer)
+        except (DataError, FastPathMismatch):
+            return None  # to prepare all of it says so, or goes another way
+        kept = np.bincount(rows.kept[:, 0], minlength=len(parts))
+        if any(found < count and begin.rows < part.rows for found, begin, part in zip(kept, begins, parts)):
+            return None
+        return list(first_rows(rows, begins, count, data, tokens.tokenizer))
 
 
 def _first_use(samples: list[Sample], record: Record, data: Data, tokenizer: Any) -> list[Sample]:

@@ -44,11 +44,11 @@ class StartedPhase:
             raise RunDirError(f"{change} since {self.run_dir.path} began: its rows are no longer there.")
 
 
-def find_started_phase(run: Run, overrides: Sequence[str]) -> StartedPhase | None:
-    """Return the phase of ``run.dir`` that is asked for; None where no run is named.
+def find_run(run: Run, overrides: Sequence[str]) -> RunDir | None:
+    """Return the run at ``run.dir``; None where none is named.
 
-    :raises ConfigError: keys that only a run has, without one; no such phase; config keys beside a run.
-    :raises RunDirError: it is no run, or the phase has not begun.
+    :raises ConfigError: keys that only a run has, without one; config keys beside a run. :raises RunDirError: it is no
+        run.
     """
     task = run.task
     assert isinstance(task, InspectTask)
@@ -75,7 +75,14 @@ def find_started_phase(run: Run, overrides: Sequence[str]) -> StartedPhase | Non
         raise ConfigError([Mistake(override, reason) for override in ignored])
     if task.step is not None and task.split != "train":
         raise ConfigError([Mistake("task.split", "a step trains on the rows of train", task.split)])
-    run_dir = RunDir.open(path)
+    return RunDir.open(path)
+
+
+def find_started_phase(run_dir: RunDir, task: InspectTask) -> StartedPhase:
+    """Return the phase of a run that is asked for.
+
+    :raises ConfigError: there is no such phase. :raises RunDirError: it has not begun.
+    """
     plan = run_dir.plan()
     phase = _phase(plan, task.phase, run_dir)
     if not run_dir.ledger(phase.name).is_file():
