@@ -12,38 +12,43 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from ftlab.data.packing.store import PackedRow
+from ftlab.data.packing.store import PackedRow, Sample
 from ftlab.data.prepare import prepare, split_parts
 from ftlab.data.prompts import prompt_rows
 from ftlab.data.sources import resolve
 from ftlab.errors import NotReadyError
 from ftlab.model.modules import decoder_of
+from ftlab.model.roles import POLICY
 from ftlab.model.score import score_of
 from ftlab.policy.build import build_model
 from ftlab.policy.tokens import load_tokens
 from ftlab.rundir.phase_files import PhaseFiles
 from ftlab.schema import Run
 from ftlab.stages import trainer_class
+from ftlab.stages.ppo.rollout import Answers
 from ftlab.stages.trainer.isolation import probe_isolation
 from tests.conftest import ROOT
 from tests.families import FAMILIES, family_model
 from tests.runs import make_run
 from tests.stages.trainers import plain_logprobs, trained
 
+_REWARD = f"stage.rewards=[{Path(__file__).with_name('rewards.py')}:letters]"
 DOCUMENT = ROOT / "docs" / "compatibility.md"
 STAGES = {
     "pt": ("data=phase1_foundation", "data.max_samples=2", "data.max_length=64", "data.overlap=0"),
     "sft": (), "rm": (), "dpo": (), "kto": (), "orpo": (),
     "ppo": ("stage.rollout_batch_size=4", "stage.mini_batch_size=2", "stage.ppo_epochs=1", "stage.max_new_tokens=4",
-            "stage.rewards=['length:4']"),
-    "grpo": ("stage.num_generations=2", "stage.max_new_tokens=4", "stage.rewards=['length:4']",
+            "stage.temperature=1", _REWARD),
+    "grpo": ("stage.num_generations=2", "stage.max_new_tokens=4", "stage.temperature=1", _REWARD,
              "train.micro_batch_size=4"),
 }  # fmt: skip
 GENERATING = ("ppo", "grpo")
+_ANSWER = 6  # tokens that are compared
 SMALL = (
     "model=local", "hardware.precision=fp32", "lora.dropout=0", "train.max_steps=3", "train.logging_steps=1",
     "data.max_length=256", "data.max_samples=24", "data.cache=null", "data.split.validation=none",
@@ -83,7 +88,7 @@ def three_steps(run: Run, folder: Path) -> tuple[str, str]:
             trainer = trainer_class(run)(run, model, tokens.tokenizer, prompt_rows(parts["train"], rows), None, files)
         except NotReadyError:
             return "", "refused"
-        return "", _verdict(trained(trainer), 0.0)
+        return "", _verdict(trained(trainer), max(_sampled_difference(trainer), _answered_difference(trainer)))
     row = next((row for row in rows if len(row.samples) > 1), PackedRow(rows[0].samples * 2))
     isolation = probe_isolation(model, row, tokens.tokenizer.pad_token_id).isolation
     trainer = trainer_class(run)(run, model, tokens.tokenizer, rows, None, files, (), isolation)
@@ -94,6 +99,8 @@ def three_steps(run: Run, folder: Path) -> tuple[str, str]:
 def _verdict(logged: list[dict[str, float]], difference: float) -> str:
     if len(logged) != 3 or not all(math.isfinite(entry["loss"]) for entry in logged):
         return "no finite loss"
+    if not any(entry["grad_norm"] > 0 for entry in logged):
+        return "no gradient"
     return "yes" if difference < 1e-5 else f"loss off by {difference:.1g}"
 
 
@@ -110,6 +117,76 @@ def _difference(trainer: Any) -> float:
         alone = torch.cat([plain_logprobs(model, sample).float() for sample in samples])
     losses = [trainer.terms(batch, outputs)[0].mean().item() for outputs in (trainer.outputs(model, batch), alone)]
     return abs(losses[0] - losses[1])
+
+
+@torch.no_grad()
+def _sampled_difference(trainer: Any) -> float:
+    """Of the mean log-probability of the tokens that are most likely to follow prompts of several lengths, as a rollout
+    asks for them side by side, from that of each prompt alone; infinite where these tokens are others."""
+    model, prompts = trainer.model.eval(), _prompts(trainer)
+    together = _continued(trainer, model, prompts)
+    alone = [_continued(trainer, model, [prompt])[0] for prompt in prompts]
+    if [tokens for tokens, _ in together] != [tokens for tokens, _ in alone]:
+        return math.inf
+    return max(abs(many - one) for (_, many), (_, one) in zip(together, alone))
+
+
+def _continued(trainer: Any, model: Any, prompts: list[list[int]]) -> list[tuple[list[int], float]]:
+    pad_id, width = trainer.processing_class.pad_token_id, max(map(len, prompts))
+    ids = torch.tensor([[pad_id] * (width - len(prompt)) + prompt for prompt in prompts])
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    found = model.generate(
+        input_ids=ids, attention_mask=mask, max_new_tokens=_ANSWER, min_new_tokens=_ANSWER, do_sample=False,
+        pad_token_id=pad_id, return_dict_in_generate=True, output_logits=True,
+    )  # fmt: skip
+    logprobs = torch.stack(found.logits, 1).double().log_softmax(-1).amax(-1).mean(1)
+    return list(zip(found.sequences[:, width:].tolist(), logprobs.tolist()))
+
+
+@torch.no_grad()
+def _answered_difference(trainer: Any) -> float:
+    """Of the mean log-probability of answers as the trainer computes it, side by side, from that of each alone."""
+    model, prompts = trainer.model.eval(), _prompts(trainer)
+    draw = torch.Generator().manual_seed(0)
+    vocabulary = model.get_output_embeddings().weight.shape[0]
+    answers = [torch.randint(vocabulary, (length,), generator=draw).tolist() for length in range(_ANSWER, 0, -1)][
+        : len(prompts)
+    ]
+    alone = []
+    for prompt, answer in zip(prompts, answers):
+        learned = np.array([False] * len(prompt) + [True] * len(answer))
+        sample = Sample(np.array([*prompt, *answer], dtype=np.int32), learned)
+        alone.append(plain_logprobs(model, sample).mean().item())
+    pad_id = trainer.processing_class.pad_token_id
+    if trainer.run.stage.name == "ppo":
+        of_rows = Answers.from_lists(prompts, answers, pad_id, "cpu")
+        logprobs = trainer._logprobs(POLICY, of_rows)
+        together = logprobs.sum(1) / (of_rows.ends_B - of_rows.starts_B)
+    else:
+        ids, mask, width = _padded(prompts, answers, pad_id)
+        found = trainer._get_per_token_logps_and_entropies(model, ids, mask, width)[0]
+        counts = mask[:, -width:]
+        together = (found * counts).sum(1) / counts.sum(1)
+    return max(abs(many - one) for many, one in zip(together.tolist(), alone))
+
+
+def _padded(prompts: list[list[int]], answers: list[list[int]], pad_id: int) -> tuple[Tensor, Tensor, int]:
+    """As TRL lays them out: prompts padded on the left, answers on the right."""
+    before, after = max(map(len, prompts)), max(map(len, answers))
+    spans = [(before - len(prompt), len(prompt) + len(answer)) for prompt, answer in zip(prompts, answers)]
+    rows = [[*prompt, *answer] for prompt, answer in zip(prompts, answers)]
+    width = before + after
+    ids = [[pad_id] * start + row + [pad_id] * (width - start - size) for (start, size), row in zip(spans, rows)]
+    mask = [[0] * start + [1] * size + [0] * (width - start - size) for start, size in spans]
+    return torch.tensor(ids), torch.tensor(mask), after
+
+
+def _prompts(trainer: Any) -> list[list[int]]:
+    """Four, each of another length."""
+    rows = trainer._prompts if trainer.run.stage.name == "ppo" else trainer._train_rows
+    by_length = {len(row.ids): [*row.ids] for row in rows}
+    assert len(by_length) >= 4, "the prompts are to differ in length"
+    return [by_length[length] for length in sorted(by_length)[:4]]
 
 
 def _score(model: Any, sample: Any) -> Tensor:

@@ -27,7 +27,7 @@ from ftlab.policy.tokens import load_tokens
 from ftlab.rundir.phase_files import PhaseFiles
 from ftlab.schema import GrpoStage, Run
 from ftlab.stages.grpo import order
-from ftlab.stages.grpo.families import check_family
+from ftlab.stages.grpo.families import check_family, counts_padding
 from ftlab.stages.grpo.generations import check, missing_vllm, plan_generations
 from ftlab.stages.grpo.prompts import Prompts, check_count, check_rows, dataset
 from ftlab.stages.rewards.judge import EVALUATED, RewardScorer
@@ -71,6 +71,7 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
         check(run, devices)
         self.run, self.files, self._stage = run, files, stage
         self._train_rows, self._validation_rows = train_rows, validation_rows
+        self._counts_padding = counts_padding(run.model.architecture)
         planned = plan_generations(run, devices)
         check_rows(run, [*train_rows, *(validation_rows or [])])
         check_count(run, len(train_rows), planned.prompts)
@@ -120,6 +121,11 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
         """The ids that the data made: nothing is rendered or tokenized a second time."""
         return [self._train_rows[int(prompt)].ids for prompt in prompts], None, {}
+
+    def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **more: Any) -> Any:
+        """TRL leaves it to the family to find out that padding stands before the prompts."""
+        called = _CountedPositions(model) if self._counts_padding else model
+        return super()._get_per_token_logps_and_entropies(called, *args, **more)
 
     def _generate_single_turn(self, *args: Any, **more: Any) -> Any:
         with self.sampling():
@@ -274,6 +280,17 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
 
     def _generation_file(self, folder: str) -> Path:
         return Path(folder) / self.world.file_name("generation.pt")
+
+
+class _CountedPositions:
+    """A model, called with positions that begin at each row's first token, as ``generate`` has them."""
+
+    def __init__(self, model: Any):
+        self._model = model
+
+    def __call__(self, attention_mask: Tensor, **inputs: Any) -> Any:
+        position_ids = (attention_mask.cumsum(-1) - 1).clamp(min=0)
+        return self._model(attention_mask=attention_mask, position_ids=position_ids, **inputs)
 
 
 class StartPolicy:
