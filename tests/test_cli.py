@@ -131,7 +131,8 @@ def test_version(ftlab):
 
 
 def test_env_as_json_is_json_and_keeps_secrets(ftlab, env):
-    env["HF_TOKEN"] = "hf_notarealtokenatall"
+    env |= {"HF_TOKEN": "hf_notarealtokenatall", "WANDB_API_KEY": "short", "NCCL_DEBUG": "INFO",
+            "HTTPS_PROXY": "http://me:notarealtoken@proxy:3128"}  # fmt: skip
     done = ftlab("env", "format=json")
     facts = json.loads(done.stdout)
     assert (done.returncode, facts["ftlab"]["version"]) == (0, __version__)
@@ -140,6 +141,12 @@ def test_env_as_json_is_json_and_keeps_secrets(ftlab, env):
     assert facts["packages"]["mlflow-skinny"][0] == "3", "which the whole mlflow comes with, too"
     assert (facts["hub"]["HF_TOKEN"], facts["hub"]["HF_HUB_OFFLINE"]) == ("set", "on")
     assert "notarealtoken" not in done.stdout
+    told = facts["environment"]
+    assert (told["WANDB_API_KEY"], told["NCCL_DEBUG"]) == ("set", "INFO")
+    assert told["HTTPS_PROXY"] == "http://<redacted>@proxy:3128"
+    assert {"cpu", "cpus", "usable memory", "C++ compiler"} <= facts["machine"].keys()
+    assert {"here", "data.cache", "hub", "temporary"} == facts["disk"].keys()
+    assert len(facts["ftlab"]["commit"].split()[0]) == 40 and "extras" in facts["ftlab"]
 
 
 def test_cfg_job_prints_yaml_with_the_choices_in_it(ftlab, tmp_path):

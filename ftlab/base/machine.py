@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import time
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -52,6 +53,44 @@ def cpu_name() -> str:
 def memory_gib() -> float:
     """The machine's main memory."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+
+
+def usable_memory_gib() -> float:
+    """The main memory, or what the process's control group may take of it, as a container does."""
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text()) / 2**30
+    except (OSError, ValueError):  # there is none, or it is "max"
+        return memory_gib()
+    return min(memory_gib(), limit)
+
+
+@dataclass(frozen=True)
+class InstalledGpu:
+    """:param memory: GiB. :param used: GiB of it that are taken, by whatever process."""
+
+    name: str
+    memory: float
+    used: float
+
+
+def installed_gpus() -> list[InstalledGpu]:
+    """What NVIDIA's driver has in this machine, whether a process may see it or not; told without torch."""
+    told = command_output(["nvidia-smi", "--query-gpu=name,memory.total,memory.used", "--format=csv,noheader,nounits"])
+    return parse_gpus(told or "")
+
+
+def parse_gpus(text: str) -> list[InstalledGpu]:
+    """Of nvidia-smi's lines, in MiB; lines that are none are left out.
+
+    >>> parse_gpus("NVIDIA A100-SXM4-80GB, 81920, 512")
+    [InstalledGpu(name='NVIDIA A100-SXM4-80GB', memory=80.0, used=0.5)]
+    """
+    found = []
+    for line in text.splitlines():
+        name, *sizes = (part.strip() for part in line.split(","))
+        if len(sizes) == 2 and all(size.isdigit() for size in sizes):
+            found.append(InstalledGpu(name, int(sizes[0]) / 1024, int(sizes[1]) / 1024))
+    return found
 
 
 def gpu_driver() -> str | None:

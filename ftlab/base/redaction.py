@@ -71,6 +71,11 @@ def secret_kind(text: str) -> str | None:
     return None
 
 
+def is_secret_variable(name: str) -> bool:
+    """Whether a variable of this name holds a secret, whatever its value looks like."""
+    return _SECRET_VARIABLES.search(name) is not None
+
+
 def mask_secrets(text: str) -> str:
     """The same with ``<redacted>`` for every key that is known by its form, and for names and passwords in URLs."""
     for _, anchors, pattern in _KINDS:

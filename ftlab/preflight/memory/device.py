@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ftlab.base.machine import memory_gib
+from ftlab.base.machine import installed_gpus, usable_memory_gib
 from ftlab.distributed.world import may_have_accelerator, planned_devices
 from ftlab.schema import Run
 
@@ -40,7 +40,9 @@ def device_of(run: Run, is_here: bool = False) -> Device:
     is_cpu = hardware.name == "cpu" or not (is_named or may_have_accelerator())
     memory = None if hardware.memory_gb is None else hardware.memory_gb * GIB
     if memory is None and is_cpu:
-        memory = memory_gib() * GIB
+        memory = usable_memory_gib() * GIB
+    elif memory is None and (gpus := installed_gpus()):
+        memory = min(gpu.memory for gpu in gpus) * GIB
     bits = {"fp32": 4, "bf16": 2, "fp16": 2, "auto": 4 if is_cpu else 2}
     precision = bits[hardware.precision]
     is_given = hardware.memory_gb is not None

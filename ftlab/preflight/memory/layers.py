@@ -110,7 +110,8 @@ def trainable_elements(run: Run) -> int:
     if method.train_embeddings:
         total += counts.embedding_parameters(shape) + counts.lm_head_parameters(shape)
     if method.train_norms:
-        total += (shape.layers * shape.norms_per_layer + 1) * counts.norm_parameters(shape)
+        whole = 0 if method.trainable_modules is not None else abs(method.trainable_layers or 0)
+        total += ((shape.layers - whole) * shape.norms_per_layer + 1) * counts.norm_parameters(shape)
     return total + head
 
 
