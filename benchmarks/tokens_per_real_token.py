@@ -22,10 +22,8 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 STAGES = ("sft", "rm", "dpo", "kto")
@@ -84,6 +82,7 @@ def line(stage: str, data: str, ours: Found, theirs: Found) -> str:
 
 def measure(stage: str, engine: str, batch: int, overrides: Sequence[str]) -> Found:
     """One epoch. :param batch: pairs or answers in a batch of TRL's."""
+    from ftlab.base.progress import NoBar
     from ftlab.engine.process import quiet_libraries
 
     quiet_libraries()
@@ -104,7 +103,7 @@ def measure(stage: str, engine: str, batch: int, overrides: Sequence[str]) -> Fo
         counts = count_positions(trainer)
         started = time.process_time()
         if isinstance(trainer, StageTrainer):
-            trainer.begin(lambda *_: nullcontext(SimpleNamespace(advance=lambda _: None)))
+            trainer.begin(NoBar)
             counts["reference"], counts["policy"] = counts["policy"], 0
         trainer.train()
         seconds = time.process_time() - started

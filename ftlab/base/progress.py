@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as LiveProgress
 from rich.text import Text
+
+Progress = Callable[..., AbstractContextManager[Any]]  # the arguments of a Bar, but for its console -> a bar
 
 
 class Bar:
     """A live bar with an ETA on a terminal; elsewhere a line at each tenth of the way.
 
+    Within another bar it is drawn below that one.
+
     :param total: the count at which the work is done. :param unit: of what is counted, for the live bar.
+    :param only_live: nothing is written where there is no terminal.
     """
 
-    def __init__(self, console: Console, description: str, total: int, unit: str):
+    def __init__(self, console: Console, description: str, total: int, unit: str = "", only_live: bool = False):
         self._console, self._description, self._total = console, description, total
+        self._writes_lines = not console.is_terminal and not only_live
         self._done = self._told = 0
-        self._live = Progress(
+        self._live = LiveProgress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             TextColumn("{task.completed:.0f}/{task.total:.0f}" + (f" {unit}" if unit else "")),
@@ -46,12 +57,28 @@ class Bar:
         if status is not None:
             self._live.update(self._task, status=status)
         tenth = 10 * done // max(self._total, 1)
-        if not self._console.is_terminal and (tenth > self._told or done == self._total):
+        if self._writes_lines and (tenth > self._told or done == self._total):
             if tenth > self._told:
                 eta = _clock(self._live.tasks[0].time_remaining)
                 line = f"{self._description}  {done}/{self._total}  {self._live.tasks[0].fields['status']}"
                 self._console.print(f"{line}  ETA {eta}", markup=False)
             self._told = tenth
+
+
+class NoBar:
+    """In place of a bar where nobody looks."""
+
+    def __init__(self, *_: Any, **__: Any):
+        pass
+
+    def __enter__(self) -> NoBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def advance(self, count: int = 1) -> None:
+        pass
 
 
 class _Eta(ProgressColumn):

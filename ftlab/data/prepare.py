@@ -10,13 +10,14 @@ import random
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ftlab.base.progress import Progress
 from ftlab.data import duplicates
 from ftlab.data.formats import COLUMNS, CONVERTERS, Columns, Record, RowError
 from ftlab.data.ledger.ledger import Ledger
@@ -36,7 +37,6 @@ from ftlab.rundir.files import move_folder
 from ftlab.rundir.names import DATA_SEAL
 from ftlab.schema import Data
 
-Progress = Callable[[str, int, str], AbstractContextManager[Any]]
 Parts = dict[str, list[Part]]
 _LEDGER = "ledger.json"
 _MEND_GOLDEN = (

@@ -42,5 +42,5 @@ class Output:
         """For the log only."""
         self._log.print(line, markup=False, soft_wrap=True)
 
-    def progress(self, description: str, total: int, unit: str = "") -> Bar:
-        return Bar(self.console, description, total, unit)
+    def progress(self, description: str, total: int, unit: str = "", only_live: bool = False) -> Bar:
+        return Bar(self.console, description, total, unit, only_live)

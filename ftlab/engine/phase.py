@@ -142,7 +142,6 @@ class PhaseRun:
         from ftlab.engine.measuring import Measuring, kept_samples
         from ftlab.engine.metrics_log import Advance, Metrics
         from ftlab.engine.trackers.rates import make_rates
-        from ftlab.stages.trainer.stage_trainer import StageTrainer
 
         session, train = self.session, self.config.train
         checkpoint = session.once(self._checkpoint)
@@ -169,8 +168,7 @@ class PhaseRun:
         self.output.say(
             f"[dim]continue any time with: ftlab resume {escape(shlex.quote(str(self.run_dir.path)))}[/dim]"
         )
-        if isinstance(trainer, StageTrainer):
-            trainer.begin(self.output.progress)
+        trainer.begin(self.output.progress)
         session.trackers.open()
         session.trackers.ledger(self.phase.name, steps_before)
         before = measuring.before(trainer)

@@ -138,19 +138,22 @@ class TrlEngine(WholeCheckpoints):
         values = self._metrics["eval"]
         sums: dict[str, float] = {}
         counts: dict[str, float] = {}
-        for inputs in self.get_eval_dataloader(eval_dataset):
-            batch = self._prepare_inputs(inputs)
-            count = self.items(batch)
-            values.clear()
-            with self.compute_loss_context_manager():
-                values["loss"] = [self.compute_loss(model, batch).item()]
-            values.pop("num_tokens", None)  # of training
-            if "aux_loss" in values:  # which has no part in an evaluation's loss
-                values["loss"][0] -= self._coefficient * values["aux_loss"][0]
-            for name, (value,) in values.items():
-                weight = 1 if name == "aux_loss" else count  # a batch has one, however many items
-                sums[name] = sums.get(name, 0.0) + value * weight
-                counts[name] = counts.get(name, 0.0) + weight
+        loader = self.get_eval_dataloader(eval_dataset)
+        with self.evaluation_bar(len(loader), "batches") as bar:
+            for inputs in loader:
+                batch = self._prepare_inputs(inputs)
+                count = self.items(batch)
+                values.clear()
+                with self.compute_loss_context_manager():
+                    values["loss"] = [self.compute_loss(model, batch).item()]
+                values.pop("num_tokens", None)  # of training
+                if "aux_loss" in values:  # which has no part in an evaluation's loss
+                    values["loss"][0] -= self._coefficient * values["aux_loss"][0]
+                for name, (value,) in values.items():
+                    weight = 1 if name == "aux_loss" else count  # a batch has one, however many items
+                    sums[name] = sums.get(name, 0.0) + value * weight
+                    counts[name] = counts.get(name, 0.0) + weight
+                bar.advance()
         values.clear()
         names = sorted(sums)
         table = torch.tensor([[sums[name] for name in names], [counts[name] for name in names]], dtype=torch.float64)

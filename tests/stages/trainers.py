@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ftlab.base.progress import NoBar
 from ftlab.data.packing.store import PackedRows, Sample
 from ftlab.data.prepare import prepare, split_parts
 from ftlab.data.sources import resolve
@@ -17,7 +16,6 @@ from ftlab.policy.build import build_model
 from ftlab.policy.tokens import load_tokens
 from ftlab.rundir.phase_files import PhaseFiles
 from ftlab.stages import trainer_class
-from ftlab.stages.trainer.stage_trainer import StageTrainer
 from tests.runs import make_run
 
 
@@ -48,8 +46,7 @@ def plain_logprobs(model: Any, sample: Sample) -> Tensor:
 
 def begin(trainer: Any) -> None:
     """Have it find out what its first step needs."""
-    if isinstance(trainer, StageTrainer):
-        trainer.begin(lambda *_: nullcontext(SimpleNamespace(advance=lambda _: None)))
+    trainer.begin(NoBar)
 
 
 def trained(trainer: Any) -> list[dict[str, float]]:

@@ -195,12 +195,17 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
         size = self.run.eval.batch_size
         sums: dict[str, float] = {}
         counts: dict[str, float] = {}
-        with _separate_random_state(self.args.seed + self.world.rank, self.args.device):
+        with (
+            _separate_random_state(self.args.seed + self.world.rank, self.args.device),
+            self.evaluation_bar(len(mine), "prompts") as bar,
+        ):
             for start in range(0, len(mine), size):
-                batch = [row for row in mine[start : start + size] for _ in range(EVALUATED)]
+                rows_of_batch = mine[start : start + size]
+                batch = [row for row in rows_of_batch for _ in range(EVALUATED)]
                 for name, (total, count) in self._evaluate_batch(batch).items():
                     sums[name] = sums.get(name, 0.0) + total
                     counts[name] = counts.get(name, 0.0) + count
+                bar.advance(len(rows_of_batch))
         means = self._means(sums, counts)
         means["loss"] = -means["reward"]
         model.train(was_training)

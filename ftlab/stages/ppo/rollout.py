@@ -106,11 +106,14 @@ def sample(
     max_new_tokens: int,
     batch_size: int,
     seed: int,
+    advance: Callable[[int], None] = lambda count: None,
 ) -> list[list[int]]:
     """One sampled answer to each prompt, with its end token unless it was cut at ``max_new_tokens``.
 
     Drawn from the whole distribution at ``temperature``, whatever the model's own generation config says, since the
     log-probabilities of the loss are those of the whole distribution. Leaves the random state as it was.
+
+    :param advance: called with the number of answers done after each batch.
     """
     from transformers import GenerationConfig
 
@@ -137,6 +140,7 @@ def sample(
             for i, answer in zip(batch, out[:, width:].tolist()):
                 end = next((at + 1 for at, token in enumerate(answer) if token in stop), len(answer))
                 answers[i] = answer[:end]
+            advance(len(batch))
     return answers
 
 
@@ -174,10 +178,13 @@ def logprobs_and_entropy(model: Any, answers: Answers, rows: Tensor, temperature
 
 
 @torch.no_grad()
-def measure_all(answers: Answers, budget: int, measure: Callable[[Tensor], Tensor]) -> Tensor:
+def measure_all(
+    answers: Answers, budget: int, measure: Callable[[Tensor], Tensor], advance: Callable[[int], None]
+) -> Tensor:
     """Run ``measure`` on the answer tokens of all rows, in parts, and return its values as (B, T).
 
-    :param measure: rows -> (N,). :param budget: tokens of one forward, with padding.
+    :param measure: rows -> (N,). :param budget: tokens of one forward, with padding. :param advance: called with the
+        number of rows done after each part.
     """
     mask_BT = answers.mask_BT
     values_BT = torch.zeros(mask_BT.shape, device=mask_BT.device)
@@ -186,4 +193,5 @@ def measure_all(answers: Answers, budget: int, measure: Callable[[Tensor], Tenso
         values_PT = torch.zeros((len(part), mask_BT.shape[1]), device=mask_BT.device)
         values_PT[mask_BT[rows]] = measure(rows).float()
         values_BT[rows] = values_PT
+        advance(len(part))
     return values_BT

@@ -188,9 +188,17 @@ class PpoTrainer(StageTrainer):
         stage, count = self.stage, len(self._prompts)
         rows = order.prompts_of_rollout(number, stage.rollout_batch_size, count, self.run.seed)
         asked = [self._prompts[row] for row in rows]
-        answers, texts, scores_B, logprobs_BT, reference_BT = self._sample_answers(asked, number)
-        with torch.no_grad(), self.accelerator.autocast(), self.roles.acting(CRITIC) as critic:
-            values_BT = measure_all(answers, self._budget, lambda rows: self._values(critic, answers, rows))
+        name = f"rollout {number + 1}"
+        answers, texts, scores_B, logprobs_BT, reference_BT = self._sample_answers(asked, number, name)
+        with (
+            torch.no_grad(),
+            self.accelerator.autocast(),
+            self.roles.acting(CRITIC) as critic,
+            self.bar(f"{name}: values", len(asked), "answers") as bar,
+        ):
+            values_BT = measure_all(
+                answers, self._budget, lambda rows: self._values(critic, answers, rows), bar.advance
+            )
         known_B = ~scores_B.isnan()
         mask_BT = answers.mask_BT
         learned_BT = mask_BT & known_B[:, None]
@@ -221,37 +229,47 @@ class PpoTrainer(StageTrainer):
         )  # fmt: skip
 
     def _sample_answers(
-        self, asked: Sequence[PromptRow], number: int
+        self, asked: Sequence[PromptRow], number: int, name: str
     ) -> tuple[Answers, list[str], Tensor, Tensor, Tensor]:
-        """Answers, their texts, their scores (B,), and log-probabilities of policy and reference, each (B, T)."""
+        """Answers, their texts, their scores (B,), and log-probabilities of policy and reference, each (B, T).
+
+        :param number: of the rollout, for the seed. :param name: of the rollout, for the bars.
+        """
         model: Any = self.model
         tokenizer: Any = self.processing_class
         was_training = model.training
         self.roles.train(False)
         prompts = [one.ids for one in asked]
         with self.accelerator.autocast():
-            with self.sampling(), self.roles.acting(POLICY) as policy:
+            with (
+                self.sampling(),
+                self.roles.acting(POLICY) as policy,
+                self.bar(f"{name}: sampling", len(asked), "answers") as bar,
+            ):
                 sampled = sample(
                     policy, prompts, stop=self._stop, pad=tokenizer.pad_token_id, temperature=self.stage.temperature,
                     max_new_tokens=self.stage.max_new_tokens, batch_size=self.run.eval.batch_size,
                     seed=int(np.random.default_rng([self.run.seed, number]).integers(1 << 62)),
+                    advance=bar.advance,
                 )  # fmt: skip
             answers = Answers.from_lists(prompts, sampled, tokenizer.pad_token_id, self.args.device)
-            found = [self._logprobs(role, answers) for role in (POLICY, REFERENCE)]
+            found = [self._logprobs(role, answers, name) for role in (POLICY, REFERENCE)]
             texts = tokenizer.batch_decode(sampled, skip_special_tokens=True)
-            scores = self.judge(asked, texts, sampled)
+            with self.bar(f"{name}: scoring", len(self.judge.rewards), "rewards") as bar:
+                scores = self.judge(asked, texts, sampled, advance=bar.advance)
         self.roles.train(was_training)
         # A part of the sum is no score: what a reward failed for is left out.
         known = [math.nan if failed else total for failed, total in zip(scores.failed, scores.totals)]
         scores_B = torch.tensor(known, device=self.args.device)
         return answers, texts, scores_B, found[0], found[1]
 
-    def _logprobs(self, role: str, answers: Answers) -> Tensor:
-        with self.roles.acting(role) as model:
+    def _logprobs(self, role: str, answers: Answers, name: str) -> Tensor:
+        bar = self.bar(f"{name}: {role} log-probs", len(answers.ids_BL), "answers")
+        with self.roles.acting(role) as model, bar:
             measure: Callable[[Tensor], Tensor] = lambda rows: logprobs_and_entropy(  # noqa: E731
                 model, answers, rows, self.stage.temperature
             )[0]
-            return measure_all(answers, self._budget, measure)
+            return measure_all(answers, self._budget, measure, bar.advance)
 
     def _cut_share(self, answers: Answers) -> float:
         """Which share of the answers has no end."""
@@ -282,7 +300,7 @@ class PpoTrainer(StageTrainer):
         prompts = eval_dataset or self._held_out
         assert prompts, "there is nothing to evaluate on"
         asked = [one for one in prompts for _ in range(EVALUATED)]
-        answers, _, scores_B, logprobs_BT, reference_BT = self._sample_answers(asked, _EVALUATION)
+        answers, _, scores_B, logprobs_BT, reference_BT = self._sample_answers(asked, _EVALUATION, "evaluation")
         reward = masked_mean(scores_B, ~scores_B.isnan()).item()
         return {
             "loss": -reward,

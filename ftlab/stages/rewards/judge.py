@@ -49,10 +49,12 @@ class RewardScorer:
         completions: Sequence[str],
         completion_ids: Sequence[Sequence[int]],
         only: Reward | None = None,
+        advance: Callable[[int], None] = lambda count: None,
     ) -> Scores:
         """What each completion of its row's prompt is worth.
 
         :param completion_ids: with the end token. :param only: one of the rewards, unweighted; None: all of them.
+        :param advance: called with 1 after each reward.
         :raises RewardError: a reward failed, under ``stage.on_reward_error=stop``.
         """
         names = dict.fromkeys(name for row in rows for name in row.columns)
@@ -67,6 +69,7 @@ class RewardScorer:
             columns,
             self._on_error,
             [row.where for row in rows],
+            advance,
         )
         for message in found.failures.values():
             warnings.warn(message, stacklevel=2)  # which the run's log.txt keeps

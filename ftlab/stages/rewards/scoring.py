@@ -52,6 +52,7 @@ def score(
     columns: Mapping[str, Sequence[Any]],
     on_error: OnError = "stop",
     where: Sequence[str] | None = None,
+    advance: Callable[[int], None] = lambda count: None,
 ) -> Scores:
     """Return the weighted reward of each completion, and each reward's part in it.
 
@@ -60,7 +61,7 @@ def score(
     :param columns: the rows' other columns by name, each as long as ``completions``.
     :param on_error: ``stop`` raises; ``skip`` leaves out the value of every completion for which a function fails, and
         counts it. Either way a function that fails is called again with one completion at a time, to find which.
-    :param where: the file and row of each prompt, named in errors.
+    :param where: the file and row of each prompt, named in errors. :param advance: called with 1 after each reward.
     :raises RewardError: a function failed, naming reward, prompt and exception; or, under ``skip`` too, it returned
         something other than a finite number or None for each completion.
     """
@@ -73,6 +74,7 @@ def score(
         values[reward.name], failure = batch.values(reward, on_error)
         if failure:
             failures[reward.name] = failure
+        advance(1)
     totals = []
     for row in zip(*values.values()):
         known = [weight * value for weight, value in zip(weights or [1.0] * len(row), row) if value is not None]

@@ -4,11 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
+from ftlab.base.progress import NoBar, Progress
 from ftlab.stages.trainer.counters import CountingTrainer
 
 
 class EvaluatingTrainer(CountingTrainer):
     """A stage gives :meth:`measure`."""
+
+    _progress: Progress = NoBar
+
+    def begin(self, progress: Progress) -> None:
+        """Find out what the first step needs. :param progress: of bars, for what takes long from here on."""
+        self._progress = progress
+
+    def bar(self, description: str, total: int, unit: str) -> Any:
+        """A bar on the terminal, below that of training where it is drawn; nothing elsewhere."""
+        return self._progress(description, total, unit, only_live=True)
+
+    def evaluation_bar(self, total: int, unit: str) -> Any:
+        """:param unit: of the validation split, that :meth:`measure` goes through."""
+        return self.bar(f"evaluating on {total:,} validation {unit}", total, "")
 
     def measure(self, eval_dataset: Any = None) -> dict[str, float]:
         """What the weights as they are come to on the validation rows, by name; ``loss`` is among it. Training does not

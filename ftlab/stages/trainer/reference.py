@@ -14,6 +14,7 @@ import transformers
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
+from ftlab.base.progress import Progress
 from ftlab.data.packing.store import Rows
 from ftlab.model.load import load_reference
 from ftlab.rundir import seals
@@ -37,7 +38,8 @@ class ReferenceTrainer(StageTrainer):
         """Where another model than the starting policy is."""
         return None
 
-    def begin(self, progress: Any) -> None:
+    def begin(self, progress: Progress) -> None:
+        super().begin(progress)
         if not self.needs_reference:
             return
         model: Any = self.model if self.reference_model is None else load_reference(self.run, self.reference_model)
@@ -46,7 +48,9 @@ class ReferenceTrainer(StageTrainer):
             if isinstance(rows, Rows):
                 rows.attach("reference", self._cached_logprobs(model, identity, name, rows, progress))
 
-    def _cached_logprobs(self, model: Any, identity: str, name: str, rows: Rows, progress: Any) -> NDArray[np.float32]:
+    def _cached_logprobs(
+        self, model: Any, identity: str, name: str, rows: Rows, progress: Progress
+    ) -> NDArray[np.float32]:
         path = self._cache_file(identity, rows)
         if path is None:
             return self._compute(model, rows, name, progress)
@@ -74,7 +78,7 @@ class ReferenceTrainer(StageTrainer):
         return Path(self.run.data.cache).expanduser() / "reference" / f"{key}.npy"
 
     @torch.no_grad()
-    def _compute(self, model: Any, rows: Rows, name: str, progress: Any) -> NDArray[np.float32]:
+    def _compute(self, model: Any, rows: Rows, name: str, progress: Progress) -> NDArray[np.float32]:
         batches = self._batches(rows)
         loader: Any = DataLoader(cast(Any, rows), batch_sampler=batches, collate_fn=self.data_collator)
         was_training = model.training

@@ -5,7 +5,7 @@ Shape suffixes: N scored positions of a micro-batch, I items that its loss avera
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -71,9 +71,6 @@ class StageTrainer(WholeCheckpoints):
         )
         # The loss below is already a share of the global batch's mean.
         self.model_accepts_loss_kwargs = self.loss_is_scaled_for_ga = True
-
-    def begin(self, progress: Callable[..., Any]) -> None:
-        """Find out what the first step needs. :param progress: ``(description, total, unit)`` -> a bar."""
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> Any:
         """Around the whole loss, head included. transformers leaves it to accelerate, which wraps the forward alone,
@@ -174,7 +171,7 @@ class StageTrainer(WholeCheckpoints):
         was_training = model.training
         model.eval()
         meter = Meter()
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), self.evaluation_bar(len(loader), "batches") as bar:
             for batch in loader:
                 batch = self._prepare_inputs(batch)
                 with self.compute_loss_context_manager():
@@ -184,6 +181,7 @@ class StageTrainer(WholeCheckpoints):
                     continue
                 meter.add({"loss": losses_I}, is_complete=True)
                 meter.add({**measures, **balance})
+                bar.advance()
         model.train(was_training)
         means = meter.means(self.accelerator.reduce)
         return {**means, **self.derived(means)}
