@@ -26,6 +26,7 @@ from ftlab.schema import Run
 
 # An absolute path, of which a reader elsewhere has nothing: its last part stays.
 _PATH = re.compile(r"(?<![\w.:/~])~?/(?:[^\s/,'\"\]|]+/)+([^\s/,'\"\]|]*)")
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _HUB_SET = re.compile(r"^hf://(?:datasets/)?([\w.-]+/[\w.-]+)")
 _TRAIN_KEYS = (
     "learning_rate", "lr_scheduler", "warmup_ratio", "warmup_steps", "weight_decay", "max_grad_norm", "optimizer",
@@ -47,9 +48,9 @@ def _front_matter(config: Run, ledger: Mapping[str, Any]) -> dict[str, Any]:
     is_adapter = config.method.name == "lora"
     tags = ["ftlab", config.stage.name, config.method.name]
     sets = [found[1] for file in (str(config.data.path), *ledger["sha256"]) if (found := _HUB_SET.match(file))]
-    values: dict[str, Any] = {"base_model": _base(config)}
-    if is_adapter:
-        values["base_model_relation"] = "adapter"
+    values: dict[str, Any] = {}
+    if _is_of_hub(config):  # the hub makes a link of it
+        values = {"base_model": config.model.path, "base_model_relation": "adapter" if is_adapter else "finetune"}
     values["library_name"] = "peft" if is_adapter else "transformers"
     values["pipeline_tag"] = "text-classification" if config.stage.name == "rm" else "text-generation"
     values["tags"] = tags
@@ -59,12 +60,21 @@ def _front_matter(config: Run, ledger: Mapping[str, Any]) -> dict[str, Any]:
 def _base(config: Run) -> str:
     """What a reader elsewhere knows the base by: an id of the hub, or else the recipe's name."""
     path = config.model.path
-    return config.model.name if path is None or Path(path).expanduser().is_dir() or path.startswith("/") else path
+    return path if path is not None and _is_of_hub(config) else config.model.name
+
+
+def _is_of_hub(config: Run) -> bool:
+    """Whether the weights began as those of the hub's id in ``model.path``."""
+    path = config.model.path
+    is_id = path is not None and _HUB_ID.fullmatch(path) is not None and not Path(path).is_dir()
+    return is_id and config.model.init == "pretrained"
 
 
 def _body(session: Session, phase: Phase, result: Mapping[str, Any], ledger: Mapping[str, Any]) -> Iterator[str]:
     own, manifest = phase.config, session.manifest.values
     what = "A LoRA adapter for" if own.method.name == "lora" else "Weights that began as"
+    if own.model.init == "random" and own.method.name != "lora":
+        what = "Weights that began at random, in the shape of"
     quant = "" if own.quant.name == "none" else f", quantized as {own.quant.name}"
     yield f"# {session.plan.title}\n"
     yield f"{what} `{_base(own)}`{quant}, trained by stage `{own.stage.name}`, method `{own.method.name}`."
@@ -73,7 +83,7 @@ def _body(session: Session, phase: Phase, result: Mapping[str, Any], ledger: Map
         yield f"\nThis is phase `{phase.name}` of {', '.join(names)}."
     yield "\nNo license is stated here; see those of the base model and of the data.\n"
     yield "## Use\n"
-    yield from _code(own, has_template=own.stage.name not in ("pt", "rm"))
+    yield from _code(own)
     yield "\n## Data\n"
     yield f"`{_source(own)}`" + (f", format `{own.data.format}`" if own.data.format else "") + ".\n"
     yield "| split | rows | kept | tokens | trained |\n|---|---:|---:|---:|---:|"
@@ -135,8 +145,8 @@ def _cell(value: Any) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def _code(config: Run, has_template: bool) -> Iterator[str]:
-    """Python that loads the folder, and answers where the model does."""
+def _code(config: Run) -> Iterator[str]:
+    """Python that loads the folder, and does with it what the stage trains for: go on, score or answer."""
     is_adapter, is_judge = config.method.name == "lora", config.stage.name == "rm"
     task = "SequenceClassification" if is_judge else "CausalLM"
     kind = f"{'AutoPeftModelFor' if is_adapter else 'AutoModelFor'}{task}"
@@ -149,7 +159,20 @@ def _code(config: Run, has_template: bool) -> Iterator[str]:
         f"model = {kind}.from_pretrained(folder{more})",
         "tokenizer = AutoTokenizer.from_pretrained(folder)",
     ]
-    if has_template:
+    if config.stage.name == "pt":
+        lines += [
+            'inputs = tokenizer("...", return_tensors="pt")',
+            f"text = model.generate(**inputs, max_new_tokens={config.eval.max_new_tokens})",
+            "print(tokenizer.decode(text[0], skip_special_tokens=True))",
+        ]
+    elif is_judge:
+        lines += [
+            'messages = [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]',
+            "text = tokenizer.apply_chat_template(messages, tokenize=False).rstrip()  # it is judged where it ends",
+            'inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt")',
+            "print(model(**inputs).logits[0, 0].item())",
+        ]
+    else:
         lines += [
             'messages = [{"role": "user", "content": "..."}]',
             "inputs = tokenizer.apply_chat_template(",
@@ -159,6 +182,11 @@ def _code(config: Run, has_template: bool) -> Iterator[str]:
             'print(tokenizer.decode(answer[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))',
         ]
     yield "\n".join(["```python", *lines, "```"])
-    yield "\nThe chat template and the tokens that end an answer are in this folder, as they were trained."
+    if config.stage.name == "pt":
+        yield "\nIt was trained on plain text, each text to its end token; no chat template was used."
+    elif is_judge:
+        yield "\nA higher score is a better answer. Only differences between answers to one prompt mean something."
+    else:
+        yield "\nThe chat template and the tokens that end an answer are in this folder, as they were trained."
     if is_adapter:
         yield "An adapter needs its base model, which `adapter_config.json` names."

@@ -8,9 +8,10 @@ import pytest
 import yaml
 
 from ftlab.base.numbers import readable
+from ftlab.engine.model_card import _front_matter
 from ftlab.rundir.directory import RunDir
 from tests.conftest import ROOT
-from tests.runs import FAST, held_out, train_run
+from tests.runs import BARE, FAST, held_out, make_run, train_run
 
 
 @pytest.fixture(scope="module", params=["lora", "full"])
@@ -26,7 +27,8 @@ def test_the_front_matter_is_what_the_hub_reads(card):
     run_dir, text = card
     front = yaml.safe_load(text.split("---\n")[1])
     method = run_dir.plan().phases[0].config.method.name
-    assert front["base_model"] == "tiny"
+    assert "base_model" not in front  # the hub would link to a stranger of that name
+    assert "`tiny`, trained by stage `sft`" in text
     assert front["library_name"] == {"lora": "peft", "full": "transformers"}[method]
     assert front["tags"] == ["ftlab", "sft", method] and front["pipeline_tag"] == "text-generation"
     assert "license" not in front and "datasets" not in front
@@ -51,6 +53,35 @@ def test_nothing_of_this_machine_and_no_form_to_fill_in(card):
     run_dir, text = card
     assert "More Information Needed" not in text
     assert str(ROOT) not in text and str(run_dir.path.parent) not in text
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ("model.path=org/Model-1.5", {"base_model": "org/Model-1.5", "base_model_relation": "adapter"}),
+        ("model.path=org/Model-1.5 method=full", {"base_model": "org/Model-1.5", "base_model_relation": "finetune"}),
+        ("model.path=org/Model-1.5 model.init=random method=full", {}),
+        ("model.path=./org/Model", {}),
+    ],
+)
+def test_a_base_model_is_named_to_the_hub_where_it_is_one_of_the_hubs(given, wanted, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    front = _front_matter(make_run(*given.split()), {"sha256": {}})
+    assert {key: front[key] for key in front if key.startswith("base_model")} == wanted
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize(("stage", "kind"), [("pt", str), ("rm", float)])
+def test_the_code_of_the_card_does_what_the_stage_trains_for(stage, kind, tmp_path, monkeypatch, capsys):
+    given = (f"stage={stage}", *BARE, "train.max_steps=2", "data.max_samples=8")
+    run_dir = train_run(tmp_path / "r", *given)
+    text = (run_dir.final / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(run_dir.final)
+    capsys.readouterr()
+    exec(compile(code, "card", "exec"), {})
+    assert kind(capsys.readouterr().out.strip())
+    assert "The chat template" not in text
 
 
 def test_the_code_of_the_card_answers(card, monkeypatch, capsys):
