@@ -95,6 +95,10 @@ class DivergedError(FtlabError, ArithmeticError):
     """The loss is no longer a number."""
 
 
+class OutOfMemoryError(FtlabError, MemoryError):
+    """Memory ran out, and a smaller batch was not wanted or did not help; names what would take less."""
+
+
 class Interrupted(FtlabError):
     """The user stopped the run (Ctrl-C); what there is has been saved."""
 

@@ -50,6 +50,17 @@ def cpu_name() -> str:
     return next(named, "") or platform.machine()
 
 
+def has_memory_limit() -> bool:
+    """Whether this process may have less memory than it asks for (ulimit -v, ulimit -d), and is told so when it does.
+    Without a limit Linux gives it all, and kills the process that uses more than there is."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return False
+    kinds = (resource.RLIMIT_AS, resource.RLIMIT_DATA)
+    return any(resource.getrlimit(kind)[0] != resource.RLIM_INFINITY for kind in kinds)
+
+
 def memory_gib() -> float:
     """The machine's main memory."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30

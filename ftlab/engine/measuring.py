@@ -53,7 +53,7 @@ class Measuring:
         if kept is not None:
             return Measures(**kept)
         measures = Measures(self._validation(trainer, 0))
-        self._answer(measures, trainer.model, "before training")
+        self._answer(measures, trainer, "before training")
         logged = {f"eval_{name.removeprefix(VALIDATION)}": value for name, value in measures.values.items()}
         if line := evaluation_line({**logged, **self._log(measures, 0)}):
             self._output.say(f"before training: {line}")
@@ -92,7 +92,7 @@ class Measuring:
             measures.values |= answered["values"]
             measures.samples = answered["samples"]
         else:
-            self._answer(measures, trainer.model, "after training")
+            self._answer(measures, trainer, "after training")
             if not is_answered:
                 self._log(measures, step)
         self._write(measures, "after", step)
@@ -100,7 +100,7 @@ class Measuring:
 
     def _between(self, trainer: Any) -> None:
         step, measures = trainer.state.global_step, Measures()
-        self._answer(measures, trainer.model, f"after step {step}")
+        self._answer(measures, trainer, f"after step {step}")
         self._write(measures, step, step)
         # In every checkpoint from here on, so that a continued run knows of it.
         trainer.state.log_history.append({ANSWERED: True, **self._log(measures, step), "step": step})
@@ -138,7 +138,7 @@ class Measuring:
         """The records whose answers are wanted."""
         return [example.record for example in asked_examples(self._run, self._parts, self._tokens)]
 
-    def _answer(self, measures: Measures, model: Any, when: str) -> None:
+    def _answer(self, measures: Measures, trainer: Any, when: str) -> None:
         chosen, template = self._questions(), self._tokens.template
         if not chosen or template is None:
             return
@@ -146,9 +146,10 @@ class Measuring:
         prompts = [template.prompt(messages, record.tools) for (messages, _), record in zip(questions, chosen)]
         with self._output.progress(f"answering {self._split} prompts {when}", len(prompts)) as bar:
             answers = generate(
-                model, self._tokens.tokenizer, prompts,
+                trainer.model, self._tokens.tokenizer, prompts,
                 max_new_tokens=self._run.eval.max_new_tokens, batch_size=self._run.eval.batch_size,
-                max_tokens=tokens_at_once(self._run), stop=self._tokens.stop, advance=bar.advance,
+                max_tokens=tokens_at_once(self._run, trainer.rows_at_once),
+                stop=self._tokens.stop, advance=bar.advance,
             )  # fmt: skip
         if self._split == "golden":
             measures.values[PROMPTS] = len(prompts)
@@ -174,14 +175,14 @@ class Answering(TrainerCallback):
             self._answer()
 
 
-def tokens_at_once(run: Run) -> int:
+def tokens_at_once(run: Run, rows: int) -> int:
     """How many tokens' keys and values take no more memory than training does.
 
     Of h numbers in a hidden state, a cached token takes at most 2 h in a layer, and one that trains some 34 h
     (https://arxiv.org/abs/2205.05198, equation 2, in 16 bits, attention scores aside); h, and one layer's 34 h, where
     activations are computed again.
     """
-    trained = run.train.micro_batch_size * run.data.max_length
+    trained = rows * run.data.max_length
     return trained if run.train.gradient_checkpointing else 8 * trained
 
 

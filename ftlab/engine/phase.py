@@ -27,6 +27,7 @@ from ftlab.rundir.checkpoints import step_of
 from ftlab.rundir.plan import Phase
 from ftlab.schema import Data
 from ftlab.stages import trainer_class
+from ftlab.stages.trainer.out_of_memory import told_in_words
 
 
 class PhaseRun:
@@ -46,6 +47,11 @@ class PhaseRun:
         self._look_at = summary.look_at(session.run_dir, session.plan, phase)
 
     def run(self) -> None:
+        """:raises OutOfMemoryError: where ``train.on_oom`` cannot help or is not to."""
+        with told_in_words(self.config):
+            self._run()
+
+    def _run(self) -> None:
         self.session.interruption.check()
         data = self._data()
         sources = resolve.resolve(data, self.config.stage.name)
@@ -142,6 +148,7 @@ class PhaseRun:
         from ftlab.engine.measuring import Measuring, kept_samples
         from ftlab.engine.metrics_log import Advance, Metrics
         from ftlab.engine.trackers.rates import make_rates
+        from ftlab.stages.trainer.halving import HalvingTrainer
 
         session, train = self.session, self.config.train
         checkpoint = session.once(self._checkpoint)
@@ -168,6 +175,8 @@ class PhaseRun:
         self.output.say(
             f"[dim]continue any time with: ftlab resume {escape(shlex.quote(str(self.run_dir.path)))}[/dim]"
         )
+        if isinstance(trainer, HalvingTrainer) and step < total and (tried := trainer.try_longest_batch(step)):
+            self.output.note(f"tried before all else: the longest micro-batch, {tried}")
         trainer.begin(self.output.progress)
         session.trackers.open()
         session.trackers.ledger(self.phase.name, steps_before)
@@ -201,6 +210,8 @@ class PhaseRun:
         return checkpoint
 
     def _trainer(self, prepared: Any, beside: list[Any]) -> Any:
+        from ftlab.stages.trainer.halving import HalvingTrainer
+
         rows: tuple[Any, Any] = (prepared.train, prepared.validation)
         more: tuple[Any, ...] = (self.isolation,)
         if self.config.stage.name in ("ppo", "grpo"):
@@ -212,10 +223,22 @@ class PhaseRun:
         if self.config.train.save_steps == "epoch":
             trainer.args.save_steps = _training_values(trainer)[1]
         trainer.watch(self.config.train.loss_spike, self._names(trainer, rows[0]), self.output.note, self._look_at)
+        if isinstance(trainer, HalvingTrainer):
+            tell = lambda line: self.output.say(f"[yellow]{escape(line)}[/yellow]")  # noqa: E731
+            trainer.keep_within_memory(self._batch_sizes(), tell)
         for chatter in ("PrinterCallback", "ProgressCallback"):
             for callback in [c for c in trainer.callback_handler.callbacks if type(c).__name__ == chatter]:
                 trainer.remove_callback(callback)
         return trainer
+
+    def _batch_sizes(self) -> Any:
+        """What earlier starts of the phase came to, and where it is remembered."""
+        from ftlab.stages.trainer.batch_sizes import BatchSizes, initial_sizes
+
+        manifest, name = self.session.manifest, self.phase.name
+        changes = manifest.values.get("batch_sizes", {}).get(name, [])
+        record = lambda changes: manifest.record_item("batch_sizes", name, changes)  # noqa: E731
+        return BatchSizes(initial_sizes(self.config), changes, record)
 
     def _tell_warmup(self, total: int) -> None:
         """That no step has the learning rate that was asked for: the first step of a warm-up has none at all."""

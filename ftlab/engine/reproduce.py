@@ -52,7 +52,8 @@ def _reproduce(original: RunDir, out: Path | None, force: bool) -> None:
     again = _copy_plan(plan, _folder(original, plan, out))
     preflight.check_plan(again)
     with claim(again) as run_dir:
-        Manifest(run_dir).record(reproduces={"run": str(original.path)})
+        sizes = original.manifest().get("batch_sizes", {})  # where memory ran out, steps were taken in smaller parts
+        Manifest(run_dir).record(reproduces={"run": str(original.path)}, batch_sizes=sizes)
         for line in _changed_weights(original):
             echo(line)
         _execute(run_dir)

@@ -92,7 +92,6 @@ def _missing_parts(run: Run) -> list[str]:
         f"more than one device for stage={run.stage.name}": several and run.stage.name in ("ppo", "grpo"),
         "more than one device for train.engine=trl": several and run.train.engine == "trl",
         "more than one node": has_several_nodes(run.hardware),
-        "train.on_oom=halve": run.train.on_oom == "halve",
     }
     return [key for key, is_lacking in lacking.items() if is_lacking]
 

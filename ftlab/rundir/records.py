@@ -66,6 +66,7 @@ class ManifestRecord(Record):
     phases: dict[str, Result] = {}
     starts: list[Start] = []
     data: dict[str, dict[str, Any]] = {}
+    batch_sizes: dict[str, list[dict[str, Count]]] = {}
     rerun: str | None = None
     folder: str | None = None
     ftlab: str | None = None

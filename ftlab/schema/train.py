@@ -55,7 +55,7 @@ class Train(Group):
     early_stopping: Positive | None
     keep_best: bool
     best_metric: Annotated[str, Field(min_length=1)]
-    on_oom: Annotated[Literal["stop", "halve"], operational]
+    on_oom: Annotated[Literal["halve", "stop"], operational]
     engine: Literal["ftlab", "trl"]
 
     def warmup_count(self, total: int) -> int:

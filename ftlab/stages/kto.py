@@ -53,6 +53,10 @@ class WithMismatched(Rows):
         partners = self._partners[self._rows.view_indices(index)]
         return np.concatenate([self._rows.units(index), self._rows.units_of(partners)])
 
+    def lengths(self) -> Counts:
+        tokens = self._rows.view_lengths()
+        return self._rows.sums(tokens + tokens[self._partners])
+
     def fingerprint(self) -> str:
         return f"{self._rows.fingerprint()} {hashlib.sha256(self._partners.tobytes()).hexdigest()} {self._limit}"
 
@@ -75,14 +79,27 @@ class KtoTrainer(ReferenceTrainer):
     def items(self, batch: dict[str, Any]) -> int:
         return int(batch["samples"]) // 2
 
+    def _kl(self, policy_I: Tensor, reference_I: Tensor) -> Tensor:
+        """Over every device's pairs, since it is cut off at 0 only as a whole."""
+        return kto_kl(self.accelerator.gather(policy_I), self.accelerator.gather(reference_I))
+
+    @torch.no_grad()
+    def of_whole_batch(self, model: Any, parts: list[dict[str, Any]]) -> dict[str, Any]:
+        """The KL of a batch that is taken in parts is that of all of its pairs: one more forward of each."""
+        policy, reference = [], []
+        for part in map(self._prepare_inputs, parts):
+            with self.compute_loss_context_manager():
+                outputs = self.outputs(model, part)
+            policy.append(sums_by_segment(outputs, part["segments"], int(part["samples"]))[1::2])
+            reference.append(part["reference"][1::2])
+        return {"kl": self._kl(torch.cat(policy), torch.cat(reference))}
+
     def terms(self, batch: dict[str, Any], outputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         stage = self.run.stage
         assert isinstance(stage, KtoStage)
         sums_S = sums_by_segment(outputs, batch["segments"], int(batch["samples"]))
         reference_S, good_I = batch["reference"], batch["label"][0::2].bool()
-        # The mean over every device's pairs, since it is cut off at 0 only as a whole.
-        policy_kl = self.accelerator.gather(sums_S[1::2].detach())
-        kl = kto_kl(policy_kl, self.accelerator.gather(reference_S[1::2]))
+        kl = batch["kl"] if "kl" in batch else self._kl(sums_S[1::2].detach(), reference_S[1::2])
         found = kto(
             sums_S[0::2],
             reference_S[0::2],

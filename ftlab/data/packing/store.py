@@ -76,6 +76,15 @@ class Rows(Sequence[PackedRow]):
         """Return the source rows of which a packed row holds something, as indices into ``kept``."""
         raise AssertionError("every kind of rows says so")
 
+    def lengths(self) -> Counts:
+        """Return how many tokens each row has, at most, int64, shape (R,)."""
+        raise AssertionError("every kind of rows says so")
+
+    def longest(self, count: int) -> list[int]:
+        """Return the indices of the longest rows, of equal ones the first."""
+        order: list[int] = np.argsort(-self.lengths(), kind="stable")[:count].tolist()
+        return order
+
     def fingerprint(self) -> str:
         """A hash of every token, flag and place."""
         raise AssertionError("every kind of rows has one")
@@ -120,6 +129,18 @@ class PackedRows(Rows):
 
     def units(self, index: int) -> Counts:
         return self.units_of(self.view_indices(index))
+
+    def lengths(self) -> Counts:
+        return self.sums(self.view_lengths())
+
+    def view_lengths(self) -> Counts:
+        """Return how many tokens each view has, int64, shape (V,)."""
+        return self._views.bounds[:, 1] - self._views.bounds[:, 0]
+
+    def sums(self, values: Counts) -> Counts:
+        """Return the sum of a value of each view over the views of each row, shape (R,)."""
+        sums: Counts = np.add.reduceat(values[self._views.members], self._views.rows[:-1])
+        return sums
 
     def units_of(self, views: Counts) -> Counts:
         """Return, for each of some views, the index of the used source row that it comes from."""

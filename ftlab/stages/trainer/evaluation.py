@@ -5,13 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from ftlab.base.progress import NoBar, Progress
+from ftlab.schema import Run
 from ftlab.stages.trainer.counters import CountingTrainer
 
 
 class EvaluatingTrainer(CountingTrainer):
-    """A stage gives :meth:`measure`."""
+    """A stage gives :meth:`measure`. :ivar run: its config."""
 
+    run: Run
     _progress: Progress = NoBar
+
+    @property
+    def rows_at_once(self) -> int:
+        """How many rows of ``data.max_length`` tokens a forward takes now."""
+        return self.run.train.micro_batch_size
 
     def begin(self, progress: Progress) -> None:
         """Find out what the first step needs. :param progress: of bars, for what takes long from here on."""

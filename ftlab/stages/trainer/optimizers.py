@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib.util import find_spec
 from typing import Any
 
@@ -16,6 +17,9 @@ _NEEDS = {
     "grokadamw": ("grokadamw", "grokadamw"),
     "stable_adamw": ("optimi", "torch-optimi"),
 }
+_LITTLE_STATE = ("sgd", "galore", "apollo", "paged")  # none, of low rank, or in main memory
+_STATES = {"ademamix": 3, "lion": 1, "rmsprop": 1, "adagrad": 1}  # numbers for each of a parameter's; Adam's are two
+_SIZES = {"8bit": 1, "4bit": 0.5}  # bytes of each, where it has not the parameter's own type
 _HAVE_B = ("lora_B", "lora_embedding_B")
 
 
@@ -30,6 +34,15 @@ def missing_package(run: Run) -> str | None:
 def projected_modules(optimizer: str) -> str | None:
     """What transformers has to be told to put through an optimizer's projections; None for one that has none."""
     return "all-linear" if optimizer.startswith(("galore", "apollo")) else None
+
+
+def state_bytes(optimizer: str, parameters: Iterable[Any]) -> int:
+    """Return about how many bytes an optimizer keeps on the device for some parameters, from its first step on."""
+    if optimizer.startswith(_LITTLE_STATE) or optimizer == "adafactor":
+        return 0
+    values = next((count for name, count in _STATES.items() if name in optimizer), 2)
+    size = next((size for name, size in _SIZES.items() if name in optimizer), None)
+    return int(sum(p.numel() * values * (p.element_size() if size is None else size) for p in parameters))
 
 
 def set_loraplus_rates(optimizer: Any, model: Any, ratio: float) -> None:

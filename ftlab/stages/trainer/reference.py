@@ -19,6 +19,7 @@ from ftlab.data.packing.store import Rows
 from ftlab.model.load import load_reference
 from ftlab.rundir import seals
 from ftlab.stages.losses import sums_by_segment
+from ftlab.stages.trainer.batch_sizes import MICRO_BATCH
 from ftlab.stages.trainer.divergence import order_of_epoch
 from ftlab.stages.trainer.stage_trainer import StageTrainer
 
@@ -47,6 +48,9 @@ class ReferenceTrainer(StageTrainer):
         for name, rows in (("train", self.train_dataset), ("validation", self.eval_dataset)):
             if isinstance(rows, Rows):
                 rows.attach("reference", self._cached_logprobs(model, identity, name, rows, progress))
+
+    def placeholders(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return {"reference": torch.zeros(int(batch["samples"]))} if self.needs_reference else {}
 
     def _cached_logprobs(
         self, model: Any, identity: str, name: str, rows: Rows, progress: Progress
@@ -101,7 +105,9 @@ class ReferenceTrainer(StageTrainer):
         size = self.args.per_device_train_batch_size
         assert self.args.data_seed is not None
         order = order_of_epoch(0, len(rows), self.args.data_seed) if rows is self.train_dataset else range(len(rows))
-        return [list(order[i : i + size]) for i in range(0, len(rows), size)]
+        batches = [list(order[i : i + size]) for i in range(0, len(rows), size)]
+        part = self.sizes.at(MICRO_BATCH, 0)
+        return [batch[i : i + part] for batch in batches for i in range(0, len(batch), part)]
 
 
 def _identity(model: Any) -> str:

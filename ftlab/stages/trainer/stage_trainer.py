@@ -18,8 +18,8 @@ from ftlab.distributed.world import current_world
 from ftlab.rundir.phase_files import PhaseFiles
 from ftlab.schema import Run
 from ftlab.stages.trainer.arguments import training_arguments
-from ftlab.stages.trainer.checkpoints import WholeCheckpoints
 from ftlab.stages.trainer.forward import packed_logprobs
+from ftlab.stages.trainer.halving import HalvingTrainer
 from ftlab.stages.trainer.meter import Meter
 from ftlab.stages.trainer.router_loss import RouterLoss, counted_tokens, router_coefficient
 from ftlab.stages.trainer.shards import FILLER, ShardLoader
@@ -27,7 +27,7 @@ from ftlab.stages.trainer.shards import FILLER, ShardLoader
 _VARIABLE_LENGTH = ("flash_attention_2", "flash_attention_3")
 
 
-class StageTrainer(WholeCheckpoints):
+class StageTrainer(HalvingTrainer):
     """A transformers Trainer over packed rows. A stage gives :meth:`terms` and, where they differ, the rest.
 
     :cvar uses_dropout: False where a loss compares two passes, which dropout would tell apart.
@@ -166,6 +166,7 @@ class StageTrainer(WholeCheckpoints):
     def measure(self, eval_dataset: Any = None) -> dict[str, float]:
         """Means over the items of the validation rows, exact however they are batched. Training does not notice: the
         random state is left as it was."""
+        self.args.per_device_eval_batch_size = self.rows_at_once
         loader = self.get_eval_dataloader(eval_dataset)
         model: Any = self.model
         was_training = model.training

@@ -1,0 +1,63 @@
+"""Memory that runs out: how it is told from other errors, and what is told of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ftlab.errors import FtlabError, OutOfMemoryError, first_line
+from ftlab.schema import Run
+from ftlab.stages.trainer.batch_sizes import GENERATION, MICRO_BATCH
+
+# What runs out without an exception type of its own: torch's allocator for CPUs, cuBLAS, Apple's GPUs, C++.
+_WORDS = (
+    "DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory", "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED", "MPS backend out of memory", "std::bad_alloc",
+)  # fmt: skip
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether the device has no memory left, or the system gives this process no more of it."""
+    import torch
+
+    if isinstance(error, FtlabError):
+        return False  # it is told in words already
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
+
+
+@contextmanager
+def told_in_words(run: Run) -> Iterator[None]:
+    """:raises OutOfMemoryError: memory ran out within, where no smaller batch is tried."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = first_line(error)
+    else:
+        return
+    raise OutOfMemoryError(f"Out of memory ({reason}). {advice(run, run.train.micro_batch_size)}")
+
+
+def advice(run: Run, size: int, key: str = MICRO_BATCH) -> str:
+    """Return what would take less memory, none of which the run has already. :param size: of its batches now.
+    :param key: which batches."""
+    train, ways = run.train, []
+    if size > 1 and key == GENERATION:
+        ways.append(f"eval.batch_size={(size + 1) // 2}")
+    elif size > 1:
+        half, twice = (size + 1) // 2, train.gradient_accumulation_steps * train.micro_batch_size // ((size + 1) // 2)
+        ways.append(f"train.micro_batch_size={half} train.gradient_accumulation_steps={twice} (the same global batch)")
+    if not train.gradient_checkpointing:
+        ways.append("train.gradient_checkpointing=true")
+    ways.append(f"data.max_length={run.data.max_length // 2}")
+    if run.method.name != "lora":
+        ways.append("method=lora or method=qlora")
+    elif run.quant.name == "none":
+        ways.append("method=qlora")
+    if run.hardware.precision == "fp32":
+        ways.append("hardware.precision=bf16")
+    listed = "; ".join(ways)
+    return f"What takes less memory: {listed}. Add it to the command together with run.if_exists=new."

@@ -1,0 +1,151 @@
+"""Memory that runs out: the step is taken again in halves, with the same rows, and the run remembers it."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ftlab.engine.hooks import PhaseHooks
+from ftlab.errors import OutOfMemoryError
+from ftlab.rundir.checkpoints import checkpoints, is_whole
+from ftlab.rundir.directory import RunDir
+from ftlab.rundir.manifest import Manifest
+from tests.runs import BARE, final_hash, logged, metrics, resume_run, train_run
+
+SHORT = (
+    "model=tiny", *BARE, "data.max_samples=64", "data.max_length=64", "train.micro_batch_size=4",
+    "train.gradient_accumulation_steps=2", "train.max_steps=6", "train.save_steps=2", "train.save_total_limit=null",
+    "train.logging_steps=1", "train.learning_rate=1e-3", "hardware.precision=fp32",
+)  # fmt: skip
+DROPOUT = ("lora.dropout=0.1",)
+
+
+class LittleMemory(PhaseHooks):
+    """A device that cannot take more than so many rows from a step on.
+
+    :param backward: whether it runs out in the backward, which then has left gradients of the last layers.
+    :param after: so many forwards of the run, of which it takes any.
+    :ivar rows: of each forward of the training, by step.
+    """
+
+    def __init__(self, step: int, rows: int, backward: bool = True, after: int = 0):
+        self._step, self._most, self._backward, self._after = step, rows, backward, after
+        self.rows: list[tuple[int, int]] = []
+
+    def trainer_built(self, phase: Any, trainer: Any) -> None:
+        def run_out(gradient: Any = None) -> None:
+            raise torch.OutOfMemoryError("Tried to allocate 2.00 GiB.")
+
+        def watch(module: Any, args: Any, kwargs: Any, output: Any) -> None:
+            if not trainer.model.training or not torch.is_grad_enabled():
+                return
+            step, rows = trainer.state.global_step + 1, output.shape[0]
+            self.rows.append((step, rows))
+            if step >= self._step and rows > self._most and len(self.rows) > self._after:
+                output.register_hook(run_out) if self._backward else run_out()
+
+        layers = trainer.model.get_base_model().model.layers
+        layers[0].register_forward_hook(watch, with_kwargs=True)
+
+
+def run(folder: Path, *overrides: str, memory: LittleMemory | None = None) -> RunDir:
+    return train_run(folder, *SHORT, *overrides, hooks=memory)
+
+
+@contextmanager
+def limited_memory() -> Iterator[None]:
+    """A limit that nothing reaches."""
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (1 << 45, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+@pytest.fixture(scope="module")
+def halved(tmp_path_factory) -> tuple[RunDir, LittleMemory]:
+    """Runs out in the backward of step 3, having room for two rows from there on."""
+    memory = LittleMemory(3, 2)
+    return run(tmp_path_factory.mktemp("halved") / "r", *DROPOUT, memory=memory), memory
+
+
+def test_a_step_is_taken_again_in_halves_from_there_on(halved):
+    run_dir, memory = halved
+    assert run_dir.manifest()["status"] == "finished"
+    assert run_dir.manifest()["batch_sizes"] == {"sft": [{"step": 3, "micro_batch_size": 2}]}
+    assert [rows for step, rows in memory.rows if step < 3] == [4] * 4
+    # The third step's first micro-batch does not fit; then every step has its 8 rows in twos, an epoch's last its 7.
+    assert [rows for step, rows in memory.rows if step >= 3] == [4] + [2] * 4 + [2, 2, 2, 1] + [2] * 8
+    said = " ".join(run_dir.log.read_text(encoding="utf-8").split())
+    assert "out of memory in step 3: micro_batch_size 4 -> 2, accumulation 2 -> 4 from here on" in said
+
+
+@pytest.mark.parametrize(
+    "stage",
+    ["sft", "kto"] + [pytest.param(each, marks=pytest.mark.matrix) for each in ("pt", "rm", "dpo", "orpo")],
+)
+def test_losses_gradients_and_tokens_are_those_of_whole_micro_batches(tmp_path, stage):
+    # In the second micro-batch of step 2, when the first has left its gradients, loss and measures.
+    given = (f"stage={stage}", "train.max_steps=4", "train.save_steps=9")
+    memory = LittleMemory(2, 2, after=3)
+    runs = [run(tmp_path / "whole", *given), run(tmp_path / "halved", *given, memory=memory)]
+    assert "batch_sizes" in runs[1].manifest()
+    for key in ("loss", "grad_norm"):
+        whole, halves = (metrics(one, key) for one in runs)
+        assert len(whole) == 4 and halves == pytest.approx(whole, rel=1e-6)
+    assert metrics(runs[0], "tokens") == metrics(runs[1], "tokens")
+
+
+@pytest.mark.parametrize("left", [2, 4])
+def test_a_run_that_goes_on_is_that_of_the_same_halving_to_the_bit(tmp_path, halved, left):
+    """From before it and from after it, without anything that runs out again."""
+    folder = tmp_path / "r"
+    shutil.copytree(halved[0].path, folder, symlinks=True)
+    (folder / "final").unlink()
+    phase = RunDir.open(folder).phase("01-sft")
+    shutil.rmtree(phase / "final")
+    for later in [each for each in checkpoints(phase) if int(each.name.split("-")[1]) > left]:
+        shutil.rmtree(later)
+    Manifest(RunDir.open(folder)).record(phases={}, status="running")
+    finished = resume_run(folder)
+    assert final_hash(finished) == final_hash(halved[0])
+    assert logged(finished) == logged(halved[0])
+
+
+def test_one_row_that_does_not_fit_is_told_with_what_would(tmp_path):
+    folder = tmp_path / "r"
+    with pytest.raises(OutOfMemoryError) as caught:
+        run(folder, *DROPOUT, memory=LittleMemory(5, 0, backward=False))
+    told = str(caught.value)
+    assert "Out of memory in step 5 (Tried to allocate 2.00 GiB.). micro_batch_size is 1 already" in told
+    for way in ("train.gradient_checkpointing=true", "data.max_length=32", "method=qlora", "run.if_exists=new"):
+        assert way in told
+    run_dir = RunDir.open(folder)
+    assert run_dir.manifest()["status"] == "failed"
+    sizes = [change["micro_batch_size"] for change in run_dir.manifest()["batch_sizes"]["sft"]]
+    assert sizes == [2, 1]
+    assert is_whole(checkpoints(run_dir.phase("01-sft"))[0])
+
+
+def test_on_oom_stop_names_the_halves_and_tries_none(tmp_path):
+    with pytest.raises(OutOfMemoryError, match=r"micro_batch_size=2 train.gradient_accumulation_steps=4"):
+        run(tmp_path / "r", "train.on_oom=stop", memory=LittleMemory(1, 2, backward=False))
+
+
+def test_the_longest_batch_is_tried_first_and_leaves_no_trace(tmp_path, halved):
+    """Where memory is limited, which is told from the process's limits."""
+    with limited_memory():
+        tried = run(tmp_path / "tried", *DROPOUT, "train.max_steps=2")
+    plain = run(tmp_path / "plain", *DROPOUT, "train.max_steps=2")
+    assert "tried before all else: the longest micro-batch, 4 of" in tried.log.read_text(encoding="utf-8")
+    assert "tried before" not in plain.log.read_text(encoding="utf-8")
+    assert final_hash(tried) == final_hash(plain)
+    assert logged(tried) == logged(plain)
