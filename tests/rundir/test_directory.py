@@ -124,7 +124,7 @@ def test_open_wants_a_run(here, plan):
 @pytest.mark.parametrize(
     "change",
     [
-        ["train.save_steps=7", "train.save_total_limit=1", "train.logging_steps=1", "train.on_oom=halve"],
+        ["train.save_steps=7", "train.save_total_limit=1", "train.logging_steps=1", "train.on_oom=stop"],
         ["tracker=none"],
         ["tracker.project=other"],
         ["run.dir=outputs/mine", "run.if_exists=resume"],

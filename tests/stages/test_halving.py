@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import resource
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +16,10 @@ import torch
 
 from ftlab.engine.hooks import PhaseHooks
 from ftlab.errors import OutOfMemoryError
-from ftlab.rundir.checkpoints import checkpoints, is_whole
+from ftlab.rundir.checkpoints import checkpoints, is_whole, step_of
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.manifest import Manifest
+from tests.conftest import ROOT
 from tests.runs import BARE, final_hash, logged, metrics, resume_run, train_run
 
 SHORT = (
@@ -31,12 +34,13 @@ class LittleMemory(PhaseHooks):
     """A device that cannot take more than so many rows from a step on.
 
     :param backward: whether it runs out in the backward, which then has left gradients of the last layers.
-    :param after: so many forwards of the run, of which it takes any.
+    :param after: so many forwards of the run, of which it takes any. :param learns: False where it is forwards without
+        gradients that run out, of ppo's rollouts.
     :ivar rows: of each forward of the training, by step.
     """
 
-    def __init__(self, step: int, rows: int, backward: bool = True, after: int = 0):
-        self._step, self._most, self._backward, self._after = step, rows, backward, after
+    def __init__(self, step: int, rows: int, backward: bool = True, after: int = 0, learns: bool = True):
+        self._step, self._most, self._backward, self._after, self._learns = step, rows, backward, after, learns
         self.rows: list[tuple[int, int]] = []
 
     def trainer_built(self, phase: Any, trainer: Any) -> None:
@@ -44,7 +48,7 @@ class LittleMemory(PhaseHooks):
             raise torch.OutOfMemoryError("Tried to allocate 2.00 GiB.")
 
         def watch(module: Any, args: Any, kwargs: Any, output: Any) -> None:
-            if not trainer.model.training or not torch.is_grad_enabled():
+            if torch.is_grad_enabled() != self._learns:
                 return
             step, rows = trainer.state.global_step + 1, output.shape[0]
             self.rows.append((step, rows))
@@ -68,6 +72,18 @@ def limited_memory() -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def continued(whole: RunDir, folder: Path, left: int) -> RunDir:
+    """A copy of a run, stopped behind the checkpoint of step ``left`` and gone on with."""
+    shutil.copytree(whole.path, folder, symlinks=True)
+    (folder / "final").unlink()
+    (phase,) = (folder / "phases").iterdir()
+    shutil.rmtree(phase / "final")
+    for later in [each for each in checkpoints(phase) if step_of(each) > left]:
+        shutil.rmtree(later)
+    Manifest(RunDir.open(folder)).record(phases={}, status="running")
+    return resume_run(folder)
 
 
 @pytest.fixture(scope="module")
@@ -107,17 +123,73 @@ def test_losses_gradients_and_tokens_are_those_of_whole_micro_batches(tmp_path, 
 @pytest.mark.parametrize("left", [2, 4])
 def test_a_run_that_goes_on_is_that_of_the_same_halving_to_the_bit(tmp_path, halved, left):
     """From before it and from after it, without anything that runs out again."""
-    folder = tmp_path / "r"
-    shutil.copytree(halved[0].path, folder, symlinks=True)
-    (folder / "final").unlink()
-    phase = RunDir.open(folder).phase("01-sft")
-    shutil.rmtree(phase / "final")
-    for later in [each for each in checkpoints(phase) if int(each.name.split("-")[1]) > left]:
-        shutil.rmtree(later)
-    Manifest(RunDir.open(folder)).record(phases={}, status="running")
-    finished = resume_run(folder)
+    finished = continued(halved[0], tmp_path / "r", left)
     assert final_hash(finished) == final_hash(halved[0])
     assert logged(finished) == logged(halved[0])
+
+
+PPO = (
+    "stage=ppo", "stage.rollout_batch_size=8", "stage.mini_batch_size=4", "stage.max_new_tokens=6",
+    "stage.ppo_epochs=1", "train.gradient_accumulation_steps=1", "train.max_steps=4",
+)  # fmt: skip
+
+
+@pytest.mark.matrix
+def test_ppo_learns_the_same_of_fewer_answers_at_once(tmp_path):
+    memory = LittleMemory(3, 2)
+    whole, halves = run(tmp_path / "whole", *PPO), run(tmp_path / "halved", *PPO, memory=memory)
+    assert {change["step"] for change in halves.manifest()["batch_sizes"]["ppo"]} == {3}
+    for key in ("loss", "grad_norm", "reward", "kl", "value_loss"):
+        assert len(metrics(whole, key)) == 4 and metrics(halves, key) == pytest.approx(metrics(whole, key), rel=1e-5)
+
+
+@pytest.mark.matrix
+def test_a_rollout_in_smaller_batches_is_made_again_to_the_bit(tmp_path):
+    first = run(tmp_path / "r", *PPO, memory=LittleMemory(3, 4, backward=False, learns=False))
+    changes = first.manifest()["batch_sizes"]["ppo"]
+    assert [change for change in changes if "generation_batch_size" in change] == [
+        {"step": 3, "generation_batch_size": 8}, {"step": 3, "generation_batch_size": 4},
+    ]  # fmt: skip
+    again = continued(first, tmp_path / "again", 2)
+    assert final_hash(again) == final_hash(first)
+    assert logged(again) == logged(first)
+
+
+REAL = """
+import resource, sys
+from pathlib import Path
+from ftlab.engine.hooks import PhaseHooks
+from tests.runs import train_run
+
+class Limit(PhaseHooks):
+    def model_loaded(self, phase):
+        status = Path("/proc/self/status").read_text()
+        used = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmData")) << 10
+        resource.setrlimit(resource.RLIMIT_DATA, (used + (int(sys.argv[1]) << 20), resource.RLIM_INFINITY))
+
+train_run(Path(sys.argv[2]), *sys.argv[3:], hooks=Limit() if int(sys.argv[1]) else None)
+"""
+
+
+@pytest.mark.matrix
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of memory as Linux has them")
+def test_an_allocator_that_really_fails_halves_before_the_first_step(tmp_path):
+    given = (
+        "model=tiny", *BARE, "data.max_length=512", "train.micro_batch_size=16", "train.max_steps=2",
+        "train.gradient_accumulation_steps=1", "train.logging_steps=1", "hardware.precision=fp32",
+    )  # fmt: skip
+    runs = []
+    for name, megabytes in (("plain", "0"), ("limited", "400")):
+        command = [sys.executable, "-c", REAL, megabytes, str(tmp_path / name), *given]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        runs.append(RunDir.open(tmp_path / name))
+    changes = runs[1].manifest()["batch_sizes"]["sft"]
+    assert changes and all(change["step"] == 0 for change in changes)
+    said = " ".join(runs[1].log.read_text(encoding="utf-8").split())
+    assert "out of memory in the first step: micro_batch_size 16 -> 8, accumulation 1 -> 2" in said
+    for key in ("loss", "grad_norm"):
+        assert metrics(runs[1], key) == pytest.approx(metrics(runs[0], key), rel=1e-6)
 
 
 def test_one_row_that_does_not_fit_is_told_with_what_would(tmp_path):

@@ -30,6 +30,8 @@ from ftlab.stages.losses import AdaptiveKL, gae, kl_penalised_rewards, masked_me
 from ftlab.stages.ppo import order
 from ftlab.stages.ppo.rollout import Answers, Rollout, answer_hidden, logprobs_and_entropy, measure_all, sample
 from ftlab.stages.rewards.judge import EVALUATED, RewardScorer
+from ftlab.stages.trainer.batch_sizes import EVALUATION, GENERATION, MICRO_BATCH, BatchSizes, initial_sizes
+from ftlab.stages.trainer.halving import StepStart
 from ftlab.stages.trainer.stage_trainer import StageTrainer
 
 _STATE = "ppo.pt"
@@ -84,7 +86,7 @@ class PpoTrainer(StageTrainer):
             raise NotReadyError("stage=ppo trains on one device in this build; use hardware.devices=1.")
         self.run = run
         self.data_collator = lambda items: {"step": torch.tensor(items)}
-        self._budget = run.train.micro_batch_size * run.data.max_length
+        self.sizes = BatchSizes(initial_sizes(run))
         self._stop = load_tokens(run).stop
         self._kl = AdaptiveKL(stage.kl_coefficient, stage.kl_target)
         self._rollout: Rollout | None = None
@@ -96,7 +98,19 @@ class PpoTrainer(StageTrainer):
     # ----------------------------------------------------------------------------------------------------- one step
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
-        """One mini-batch: a backward of the policy and one of the critic, each in its role."""
+        """One mini-batch, taken again in smaller groups of answers where memory runs out. A rollout is then made again
+        too, as a run makes it that knows of the smaller groups: the same answers, measured in them."""
+        begun, rollout, kl = StepStart(self), self._rollout, self._kl.state_dict()
+
+        def go_back() -> None:
+            begun.restore()
+            self._rollout = rollout
+            self._kl.load_state_dict(kl)
+
+        return self.within_memory(self._learn, go_back, MICRO_BATCH, self._next_step)
+
+    def _learn(self) -> Tensor:
+        """A backward of the policy and one of the critic, each in its role."""
         for parameter in self.roles.module().parameters():
             parameter.grad = None  # the loop clears those of the policy's module alone
         number, step = divmod(self.state.global_step, self._steps_per_rollout)
@@ -109,7 +123,8 @@ class PpoTrainer(StageTrainer):
         rows_b = self._mini_batch(number, step)
         self._tokens_of_step = int(rollout.ends_B[rows_b].sum())
         tokens = rollout.learned_BT[rows_b].sum().clamp(min=1)
-        groups = [rows_b[part] for part in batches_by_tokens(rollout.ends_B[rows_b].tolist(), self._budget)]
+        budget = self._budget(self._next_step)
+        groups = [rows_b[part] for part in batches_by_tokens(rollout.ends_B[rows_b].tolist(), budget)]
         with self.roles.acting(POLICY) as policy:
             found = [self._learn_policy(policy, rollout, rows, tokens) for rows in groups]
         with self.roles.acting(CRITIC) as critic:
@@ -148,6 +163,10 @@ class PpoTrainer(StageTrainer):
         self.accelerator.backward(loss)
         self._measure(learned, value_loss=found.losses_BT, value_clip_fraction=found.clipped_BT)
         return loss.detach()
+
+    def _budget(self, step: int) -> int:
+        """Tokens of one forward."""
+        return self.sizes.at(MICRO_BATCH, step) * self.run.data.max_length
 
     def _values(self, critic: Any, answers: Answers, rows: Tensor) -> Tensor:
         """What the critic expects before each answer token, shape (N,), fp32."""
@@ -196,9 +215,8 @@ class PpoTrainer(StageTrainer):
             self.roles.acting(CRITIC) as critic,
             self.bar(f"{name}: values", len(asked), "answers") as bar,
         ):
-            values_BT = measure_all(
-                answers, self._budget, lambda rows: self._values(critic, answers, rows), bar.advance
-            )
+            budget = self._budget(self._next_step)
+            values_BT = measure_all(answers, budget, lambda rows: self._values(critic, answers, rows), bar.advance)
         known_B = ~scores_B.isnan()
         mask_BT = answers.mask_BT
         learned_BT = mask_BT & known_B[:, None]
@@ -240,20 +258,23 @@ class PpoTrainer(StageTrainer):
         was_training = model.training
         self.roles.train(False)
         prompts = [one.ids for one in asked]
+        is_evaluation = number == _EVALUATION
+        key, step = (EVALUATION, self.state.global_step) if is_evaluation else (GENERATION, self._next_step)
         with self.accelerator.autocast():
             with (
                 self.sampling(),
                 self.roles.acting(POLICY) as policy,
                 self.bar(f"{name}: sampling", len(asked), "answers") as bar,
             ):
-                sampled = sample(
+                draw: Callable[[], list[list[int]]] = lambda: sample(  # noqa: E731
                     policy, prompts, stop=self._stop, pad=tokenizer.pad_token_id, temperature=self.stage.temperature,
-                    max_new_tokens=self.stage.max_new_tokens, batch_size=self.run.eval.batch_size,
+                    max_new_tokens=self.stage.max_new_tokens, batch_size=self.sizes.at(key, step),
                     seed=int(np.random.default_rng([self.run.seed, number]).integers(1 << 62)),
                     advance=bar.advance,
                 )  # fmt: skip
+                sampled = self.within_memory(draw, lambda: None, key, step)
             answers = Answers.from_lists(prompts, sampled, tokenizer.pad_token_id, self.args.device)
-            found = [self._logprobs(role, answers, name) for role in (POLICY, REFERENCE)]
+            found = [self._logprobs(role, answers, self._budget(step), name) for role in (POLICY, REFERENCE)]
             texts = tokenizer.batch_decode(sampled, skip_special_tokens=True)
             with self.bar(f"{name}: scoring", len(self.judge.rewards), "rewards") as bar:
                 scores = self.judge(asked, texts, sampled, advance=bar.advance)
@@ -263,13 +284,13 @@ class PpoTrainer(StageTrainer):
         scores_B = torch.tensor(known, device=self.args.device)
         return answers, texts, scores_B, found[0], found[1]
 
-    def _logprobs(self, role: str, answers: Answers, name: str) -> Tensor:
+    def _logprobs(self, role: str, answers: Answers, budget: int, name: str) -> Tensor:
         bar = self.bar(f"{name}: {role} log-probs", len(answers.ids_BL), "answers")
         with self.roles.acting(role) as model, bar:
             measure: Callable[[Tensor], Tensor] = lambda rows: logprobs_and_entropy(  # noqa: E731
                 model, answers, rows, self.stage.temperature
             )[0]
-            return measure_all(answers, self._budget, measure, bar.advance)
+            return measure_all(answers, budget, measure, bar.advance)
 
     def _cut_share(self, answers: Answers) -> float:
         """Which share of the answers has no end."""

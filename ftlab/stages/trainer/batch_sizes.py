@@ -8,8 +8,9 @@ from typing import Any
 from ftlab.schema import Run
 
 MICRO_BATCH = "micro_batch_size"
-GENERATION = "generation_batch_size"
-Change = dict[str, int]  # {"step": the optimizer step from which it holds, MICRO_BATCH or GENERATION: the size}
+GENERATION = "generation_batch_size"  # prompts of ppo's rollouts
+EVALUATION = "evaluation_batch_size"  # and of its evaluations
+Change = dict[str, int]  # {"step": the optimizer step from which it holds, one of the keys above: the size}
 
 
 class BatchSizes:
@@ -54,4 +55,4 @@ class BatchSizes:
 
 
 def initial_sizes(run: Run) -> dict[str, int]:
-    return {MICRO_BATCH: run.train.micro_batch_size, GENERATION: run.eval.batch_size}
+    return {MICRO_BATCH: run.train.micro_batch_size, GENERATION: run.eval.batch_size, EVALUATION: run.eval.batch_size}

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from ftlab.errors import FtlabError, OutOfMemoryError, first_line
 from ftlab.schema import Run
-from ftlab.stages.trainer.batch_sizes import GENERATION, MICRO_BATCH
+from ftlab.stages.trainer.batch_sizes import MICRO_BATCH
 
 # What runs out without an exception type of its own: torch's allocator for CPUs, cuBLAS, Apple's GPUs, C++.
 _WORDS = (
@@ -45,7 +45,7 @@ def advice(run: Run, size: int, key: str = MICRO_BATCH) -> str:
     """Return what would take less memory, none of which the run has already. :param size: of its batches now.
     :param key: which batches."""
     train, ways = run.train, []
-    if size > 1 and key == GENERATION:
+    if size > 1 and key != MICRO_BATCH:
         ways.append(f"eval.batch_size={(size + 1) // 2}")
     elif size > 1:
         half, twice = (size + 1) // 2, train.gradient_accumulation_steps * train.micro_batch_size // ((size + 1) // 2)
