@@ -212,11 +212,12 @@ def test_on_oom_stop_names_the_halves_and_tries_none(tmp_path):
         run(tmp_path / "r", "train.on_oom=stop", memory=LittleMemory(1, 2, backward=False))
 
 
-def test_the_longest_batch_is_tried_first_and_leaves_no_trace(tmp_path, halved):
+def test_the_longest_batch_is_tried_first_and_leaves_no_trace(tmp_path):
     """Where memory is limited, which is told from the process's limits."""
+    given = (*DROPOUT, "train.max_steps=2", "train.gradient_checkpointing=true")
     with limited_memory():
-        tried = run(tmp_path / "tried", *DROPOUT, "train.max_steps=2")
-    plain = run(tmp_path / "plain", *DROPOUT, "train.max_steps=2")
+        tried = run(tmp_path / "tried", *given)
+    plain = run(tmp_path / "plain", *given)
     assert "tried before all else: the longest micro-batch, 4 of" in tried.log.read_text(encoding="utf-8")
     assert "tried before" not in plain.log.read_text(encoding="utf-8")
     assert final_hash(tried) == final_hash(plain)

@@ -202,7 +202,7 @@ class HalvingTrainer(WholeCheckpoints):
 
     def restore_counters(self, state: dict[str, Any]) -> None:
         super().restore_counters(state)
-        self.sizes.add(state["batch_sizes"])
+        self.sizes.add(state.get("batch_sizes", []))  # checkpoints of earlier versions have none
 
 
 class StepStart:
