@@ -18,6 +18,7 @@ from ftlab.engine.hooks import PhaseHooks
 from ftlab.errors import OutOfMemoryError
 from ftlab.rundir.checkpoints import checkpoints, is_whole, step_of
 from ftlab.rundir.directory import RunDir
+from ftlab.rundir.files import sha256
 from ftlab.rundir.manifest import Manifest
 from tests.conftest import ROOT
 from tests.runs import BARE, final_hash, logged, metrics, resume_run, train_run
@@ -25,7 +26,7 @@ from tests.runs import BARE, final_hash, logged, metrics, resume_run, train_run
 SHORT = (
     "model=tiny", *BARE, "data.max_samples=64", "data.max_length=64", "train.micro_batch_size=4",
     "train.gradient_accumulation_steps=2", "train.max_steps=6", "train.save_steps=2", "train.save_total_limit=null",
-    "train.logging_steps=1", "train.learning_rate=1e-3", "hardware.precision=fp32",
+    "train.logging_steps=1", "train.learning_rate=1e-3", "hardware.precision=fp32", "lora.dropout=0",
 )  # fmt: skip
 DROPOUT = ("lora.dropout=0.1",)
 
@@ -106,7 +107,7 @@ def test_a_step_is_taken_again_in_halves_from_there_on(halved):
 
 @pytest.mark.parametrize(
     "stage",
-    ["sft", "kto"] + [pytest.param(each, marks=pytest.mark.matrix) for each in ("pt", "rm", "dpo", "orpo")],
+    ["sft"] + [pytest.param(each, marks=pytest.mark.matrix) for each in ("kto", "pt", "rm", "dpo", "orpo")],
 )
 def test_losses_gradients_and_tokens_are_those_of_whole_micro_batches(tmp_path, stage):
     # In the second micro-batch of step 2, when the first has left its gradients, loss and measures.
@@ -120,7 +121,7 @@ def test_losses_gradients_and_tokens_are_those_of_whole_micro_batches(tmp_path, 
     assert metrics(runs[0], "tokens") == metrics(runs[1], "tokens")
 
 
-@pytest.mark.parametrize("left", [2, 4])
+@pytest.mark.parametrize("left", [2, pytest.param(4, marks=pytest.mark.matrix)])
 def test_a_run_that_goes_on_is_that_of_the_same_halving_to_the_bit(tmp_path, halved, left):
     """From before it and from after it, without anything that runs out again."""
     finished = continued(halved[0], tmp_path / "r", left)
@@ -175,8 +176,8 @@ train_run(Path(sys.argv[2]), *sys.argv[3:], hooks=Limit() if int(sys.argv[1]) el
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory as Linux has them")
 def test_an_allocator_that_really_fails_halves_before_the_first_step(tmp_path):
     given = (
-        "model=tiny", *BARE, "data.max_length=512", "train.micro_batch_size=16", "train.max_steps=2",
-        "train.gradient_accumulation_steps=1", "train.logging_steps=1", "hardware.precision=fp32",
+        "model=tiny", *BARE, "data.max_length=512", "train.micro_batch_size=16", "train.max_steps=1",
+        "train.gradient_accumulation_steps=1", "train.logging_steps=1", "hardware.precision=fp32", "lora.dropout=0",
     )  # fmt: skip
     runs = []
     for name, megabytes in (("plain", "0"), ("limited", "400")):
@@ -212,13 +213,24 @@ def test_on_oom_stop_names_the_halves_and_tries_none(tmp_path):
         run(tmp_path / "r", "train.on_oom=stop", memory=LittleMemory(1, 2, backward=False))
 
 
-def test_the_longest_batch_is_tried_first_and_leaves_no_trace(tmp_path):
+def test_the_longest_batch_is_tried_first_and_leaves_no_trace(tmp_path, halved):
     """Where memory is limited, which is told from the process's limits."""
-    given = (*DROPOUT, "train.max_steps=2", "train.gradient_checkpointing=true")
+    with limited_memory():
+        tried = run(tmp_path / "r", *DROPOUT)
+    assert "tried before all else: the longest micro-batch, 4 of" in tried.log.read_text(encoding="utf-8")
+    assert "tried before" not in halved[0].log.read_text(encoding="utf-8")
+    first = [one.phase("01-sft") / "checkpoint-2" / "adapter_model.safetensors" for one in (tried, halved[0])]
+    assert sha256(first[0]) == sha256(first[1])
+    assert logged(tried)[:2] == logged(halved[0])[:2]
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("stage", ["sft", "dpo", "kto"])
+def test_nor_where_activations_are_computed_again_or_a_reference_is(tmp_path, stage):
+    given = (f"stage={stage}", *DROPOUT, "train.max_steps=2", "train.gradient_checkpointing=true")
     with limited_memory():
         tried = run(tmp_path / "tried", *given)
     plain = run(tmp_path / "plain", *given)
-    assert "tried before all else: the longest micro-batch, 4 of" in tried.log.read_text(encoding="utf-8")
-    assert "tried before" not in plain.log.read_text(encoding="utf-8")
+    assert "tried before all else" in tried.log.read_text(encoding="utf-8")
     assert final_hash(tried) == final_hash(plain)
     assert logged(tried) == logged(plain)
