@@ -140,8 +140,8 @@ def _exact_match(final: Path | None) -> float:
     questions = [prompt_and_answer(example.record) for example in examples(parts["golden"])]
     answers = generate(
         model, tokens.tokenizer, [tokens.template.prompt(messages, None) for messages, _ in questions],
-        max_new_tokens=run.eval.max_new_tokens, batch_size=run.eval.batch_size, max_tokens=tokens_at_once(run),
-        stop=tokens.stop,
+        max_new_tokens=run.eval.max_new_tokens, batch_size=run.eval.batch_size,
+        max_tokens=tokens_at_once(run, run.train.micro_batch_size), stop=tokens.stop,
     )  # fmt: skip
     return exact_match(answers, [answer for _, answer in questions])
 

@@ -17,11 +17,11 @@ from ftlab.preflight import check, fit
 from ftlab.preflight.fit import size
 from ftlab.preflight.memory import Device, Prediction, device_of, predict
 from ftlab.preflight.memory.device import CONTEXT
-from ftlab.preflight.memory.states import bytes_of_states
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.plan import Phase, Plan
 from ftlab.rundir.records import read_ledger
 from ftlab.schema import PlanTask, PpoStage, Run
+from ftlab.stages.trainer.optimizers import bytes_of_states
 
 _COLUMN = 44  # where the figures of a table end
 

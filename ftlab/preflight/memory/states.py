@@ -5,30 +5,14 @@ Bytes. P parameters that train, F frozen ones, N devices.
 
 from __future__ import annotations
 
-import re
-
 from ftlab.preflight.memory.device import Device
 from ftlab.preflight.memory.layers import expert_elements, linears, trainable_elements
 from ftlab.pretrained import shape as counts
 from ftlab.schema import Run
+from ftlab.stages.trainer.optimizers import bytes_of_states
 
-_BLOCK, _NESTED, _BLOCK_8BIT = 64, 256, 256  # elements with one constant: of 4-bit weights, of constants, of states
-# Bytes of optimizer states for each parameter: 4 for each running mean in fp32; in 8 bits one, and a constant of four
-# bytes for each block [8]. Factored ones (adafactor) keep rows and columns of a matrix alone.
-_STATE = 4
-_STATES = {
-    "sgd": 0, "adagrad": 1, "rmsprop": 1, "rmsprop_bnb": 1, "lion": 1, "adamw": 2, "ademamix": 3,
-    "adafactor": 0, "galore_adafactor": 0, "galore_adamw": 0.5, "apollo_adamw": 0.1, "grokadamw": 3, "stable_adamw": 2,
-}  # fmt: skip
-
-
-def bytes_of_states(optimizer: str, elements: float) -> float:
-    """Of all states of ``elements`` parameters."""
-    name = optimizer.removeprefix("paged_")
-    bits = 8 if name.endswith("8bit") else 4 if name.endswith("4bit") else 32
-    name = re.sub(r"(_torch|_bnb)?(_fused|_4bit|_8bit|_32bit)?$", "", name)
-    each = _STATE if bits == 32 else bits / 8 + 4 / _BLOCK_8BIT
-    return _STATES[name] * each * elements
+_BLOCK, _NESTED = 64, 256  # elements with one constant: of 4-bit weights, of constants
+_STATE = 4  # bytes of an optimizer's running mean in fp32
 
 
 def temporary_of_step(optimizer: str, device: Device, trained: float, largest: float) -> float:

@@ -23,7 +23,7 @@ from ftlab.errors import OutOfMemoryError, RunDirError, first_line
 from ftlab.stages.trainer.batch_sizes import MICRO_BATCH, BatchSizes, initial_sizes
 from ftlab.stages.trainer.checkpoints import WholeCheckpoints
 from ftlab.stages.trainer.meter import Meter
-from ftlab.stages.trainer.optimizers import state_bytes
+from ftlab.stages.trainer.optimizers import bytes_of_states
 from ftlab.stages.trainer.out_of_memory import advice, is_out_of_memory
 
 T = TypeVar("T")
@@ -180,7 +180,10 @@ class HalvingTrainer(WholeCheckpoints):
         batch = self.data_collator([rows[index] for index in longest])
         trained = [p for p in self.model.parameters() if p.requires_grad]
         # What is there in a later step: the optimizer's states, and gradients of the micro-batch before.
-        states = torch.empty(state_bytes(self.run.train.optimizer, trained), dtype=torch.uint8, device=self.args.device)
+        optimizer, device = self.run.train.optimizer, self.args.device
+        is_in_host = optimizer.startswith("paged_") and device.type == "cuda"
+        kept = 0 if is_in_host else int(bytes_of_states(optimizer, sum(p.numel() for p in trained)))
+        states = torch.empty(kept, dtype=torch.uint8, device=device)
         if self.args.gradient_accumulation_steps > 1 or size < self.args.per_device_train_batch_size:
             for parameter in trained:
                 parameter.grad = torch.zeros_like(parameter)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
 from importlib.util import find_spec
 from typing import Any
 
@@ -17,10 +17,14 @@ _NEEDS = {
     "grokadamw": ("grokadamw", "grokadamw"),
     "stable_adamw": ("optimi", "torch-optimi"),
 }
-_LITTLE_STATE = ("sgd", "galore", "apollo", "paged")  # none, of low rank, or in main memory
-_STATES = {"ademamix": 3, "lion": 1, "rmsprop": 1, "adagrad": 1}  # numbers for each of a parameter's; Adam's are two
-_SIZES = {"8bit": 1, "4bit": 0.5}  # bytes of each, where it has not the parameter's own type
 _HAVE_B = ("lora_B", "lora_embedding_B")
+# Bytes of optimizer states for each parameter: 4 for each running mean in fp32; in 8 bits one, and a constant of four
+# bytes for each block (https://arxiv.org/abs/2110.02861). Factored ones (adafactor) keep rows and columns of a matrix alone.
+_STATE, _BLOCK_8BIT = 4, 256
+_STATES = {
+    "sgd": 0, "adagrad": 1, "rmsprop": 1, "rmsprop_bnb": 1, "lion": 1, "adamw": 2, "ademamix": 3,
+    "adafactor": 0, "galore_adafactor": 0, "galore_adamw": 0.5, "apollo_adamw": 0.1, "grokadamw": 3, "stable_adamw": 2,
+}  # fmt: skip
 
 
 def missing_package(run: Run) -> str | None:
@@ -36,13 +40,13 @@ def projected_modules(optimizer: str) -> str | None:
     return "all-linear" if optimizer.startswith(("galore", "apollo")) else None
 
 
-def state_bytes(optimizer: str, parameters: Iterable[Any]) -> int:
-    """Return about how many bytes an optimizer keeps on the device for some parameters, from its first step on."""
-    if optimizer.startswith(_LITTLE_STATE) or optimizer == "adafactor":
-        return 0
-    values = next((count for name, count in _STATES.items() if name in optimizer), 2)
-    size = next((size for name, size in _SIZES.items() if name in optimizer), None)
-    return int(sum(p.numel() * values * (p.element_size() if size is None else size) for p in parameters))
+def bytes_of_states(optimizer: str, elements: float) -> float:
+    """Of all states of ``elements`` parameters."""
+    name = optimizer.removeprefix("paged_")
+    bits = 8 if name.endswith("8bit") else 4 if name.endswith("4bit") else 32
+    name = re.sub(r"(_torch|_bnb)?(_fused|_4bit|_8bit|_32bit)?$", "", name)
+    each = _STATE if bits == 32 else bits / 8 + 4 / _BLOCK_8BIT
+    return _STATES[name] * each * elements
 
 
 def set_loraplus_rates(optimizer: Any, model: Any, ratio: float) -> None:
