@@ -19,7 +19,7 @@ _NEEDS = {
 }
 _HAVE_B = ("lora_B", "lora_embedding_B")
 # Bytes of optimizer states for each parameter: 4 for each running mean in fp32; in 8 bits one, and a constant of four
-# bytes for each block (https://arxiv.org/abs/2110.02861). Factored ones (adafactor) keep a matrix' rows and columns alone.
+# bytes for each block (https://arxiv.org/abs/2110.02861). Factored ones (adafactor) keep rows and columns.
 _STATE, _BLOCK_8BIT = 4, 256
 _STATES = {
     "sgd": 0, "adagrad": 1, "rmsprop": 1, "rmsprop_bnb": 1, "lion": 1, "adamw": 2, "ademamix": 3,
