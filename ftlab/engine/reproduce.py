@@ -53,7 +53,7 @@ def _reproduce(original: RunDir, out: Path | None, force: bool) -> None:
     preflight.check_plan(again)
     with claim(again) as run_dir:
         sizes = original.manifest().get("batch_sizes", {})  # where memory ran out, steps were taken in smaller parts
-        Manifest(run_dir).record(reproduces={"run": str(original.path)}, batch_sizes=sizes)
+        Manifest(run_dir).record(reproduces={"run": str(original.path)}, **({"batch_sizes": sizes} if sizes else {}))
         for line in _changed_weights(original):
             echo(line)
         _execute(run_dir)

@@ -182,7 +182,7 @@ def test_the_policys_gradient_is_that_of_the_formula(tmp_path):
     rollout, stage = trainer._rollout, trainer.stage
     assert rollout is not None
     rows = trainer._mini_batch(0, 0)
-    assert len(batches_by_tokens(rollout.ends_B[rows].tolist(), trainer._budget)) > 1
+    assert len(batches_by_tokens(rollout.ends_B[rows].tolist(), trainer._budget(1))) > 1
     mine = trainer.roles.parameters(POLICY)
     found = {name: p.grad.clone() for name, p in mine.items()}
     for parameter in mine.values():

@@ -42,6 +42,7 @@ class HalvingTrainer(WholeCheckpoints):
         self.sizes = BatchSizes(initial_sizes(self.run))
         self._tell: Callable[[str], Any] = lambda line: None
         super().__init__(*args, **more)
+        self._tr_loss = torch.zeros((), device=self.args.device)  # as the loop begins too
 
     def keep_within_memory(self, sizes: BatchSizes, tell: Callable[[str], Any]) -> None:
         """:param sizes: what earlier starts came to. :param tell: takes a line for the user.
