@@ -160,7 +160,7 @@ def _answered_difference(trainer: Any) -> float:
     pad_id = trainer.processing_class.pad_token_id
     if trainer.run.stage.name == "ppo":
         of_rows = Answers.from_lists(prompts, answers, pad_id, "cpu")
-        logprobs = trainer._logprobs(POLICY, of_rows, trainer._budget(0))
+        logprobs = trainer._logprobs(POLICY, of_rows, trainer._budget(0), "answers")
         together = logprobs.sum(1) / (of_rows.ends_B - of_rows.starts_B)
     else:
         ids, mask, width = _padded(prompts, answers, pad_id)
