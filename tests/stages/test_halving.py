@@ -186,7 +186,8 @@ def test_an_allocator_that_really_fails_halves_before_the_first_step(tmp_path):
         assert done.returncode == 0, done.stdout + done.stderr
         runs.append(RunDir.open(tmp_path / name))
     changes = runs[1].manifest()["batch_sizes"]["sft"]
-    assert changes and all(change["step"] == 0 for change in changes)
+    # The trial and the first step may find other fragments of the limited heap: the step may halve once more.
+    assert changes[0] == {"step": 0, "micro_batch_size": 8} and changes[-1]["step"] <= 1
     said = " ".join(runs[1].log.read_text(encoding="utf-8").split())
     assert "out of memory in the first step: micro_batch_size 16 -> 8, accumulation 1 -> 2" in said
     for key in ("loss", "grad_norm"):
