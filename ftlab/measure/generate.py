@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from ftlab.model.padding import reads_padding
+
 
 @torch.no_grad()
 def generate(
@@ -22,7 +24,8 @@ def generate(
 ) -> list[str]:
     """Return the greedy continuation of each prompt, without special tokens, in the order of the prompts.
 
-    Prompts run in batches of similar length; leaves the model's training mode and the random state as they were.
+    Prompts run in batches of similar length, or of equal length where the family reads padding. The model's training
+    mode and the random state are left as they were.
 
     :param batch_size: prompts at most of a batch. :param max_tokens: of a batch at most, what is generated included; a
         prompt that has more by itself runs alone.
@@ -34,7 +37,8 @@ def generate(
     tokenized = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
     order = sorted(range(len(prompts)), key=lambda i: (len(tokenized[i]), i))
     answers = [""] * len(prompts)
-    for batch in _batches(order, [len(ids) + max_new_tokens for ids in tokenized], batch_size, max_tokens):
+    lengths = [len(ids) + max_new_tokens for ids in tokenized]
+    for batch in prompt_batches(order, lengths, batch_size, max_tokens, reads_padding(model)):
         width = len(tokenized[batch[-1]])
         ids = torch.full((len(batch), width), tokenizer.pad_token_id)
         mask = torch.zeros_like(ids)
@@ -56,11 +60,16 @@ def generate(
     return answers
 
 
-def _batches(order: Sequence[int], lengths: Sequence[int], batch_size: int, max_tokens: int) -> Iterator[list[int]]:
-    """:param order: indices, the shortest first. :param lengths: of each index."""
+def prompt_batches(
+    order: Sequence[int], lengths: Sequence[int], batch_size: int, max_tokens: float, equal: bool
+) -> Iterator[list[int]]:
+    """:param order: indices, the shortest first. :param lengths: of each index. :param batch_size: indices at most of a
+    batch. :param max_tokens: of a batch at most, unless one index has more. :param equal: whether all of a batch must
+    be of one length."""
     batch: list[int] = []
     for i in order:
-        if batch and (len(batch) == batch_size or (len(batch) + 1) * lengths[i] > max_tokens):
+        is_full = len(batch) == batch_size or (len(batch) + 1) * lengths[i] > max_tokens
+        if batch and (is_full or (equal and lengths[i] != lengths[batch[0]])):
             yield batch
             batch = []
         batch.append(i)

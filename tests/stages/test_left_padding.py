@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import torch
+from transformers import AutoTokenizer
+
+from ftlab.measure.generate import generate
+from ftlab.stages.ppo.rollout import sample
 from tests.compatibility import GENERATING, row_of
+from tests.conftest import ROOT
+from tests.families import family_model
 
 
 def test_a_family_with_learned_positions_scores_what_it_sampled():
@@ -12,3 +19,25 @@ def test_a_family_with_learned_positions_scores_what_it_sampled():
 
 def test_a_family_whose_convolutions_read_padding_is_refused():
     assert row_of("recurrent_gemma", ("grpo",)) == ["", "refused"]
+
+
+def test_answers_of_a_family_that_reads_padding_are_those_of_each_prompt_alone():
+    """Golden answers and rollouts of ppo. New weights hide it: their padding is embedded as zeros, without biases."""
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "models" / "tiny")
+    model = family_model("recurrent_gemma", len(tokenizer)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    prompts = ["a b", "b c d e", "f g h", "one two three four five six", "i j k l"]
+    limits = {"max_new_tokens": 6, "batch_size": 8, "stop": [0]}
+
+    def answers(some: list[str]) -> list[str]:
+        return generate(model, tokenizer, some, max_tokens=10_000, **limits)
+
+    assert answers(prompts) == [answers([prompt])[0] for prompt in prompts]
+    ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
+
+    def rollout(some: list[list[int]]) -> list[list[int]]:
+        return sample(model, some, pad=tokenizer.pad_token_id, temperature=1e-3, seed=0, **limits)
+
+    assert rollout(ids) == [rollout([one])[0] for one in ids]

@@ -6,6 +6,7 @@ from typing import Any
 
 from ftlab.errors import NotReadyError
 from ftlab.model.modules import decoder_of
+from ftlab.model.padding import reads_padding
 from ftlab.schema import Architecture
 
 
@@ -25,8 +26,8 @@ def check_family(model: Any) -> None:
         lacking = "TRL finds no decoder in it"
     elif has_router_loss and not hasattr(config, "num_experts"):
         lacking = "TRL finds no number of experts in its config, for the router's loss"
-    elif config.model_type == "recurrent_gemma":
-        lacking = "TRL pads prompts on the left, and its convolutions read that padding"
+    elif reads_padding(model):
+        lacking = "TRL asks prompts of several lengths together, and its convolutions read the padding before them"
     else:
         return
     raise NotReadyError(

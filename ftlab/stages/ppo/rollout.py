@@ -7,6 +7,7 @@ N answer tokens of some of the rows, in order of rows and then of time, V vocabu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -16,7 +17,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ftlab.data.packing.batches import batches_by_tokens
+from ftlab.measure.generate import prompt_batches
 from ftlab.model.head import logits_function
+from ftlab.model.padding import reads_padding
 from ftlab.stages.losses import entropy
 from ftlab.stages.trainer.forward import LOGIT_ELEMENTS, packed_hidden
 
@@ -126,8 +129,8 @@ def sample(
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
+        lengths = [len(prompt) for prompt in prompts]
+        for batch in prompt_batches(order, lengths, batch_size, math.inf, reads_padding(model)):
             width = max(len(prompts[i]) for i in batch)
             ids = torch.full((len(batch), width), pad)
             mask = torch.zeros_like(ids)
