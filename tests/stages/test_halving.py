@@ -194,6 +194,7 @@ def test_an_allocator_that_really_fails_halves_before_the_first_step(tmp_path):
         assert metrics(runs[1], key) == pytest.approx(metrics(runs[0], key), rel=1e-6)
 
 
+@pytest.mark.matrix
 def test_one_row_that_does_not_fit_is_told_with_what_would(tmp_path):
     folder = tmp_path / "r"
     with pytest.raises(OutOfMemoryError) as caught:
@@ -214,6 +215,7 @@ def test_on_oom_stop_names_the_halves_and_tries_none(tmp_path):
         run(tmp_path / "r", "train.on_oom=stop", memory=LittleMemory(1, 2, backward=False))
 
 
+@pytest.mark.matrix
 def test_the_longest_batch_is_tried_first_and_leaves_no_trace(tmp_path, halved):
     """Where memory is limited, which is told from the process's limits."""
     with limited_memory():

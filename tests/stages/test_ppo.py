@@ -244,6 +244,7 @@ def test_the_engine_resumes_it_too(tmp_path):
     assert metrics(again, "reward") == lines
 
 
+@pytest.mark.matrix
 def test_it_learns_what_is_rewarded(tmp_path):
     """A letter that is in some answers now and then."""
     (tmp_path / "rewards.py").write_text(

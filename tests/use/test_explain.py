@@ -170,6 +170,7 @@ def test_a_phases_key_on_the_command_line_over_its_groups(explained):
     ]
 
 
+@pytest.mark.matrix
 def test_a_phases_entry_is_named_by_its_line(explained):
     text = (CONF / "phase" / "codebase.yaml").read_text().splitlines()
     given = ("phase=codebase", "data.max_length=512", "data.overlap=32", "phases.foundation.deepspeed=none")

@@ -103,6 +103,7 @@ def test_golden_prompts_of_another_format_are_taken_over(begun):
     assert "    golden: golden.jsonl" in written and "    format: prompts" in written
 
 
+@pytest.mark.matrix
 def test_what_is_written_can_be_shown_and_trained(begun, each, here):
     questions(count=40)
     begun("qa.csv", "-y")
