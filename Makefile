@@ -5,13 +5,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-slow test-kill test-matrix test-fuzz test-slurm lint tiny-base tiny-instruct
+.PHONY: run test test-slow test-kill test-matrix test-fuzz test-slurm test-distributed lint tiny-base tiny-instruct
 
 run: $(VENV)/.run
 	$(BIN)/ftlab
 
 test: $(VENV)/.dev lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow and not kill and not matrix and not fuzz and not slurm" -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow and not kill and not matrix and not fuzz and not slurm and not distributed" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/.dev
 	$(BIN)/pytest -m slow
@@ -28,6 +28,9 @@ test-fuzz: $(VENV)/.dev
 # Debian: apt-get install slurm-wlm munge, and root; anything else skips them, saying why.
 test-slurm: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slurm
+
+test-distributed: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m distributed
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

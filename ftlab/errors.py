@@ -91,6 +91,18 @@ class JobFailedError(FtlabError, RuntimeError):
     """A run that was handed to a cluster did not come to its end there."""
 
 
+class RanksDifferError(FtlabError, RuntimeError):
+    """The processes of a run are not what was planned, or not the same."""
+
+
+class RankHangsError(FtlabError, RuntimeError):
+    """One of the processes of a run does not go on."""
+
+
+class OtherRankError(FtlabError):
+    """The first process of a run failed at what all wait for; it tells how."""
+
+
 class DivergedError(FtlabError, ArithmeticError):
     """The loss is no longer a number."""
 

@@ -8,13 +8,14 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-from ftlab.errors import FtlabError
+from ftlab.errors import FtlabError, OtherRankError
 
 
 @dataclass(frozen=True)
 class RankFailure:
     """:param seconds: when, since the epoch. :param message: for the user. :param is_ours: whether it says all there is
-    to say; else ``trace`` does. :param exit_code: what the process ends with.
+    to say; else ``trace`` does. :param exit_code: what the process ends with. :param follows: whether it fails because
+    another has.
     """
 
     rank: int
@@ -23,6 +24,7 @@ class RankFailure:
     is_ours: bool
     trace: str
     exit_code: int
+    follows: bool
 
 
 def record_failure(folder: Path, rank: int, error: BaseException) -> None:
@@ -31,6 +33,7 @@ def record_failure(folder: Path, rank: int, error: BaseException) -> None:
     failure = RankFailure(
         rank, time.time(), str(error) if is_ours else f"{type(error).__name__}: {error}", is_ours,
         "".join(traceback.format_exception(error)), error.exit_code if isinstance(error, FtlabError) else 1,
+        misses_another(error),
     )  # fmt: skip
     whole = folder / f"{rank}.json"
     part = whole.with_suffix(".part")
@@ -39,6 +42,17 @@ def record_failure(folder: Path, rank: int, error: BaseException) -> None:
 
 
 def first_failure(folder: Path) -> RankFailure | None:
-    """The earliest: the others fail because of it."""
+    """The earliest of those that have a cause of their own, or, without any, of the others."""
     found = [RankFailure(**json.loads(path.read_text(encoding="utf-8"))) for path in folder.glob("*.json")]
-    return min(found, key=lambda failure: failure.seconds, default=None)
+    return min(found, key=lambda failure: (failure.follows, failure.seconds), default=None)
+
+
+# What torch's process groups and stores say of a process that is gone.
+_GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo", "NCCL", "TCPStore", "Socket")
+
+
+def misses_another(error: BaseException) -> bool:
+    """Whether what went wrong is that another process failed, or is no longer there."""
+    if isinstance(error, FtlabError):
+        return isinstance(error, OtherRankError)
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in _GONE)

@@ -6,6 +6,7 @@ waits as long as it takes: preparing the data of a large run is slower than the 
 
 from __future__ import annotations
 
+import math
 import pickle
 import time
 from collections.abc import Callable
@@ -13,15 +14,11 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from ftlab.distributed.world import World, current_world
-from ftlab.errors import FtlabError, NotReadyError, first_line
+from ftlab.errors import FtlabError, NotReadyError, OtherRankError, first_line
 
 _Result = TypeVar("_Result")
 _PAUSE = 0.02  # seconds between two looks
 _MEETING = timedelta(minutes=15)  # in which all of them must have come to the store
-
-
-class OtherRankError(FtlabError):
-    """The first process failed at what all wait for; it tells how."""
 
 
 class Ranks:
@@ -30,10 +27,15 @@ class Ranks:
     All of them make the same calls in the same order.
 
     :param store: torch's, where there are several. :ivar world: which of them this is.
+    :ivar beat: takes a sign of life. :ivar fail: ends this process with an error, from any thread: the main one may
+        wait for ever.
     """
+
+    fail: Callable[[FtlabError], None]
 
     def __init__(self, world: World, store: Any = None):
         self.world, self._store = world, store
+        self.beat: Callable[[], None] = lambda: None
         self._count = 0
 
     def once(self, do: Callable[[], _Result]) -> _Result:
@@ -65,14 +67,15 @@ class Ranks:
             raise value
         return value
 
-    def meet(self) -> None:
-        """Wait until every process has come here."""
+    def meet(self, patience: float = math.inf) -> None:
+        """Wait until every process has come here. :param patience: seconds after which it goes on without them."""
         if self._store is None:
             return
         self._count += 1
         key = f"ftlab/{self._count}"
         self._store.add(f"{key}/there", 1)
-        while self._store.add(f"{key}/there", 0) < self.world.size:
+        until = time.monotonic() + patience
+        while time.monotonic() < until and self._store.add(f"{key}/there", 0) < self.world.size:
             time.sleep(_PAUSE)
 
     def begin_group(self, on_cpu: bool) -> None:
@@ -89,10 +92,32 @@ class Ranks:
         backend, device = "gloo", None if on_cpu else torch.accelerator.current_accelerator()
         if device is not None:
             torch.accelerator.set_device_index(self.world.local_rank)
-            backend = dist.get_default_backend_for_device(device)
+            # Beside the device's own, for what is settled without it.
+            backend = f"cpu:gloo,{device.type}:{dist.get_default_backend_for_device(device)}"
         dist.init_process_group(
             backend, store=dist.PrefixStore("group", self._store), rank=self.world.rank, world_size=self.world.size
         )
+
+    def greatest(self, value: int) -> int:
+        """What the process says that says most. Torch's group must have begun; no device is waited for."""
+        if self._store is None:
+            return value
+        import torch
+        import torch.distributed as dist
+
+        found = torch.tensor(value)
+        dist.all_reduce(found, op=dist.ReduceOp.MAX)
+        return int(found)
+
+    def gather(self, value: _Result) -> list[_Result]:
+        """What each process says, by rank; it must be picklable. Torch's group must have begun."""
+        if self._store is None:
+            return [value]
+        import torch.distributed as dist
+
+        found: list[Any] = [None] * self.world.size
+        dist.all_gather_object(found, value)
+        return found
 
     def close(self) -> None:
         """Leave the group. Nobody leaves before all have come to the end of what they share."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from dataclasses import dataclass
 from glob import glob
 from pathlib import PurePath
@@ -48,6 +49,8 @@ def current_world() -> World:
     :raises NotReadyError: one of them is no whole number, or they contradict each other.
     """
     if "WORLD_SIZE" not in os.environ:
+        if "RANK" in os.environ:
+            raise NotReadyError(f"RANK={os.environ['RANK']} of the environment, but no WORLD_SIZE. {_REMEDY}")
         return World(0, 1, 0)
     size = _variable("WORLD_SIZE", 1, least=1)
     world = World(_variable("RANK", 0), size, _variable("LOCAL_RANK", 0))
@@ -56,9 +59,70 @@ def current_world() -> World:
     return world
 
 
+@dataclass(frozen=True)
+class Nodes:
+    """The machines of a run, as one of them sees them.
+
+    :param rank: of this one. :param address: of the first. :param port: where the first is to be met.
+    """
+
+    rank: int
+    count: int
+    address: str
+    port: int
+
+
+def slurm_nodes() -> Nodes | None:
+    """The machines of the Slurm job step that this process is a task of; None outside of one.
+
+    :raises NotReadyError: one of Slurm's variables is no number.
+    """
+    if "SLURM_STEP_ID" not in os.environ:
+        return None
+    count = _variable("SLURM_STEP_NUM_NODES", _variable("SLURM_NNODES", 1, least=1), least=1)
+    return Nodes(_variable("SLURM_NODEID", 0), count, *_slurm_meeting_point())
+
+
+def take_slurm_variables() -> None:
+    """Under srun, with a task for each process, say the same in torchrun's variables, which the libraries read."""
+    size = os.environ.get("SLURM_STEP_NUM_TASKS") or os.environ.get("SLURM_NTASKS")
+    if {"WORLD_SIZE", "RANK"} & {*os.environ} or "SLURM_STEP_ID" not in os.environ or size in (None, "1"):
+        return
+    address, port = _slurm_meeting_point()
+    tasks = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")  # of each machine: 2(x3),1
+    said = {
+        "WORLD_SIZE": size,
+        "RANK": os.environ.get("SLURM_PROCID"),
+        "LOCAL_RANK": os.environ.get("SLURM_LOCALID"),
+        "LOCAL_WORLD_SIZE": re.split(r"\D", tasks)[0] or None,
+        "MASTER_ADDR": address,
+        "MASTER_PORT": str(port),
+    }
+    os.environ.update({name: value for name, value in said.items() if value is not None})
+
+
+def _slurm_meeting_point() -> tuple[str, int]:
+    """Where the processes of a job step find each other: its first machine, and a port that no other job takes."""
+    hosts = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_JOB_NODELIST") or "localhost"
+    step = os.environ["SLURM_STEP_ID"]
+    number = _variable("SLURM_JOB_ID", 0) + (int(step) if step.isdigit() else 0)
+    return os.environ.get("MASTER_ADDR") or first_host(hosts), _variable("MASTER_PORT", 20_000 + number % 10_000, 1)
+
+
+def first_host(hosts: str) -> str:
+    """The first of a Slurm list of machines: ``gpu[003-007,9],other`` gives ``gpu003``."""
+    found = re.match(r"([^\[,]*)(?:\[(\d+)[^\]]*\]([^,]*))?", hosts)
+    assert found is not None, "each part of it may be empty"
+    return "".join(part or "" for part in found.groups())
+
+
 def planned_devices(hardware: Hardware) -> int:
     """Devices on all nodes, as far as the config says: ``hardware.devices=auto`` counts as one."""
     return (1 if hardware.devices == "auto" else hardware.devices) * hardware.nodes
+
+
+def planned_nodes(hardware: Hardware) -> int:
+    return hardware.nodes
 
 
 def has_several_nodes(hardware: Hardware) -> bool:

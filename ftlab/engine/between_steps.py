@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 from transformers import TrainerCallback
@@ -11,14 +12,15 @@ from ftlab.engine.trackers.rates import Rates
 
 
 class BetweenSteps(TrainerCallback):
-    """A stop lets the step end, saves and leaves the loop. Waiting for other runs is neither work nor training.
+    """A stop lets the step end, saves and leaves the loop; of several processes all do, once one has been asked.
+    Waiting for other runs is neither work nor training.
 
     :param rates: measure how fast the run trains.
     """
 
     def __init__(self, session: Session, rates: Rates):
-        self._interruption, self._turn, self._clock, self._rates = (
-            session.interruption, session.turn, session.clock, rates,
+        self._interruption, self._turn, self._clock, self._rates, self._ranks = (
+            session.interruption, session.turn, session.clock, rates, session.ranks,
         )  # fmt: skip
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -36,5 +38,8 @@ class BetweenSteps(TrainerCallback):
             self._clock.leave_out(self._turn.waited - waited)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._interruption.requested:
+        agreed = self._ranks.greatest(int(self._interruption.asked_by or 0))
+        if agreed:
+            if not self._interruption.requested:
+                self._interruption.request(signal.Signals(agreed))
             control.should_save = control.should_training_stop = True

@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +23,46 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.rendezvous import RendezvousParameters
 from torch.distributed.elastic.rendezvous import registry as rendezvous
 
+from ftlab.base import machine
+from ftlab.base.terminal import echo_error
 from ftlab.distributed.failures import first_failure
-from ftlab.distributed.world import planned_devices, threads_of_rank
-from ftlab.engine.process import SIGNALS
+from ftlab.distributed.world import Nodes, planned_devices, planned_nodes, slurm_nodes, threads_of_rank
+from ftlab.engine.process import SIGNALS, quiet_libraries
 from ftlab.engine.run import phases_to_run
-from ftlab.errors import RankFailedError
+from ftlab.errors import FtlabError, Interrupted, NotReadyError, Preempted, RankFailedError
+from ftlab.rundir.claim import hold
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.manifest import Manifest
+from ftlab.rundir.plan import Phase
+from ftlab.rundir.start_folder import in_start_folder
 
 _GRACE = 20  # seconds that the others have to end once one has failed, before they are killed
 
 
-def launch(run_dir: RunDir, checkpoint: int | None, started: float) -> None:
+def main() -> None:
+    """Of the machines of a Slurm job step each runs this once; the first holds the lock for all."""
+    parser = argparse.ArgumentParser(prog="python -m ftlab.engine.launch", description=__doc__)
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    parser.add_argument("--checkpoint", type=int, help="the step to go on from")
+    given = parser.parse_args()
+    quiet_libraries()
+    try:
+        nodes = slurm_nodes()
+        started = time.monotonic() - machine.process_age()
+        with in_start_folder(RunDir.open(given.run_dir)) as (run_dir, _), ExitStack() as stack:
+            if nodes is None or nodes.rank == 0:
+                stack.enter_context(hold(run_dir))
+            launch(run_dir, given.checkpoint, started, nodes)
+    except FtlabError as error:
+        echo_error(error)
+        sys.exit(error.exit_code)
+
+
+def launch(run_dir: RunDir, checkpoint: int | None, started: float, nodes: Nodes | None = None) -> None:
     """Run the phases that are left, each in processes of its own. The lock of the run directory must be held.
 
     :param checkpoint: the step that the first of them goes on from. :param started: when the command began, as
-        ``time.monotonic()`` has it.
+        ``time.monotonic()`` has it. :param nodes: the machines, of which this one runs its share; None: this alone.
     :raises RankFailedError: what the first process that failed says.
     """
     left = phases_to_run(run_dir)
@@ -48,17 +74,39 @@ def launch(run_dir: RunDir, checkpoint: int | None, started: float) -> None:
             command += ["--phase", phase.name] if several else []
             command += ["--begun"] if number else []
             command += ["--unfinished"] if phase is not left[-1] else []
-            _run(run_dir, command, planned_devices(phase.config.hardware), Path(errors))
+            _run(run_dir, command, planned_devices(phase.config.hardware), Path(errors), _several(nodes, phase), number)
             checkpoint = None  # it was a step of the phase at which the run stood
 
 
-def _run(run_dir: RunDir, command: list[str], count: int, errors: Path) -> None:
+def _several(nodes: Nodes | None, phase: Phase) -> Nodes | None:
+    """The machines that a phase runs on, where they are several.
+
+    :raises NotReadyError: it is planned for others than there are.
+    """
+    planned, count = planned_nodes(phase.config.hardware), 1 if nodes is None else nodes.count
+    if planned != count:
+        raise NotReadyError(
+            f"hardware.nodes={planned}, and {count} machine{'s are' if count > 1 else ' is'} here. Several are started "
+            "by Slurm, with a task on each: srun --ntasks-per-node=1 python -m ftlab.engine.launch RUN_DIR."
+        )
+    return nodes if count > 1 else None
+
+
+def _run(run_dir: RunDir, command: list[str], size: int, errors: Path, nodes: Nodes | None, number: int) -> None:
+    """Run one phase. :param size: processes on all machines. :param number: of the phase among those of this start."""
+    count = size // (nodes.count if nodes else 1)
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # its tables say what is said below
-    parameters = RendezvousParameters("c10d", "localhost:0", run_dir.path.name, 1, 1, local_addr="localhost")
+    address, port = "localhost", None
+    parameters = RendezvousParameters("c10d", "localhost:0", run_dir.path.name, 1, 1, local_addr=address)
+    if nodes is not None:
+        address, port = nodes.address, nodes.port + number  # the last phase's may not be free yet
+        parameters = RendezvousParameters(
+            "static", f"{address}:{port}", f"phase-{number}", nodes.count, nodes.count, rank=nodes.rank
+        )
     spec = WorkerSpec(
         role="rank", local_world_size=count, entrypoint=sys.executable, args=("-m", "ftlab.engine.worker", *command),
         rdzv_handler=rendezvous.get_rendezvous_handler(parameters), max_restarts=0, monitor_interval=0.1,
-        local_addr="localhost",
+        **({"local_addr": address} if nodes is None else {"master_addr": address, "master_port": port}),
     )  # fmt: skip
     os.environ.setdefault("OMP_NUM_THREADS", str(threads_of_rank(count)))
     agent = _Agent(spec, DefaultLogsSpecs(), shutdown_timeout=_GRACE)
@@ -68,7 +116,7 @@ def _run(run_dir: RunDir, command: list[str], count: int, errors: Path) -> None:
     finally:
         spec.rdzv_handler.shutdown()
     if result.is_failed():
-        raise _failure(run_dir, result.failures, count, errors)
+        raise _failure(run_dir, result.failures, size, errors)
 
 
 class _Agent(LocalElasticAgent):
@@ -109,7 +157,7 @@ def _failure(run_dir: RunDir, failures: dict[int, Any], count: int, errors: Path
     """The error of the process that failed first: the others fail because it is gone."""
     killed = {rank: -one.exitcode for rank, one in failures.items() if one.exitcode < 0}
     written = first_failure(errors)
-    if killed and (written is None or not written.is_ours):
+    if killed and (written is None or written.follows):
         rank, number = next(iter(killed.items()))
         line = f"Rank {rank} of {count} was ended by {_signal_name(number)}"
         return _recorded(run_dir, RankFailedError(f"{line}; the others were stopped. {_WHY.get(number, '')}".strip()))
@@ -118,9 +166,15 @@ def _failure(run_dir: RunDir, failures: dict[int, Any], count: int, errors: Path
         line = f"Rank {rank} of {count} ended with exit code {one.exitcode} and without a word"
         return _recorded(run_dir, RankFailedError(f"{line}; see {run_dir.rank_log(rank)}."))
     if written.is_ours:
-        error: Exception = RankFailedError(written.message, written.exit_code)
-        return error if written.rank == 0 else _recorded(run_dir, error)
-    run_dir.log.open("a", encoding="utf-8").write(written.trace)
+        for interruption in (Preempted, Interrupted):
+            if written.exit_code == interruption.exit_code:
+                return interruption(written.message)
+        if written.rank == 0:  # which has it in the manifest; mostly all have met with it
+            return RankFailedError(written.message, written.exit_code)
+        line = f"Rank {written.rank} of {count}: {written.message}"
+        return _recorded(run_dir, RankFailedError(line, written.exit_code))
+    with run_dir.log.open("a", encoding="utf-8") as log:
+        log.write(written.trace)
     line = f"Rank {written.rank} of {count} failed: {written.message}"
     return _recorded(run_dir, RankFailedError(f"{line}\nThe others were stopped. Its traceback is in {run_dir.log}."))
 
@@ -138,3 +192,7 @@ def _recorded(run_dir: RunDir, error: Exception) -> Exception:
     if manifest.values.get("status") in ("running", "failed"):
         manifest.record(status="failed", error=str(error))
     return error
+
+
+if __name__ == "__main__":
+    main()

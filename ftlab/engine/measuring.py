@@ -145,11 +145,16 @@ class Measuring:
         questions = [prompt_and_answer(record) for record in chosen]
         prompts = [template.prompt(messages, record.tools) for (messages, _), record in zip(questions, chosen)]
         with self._output.progress(f"answering {self._split} prompts {when}", len(prompts)) as bar:
+
+            def advance(count: int) -> None:
+                bar.advance(count)
+                self._session.ranks.beat()
+
             answers = generate(
                 trainer.model, self._tokens.tokenizer, prompts,
                 max_new_tokens=self._run.eval.max_new_tokens, batch_size=self._run.eval.batch_size,
                 max_tokens=tokens_at_once(self._run, trainer.rows_at_once),
-                stop=self._tokens.stop, advance=bar.advance,
+                stop=self._tokens.stop, advance=advance,
             )  # fmt: skip
         if self._split == "golden":
             measures.values[PROMPTS] = len(prompts)

@@ -15,6 +15,7 @@ from ftlab.data.row_origins import row_locations
 from ftlab.data.sources import resolve
 from ftlab.engine import resume_point, summary
 from ftlab.engine.final_weights import changed_weights, link_final, save_final, weight_hashes
+from ftlab.engine.fingerprints import check_saved, weight_sums
 from ftlab.engine.model_card import write_model_card
 from ftlab.engine.packing import choose_isolation
 from ftlab.engine.questions import check_room, has_golden_answers
@@ -145,9 +146,11 @@ class PhaseRun:
 
         from ftlab.engine import stopping
         from ftlab.engine.between_steps import BetweenSteps
+        from ftlab.engine.handshake import Handshake
         from ftlab.engine.measuring import Measuring, kept_samples
         from ftlab.engine.metrics_log import Advance, Metrics
         from ftlab.engine.trackers.rates import make_rates
+        from ftlab.engine.watchdog import Watchdog
         from ftlab.stages.trainer.halving import HalvingTrainer
 
         session, train = self.session, self.config.train
@@ -184,6 +187,11 @@ class PhaseRun:
         stopping.check_measured(train, trainer.state.log_history)
         session.hooks.trainer_built(self, trainer)
         session.interruption.check()
+        if session.ranks.world.size > 1:
+            trainer.add_callback(Handshake(self.config, session.ranks, trainer, self.output))
+            if (minutes := self.config.hardware.hang_minutes) is not None:
+                trainer.add_callback(Watchdog(self.run_dir, session.ranks, 60 * minutes))
+        begun = weight_sums(self.model)
         with self.output.progress("training", total, "steps") as bar:
             trainer.add_callback(Advance(self.output, bar, rates))
             if checkpoint is not None and (step >= total or stopping.has_stopped_early(checkpoint, train)):
@@ -194,7 +202,7 @@ class PhaseRun:
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         session.interruption.check()
         kept = stopping.load_best(trainer, train, self.files, self.output.say)
-        session.once(self._save_final)
+        session.once(lambda: self._save_final(begun))
         after = measuring.after(trainer, kept)
         self._record(trainer, kept, before.values, after.values)
 
@@ -256,11 +264,14 @@ class PhaseRun:
         of_stage = trainer.train_dataset if isinstance(trainer.train_dataset, Rows) else rows
         return lambda indices: row_locations(self.parts["train"], of_stage, indices)
 
-    def _save_final(self) -> None:
+    def _save_final(self, begun: dict[str, int]) -> None:
+        """:param begun: the sums of the weights before the first step of this start."""
         final = self.files.final
         kept = save_final(self.model, self.tokenizer, self.tokens.stop, final)
         if kept is not None:
             self.output.say(f"[yellow]{escape(f'{final} held other weights; moved to {kept}')}[/yellow]")
+        if line := check_saved(final, self.model, begun):
+            self.output.say(f"[yellow]{line}[/yellow]")
         phases = self.session.plan.phases
         later = phases[phases.index(self.phase) + 1 :]
         # A later phase that is finished was trained first, by itself, and the run's final weights are its own.

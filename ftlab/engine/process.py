@@ -60,6 +60,11 @@ class Interruption:
         self._is_in_main_thread = False
 
     @property
+    def asked_by(self) -> signal.Signals | None:
+        """What has asked last."""
+        return self._signal
+
+    @property
     def requested(self) -> bool:
         return self._signal is not None
 

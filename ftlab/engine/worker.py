@@ -12,19 +12,23 @@ import os
 import signal
 import sys
 import time
-from contextlib import nullcontext
+import traceback
+from contextlib import nullcontext, suppress
 from pathlib import Path
+from typing import NoReturn
 
 from ftlab.base import machine
 from ftlab.base.terminal import echo_error
-from ftlab.distributed.failures import record_failure
+from ftlab.distributed.failures import misses_another, record_failure
 from ftlab.distributed.ranks import Ranks, join_ranks
-from ftlab.distributed.world import current_world
+from ftlab.distributed.world import World, current_world, planned_devices, take_slurm_variables
 from ftlab.engine.process import quiet_libraries
-from ftlab.errors import FtlabError, Interrupted
+from ftlab.errors import FtlabError, Interrupted, NotReadyError, first_line
 from ftlab.rundir.claim import hold
 from ftlab.rundir.directory import RunDir
+from ftlab.rundir.start_folder import in_start_folder
 
+_PATIENCE = 20.0  # seconds that a process which was told to stop waits for the others
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of linux/prctl.h
 
 
@@ -33,25 +37,53 @@ def main() -> int:
     given = _parser().parse_args()
     _die_with_parent()
     quiet_libraries()
+    terminal = 2
     ranks: Ranks | None = None
     try:
-        run_dir = RunDir.open(given.run_dir)
-        if not current_world().is_first:
-            _print_to(run_dir.rank_log(current_world().rank))
-        ranks = join_ranks()
-        _run(run_dir, given, ranks)
-    except FtlabError as error:
+        take_slurm_variables()
+        world = current_world()
+        with in_start_folder(RunDir.open(given.run_dir)) as (run_dir, _):
+            if not world.is_first:
+                terminal = _print_to(run_dir.rank_log(world.rank))
+            _check_world(run_dir, given.phase)
+            ranks = join_ranks()
+            ranks.fail = lambda error: _fail(error, given.errors, terminal)
+            _run(run_dir, given, ranks)
+        ranks.close()
+    except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, KeyboardInterrupt):
+            error = Interrupted("Interrupted before anything was begun.")
         if ranks is not None and isinstance(error, Interrupted):
-            ranks.meet()  # whoever ends first takes the others with it, and one of them may be writing still
-        _tell(error, given.errors)
-        return error.exit_code
-    except Exception as error:
-        _tell(error, given.errors)
-        raise
-    finally:
-        if ranks is not None:
-            ranks.close()
+            ranks.meet(_PATIENCE)  # whoever ends first takes the others with it, and one of them may be writing still
+        _tell(error, given.errors, terminal)
+        _leave(error.exit_code if isinstance(error, FtlabError) else 1)
     return 0
+
+
+def _check_world(run_dir: RunDir, chosen: str | None) -> None:
+    """:raises NotReadyError: as many processes are not here as a phase is planned for."""
+    plan, size = run_dir.plan(), current_world().size
+    for phase in plan.phases:
+        planned = planned_devices(phase.config.hardware)
+        if chosen in (None, phase.name) and planned != size:
+            raise NotReadyError(
+                f"{run_dir.path} is planned for {planned} process{'es' * (planned > 1)} (hardware.devices of phase "
+                f"{phase.name}), and {size} {'are' if size > 1 else 'is'} here. Start as many, or give its first "
+                f"command again with hardware.devices={size}."
+            )
+
+
+def _fail(error: FtlabError, errors: Path | None, terminal: int) -> None:
+    _tell(error, errors, terminal)
+    _leave(error.exit_code)
+
+
+def _leave(code: int) -> NoReturn:
+    """End without waiting for anybody: a group that has lost a process would wait for it."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def _run(run_dir: RunDir, given: argparse.Namespace, ranks: Ranks) -> None:
@@ -66,23 +98,40 @@ def _run(run_dir: RunDir, given: argparse.Namespace, ranks: Ranks) -> None:
         ranks.meet()
 
 
-def _tell(error: Exception, errors: Path | None) -> None:
-    """Why this process ends: to whoever has launched it; without one, to the user."""
-    world = current_world()
+def _tell(error: Exception, errors: Path | None, terminal: int) -> None:
+    """Why this process ends: to whoever has launched it; without one, to the user.
+
+    :param terminal: where errors went before they went to a file.
+    """
     if errors is not None:
-        record_failure(errors, world.rank, error)
-    elif isinstance(error, FtlabError):
-        echo_error(error)
+        record_failure(errors, current_world().rank, error)
+        return
+    if not isinstance(error, FtlabError):
+        traceback.print_exception(error)
+    try:
+        world = current_world()
+    except NotReadyError:  # which is the error
+        world = World(0, 1, 0)
+    if not world.is_first and misses_another(error):
+        return  # that one has told it
+    os.dup2(terminal, sys.stderr.fileno())
+    rank = f"Rank {world.rank} of {world.size}: " if world.size > 1 and not isinstance(error, Interrupted) else ""
+    if isinstance(error, FtlabError):
+        echo_error(f"{rank}{error}")
+    elif world.size > 1:
+        echo_error(f"{rank}{first_line(error)}")
 
 
-def _print_to(path: Path) -> None:
-    """Whatever this process prints, and what libraries print in it, goes there."""
+def _print_to(path: Path) -> int:
+    """Whatever this process prints, and what libraries print in it, goes there. Return where errors went."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    before = os.dup(sys.stderr.fileno())
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
         os.dup2(descriptor, stream.fileno())
     os.close(descriptor)
+    return before
 
 
 def _die_with_parent() -> None:

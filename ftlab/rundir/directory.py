@@ -84,6 +84,14 @@ class RunDir:
         """What a process of several prints that is not the first."""
         return self.path / "ranks" / f"rank-{rank}.txt"
 
+    def heartbeat(self, rank: int) -> Path:
+        """How far a process of several has come."""
+        return self.path / "ranks" / f"rank-{rank}.json"
+
+    def stacks(self, rank: int) -> Path:
+        """Where the threads of a process were when the run hung."""
+        return self.path / "ranks" / f"rank-{rank}-stacks.txt"
+
     @property
     def prepared(self) -> Path:
         """The cache of prepared rows that several processes read, where the user has given none."""

@@ -91,6 +91,7 @@ class Hardware(Group):
     memory_gb: Annotated[PositiveFloat | None, operational]
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     fsdp: bool
+    hang_minutes: Annotated[PositiveFloat | None, operational]
 
 
 class Tracker(Group):

@@ -14,6 +14,7 @@ from ftlab.data.tokens.encoder import Counts
 from ftlab.schema import KtoStage, Run
 from ftlab.stages.losses import kto, kto_kl, sums_by_segment
 from ftlab.stages.trainer.reference import ReferenceTrainer
+from ftlab.stages.trainer.shards import FILLER
 
 
 class WithMismatched(Rows):
@@ -79,9 +80,15 @@ class KtoTrainer(ReferenceTrainer):
     def items(self, batch: dict[str, Any]) -> int:
         return int(batch["samples"]) // 2
 
-    def _kl(self, policy_I: Tensor, reference_I: Tensor) -> Tensor:
-        """Over every device's pairs, since it is cut off at 0 only as a whole."""
-        return kto_kl(self.accelerator.gather(policy_I), self.accelerator.gather(reference_I))
+    def _kl(self, policy_I: Tensor, reference_I: Tensor, is_filler: bool = False) -> Tensor:
+        """Over every process's pairs, of which each may have another number, since it is cut off at 0 only as a whole."""
+        values_I2 = torch.stack([policy_I, reference_I], dim=1)
+        if self.world.size > 1:
+            values_I2 = values_I2.new_full((1, 2), torch.nan) if is_filler else values_I2
+            padded_I2 = self.accelerator.pad_across_processes(values_I2, pad_index=torch.nan)
+            found_I2: Tensor = self.accelerator.gather(padded_I2)
+            values_I2 = found_I2[~found_I2.isnan().any(1)]
+        return kto_kl(values_I2[:, 0], values_I2[:, 1])
 
     @torch.no_grad()
     def of_whole_batch(self, model: Any, parts: list[dict[str, Any]]) -> dict[str, Any]:
@@ -99,7 +106,10 @@ class KtoTrainer(ReferenceTrainer):
         assert isinstance(stage, KtoStage)
         sums_S = sums_by_segment(outputs, batch["segments"], int(batch["samples"]))
         reference_S, good_I = batch["reference"], batch["label"][0::2].bool()
-        kl = batch["kl"] if "kl" in batch else self._kl(sums_S[1::2].detach(), reference_S[1::2])
+        if "kl" in batch:
+            kl = batch["kl"]
+        else:
+            kl = self._kl(sums_S[1::2].detach(), reference_S[1::2], FILLER in batch)
         found = kto(
             sums_S[0::2],
             reference_S[0::2],

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
-from ftlab.distributed.world import World, current_world, drive_one_device, planned_devices
+from ftlab.distributed.world import (
+    Nodes,
+    World,
+    current_world,
+    drive_one_device,
+    first_host,
+    planned_devices,
+    slurm_nodes,
+    take_slurm_variables,
+)
 from ftlab.errors import FtlabError
+
+TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 @pytest.fixture
@@ -13,8 +26,8 @@ def world_of(monkeypatch):
     """``world_of(RANK="1", ...)``: the world of an environment with only these of torchrun's variables."""
 
     def read(**variables: str) -> World:
-        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
-            monkeypatch.delenv(name, raising=False)
+        for name in [name for name in os.environ if name.startswith("SLURM_") or name in TORCHRUN]:
+            monkeypatch.delenv(name)
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
         return current_world()
@@ -36,11 +49,6 @@ def test_torchrun_says_which_of_several_this_is(world_of):
     assert first.is_first and first.file_name("counters.pt") == "counters_0.pt"
 
 
-def test_a_rank_without_a_world_size_is_one_process(world_of):
-    """Which writes what a run writes: nobody else would."""
-    assert world_of(RANK="1").is_first
-
-
 @pytest.mark.parametrize(
     ("variables", "told"),
     [
@@ -51,6 +59,7 @@ def test_a_rank_without_a_world_size_is_one_process(world_of):
         ({"WORLD_SIZE": "0"}, "WORLD_SIZE=0 of the environment must be a whole number from 1 on. torchrun sets"),
         ({"LOCAL_RANK": "-1", "WORLD_SIZE": "2"}, "LOCAL_RANK=-1 of the environment must be a whole number from 0 on."),
         ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2 of the environment must be below WORLD_SIZE=2."),
+        ({"RANK": "1"}, "RANK=1 of the environment, but no WORLD_SIZE. torchrun sets RANK, WORLD_SIZE and LOCAL_RANK"),
         ({"RANK": "", "WORLD_SIZE": "2"}, "RANK= of the environment must be a whole number"),
     ],
 )
@@ -83,3 +92,38 @@ def test_processes_that_did_not_find_each_other_do_not_train(world_of):
 )
 def test_planned_devices_are_those_of_all_nodes(line, devices, make_run):
     assert planned_devices(make_run(*line).hardware) == devices
+
+
+OF_SRUN = {
+    "SLURM_JOB_ID": "123", "SLURM_STEP_ID": "2", "SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3",
+    "SLURM_LOCALID": "1", "SLURM_NODEID": "1", "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_TASKS_PER_NODE": "2(x2)",
+    "SLURM_STEP_NODELIST": "gpu[007-008]",
+}  # fmt: skip
+
+
+def test_srun_says_it_in_its_own_variables(world_of, monkeypatch):
+    """Those of the step, which may be smaller than the job; the libraries read torchrun's."""
+    world_of(**OF_SRUN)
+    take_slurm_variables()
+    assert current_world() == World(rank=3, size=4, local_rank=1)
+    assert os.environ["MASTER_ADDR"] == "gpu007" and os.environ["LOCAL_WORLD_SIZE"] == "2"
+    assert slurm_nodes() == Nodes(1, 2, "gpu007", int(os.environ["MASTER_PORT"]))
+    for name in TORCHRUN:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize("left_out", ["SLURM_STEP_ID", None])
+def test_a_job_without_srun_and_one_task_are_one_process(world_of, left_out):
+    """sbatch sets the number of tasks for its script, which runs once."""
+    variables = {name: value for name, value in OF_SRUN.items() if name != left_out}
+    world_of(**(variables if left_out else {**variables, "SLURM_STEP_NUM_TASKS": "1"}))
+    take_slurm_variables()
+    assert current_world() == World(0, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "first"),
+    [("gpu007", "gpu007"), ("gpu[003-007,9],other", "gpu003"), ("a-[1,3]-x,b", "a-1-x"), ("n1,n2", "n1")],
+)
+def test_first_of_a_list_of_machines(hosts, first):
+    assert first_host(hosts) == first

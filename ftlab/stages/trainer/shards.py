@@ -6,63 +6,72 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from torch.utils.data import DataLoader, Dataset, Sampler
+from accelerate.data_loader import DataLoaderShard
+from torch.utils.data import Dataset
 
 from ftlab.distributed.world import World
 from ftlab.stages.trainer.batching import batches_of_rank, shuffled
 
 FILLER = "is_filler"  # in a batch that stands in for one that there is none of
+_REMEMBERED = 1 << 16  # rows
 
 
-class ShardLoader(DataLoader[Any]):
-    """Micro-batches of one process. Where the rows do not go round, it gives one of a row that counts for nothing: the
-    model has to be called equally often everywhere, or the others wait.
+class ShardBatches:
+    """The micro-batches of one process, as indices of rows. Where the rows do not go round, the last is a row that
+    counts for nothing (``~index``): the model has to be called equally often everywhere, or the others wait.
 
-    :param rows: of all processes. :param batch: rows of a micro-batch. :param seed: of the order of the first epoch,
-        drawn as one process alone would draw it; None: as they stand.
+    :param count: rows of all processes. :param batch: rows of a micro-batch. :param seed: of the order of the first
+        epoch, drawn as one process alone would draw it; None: as they stand.
     """
 
-    def __init__(
-        self, rows: Any, batch: int, world: World, collate: Callable[[Any], Any], seed: int | None, **more: Any
-    ):
-        self._turns = _Turns(len(rows), batch, world, seed)
-        made: Any = _Collate(collate)  # of one item: torch hands it a list only where it cuts batches itself
-        super().__init__(_Batches(rows), batch_size=None, sampler=self._turns, collate_fn=made, **more)
-
-    def set_epoch(self, epoch: int) -> None:
-        self._turns.epoch = epoch
-
-
-class _Turns(Sampler[list[int]]):
     def __init__(self, count: int, batch: int, world: World, seed: int | None):
         self._count, self._batch, self._world, self._seed = count, batch, world, seed
-        self.epoch = 0
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
 
     def __iter__(self) -> Iterator[list[int]]:
         order: Sequence[int] = range(self._count)
         if self._seed is not None:
-            order = shuffled(self._count, self._seed + self.epoch)
-        yield from batches_of_rank(order, self._batch, self._world.rank, self._world.size)
+            order = shuffled(self._count, self._seed + self._epoch)
+        for members in batches_of_rank(order, self._batch, self._world.rank, self._world.size):
+            yield members or [~order[0]]
 
     def __len__(self) -> int:
         return len(batches_of_rank(range(self._count), self._batch, self._world.rank, self._world.size))
 
 
-class _Batches(Dataset[Any]):
-    """By the indices of its rows, a micro-batch; by none, one row that stands in."""
+class _Rows(Dataset[Any]):
+    """Each row, and whether it is a filler. :ivar taken: indices of those that were asked for first."""
 
     def __init__(self, rows: Any):
         self._rows = rows
+        self.taken: list[int] = []
 
-    def __getitem__(self, indices: list[int]) -> tuple[bool, list[Any]]:
-        return not indices, [self._rows[index] for index in indices or [0]]
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> tuple[Any, bool]:
+        if len(self.taken) < _REMEMBERED:
+            self.taken.append(index)
+        return self._rows[index if index >= 0 else ~index], index < 0
 
 
 class _Collate:
     def __init__(self, collate: Callable[[Any], Any]):
         self._collate = collate
 
-    def __call__(self, given: tuple[bool, list[Any]]) -> dict[str, Any]:
-        is_filler, rows = given
-        batch: dict[str, Any] = self._collate(rows)
-        return {**batch, FILLER: True} if is_filler else batch
+    def __call__(self, given: Sequence[tuple[Any, bool]]) -> dict[str, Any]:
+        batch: dict[str, Any] = self._collate([row for row, _ in given])
+        return {**batch, FILLER: True} if given[0][1] else batch
+
+
+def shard_loader(
+    rows: Any, batch: int, world: World, collate: Callable[[Any], Any], seed: int | None, device: Any
+) -> tuple[DataLoaderShard, list[int]]:
+    """The loader of one process, which goes on in the midst of an epoch as any other; and the indices of the rows that
+    it has read, as they come. :param device: where batches are put."""
+    read = _Rows(rows)
+    batches: Any = ShardBatches(len(rows), batch, world, seed)
+    return DataLoaderShard(read, device=device, batch_sampler=batches, collate_fn=_Collate(collate)), read.taken

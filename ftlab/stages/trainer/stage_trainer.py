@@ -22,7 +22,7 @@ from ftlab.stages.trainer.forward import packed_logprobs
 from ftlab.stages.trainer.halving import HalvingTrainer
 from ftlab.stages.trainer.meter import Meter
 from ftlab.stages.trainer.router_loss import RouterLoss, counted_tokens, router_coefficient
-from ftlab.stages.trainer.shards import FILLER, ShardLoader
+from ftlab.stages.trainer.shards import FILLER, shard_loader
 
 _VARIABLE_LENGTH = ("flash_attention_2", "flash_attention_3")
 
@@ -32,10 +32,12 @@ class StageTrainer(HalvingTrainer):
 
     :cvar uses_dropout: False where a loss compares two passes, which dropout would tell apart.
     :cvar balances_every: routers are balanced over each so manieth sample, where others are there to compare with.
+    :ivar rows_taken: where several processes train, indices of the rows that this one has read since its start.
     """
 
     uses_dropout = True
     balances_every = 1
+    rows_taken: Sequence[int] = ()
 
     def __init__(
         self,
@@ -149,18 +151,18 @@ class StageTrainer(HalvingTrainer):
     def get_train_dataloader(self) -> Any:
         if self.world.size == 1:
             return super().get_train_dataloader()
-        return self._shard_loader(self.train_dataset, self.args.train_batch_size, self.args.data_seed)
+        batch, seed = self.args.train_batch_size, self.args.data_seed
+        loader, self.rows_taken = self._shard(self.train_dataset, batch, seed)
+        return loader
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         if self.world.size == 1:
             return super().get_eval_dataloader(eval_dataset)
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
-        return self._shard_loader(rows, self.args.eval_batch_size, None)
+        return self._shard(rows, self.args.eval_batch_size, None)[0]
 
-    def _shard_loader(self, rows: Any, batch: int, seed: int | None) -> ShardLoader:
-        return ShardLoader(
-            rows, batch, self.world, self.data_collator, seed, pin_memory=self.args.dataloader_pin_memory
-        )
+    def _shard(self, rows: Any, batch: int, seed: int | None) -> tuple[Any, list[int]]:
+        return shard_loader(rows, batch, self.world, self.data_collator, seed, self.args.device)
 
     @torch.no_grad()
     def measure(self, eval_dataset: Any = None) -> dict[str, float]:
@@ -175,6 +177,7 @@ class StageTrainer(HalvingTrainer):
         with torch.random.fork_rng(), self.evaluation_bar(len(loader), "batches") as bar:
             for batch in loader:
                 batch = self._prepare_inputs(batch)
+                self.callback_handler.on_prediction_step(self.args, self.state, self.control)
                 with self.compute_loss_context_manager():
                     outputs, balance = self._balanced_outputs(model, batch)
                     losses_I, measures = self.terms(batch, outputs)

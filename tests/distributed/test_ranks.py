@@ -1,0 +1,213 @@
+"""Several processes that train one run: the same losses as one has, written once, and told once where one fails."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BASE = (
+    "hardware=cpu", "train.logging_steps=1", "train.learning_rate=1e-3", "lora.dropout=0", "tracker=none",
+    "eval.golden_rows=0", "eval.samples=0", "data.num_samples=120", "data.split.validation=none",
+)  # fmt: skip
+DATA = {"dpo": "preferences", "orpo": "preferences", "rm": "preferences", "kto": "labels", "pt": "corpus"}
+
+
+@pytest.fixture
+def start(tmp_path, env) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """``start("train.max_steps=4", ...)``: a run that has begun, in an empty folder."""
+    begun = []
+
+    def begin(*words: str, module: str = "ftlab", **more: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, *words], cwd=tmp_path, env={**env, **more}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        begun.append(process)
+        return process
+
+    yield begin
+    for process in begun:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def train(start) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """``train("train.max_steps=4", ...)``: a run that has ended well."""
+
+    def run(*words: str, **more: Any) -> subprocess.CompletedProcess[str]:
+        process = start(*words, **more)
+        out, err = process.communicate(timeout=240)
+        assert process.returncode == 0, out + err
+        return subprocess.CompletedProcess(words, 0, out, err)
+
+    return run
+
+
+def lines(run_dir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def check_equal(one: Path, other: Path, tolerance: float) -> None:
+    """Every loss, gradient norm and measure of two runs, step by step."""
+    left, right = lines(one), lines(other)
+    assert [line["step"] for line in left] == [line["step"] for line in right]
+    for a, b in zip(left, right):
+        assert a.keys() == b.keys()
+        for name in a.keys() - {"time", "seconds", "tokens_per_second", "epoch"}:  # a filler is part of an epoch
+            if isinstance(a[name], float):
+                assert math.isclose(a[name], b[name], rel_tol=tolerance, abs_tol=tolerance), (a["step"], name)
+            else:
+                assert a[name] == b[name], (a["step"], name)
+
+
+def test_two_ranks_train_as_one_process_does(tmp_path, train):
+    """Over the end of an epoch, where there are fewer rows than a step takes: the odd rank has a filler."""
+    words = (*BASE, "data.num_samples=43", "data.packing=false", "train.max_steps=4", "train.micro_batch_size=4")
+    train(*words, "run.name=one", "train.gradient_accumulation_steps=4")
+    done = train(*words, "run.name=two", "train.gradient_accumulation_steps=2", "hardware.devices=2")
+    check_equal(tmp_path / "outputs/one", tmp_path / "outputs/two", 1e-5)
+    assert "Finished after" in done.stdout and done.stdout.count("tiny: ") == 1  # one of them speaks
+    assert done.stderr == ""
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("packing", ["true", "false"])
+@pytest.mark.parametrize("method", ["full", "lora", "qlora"])
+@pytest.mark.parametrize("stage", ["sft", "pt", "rm", "dpo", "kto", "orpo"])
+def test_ten_steps_of_every_stage(tmp_path, train, stage, method, packing):
+    """KTO's reference point is the mean of a micro-batch over all processes: one has to have as many rows in it."""
+    words = [*BASE, f"stage={stage}", f"method={method}", f"data.packing={packing}", "train.max_steps=10"]
+    words += [f"data={DATA[stage]}"] if stage in DATA else []
+    one, two = ((4, 2), (2, 2)) if stage == "kto" else ((2, 4), (2, 2))
+    for name, (batch, accumulation), more in (("one", one, ()), ("two", two, ("hardware.devices=2",))):
+        sizes = f"train.micro_batch_size={batch}", f"train.gradient_accumulation_steps={accumulation}"
+        train(*words, *sizes, *more, f"run.name={name}")
+    check_equal(tmp_path / "outputs/one", tmp_path / "outputs/two", 1e-5)
+
+
+def ranks_of(launcher: int) -> list[int]:
+    """The processes below a launcher, by rank."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(path.read_text().rpartition(")")[2].split()[1])
+            variables = path.with_name("environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        rank = next((variable for variable in variables if variable.startswith(b"RANK=")), None)
+        if parent == launcher and rank is not None:
+            found[int(rank[5:])] = int(path.parent.name)
+    return [found[rank] for rank in sorted(found)]
+
+
+def wait_for(is_there: Callable[[], Any], process: subprocess.Popen[str]) -> None:
+    until = time.monotonic() + 120
+    while not is_there():
+        assert process.poll() is None, "".join(process.communicate())
+        assert time.monotonic() < until, "it does not come"
+        time.sleep(0.02)
+
+
+LONG = (*BASE, "hardware.devices=2", "train.max_steps=30", "train.save_steps=5", "lora.dropout=0.1", "run.name=a")
+
+
+def weights(run_dir: Path) -> bytes:
+    return (run_dir / "final/adapter_model.safetensors").read_bytes()
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_is_killed(tmp_path, train, start, rank):
+    """One message says which; the same command goes on to the weights of a run that nobody has disturbed."""
+    (tmp_path / "undisturbed").mkdir()
+    run_dir = tmp_path / "outputs/a"
+    process = start(*LONG)
+    wait_for((run_dir / "phases/01-sft/checkpoint-10/checkpoint.json").exists, process)
+    begun = time.monotonic()
+    os.kill(ranks_of(process.pid)[rank], signal.SIGKILL)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1 and time.monotonic() - begun < 30
+    assert err.startswith(f"Rank {rank} of 2 was ended by SIGKILL; the others were stopped."), err
+    assert "Traceback" not in out + err and len(err.splitlines()) <= 3
+    manifest = json.loads((run_dir / "manifest.json").read_text())
+    assert manifest["status"] == "failed" and "SIGKILL" in manifest["error"]
+    train(*LONG)
+    train(*(word for word in LONG if not word.startswith("run.")), "run.name=b")
+    assert weights(run_dir) == weights(tmp_path / "outputs/b")
+    assert same_lines(lines(run_dir), lines(tmp_path / "outputs/b"))
+
+
+def same_lines(left: list[dict[str, Any]], right: list[dict[str, Any]]) -> bool:
+    times = {"time", "seconds", "tokens_per_second"}
+    return [{k: v for k, v in line.items() if k not in times} for line in left] == [
+        {k: v for k, v in line.items() if k not in times} for line in right
+    ]
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_one_rank_stops_all_after_the_same_step(tmp_path, train, start, number):
+    run_dir = tmp_path / "outputs/a"
+    process = start(*LONG)
+    wait_for((run_dir / "phases/01-sft/checkpoint-5/checkpoint.json").exists, process)
+    # A person's Ctrl-C reaches the launcher, a scheduler's signal whichever process it knows.
+    os.kill(process.pid if number == signal.SIGINT else ranks_of(process.pid)[1], number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == (130 if number == signal.SIGINT else 75), out + err
+    assert err.startswith("Interrupted. Continue with: ftlab resume ") and "Traceback" not in err
+    assert json.loads((run_dir / "manifest.json").read_text())["status"] == "interrupted"
+    train("resume", "outputs/a")
+    train(*(word for word in LONG if not word.startswith("run.")), "run.name=b")
+    assert weights(run_dir) == weights(tmp_path / "outputs/b")
+
+
+@pytest.mark.distributed
+def test_by_hand_with_torchrun(tmp_path, train, start):
+    """What ftlab launches, whoever knows torchrun can start too, and the data is prepared once."""
+    words = (*BASE, "train.max_steps=4", "hardware.devices=2", "data.cache=null")
+    train(*words, "run.name=a")
+    source, run_dir = tmp_path / "outputs/a", tmp_path / "outputs/b"
+    run_dir.mkdir()
+    (run_dir / "run.yaml").write_text((source / "run.yaml").read_text())
+    started = ("--nproc-per-node", "2", "-m", "ftlab.engine.worker", "outputs/b")
+    done = train(*started, module="torch.distributed.run")
+    assert weights(source) == weights(run_dir)
+    assert done.stdout.count("preparing train") == done.stdout.count("preparing train  120/120") > 0
+    assert not (run_dir / "ranks/cache").exists()
+
+
+@pytest.mark.distributed
+def test_another_number_of_processes_than_planned(tmp_path, train, start):
+    train(*BASE, "train.max_steps=1", "run.name=a")
+    run_dir = tmp_path / "outputs/b"
+    run_dir.mkdir()
+    (run_dir / "run.yaml").write_text((tmp_path / "outputs/a/run.yaml").read_text())
+    process = start("--nproc-per-node", "2", "-m", "ftlab.engine.worker", "outputs/b", module="torch.distributed.run")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "outputs/b is planned for 1 process (hardware.devices of phase sft), and 2 are here." in err
+
+
+@pytest.mark.distributed
+def test_a_rank_that_sleeps_for_ever(tmp_path, start):
+    run_dir = tmp_path / "outputs/a"
+    process = start(*LONG, "hardware.hang_minutes=0.1")
+    wait_for((run_dir / "phases/01-sft/checkpoint-5/checkpoint.json").exists, process)
+    os.kill(ranks_of(process.pid)[1], signal.SIGSTOP)
+    out, err = process.communicate(timeout=90)
+    assert process.returncode == 1
+    assert "(hardware.hang_minutes=0.1): the run hangs. The others wait for rank 1" in err, out + err
+    assert "BetweenSteps" in (run_dir / "ranks/rank-0-stacks.txt").read_text() or "step" in err
+    assert "hangs" in json.loads((run_dir / "manifest.json").read_text())["error"]
