@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import logging
 import os
 import signal
 import sys
@@ -37,6 +38,7 @@ def main() -> int:
     given = _parser().parse_args()
     _die_with_parent()
     quiet_libraries()
+    logging.getLogger().addHandler(logging.NullHandler())  # without any, Python prints what libraries warn of
     terminal = 2
     ranks: Ranks | None = None
     try:
