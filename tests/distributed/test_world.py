@@ -26,7 +26,8 @@ def world_of(monkeypatch):
     """``world_of(RANK="1", ...)``: the world of an environment with only these of torchrun's variables."""
 
     def read(**variables: str) -> World:
-        for name in [name for name in os.environ if name.startswith("SLURM_") or name in TORCHRUN]:
+        for name in {*TORCHRUN, *(name for name in os.environ if name.startswith("SLURM_"))}:
+            monkeypatch.setenv(name, "")  # so that it is as it was afterwards, whoever sets it in the meantime
             monkeypatch.delenv(name)
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
@@ -101,15 +102,13 @@ OF_SRUN = {
 }  # fmt: skip
 
 
-def test_srun_says_it_in_its_own_variables(world_of, monkeypatch):
+def test_srun_says_it_in_its_own_variables(world_of):
     """Those of the step, which may be smaller than the job; the libraries read torchrun's."""
     world_of(**OF_SRUN)
     take_slurm_variables()
     assert current_world() == World(rank=3, size=4, local_rank=1)
     assert os.environ["MASTER_ADDR"] == "gpu007" and os.environ["LOCAL_WORLD_SIZE"] == "2"
     assert slurm_nodes() == Nodes(1, 2, "gpu007", int(os.environ["MASTER_PORT"]))
-    for name in TORCHRUN:
-        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.mark.parametrize("left_out", ["SLURM_STEP_ID", None])

@@ -279,7 +279,7 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
-            state = torch.load(self._generation_file(checkpoint), map_location=self.args.device, weights_only=True)
+            state = torch.load(self._generation_file(checkpoint), map_location=self.args.device.type, weights_only=True)
             self._step, self._buffered_inputs = state["step"], state["buffer"]
             self._metrics["train"].update(state["metrics"])
 

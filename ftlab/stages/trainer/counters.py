@@ -39,7 +39,7 @@ class CountingTrainer(WatchedTrainer):
         super()._load_rng_state(checkpoint)
         if checkpoint is not None:
             file = self._counters_file(checkpoint)
-            self.restore_counters(torch.load(file, map_location=self.args.device, weights_only=True))
+            self.restore_counters(torch.load(file, map_location=self.args.device.type, weights_only=True))
 
     def _counters_file(self, folder: str) -> Path:
         return Path(folder) / self.world.file_name("counters.pt")
