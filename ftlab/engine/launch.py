@@ -169,9 +169,8 @@ def _failure(run_dir: RunDir, failures: dict[int, Any], count: int, errors: Path
         for interruption in (Preempted, Interrupted):
             if written.exit_code == interruption.exit_code:
                 return interruption(written.message)
-        if written.rank == 0:  # which has it in the manifest; mostly all have met with it
-            return RankFailedError(written.message, written.exit_code)
-        line = f"Rank {written.rank} of {count}: {written.message}"
+        # What the first met with, the others mostly have too.
+        line = written.message if written.rank == 0 else f"Rank {written.rank} of {count}: {written.message}"
         return _recorded(run_dir, RankFailedError(line, written.exit_code))
     with run_dir.log.open("a", encoding="utf-8") as log:
         log.write(written.trace)
@@ -188,6 +187,8 @@ def _signal_name(number: int) -> str:
 
 def _recorded(run_dir: RunDir, error: Exception) -> Exception:
     """In the manifest stands why the run ended, not what the first process met with because of it."""
+    if not run_dir.manifest_json.is_file():  # nothing had begun, and the run directory was taken away
+        return error
     manifest = Manifest(run_dir)
     if manifest.values.get("status") in ("running", "failed"):
         manifest.record(status="failed", error=str(error))

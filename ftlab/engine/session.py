@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -93,6 +94,8 @@ def session_of(
             # Nothing had happened in a run directory that was taken away again; a full disk takes no other status.
             status = manifest.values.get("status", "running")
             trackers.finish("failed" if status == "running" else status)
+            if ranks.world.is_first:
+                shutil.rmtree(run_dir.prepared, ignore_errors=True)  # the others have it open
 
 
 def _seconds_logged(run_dir: RunDir) -> float:

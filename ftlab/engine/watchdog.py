@@ -72,8 +72,7 @@ class Watchdog(TrainerCallback):
         self.beat()
 
     def _watch(self) -> None:
-        pause = min(self._seconds / _LOOKS, 5.0)
-        while not self._ended.wait(pause):
+        while not self._ended.wait(_pause(self._seconds)):
             idle = time.monotonic() - self._alive
             hangs = idle > self._seconds
             self._write({"step": self._step, "idle": idle, "hangs": hangs, **(self._place() if hangs else {})})
@@ -99,7 +98,8 @@ class Watchdog(TrainerCallback):
             faulthandler.dump_traceback(file, all_threads=True)
         time.sleep(_PATIENCE)
         found = {rank: self._read(self._run_dir.heartbeat(rank)) for rank in range(world.size)}
-        self._ranks.fail(RankHangsError(describe_hang(found, idle, self._seconds, self._run_dir.stacks(world.rank))))
+        line = describe_hang(found, time.time(), idle, self._seconds, self._run_dir.stacks(world.rank))
+        self._ranks.fail(RankHangsError(line))
 
     @staticmethod
     def _read(path: Path) -> dict[str, Any]:
@@ -110,15 +110,22 @@ class Watchdog(TrainerCallback):
         return found
 
 
-def describe_hang(found: Mapping[int, Mapping[str, Any]], idle: float, seconds: float, stacks: Path) -> str:
+def _pause(seconds: float) -> float:
+    """Seconds between two looks."""
+    return min(seconds / _LOOKS, 5.0)
+
+
+def describe_hang(found: Mapping[int, Mapping[str, Any]], now: float, idle: float, seconds: float, stacks: Path) -> str:
     """Which process the others wait for.
 
-    :param found: what each has written down last, by rank; empty where it has nothing. :param idle: seconds without a
-        step. :param seconds: that are allowed. :param stacks: the file of one process's stacks.
+    :param found: what each has written down last, by rank; empty where it has nothing. :param now: seconds since the
+        epoch. :param idle: seconds without a step. :param seconds: that are allowed. :param stacks: the file of one
+        process's stacks.
     """
     size = len(found)
     step = max((one.get("step", 0) for one in found.values()), default=0)
-    silent = [rank for rank, one in found.items() if not one or time.time() - one["time"] > max(2 * _PATIENCE, seconds)]
+    old = 2 * _pause(seconds) + 1
+    silent = [rank for rank, one in found.items() if not one or (not one["hangs"] and now - one["time"] > old)]
     busy = [rank for rank, one in found.items() if rank not in silent and one.get("hangs") and not one.get("waits")]
     behind = [rank for rank, one in found.items() if one.get("step", 0) < step]
     missing = silent or behind or busy

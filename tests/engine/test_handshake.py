@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from ftlab.engine.handshake import check_facts, check_rows, check_weights
 from ftlab.engine.watchdog import describe_hang
 from ftlab.errors import RanksDifferError, RunDirError
 
+NOW = 1e9
 FACTS = {"processes": 2, "precision": "torch.float32", "rows": "abc", "torch": "2.8.0"}
 
 
@@ -87,7 +87,7 @@ def test_an_adapter_is_looked_at_once_it_is_saved(tmp_path, adapted):
 
 def beat(step: int, waits: bool | None = None, age: float = 0.0) -> dict[str, object]:
     place = {} if waits is None else {"at": "f, x.py:3", "waits": waits}
-    return {"time": time.time() - age, "step": step, "hangs": waits is not None, **place}
+    return {"time": NOW - age, "step": step, "hangs": waits is not None, **place}
 
 
 @pytest.mark.parametrize(
@@ -101,6 +101,6 @@ def beat(step: int, waits: bool | None = None, age: float = 0.0) -> dict[str, ob
     ],
 )
 def test_the_one_that_is_missing(found, told):
-    line = describe_hang(found, 90.0, 60.0, Path("outputs/a/ranks/rank-0-stacks.txt"))
+    line = describe_hang(found, NOW, 90.0, 60.0, Path("outputs/a/ranks/rank-0-stacks.txt"))
     assert line.startswith("No step for 1.5 minutes after step 4 (hardware.hang_minutes=1): the run hangs. ")
     assert told in line and line.endswith("The stacks of each are in outputs/a/ranks.")
