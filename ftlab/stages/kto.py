@@ -81,7 +81,7 @@ class KtoTrainer(ReferenceTrainer):
         return int(batch["samples"]) // 2
 
     def _kl(self, policy_I: Tensor, reference_I: Tensor, is_filler: bool = False) -> Tensor:
-        """Over every process's pairs, of which each may have another number, since it is cut off at 0 only as a whole."""
+        """Over the pairs of every process, which may have another number of them: it is cut off at 0 only as a whole."""
         values_I2 = torch.stack([policy_I, reference_I], dim=1)
         if self.world.size > 1:
             values_I2 = values_I2.new_full((1, 2), torch.nan) if is_filler else values_I2
@@ -106,10 +106,7 @@ class KtoTrainer(ReferenceTrainer):
         assert isinstance(stage, KtoStage)
         sums_S = sums_by_segment(outputs, batch["segments"], int(batch["samples"]))
         reference_S, good_I = batch["reference"], batch["label"][0::2].bool()
-        if "kl" in batch:
-            kl = batch["kl"]
-        else:
-            kl = self._kl(sums_S[1::2].detach(), reference_S[1::2], FILLER in batch)
+        kl = batch["kl"] if "kl" in batch else self._kl(sums_S[1::2].detach(), reference_S[1::2], FILLER in batch)
         found = kto(
             sums_S[0::2],
             reference_S[0::2],
