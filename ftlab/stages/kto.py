@@ -81,7 +81,7 @@ class KtoTrainer(ReferenceTrainer):
         return int(batch["samples"]) // 2
 
     def _kl(self, policy_I: Tensor, reference_I: Tensor, is_filler: bool = False) -> Tensor:
-        """Over the pairs of every process, which may have another number of them: it is cut off at 0 only as a whole."""
+        """Over the pairs of every process, which may have another number: it is cut off at 0 only as a whole."""
         values_I2 = torch.stack([policy_I, reference_I], dim=1)
         if self.world.size > 1:
             values_I2 = values_I2.new_full((1, 2), torch.nan) if is_filler else values_I2

@@ -209,5 +209,5 @@ def test_a_rank_that_sleeps_for_ever(tmp_path, start):
     out, err = process.communicate(timeout=90)
     assert process.returncode == 1
     assert "(hardware.hang_minutes=0.1): the run hangs. The others wait for rank 1" in err, out + err
-    assert "stage_trainer" in (run_dir / "ranks/rank-0-stacks.txt").read_text()
+    assert "_inner_training_loop" in (run_dir / "ranks/rank-0-stacks.txt").read_text()
     assert "hangs" in json.loads((run_dir / "manifest.json").read_text())["error"]
