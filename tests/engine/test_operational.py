@@ -22,6 +22,7 @@ CHANGES: dict[str, tuple[Any, Any]] = {
     "eval.samples": (0, 2),
     "eval.steps": (3, 4),
     "hardware.devices": ("auto", 1),
+    "hardware.hang_minutes": (30, "null"),
     "hardware.memory_gb": ("null", 16),
     "hardware.name": ("cpu", "auto"),
     "run.if_exists": ("refuse", "resume"),
