@@ -98,6 +98,12 @@ class Ranks:
             backend, store=dist.PrefixStore("group", self._store), rank=self.world.rank, world_size=self.world.size
         )
 
+    def group_size(self) -> int:
+        """How many processes torch's group has found; 1 where it has not begun."""
+        import torch.distributed as dist
+
+        return dist.get_world_size() if dist.is_initialized() else 1
+
     def greatest(self, value: int) -> int:
         """What the process says that says most. Torch's group must have begun; no device is waited for."""
         if self._store is None:

@@ -61,11 +61,9 @@ class Handshake(TrainerCallback):
         return {"processes": planned_devices(self._run.hardware), "precision": str(compute_dtype(self._run))}
 
     def _facts(self) -> dict[str, Any]:
-        import torch.distributed as dist
-
         trainer, config = self._trainer, self._trainer.model.config
         return {
-            "processes": dist.get_world_size() if dist.is_initialized() else 1,
+            "processes": self._ranks.group_size(),
             "wrapper": type(trainer.model_wrapped).__name__,
             "sharding": trainer.accelerator.distributed_type.value,
             "precision": str(compute_dtype(self._run)),
