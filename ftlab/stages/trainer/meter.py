@@ -31,6 +31,12 @@ class Meter:
             found = torch.stack([total, has_I.sum().to(values_I.dtype)])
             self.totals[name] = self.totals[name] + found if name in self.totals else found
 
+    def add_nothing(self, measures: dict[str, Tensor]) -> None:
+        """Of a batch that counts for nothing: the names alone, since all ranks have to sum the same measures."""
+        self.add(
+            {name: torch.full_like(values_I, torch.nan, dtype=torch.float32) for name, values_I in measures.items()}
+        )
+
     def means(self, reduce: Callable[..., Any]) -> dict[str, float]:
         """The means, over all ranks, and begin anew. :param reduce: sums a tensor over the ranks."""
         if not self.totals:

@@ -103,6 +103,7 @@ class StageTrainer(HalvingTrainer):
         outputs, balance = self._balanced_outputs(model, inputs)
         losses_I, measures = self.terms(inputs, outputs)
         if FILLER in inputs:
+            self._meter.add_nothing({**measures, **balance})
             return losses_I.sum() * 0
         self._meter.add({**measures, **balance})
         # Ranks average their gradients, and the loss is a sum over them.
@@ -182,6 +183,7 @@ class StageTrainer(HalvingTrainer):
                     outputs, balance = self._balanced_outputs(model, batch)
                     losses_I, measures = self.terms(batch, outputs)
                 if FILLER in batch:
+                    meter.add_nothing({"loss": losses_I, **measures, **balance})
                     continue
                 meter.add({"loss": losses_I}, is_complete=True)
                 meter.add({**measures, **balance})
