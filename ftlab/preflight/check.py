@@ -90,6 +90,10 @@ def _missing_parts(run: Run) -> list[str]:
         f"deepspeed={run.deepspeed.name}": run.deepspeed.stage is not None,
         "hardware.fsdp": run.hardware.fsdp,
         f"more than one device for stage={run.stage.name}": several and run.stage.name in ("ppo", "grpo"),
+        # DDP waits for a gradient of the head, and the loss of a reward model reaches none.
+        "more than one device for stage=rm method=full": several
+        and run.stage.name == "rm"
+        and run.method.name == "full",
         "more than one device for train.engine=trl": several and run.train.engine == "trl",
         "more than one node": has_several_nodes(run.hardware),
     }
