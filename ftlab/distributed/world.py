@@ -122,12 +122,8 @@ def planned_devices(hardware: Hardware) -> int:
 
 
 def planned_nodes(hardware: Hardware) -> int:
+    """Machines that the config asks for."""
     return hardware.nodes
-
-
-def has_several_nodes(hardware: Hardware) -> bool:
-    """Whether the config asks for more than one machine."""
-    return hardware.nodes > 1
 
 
 def threads_of_rank(ranks: int) -> int:

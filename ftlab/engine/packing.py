@@ -10,8 +10,8 @@ from rich.markup import escape
 from ftlab.engine.session import Session
 from ftlab.pretrained.architecture import is_bounded
 from ftlab.schema import Run
+from ftlab.stages.trainer.batching import PAIRED_STAGES
 
-_PAIRED = ("rm", "dpo", "orpo", "kto")  # two samples to a row even without packing
 _READ = 64  # rows from which the cost is told
 
 
@@ -41,7 +41,7 @@ def _packed_row(run: Run, prepared: Any) -> Any:
 
     splits = [rows for rows in (prepared.train, prepared.validation) if rows is not None]
     found = next((rows[rows.first_packed] for rows in splits if rows.first_packed is not None), None)
-    if run.stage.name not in _PAIRED or not len(prepared.train):
+    if run.stage.name not in PAIRED_STAGES or not len(prepared.train):
         return found
     if found is None:
         found = PackedRow(prepared.train[0].samples * 2)  # kto pairs each answer with another's only later

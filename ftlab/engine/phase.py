@@ -70,9 +70,6 @@ class PhaseRun:
         self.isolation = choose_isolation(
             self.session, self.phase.name, self.config, self.model, self.tokenizer.pad_token_id, prepared
         )
-        from ftlab.model.load import uses_cpu
-
-        self.session.ranks.begin_group(uses_cpu(self.config))
         self._train(prepared)
 
     def _data(self) -> Data:
@@ -151,9 +148,11 @@ class PhaseRun:
         from ftlab.engine.metrics_log import Advance, Metrics
         from ftlab.engine.trackers.rates import make_rates
         from ftlab.engine.watchdog import Watchdog
+        from ftlab.model.load import uses_cpu
         from ftlab.stages.trainer.halving import HalvingTrainer
 
         session, train = self.session, self.config.train
+        session.ranks.begin_group(uses_cpu(self.config))
         checkpoint = session.once(self._checkpoint)
         step = step_of(checkpoint) if checkpoint else 0
         is_measured = session.once(lambda: kept_samples(session, self.phase.name, "before")) is not None

@@ -41,6 +41,7 @@ def prepare(run: Run, overrides: Sequence[str]) -> RunDir:
     """
     plan = make_plan(run, overrides)
     preflight.check_plan(plan, is_here=False)
+    fit.check_fits(plan, is_here=False)
     with claim(plan) as run_dir:
         return run_dir
 

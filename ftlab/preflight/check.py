@@ -8,7 +8,7 @@ from pathlib import Path
 from ftlab.data.prepare import check_first_rows
 from ftlab.data.sources import resolve
 from ftlab.data.tokens.shipped_templates import template_problem
-from ftlab.distributed.world import current_world, has_several_nodes, planned_devices
+from ftlab.distributed.world import current_world, planned_devices, planned_nodes
 from ftlab.errors import ConfigError, DataError, FtlabError, NotReadyError
 from ftlab.model import prequantized, remote_code, saved_adapter
 from ftlab.model.module_names import NO_SUCH_LAYER, last_names, unknown_module_mistakes
@@ -95,7 +95,7 @@ def _missing_parts(run: Run) -> list[str]:
         and run.stage.name == "rm"
         and run.method.name == "full",
         "more than one device for train.engine=trl": several and run.train.engine == "trl",
-        "more than one node": has_several_nodes(run.hardware),
+        "more than one node": planned_nodes(run.hardware) > 1,
     }
     return [key for key, is_lacking in lacking.items() if is_lacking]
 

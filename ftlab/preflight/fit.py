@@ -159,16 +159,17 @@ def solve(run: Run, key: str, device: Device) -> Solution:
     return Solution(key, low, needed(low), limit)
 
 
-def check_fits(plan: Plan) -> None:
+def check_fits(plan: Plan, is_here: bool = True) -> None:
     """Refuse what cannot fit where the config itself says how much memory a device has: nothing is refused on a guess.
 
+    :param is_here: whether the run starts on this machine.
     :raises NotReadyError: a phase does not fit, with what would do.
     """
     chosen = plan.phases[0].config.run.phases
     lines = []
     for phase in plan.phases:
         run = phase.config
-        device = device_of(run, is_here=True)
+        device = device_of(run, is_here)
         if not device.is_given or (chosen is not None and phase.name not in chosen):
             continue
         found = predict(run, device)
@@ -180,7 +181,7 @@ def check_fits(plan: Plan) -> None:
             )
             lines += [
                 f"  - {' '.join(change.overrides)}  ({size(change.needed)})"
-                for change in cheapest_changes(run, device, is_here=True)
+                for change in cheapest_changes(run, device, is_here)
             ] or ["  - a smaller model, or a larger device"]
     if lines:
         more = "`ftlab plan` before the same words shows where it goes; hardware.memory_gb=null tries it anyway."

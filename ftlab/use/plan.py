@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import sys
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from ftlab.rundir.directory import RunDir
 from ftlab.rundir.plan import Phase, Plan
 from ftlab.rundir.records import read_ledger
 from ftlab.schema import PlanTask, PpoStage, Run
+from ftlab.stages.order import step_order
 from ftlab.stages.trainer.optimizers import bytes_of_states
 
 _COLUMN = 44  # where the figures of a table end
@@ -95,10 +95,9 @@ def _work(planned: Plan, phase: Phase) -> dict[str, Any]:
     if ledger is None or run.stage.name in ("ppo", "grpo"):
         return work
     split = ledger["splits"]["train"]
-    per_epoch = math.ceil(split["packed_rows"] / batch)
     work["tokens"] = split["tokens_trained"] + split["tokens_masked"] + split["tokens_repeated"]  # of one epoch
     if work["steps"] is None:
-        work["steps"] = math.ceil(per_epoch * train.epochs)
+        work["steps"] = step_order(run, split["packed_rows"]).steps
     return work
 
 

@@ -54,7 +54,7 @@ def test_every_phase_of_a_curriculum_has_its_own_figures(make_run):
 
 
 def test_it_takes_under_two_seconds(make_run):
-    """The whole command, but for starting Python; all that ships is in benchmarks/plans.py."""
+    """The whole command, but for starting Python."""
     for line in (("model=llama3_1_405b", "method=full", "hardware=8xh200", "deepspeed=z3"),
                  ("model=qwen3_30b_a3b", "stage=grpo", "hardware=a100_80gb")):  # fmt: skip
         run = make_run(*line)

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from ftlab.preflight.memory.device import Device
 from ftlab.preflight.memory.layers import adapted, linears
 from ftlab.schema import Architecture, Run
+from ftlab.stages.trainer.batching import LOGIT_ELEMENTS, PAIRED_STAGES
 
-LOGIT_ELEMENTS = 1 << 25  # of one chunk of logits, as ftlab/stages/trainer/forward.py has it
-_PAIRED = ("rm", "dpo", "orpo", "kto")  # rows of two samples, each of data.max_length at most
 # What autograd holds of one chunk of fp32 logits at once: logits, their difference to the normalizer, its exponential,
 # and the gradient, which are made one after the other and freed together [T].
 _LOGITS_AT_ONCE = 4
@@ -47,7 +46,7 @@ def longest_rows(run: Run) -> Rows:
         count = train.micro_batch_size
         width = max(length, answer) if stage.name == "ppo" else length + answer
         return Rows(width, count, count * min(answer, width) if stage.name == "grpo" else count * width, False)
-    samples = 2 if stage.name in _PAIRED else 1
+    samples = 2 if stage.name in PAIRED_STAGES else 1
     width, count = length * samples, train.micro_batch_size
     scored = 2 * samples if stage.name == "rm" else width
     is_flat = run.model.attention == "flash_attention_2"

@@ -21,7 +21,8 @@ from ftlab.measure.generate import prompt_batches
 from ftlab.model.head import logits_function
 from ftlab.model.padding import reads_padding
 from ftlab.stages.losses import entropy
-from ftlab.stages.trainer.forward import LOGIT_ELEMENTS, packed_hidden
+from ftlab.stages.trainer.batching import LOGIT_ELEMENTS
+from ftlab.stages.trainer.forward import packed_hidden
 
 
 @dataclass

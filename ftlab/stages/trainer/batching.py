@@ -7,6 +7,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+LOGIT_ELEMENTS = 1 << 25  # of one chunk of logits: 128 MiB in fp32
+PAIRED_STAGES = ("rm", "dpo", "orpo", "kto")  # whose rows have two samples even without packing
+
 
 def rows_of_step(step: int, rows: int, batch: int, accumulation: int, devices: int, seed: int) -> list[list[int]]:
     """Indices of the rows of an optimizer step, counted from 1, one list for each micro-batch of each device: the order

@@ -16,8 +16,7 @@ from transformers.masking_utils import create_masks_for_generate
 
 from ftlab.model.head import logits_function
 from ftlab.model.modules import decoder_of
-
-LOGIT_ELEMENTS = 1 << 25  # of one chunk of logits: 128 MiB in fp32
+from ftlab.stages.trainer.batching import LOGIT_ELEMENTS
 
 
 def packed_logprobs(model: Any, unwrapped: Any, batch: dict[str, Any], smoothing: float = 0.0) -> Tensor:
