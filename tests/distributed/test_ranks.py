@@ -19,7 +19,7 @@ BASE = (
     "hardware=cpu", "train.logging_steps=1", "train.learning_rate=1e-3", "lora.dropout=0", "tracker=none",
     "eval.golden_rows=0", "eval.samples=0", "data.num_samples=120", "data.split.validation=none",
 )  # fmt: skip
-DATA = {"dpo": "preferences", "orpo": "preferences", "rm": "preferences", "kto": "labels", "pt": "corpus"}
+DATA = {"dpo": "preferences", "orpo": "preferences", "rm": "preferences", "kto": "labels", "pt": "phase1_foundation"}
 
 
 @pytest.fixture
@@ -94,6 +94,7 @@ def test_ten_steps_of_every_stage(tmp_path, train, stage, method, packing):
     words = [*BASE, f"stage={stage}", f"method={method}", f"data.packing={packing}", "train.max_steps=10"]
     words += ["train.learning_rate=1e-4"]
     words += [f"data={DATA[stage]}"] if stage in DATA else []
+    words += ["data.max_length=256", "data.overlap=0"] if stage == "pt" else []
     one, two = ((4, 2), (2, 2)) if stage == "kto" else ((2, 4), (2, 2))
     for name, (batch, accumulation), more in (("one", one, ()), ("two", two, ("hardware.devices=2",))):
         sizes = f"train.micro_batch_size={batch}", f"train.gradient_accumulation_steps={accumulation}"
