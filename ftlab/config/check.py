@@ -71,9 +71,11 @@ def check(arguments: Arguments) -> DictConfig:
         for o in rest
         if not launcher.is_key(o) and (o.is_hydra_override() or _is_known_key(o, cfg, sorted(groups), mistakes))
     ]
-    launchers += [o for o in rest if launcher.is_key(o) and launcher.is_known_key(o, cfg, mistakes)]
+    launcher_keys = [o for o in rest if launcher.is_key(o) and launcher.is_known_key(o, cfg, mistakes)]
     try:
-        mistakes += launcher.mistakes(compose(first_values(launchers), loader, config_name), arguments.task)
+        if launcher_keys:
+            cfg = compose(first_values([*launchers, *chosen, *launcher_keys]), loader, config_name)
+        mistakes += launcher.mistakes(cfg, arguments.task)
     except HydraException as error:
         mistakes.append(_hydra_message(error))
     for variant in _variants([*chosen, *known]):

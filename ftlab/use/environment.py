@@ -36,7 +36,6 @@ _NAMES = (
     "COLUMNS", "HTTPS_PROXY", "HTTP_PROXY", "LD_LIBRARY_PATH", "LD_PRELOAD", "NO_PROXY", "PYTHONPATH",
     "TMPDIR", "VIRTUAL_ENV", "XDG_CACHE_HOME", "https_proxy", "http_proxy", "no_proxy",
 )  # fmt: skip
-_ON = ("1", "ON", "YES", "TRUE")
 
 
 def version(run: Run, overrides: Sequence[str]) -> None:
@@ -57,6 +56,8 @@ def environment(run: Run, overrides: Sequence[str]) -> None:
 
 
 def _facts() -> dict[str, dict[str, str]]:
+    from huggingface_hub import constants
+
     return {
         "ftlab": {"version": __version__, "config": str(config_dir()), **_extras(), **_checkout()},
         "machine": {
@@ -75,7 +76,7 @@ def _facts() -> dict[str, dict[str, str]]:
         "hub": {
             "cache": str(_folders()["hub"]),
             "HF_TOKEN": "set" if os.environ.get("HF_TOKEN") else "not set",
-            "HF_HUB_OFFLINE": "on" if os.environ.get("HF_HUB_OFFLINE", "0").upper() in _ON else "off",
+            "HF_HUB_OFFLINE": "on" if constants.HF_HUB_OFFLINE else "off",
         },
         "environment": _variables(),
     }
@@ -116,12 +117,12 @@ def _devices() -> dict[str, str]:
 
 def _folders() -> dict[str, Path]:
     """Where runs, prepared data, models and temporary files go."""
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    home = os.environ.get("HF_HOME") or f"{cache}/huggingface"
+    from huggingface_hub import constants
+
     named = {
         "here": ".",
         "data.cache": os.environ.get("FTLAB_CACHE") or "~/.cache/ftlab",
-        "hub": os.environ.get("HF_HUB_CACHE") or f"{home}/hub",
+        "hub": constants.HF_HUB_CACHE,
         "temporary": tempfile.gettempdir(),
     }
     return {name: Path(path).expanduser().absolute() for name, path in named.items()}
