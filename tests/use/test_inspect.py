@@ -8,6 +8,9 @@ import os
 import re
 import shutil
 import socket
+import threading
+from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,8 +18,10 @@ import pytest
 
 from ftlab.config import command_line
 from ftlab.config.compose import compose, validate
+from ftlab.data.sources.blocks import BLOCK_ROWS
 from ftlab.errors import ConfigError, DataError, NotReadyError, RunDirError
 from ftlab.use.inspect.command import inspect
+from tests.walkthrough import COLUMNS, LINES, Said
 
 TINY = Path(__file__).resolve().parents[2] / "models" / "tiny"
 ALPACA = ("data.path=my.jsonl", "data.format=alpaca", "data.split.fraction=0")
@@ -471,3 +476,68 @@ def test_rows_that_are_mixed_or_left_out_are_shown_once_that_is_known(inspected)
     write("a.jsonl", *(asked("Too long.", "word " * 80) for _ in range(1100)), asked("Say 1.", "1"))
     shown = inspected("data.path=a.jsonl", *ALPACA[1:], "data.max_length=40", "data.truncation=drop", "rows=1")
     assert shown.count("a.jsonl:1101   ") == 1 and shown.count("tokens, ") == 1
+
+
+# --- a terminal of 24 lines ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def in_terminal(monkeypatch):
+    """What ``ftlab inspect ...`` writes to a terminal of 80 columns and 24 lines; code 1 if it refuses the data."""
+
+    def run(*argv: str) -> Said:
+        monkeypatch.setenv("COLUMNS", str(COLUMNS))
+        monkeypatch.setenv("LINES", str(LINES))
+        monkeypatch.setenv("TERM", "xterm-256color")
+        outer, inner = os.openpty()
+        said, code = bytearray(), 0
+        reader = threading.Thread(target=lambda: said.extend(b"".join(iter(partial(_read_terminal, outer), b""))))
+        reader.start()
+        with open(inner, "w", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
+            try:
+                inspect(validate(compose(command_line.read(["inspect", *argv]).overrides)), argv)
+            except DataError:
+                code = 1
+        reader.join()
+        os.close(outer)
+        return Said(code, said.decode())
+
+    return run
+
+
+def _read_terminal(outer: int) -> bytes:
+    try:
+        return os.read(outer, 65536)
+    except OSError:  # nobody writes any more
+        return b""
+
+
+def test_the_rows_are_the_last_thing_in_a_terminal_and_the_first_to_be_seen(in_terminal):
+    write("my.jsonl", *(asked(f"Say {i}.", f"{i}") for i in range(20)))
+    said = in_terminal(*ALPACA)
+    frames, end = said.frames, said.text.split("\n")
+    titles = [f"my.jsonl:{row}   16 tokens" for row in (1, 2, 3)]
+    is_title = [[at for at, line in enumerate(end) if line.startswith(title)] for title in titles]
+    assert all(len(at) == 1 for at in is_title), "what was shown early is taken back"
+    assert end[-1] == "20 rows read back as the tokenizer's own template writes them"
+    assert len(end) - is_title[1][0] < LINES, "the last two rows stand in the terminal from their top on"
+    assert max(at for at, line in enumerate(end) if "█" in line) < is_title[0][0]
+    first = next(at for at, line in enumerate(frames) if line.startswith(titles[0]))
+    assert first < next(at for at, line in enumerate(frames) if "preparing train" in line)
+    assert first < next(at for at, line in enumerate(frames) if line.startswith("split "))
+
+
+def test_what_is_shown_early_stays_where_the_rest_of_the_data_is_refused(in_terminal):
+    write("my.jsonl", *(asked(f"Say {i}.", f"{i}") for i in range(BLOCK_ROWS)), {"instruction": 7})
+    said = in_terminal(*ALPACA)
+    assert said.code == 1 and "\nmy.jsonl:1   16 tokens, 2 trained\n<|im_start|>user" in said.text
+
+
+def test_a_long_row_is_cut_in_the_middle_until_a_terminal_holds_it(in_terminal):
+    write("my.jsonl", asked("Say much.", " ".join(["seven"] * 400)))
+    end = in_terminal(*ALPACA, "data.max_length=2000").text.split("\n")
+    title = next(at for at, line in enumerate(end) if line.startswith("my.jsonl:1   "))
+    assert len(end) - title < LINES and "tokens left out" in "".join(end[title:])
+    end = in_terminal(*ALPACA, "data.max_length=2000", "full=true").text.split("\n")
+    title = next(at for at, line in enumerate(end) if line.startswith("my.jsonl:1   "))
+    assert " ".join(end[title:]).count("seven") == 400

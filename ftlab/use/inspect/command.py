@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 from rich.text import Text as Coloured
@@ -26,7 +25,8 @@ from ftlab.rundir.start_folder import in_start_folder
 from ftlab.schema import InspectTask, Run
 from ftlab.use.inspect import page as inspect_page
 from ftlab.use.inspect.check import read_back
-from ftlab.use.inspect.rows import first_rows, rows_beforehand
+from ftlab.use.inspect.rows import Row, first_rows, rows_beforehand
+from ftlab.use.inspect.screen import is_screen, preview, views_that_fit
 from ftlab.use.inspect.show import LEGEND, SampleView, as_coloured, as_plain, marks_for, show_row
 from ftlab.use.inspect.step import StartedPhase, find_run, find_started_phase, step_report
 
@@ -80,12 +80,18 @@ def _inspect(run: Run, task: InspectTask, of_run: StartedPhase | None) -> None:
     early = None
     if task.html is None:
         early = rows_beforehand(task.split, reader[0], task.rows, run.data, run.seed, tokens)
-    if early is not None:
-        print_samples(console(), of, [sample for row in early for sample in show_row(row, tokens, task.full)])
-    prepared = prepare(sources, parts, run.data, run.seed, tokens.template, tokens.tokenizer, _progress)
+    to = console()
+    shown_early: AbstractContextManager[None] = nullcontext()
+    samples = [] if early is None else _views(early, tokens, task, to)
+    if early is not None and is_screen(to):
+        shown_early = preview(to, _captured(to, of, samples))
+    elif early is not None:
+        print_samples(to, of, samples)
+    with shown_early:
+        prepared = prepare(sources, parts, run.data, run.seed, tokens.template, tokens.tokenizer, _progress)
     rows = prepared.rows.get(task.split)
-    first = [] if rows is None or early is not None else first_rows(rows, reader[0], task.rows, *reader[1:])
-    samples = [sample for row in first for sample in show_row(row, tokens, task.full)]
+    if rows is not None and early is None:
+        samples = _views(list(first_rows(rows, reader[0], task.rows, *reader[1:])), tokens, task, to)
     failure, said = None, f"not read back (check={task.check})"
     if task.check and rows is not None:
         try:
@@ -93,7 +99,20 @@ def _inspect(run: Run, task: InspectTask, of_run: StartedPhase | None) -> None:
             said = read_back(checked, run, tokens).summary_line(run)
         except (DataError, NotReadyError) as error:
             failure = error
-    Report(of, samples, _tables(prepared), said, failure, has_printed=early is not None).show(task.html)
+    has_printed = early is not None and not is_screen(to)
+    Report(of, samples, _tables(prepared), said, failure, has_printed).show(task.html)
+
+
+def _views(rows: Sequence[Row], tokens: Tokens, task: InspectTask, to: Terminal) -> list[SampleView]:
+    if task.html is None and is_screen(to):
+        return views_that_fit(rows, tokens, task.full, to)
+    return [sample for row in rows for sample in show_row(row, tokens, task.full)]
+
+
+def _captured(to: Terminal, of: Sequence[tuple[str, str]], samples: Sequence[SampleView]) -> str:
+    with to.capture() as captured:
+        print_samples(to, of, samples)
+    return captured.get()
 
 
 @dataclass(frozen=True)
@@ -120,22 +139,39 @@ class Report:
         if self.failure is not None:
             raise self.failure
 
-    def print(self, to: Console) -> None:
-        if not self.has_printed:
-            print_samples(to, self.facts, self.samples)
+    def print(self, to: Terminal) -> None:
+        """On a screen the samples come last, as the tables would push them away; elsewhere first, for ``| head``."""
+        if is_screen(to):
+            print_facts(to, self.facts)
+            to.print()
+            if self.tables:
+                self._print_tables(to)
+                to.print()
+            print_samples(to, [], self.samples)
+        else:
+            if not self.has_printed:
+                print_samples(to, self.facts, self.samples)
+            self._print_tables(to)
+            to.print()
+        if self.failure is None and self.result:
+            to.print(escape(self.result), soft_wrap=True)
+
+    def _print_tables(self, to: Terminal) -> None:
         for line in self.tables:
             to.print(line, soft_wrap=isinstance(line, str))
-        if self.failure is None and self.result:
-            to.print(f"\n{escape(self.result)}", soft_wrap=True)
 
 
-def print_samples(to: Console, is_run: Sequence[tuple[str, str]], samples: Sequence[SampleView]) -> None:
+def print_facts(to: Terminal, about: Sequence[tuple[str, str]]) -> None:
+    for name, value in about:
+        to.print(f"{name:<11}{escape(value)}", soft_wrap=True)
+
+
+def print_samples(to: Terminal, about: Sequence[tuple[str, str]], samples: Sequence[SampleView]) -> None:
     """The facts, how to read the rows, and the rows; in colour on a terminal that has any."""
     in_colour = to.is_terminal and not to.no_color and to.color_system is not None
     marks = marks_for(piece for sample in samples for piece in sample.text)
     how = "[black on green]green[/] is what is trained" if in_colour else f"{' '.join(marks)} enclose what is trained"
-    for name, value in is_run:
-        to.print(f"{name:<11}{escape(value)}", soft_wrap=True)
+    print_facts(to, about)
     if samples:
         to.print(f"{'reading':<11}{how}; {LEGEND}", soft_wrap=True)
     for sample in samples:
@@ -150,7 +186,7 @@ def print_samples(to: Console, is_run: Sequence[tuple[str, str]], samples: Seque
     to.print()
 
 
-def console() -> Console:
+def console() -> Terminal:
     found = Terminal(highlight=False, emoji=False)
     return found if found.known_width is not None else Terminal(highlight=False, emoji=False, width=_PIPE_WIDTH)
 

@@ -53,14 +53,15 @@ class SampleView:
     left_out: str = ""
 
 
-def show_row(row: Row, tokens: Tokens, full: bool) -> Iterator[SampleView]:
-    """The samples of a row. :param full: leave nothing out of long ones, and no chunk of a text."""
+def show_row(row: Row, tokens: Tokens, full: bool, text_tokens: int = TEXT_TOKENS) -> Iterator[SampleView]:
+    """The samples of a row. :param full: leave nothing out of long ones, and no chunk of a text. :param text_tokens: of
+    each else, about."""
     if tokens.template is not None and not isinstance(row.record, Text):
         losses = LeftOut(tokens.template).losses(row.record)
-        for view, of in zip(_show_samples(row, tokens.tokenizer, full), losses):
+        for view, of in zip(_show_samples(row, tokens.tokenizer, full, text_tokens), losses):
             yield replace(view, left_out=_left_out(of))
     else:
-        yield from _show_samples(row, tokens.tokenizer, full)
+        yield from _show_samples(row, tokens.tokenizer, full, text_tokens)
 
 
 def _left_out(losses: Sequence[Loss]) -> str:
@@ -71,22 +72,24 @@ def _left_out(losses: Sequence[Loss]) -> str:
     return f"left out by the template: {'; '.join(named)}" if named else ""
 
 
-def _show_samples(row: Row, tokenizer: Any, full: bool) -> Iterator[SampleView]:
+def _show_samples(row: Row, tokenizer: Any, full: bool, text_tokens: int) -> Iterator[SampleView]:
     named = list(zip(_names(row), row.samples))
     if not full and len(named) > CHUNKS:
         between = f"{CHUNKS} to {len(named) - 1} left out; full=true shows all"
         named = [*named[: CHUNKS - 1], (f"{named[-1][0]} ({between})", named[-1][1])]
     for name, sample in named:
-        yield show_sample([row.where, name], sample, tokenizer, full)
+        yield show_sample([row.where, name], sample, tokenizer, full, text_tokens)
 
 
-def show_sample(names: Sequence[str], sample: Sample, tokenizer: Any, full: bool) -> SampleView:
-    """:param names: of what its title begins with."""
+def show_sample(
+    names: Sequence[str], sample: Sample, tokenizer: Any, full: bool, text_tokens: int = TEXT_TOKENS
+) -> SampleView:
+    """:param names: of what its title begins with. :param text_tokens: as in :func:`show_row`."""
     total, trained = len(sample.input_ids), sample.trained
     learned = f"{trained:,} trained" if trained else "none trained"
     title = "   ".join(filter(None, [*names, f"{total:,} token{'s' * (total != 1)}, {learned}"]))
     # What is a little too long is shown whole: a gap of two tokens tells less than they do.
-    text_limit, ids_limit = (total if full or total <= 1.2 * most else most for most in (TEXT_TOKENS, IDS))
+    text_limit, ids_limit = (total if full or total <= 1.2 * most else most for most in (text_tokens, IDS))
     return SampleView(title, list(_text(sample, tokenizer, text_limit)), list(_ids(sample, tokenizer, ids_limit)))
 
 
