@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ftlab.model.generation import only_what_is_asked
 from ftlab.model.padding import reads_padding
 
 
@@ -32,6 +33,11 @@ def generate(
     :param stop: token ids that end an answer.
     :param advance: called with the number of prompts done after each batch.
     """
+    from transformers import GenerationConfig
+
+    greedy = GenerationConfig(
+        do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=list(stop), pad_token_id=tokenizer.pad_token_id
+    )
     was_training = model.training
     model.eval()
     tokenized = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
@@ -45,14 +51,10 @@ def generate(
         for row, i in enumerate(batch):
             ids[row, width - len(tokenized[i]) :] = torch.tensor(tokenized[i])
             mask[row, width - len(tokenized[i]) :] = 1
-        out = model.generate(
-            input_ids=ids.to(model.device),
-            attention_mask=mask.to(model.device),
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            eos_token_id=list(stop),
-            pad_token_id=tokenizer.pad_token_id,
-        )
+        with only_what_is_asked(model):
+            out = model.generate(
+                input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=greedy
+            )
         for i, text in zip(batch, tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)):
             answers[i] = text
         advance(len(batch))

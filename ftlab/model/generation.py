@@ -1,7 +1,9 @@
-"""``generation_config.json`` of a model's folder: such as transformers reads and would not write again."""
+"""``generation_config.json`` of a model's folder: kept for who serves the weights, and not what a run generates by."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ftlab.errors import NotReadyError
@@ -28,3 +30,19 @@ def make_savable(generation: Any, path: str) -> None:
             f"model.path={path}: its generation_config.json cannot be written beside the weights: {reason} "
             "Mend the file."
         ) from None
+
+
+@contextmanager
+def only_what_is_asked(model: Any) -> Iterator[None]:
+    """In the block ``model.generate`` goes by its arguments alone. Else transformers takes from the folder's file
+    whatever is not among them: penalties, beams, forbidden and forced tokens."""
+    from transformers import GenerationConfig
+
+    from ftlab.model.guests import has_adapter
+
+    base = model.get_base_model() if has_adapter(model) else model
+    kept, base.generation_config = base.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        base.generation_config = kept

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ftlab.config.model_folder import LOCAL
 from ftlab.pretrained.architecture import describe
-from ftlab.pretrained.whole import sampling_remark
+from ftlab.pretrained.generation import generation_remark
 from ftlab.schema import Run
 
 
@@ -19,7 +19,7 @@ def remarks(run: Run) -> list[str]:
                 "from the folder too"
             )
         lines.append(line)
-    lines += sampling_remark(model.path, model.revision)
+    lines += generation_remark(model.path, model.revision)
     if run.data.max_length > shape.max_positions:
         lines.append(
             f"data.max_length={run.data.max_length} is more than the {shape.max_positions:,} positions that "

@@ -6,10 +6,12 @@ from itertools import pairwise
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from ftlab.measure.generate import generate
 from ftlab.policy.build import build_model
 from ftlab.policy.tokens import load_tokens
+from ftlab.stages.ppo.rollout import sample
 from tests.runs import make_run
 
 PROMPTS = ["Where does it live?", "Name it.", "What does the word that you see here at the end mean? " * 3, "Why?"] * 3
@@ -65,3 +67,35 @@ def test_the_training_mode_and_the_random_state_stay(loaded):
     before = torch.get_rng_state()
     answers(loaded, 4, 10**6)
     assert model.training and torch.equal(torch.get_rng_state(), before)
+
+
+OTHER_WAYS = {
+    "beams": {"num_beams": 3, "length_penalty": 3.0},
+    "repetition": {"repetition_penalty": 9.0, "no_repeat_ngram_size": 1},
+    "sampling": {"do_sample": True, "temperature": 3.0, "min_p": 0.5},
+    "tokens": {"suppress_tokens": [*range(40, 2000)], "min_new_tokens": 6, "forced_eos_token_id": 9},
+}
+
+
+@pytest.mark.parametrize("name", OTHER_WAYS)
+def test_the_way_that_a_models_folder_would_generate_is_not_the_runs(loaded, name):
+    """Of its generation_config.json: golden answers are greedy, and ppo's are drawn from the whole distribution."""
+    model, tokens = loaded
+    prompts = [tokens.tokenizer(text)["input_ids"] for text in PROMPTS[:4]]
+
+    def found() -> tuple[list[str], list[list[int]]]:
+        sampled = sample(
+            model, prompts, stop=tokens.stop, pad=tokens.tokenizer.pad_token_id, temperature=1.0, max_new_tokens=6,
+            batch_size=4, seed=3,
+        )  # fmt: skip
+        return answers(loaded, 16, 10**6)[0], sampled
+
+    base, before = model.get_base_model(), found()
+    kept, base.generation_config = base.generation_config, GenerationConfig(**OTHER_WAYS[name])
+    try:
+        assert found() == before
+        assert base.generation_config.to_dict() == GenerationConfig(**OTHER_WAYS[name]).to_dict(), (
+            "it is saved as it was"
+        )
+    finally:
+        base.generation_config = kept

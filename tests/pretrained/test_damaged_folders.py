@@ -103,6 +103,12 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "template without end": (write(J, DOUBLED), f"{J} takes more than 1 GiB of memory for a few short turns. Mend"),
     "generation list": (write(G, "[]"), f"{G} must be a JSON object"),
     "generation text": (write(G, '{"temperature": "hot"}'), f"{G}: temperature='hot' must be a whole number or"),
+    "generation temperature": (write(G, '{"temperature": -1}'), f"{G}: temperature=-1 must be at least 0. Mend it, or"),
+    "generation no number": (write(G, '{"temperature": NaN}'), f"{G}: temperature=nan must be at least 0"),
+    "generation top_p": (write(G, '{"top_p": 5, "do_sample": true}'), f"{G}: top_p=5 must be from 0 to 1. Mend it"),
+    "generation beams": (write(G, '{"num_beams": 0}'), f"{G}: num_beams=0 must be at least 1. Mend it"),
+    "generation penalty": (write(G, '{"repetition_penalty": -0.5}'), f"{G}: repetition_penalty=-0.5 must be at"),
+    "generation length": (write(G, '{"max_new_tokens": 0}'), f"{G}: max_new_tokens=0 must be at least 1"),
     "generation ids": (write(G, '{"eos_token_id": ["a"]}'), f"{G}: eos_token_id=['a'] must be a whole number or"),
 }  # fmt: skip
 
@@ -281,7 +287,8 @@ def test_sampling_values_without_do_sample_are_kept_and_can_be_saved(folder, tmp
     saved = json.loads((run_dir.final / G).read_text())
     assert (saved["temperature"], saved["top_p"], saved["do_sample"]) == (0.6, 0.9, True)
     log = run_dir.log.read_text()
-    assert log.count(f"{folder / G} has temperature=0.6, top_p=0.9 without do_sample") == 1
+    assert log.count(f"{folder / G} has temperature=0.6, top_p=0.9: for who serves the weights") == 1
+    assert log.count("It gets do_sample=true there, as it could not be saved otherwise") == 1
 
 
 def test_other_settings_that_cannot_be_saved_are_refused_on_loading(folder):

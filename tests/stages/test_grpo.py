@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import GenerationConfig
 
 from ftlab.data.prompts import PromptRow
 from ftlab.errors import ConfigError, NotReadyError
@@ -146,6 +147,22 @@ def first(tmp_path_factory) -> Any:
     torch.manual_seed(5)
     seen["whole"] = trainer._generate_and_score_completions(batch)
     return trainer, seen
+
+
+def test_completions_are_sampled_as_the_run_says_whatever_the_models_folder_says(first):
+    trainer, _ = first
+    base, prompts = trainer.model.get_base_model(), [row.ids for row in trainer._train_rows[:4]]
+
+    def completions() -> list[list[int]]:
+        torch.manual_seed(5)
+        return trainer._generate_single_turn(prompts, None, {}, 1)[0]
+
+    before, kept = completions(), base.generation_config
+    base.generation_config = GenerationConfig(num_beams=3, no_repeat_ngram_size=1, suppress_tokens=[*range(40, 2000)])
+    try:
+        assert completions() == before
+    finally:
+        base.generation_config = kept
 
 
 def test_prompts_are_the_ids_of_the_data_and_the_end_token_is_trained(first):

@@ -493,7 +493,7 @@ def in_terminal(monkeypatch):
         said, code = bytearray(), 0
         reader = threading.Thread(target=lambda: said.extend(b"".join(iter(partial(_read_terminal, outer), b""))))
         reader.start()
-        with open(inner, "w", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
+        with os.fdopen(inner, "w", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
             try:
                 inspect(validate(compose(command_line.read(["inspect", *argv]).overrides)), argv)
             except DataError:

@@ -22,6 +22,7 @@ from trl.trainer.utils import pad
 from ftlab.data.prompts import PromptRow
 from ftlab.distributed.world import current_world
 from ftlab.errors import NotReadyError
+from ftlab.model.generation import only_what_is_asked
 from ftlab.model.guests import GuestAdapters, has_adapter
 from ftlab.policy.tokens import load_tokens
 from ftlab.rundir.phase_files import PhaseFiles
@@ -128,7 +129,7 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
         return super()._get_per_token_logps_and_entropies(called, *args, **more)
 
     def _generate_single_turn(self, *args: Any, **more: Any) -> Any:
-        with self.sampling():
+        with self.sampling(), only_what_is_asked(self.model):
             return super()._generate_single_turn(*args, **more)
 
     def _scores(

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ftlab.data.packing.batches import batches_by_tokens
 from ftlab.measure.generate import prompt_batches
+from ftlab.model.generation import only_what_is_asked
 from ftlab.model.head import logits_function
 from ftlab.model.padding import reads_padding
 from ftlab.stages.losses import entropy
@@ -122,8 +123,8 @@ def sample(
     from transformers import GenerationConfig
 
     config = GenerationConfig(
-        do_sample=True, temperature=temperature, top_k=0, top_p=1.0, typical_p=1.0, repetition_penalty=1.0,
-        no_repeat_ngram_size=0, max_new_tokens=max_new_tokens, eos_token_id=list(stop), pad_token_id=pad,
+        do_sample=True, temperature=temperature, top_k=0, top_p=1.0, max_new_tokens=max_new_tokens,
+        eos_token_id=list(stop), pad_token_id=pad,
     )  # fmt: skip
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
     answers: list[list[int]] = [[] for _ in prompts]
@@ -138,9 +139,10 @@ def sample(
             for row, i in enumerate(batch):
                 ids[row, width - len(prompts[i]) :] = torch.tensor(prompts[i])
                 mask[row, width - len(prompts[i]) :] = 1
-            out = model.generate(
-                input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config
-            )
+            with only_what_is_asked(model):
+                out = model.generate(
+                    input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config
+                )
             for i, answer in zip(batch, out[:, width:].tolist()):
                 end = next((at + 1 for at, token in enumerate(answer) if token in stop), len(answer))
                 answers[i] = answer[:end]

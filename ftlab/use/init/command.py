@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
 from rich.prompt import Prompt
 from rich.table import Table
 
+from ftlab.base.console import Terminal
 from ftlab.config import check, command_line, compose
 from ftlab.data.ledger.table import left_out_lines
 from ftlab.data.prepare import Parts, Prepared, prepare, split_parts
@@ -134,7 +134,7 @@ def _no_fit_message(rows: _Rows, nearest: Sequence[Guess], run: Run, overrides: 
     return "\n".join(lines)
 
 
-def _print_guesses(to: Console, rows: _Rows, guesses: Sequence[Guess]) -> None:
+def _print_guesses(to: Terminal, rows: _Rows, guesses: Sequence[Guess]) -> None:
     to.print(f"{rows.file}: {rows.description}", soft_wrap=True, markup=False)
     table = Table(box=None, pad_edge=False)
     for column in ("format", "rows that fit", "columns used", "with"):
@@ -148,7 +148,7 @@ def _print_guesses(to: Console, rows: _Rows, guesses: Sequence[Guess]) -> None:
 
 
 def _choose(
-    to: Console, guesses: Sequence[Guess], run: Run, overrides: Sequence[str], task: InitTask
+    to: Terminal, guesses: Sequence[Guess], run: Run, overrides: Sequence[str], task: InitTask
 ) -> tuple[str, Guess]:
     """The stage, among those that the formats are for, and the format, where the stage leaves two."""
     stage = _given_stage(run, overrides)
@@ -162,14 +162,14 @@ def _choose(
     return stage, next(guess for guess in left if guess.format == format_)
 
 
-def _ask(to: Console, question: str, choices: list[str] | None, default: str | None = None) -> str:
+def _ask(to: Terminal, question: str, choices: list[str] | None, default: str | None = None) -> str:
     try:
         return Prompt.ask(question, console=to, choices=choices, default=default or (choices or [""])[0])
     except EOFError:
         raise Interrupted("\nNothing was written.") from None
 
 
-def _print_choice(to: Console, rows: _Rows, stage: str, guess: Guess) -> None:
+def _print_choice(to: Terminal, rows: _Rows, stage: str, guess: Guess) -> None:
     to.print(f"\nTaken as [bold]{guess.format}[/bold], for stage={stage}.")
     if guess.unused:
         to.print(f"[yellow]not used: {escape(', '.join(guess.unused))}[/yellow]", soft_wrap=True)
@@ -191,7 +191,7 @@ def _run_of_guess(run: Run, overrides: Sequence[str], stage: str, guess: Guess, 
     return composed.model_copy(update={"data": composed.data.model_copy(update=update)})
 
 
-def _print_rows(to: Console, rows: _Rows, run: Run, is_length_given: bool) -> int | None:
+def _print_rows(to: Terminal, rows: _Rows, run: Run, is_length_given: bool) -> int | None:
     """The first rows that can be trained on, prepared as they will be, and the first that needs more than the usual
     length. What keeps them from it is no failure here.
 
@@ -298,7 +298,7 @@ def _check_free(where: Target, task: InitTask) -> None:
         raise NotReadyError(f"{where.path} is there already. --overwrite replaces it, experiment=NAME writes another.")
 
 
-def _ask_name(to: Console, where: Target, task: InitTask) -> Target:
+def _ask_name(to: Terminal, where: Target, task: InitTask) -> Target:
     while True:
         target = replace(where, name=_ask(to, "What shall it be called? experiment", None, where.name))
         if not _NAME.fullmatch(target.name):
