@@ -14,7 +14,7 @@ test: $(VENV)/.dev lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow and not kill and not matrix and not fuzz and not slurm and not distributed" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/.dev
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow --timeout 3600
 
 test-kill: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m kill
@@ -23,7 +23,7 @@ test-matrix: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m matrix -n 2 --dist loadfile
 
 test-fuzz: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m fuzz -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m fuzz --timeout 3600 -n 2 --dist loadfile
 
 # Debian: apt-get install slurm-wlm munge, and root; anything else skips them, saying why.
 test-slurm: $(VENV)/.dev

@@ -72,10 +72,17 @@ class Ranks:
         if self._store is None:
             return
         self._count += 1
-        key = f"ftlab/{self._count}"
+        key, until = f"ftlab/{self._count}", time.monotonic() + patience
         self._store.add(f"{key}/there", 1)
-        until = time.monotonic() + patience
-        while time.monotonic() < until and self._store.add(f"{key}/there", 0) < self.world.size:
+        self._wait_for(f"{key}/there", self.world.size, until)
+        # The store may be in the first process, and end with it while the others are still looking.
+        if not self.world.is_first:
+            self._store.add(f"{key}/gone", 1)
+        else:
+            self._wait_for(f"{key}/gone", self.world.size - 1, until)
+
+    def _wait_for(self, key: str, count: int, until: float) -> None:
+        while time.monotonic() < until and self._store.add(key, 0) < count:
             time.sleep(_PAUSE)
 
     def begin_group(self, on_cpu: bool) -> None:

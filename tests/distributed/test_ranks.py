@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -191,6 +192,27 @@ def test_by_hand_with_torchrun(tmp_path, train, start):
     assert weights(source) == weights(run_dir)
     assert done.stdout.count("preparing train  120/120") == 1
     assert not (run_dir / "ranks/cache").exists()
+
+
+@pytest.mark.distributed
+def test_by_hand_with_nothing_but_the_variables(tmp_path, train, start):
+    """As Slurm starts a task for each process: they meet at a store in the first, which must be the last to go."""
+    words = (*BASE, "train.max_steps=2", "hardware.devices=2")
+    train(*words, "run.name=a")
+    source, run_dir = tmp_path / "outputs/a", tmp_path / "outputs/b"
+    run_dir.mkdir()
+    (run_dir / "run.yaml").write_text((source / "run.yaml").read_text())
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    place = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    ranks = [
+        start("outputs/b", module="ftlab.engine.worker", **place, RANK=rank, LOCAL_RANK=rank) for rank in ("0", "1")
+    ]
+    for process in ranks:
+        out, err = process.communicate(timeout=240)
+        assert process.returncode == 0, out + err
+    assert weights(source) == weights(run_dir)
 
 
 @pytest.mark.distributed
