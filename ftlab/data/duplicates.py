@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 import random
 from collections.abc import Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +13,9 @@ from numpy.typing import NDArray
 
 from ftlab.data.formats import CONVERTERS, Columns, RowError
 from ftlab.data.formats.records import content_hash
+from ftlab.data.row_cache import remembered
 from ftlab.data.sources.blocks import Location
 from ftlab.data.sources.resolve import Source
-from ftlab.errors import DataError
-from ftlab.rundir import seals
 
 Hashes = NDArray[np.uint64]
 
@@ -31,9 +27,18 @@ def row_hashes(source: Source, location: Location, count: int, cache: str | None
 
     :param count: of the rows. :param progress: of bars; None for none.
     """
-    path = None if cache is None else _cache_file(source, location, Path(cache).expanduser())
-    if path is not None and (stored := seals.read_sealed(path)) is not None:
-        return np.load(io.BytesIO(stored))
+    read = [location.fingerprint(), source.format, source.columns, source.tags, source.merges]
+    stored = remembered(cache, "npy", read, lambda: _dump(_row_hashes(source, location, count, progress)))
+    return np.load(io.BytesIO(stored))
+
+
+def _dump(hashes: Hashes) -> bytes:
+    content = io.BytesIO()
+    np.save(content, hashes)
+    return content.getvalue()
+
+
+def _row_hashes(source: Source, location: Location, count: int, progress: Any) -> Hashes:
     found = np.zeros(count, dtype=np.uint64)
     convert = CONVERTERS[source.format]
     with progress("comparing rows", count, "rows") if progress else nullcontext() as bar:
@@ -49,36 +54,7 @@ def row_hashes(source: Source, location: Location, count: int, cache: str | None
                     found[ordinal] = content_hash(None, str(ordinal))
             if bar is not None:
                 bar.advance(len(block))
-    if path is not None:
-        content = io.BytesIO()
-        np.save(content, found)
-        _store(path, content.getvalue())
     return found
-
-
-def _cache_file(source: Source, location: Location, cache: Path) -> Path:
-    read = [location.fingerprint(), source.format, source.columns, source.tags, source.merges, _code()]
-    key = hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()[:32]
-    return cache / "rows" / f"{key}.npy"
-
-
-def _code() -> str:
-    """Of what turns a row into a record, as it is now."""
-    folder = Path(__file__).parent
-    files = sorted([*(folder / "formats").glob("*.py"), *(folder / "sources").glob("*.py")])
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
-
-
-def _store(path: Path, content: bytes) -> None:
-    try:
-        if path.is_dir():
-            seals.remove(path)
-        seals.write_sealed(path, content)
-    except OSError as error:
-        raise DataError(
-            f"data.cache={path.parent.parent} cannot be written ({error.strerror}). Give another folder, or "
-            "data.cache=null."
-        ) from None
 
 
 def keep_groups_whole(drawn: Sequence[int], hashes: Hashes, draw: random.Random) -> list[int]:

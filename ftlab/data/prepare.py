@@ -24,6 +24,7 @@ from ftlab.data.ledger.ledger import Ledger
 from ftlab.data.packing import selection
 from ftlab.data.packing.split_builder import BuildContext, Part, SplitBuilder
 from ftlab.data.packing.store import PackedRows, read_split
+from ftlab.data.row_cache import count_rows
 from ftlab.data.sources.refused_rows import RefusedRows
 from ftlab.data.sources.resolve import STAGE_FORMATS, Source
 from ftlab.data.sources.rows import Row
@@ -70,12 +71,13 @@ class Prepared:
 def split_parts(sources: Sequence[Source], data: Data, seed: int, progress: Progress | None = None) -> Parts:
     """Assign the rows of each data set to splits, those that are the same to the same one.
 
-    Rows are counted, and read only where some are held out; of a stream, which would be fetched twice, not then.
+    Rows are counted, once as long as a file is the same, and read only where some are held out; of a stream, which
+    would be fetched twice, not then.
     """
     parts: Parts = {}
     for source in sources:
         for split, location in source.splits.items():
-            count = location.count()
+            count = count_rows(location, data.cache)
             if split != "train":
                 parts.setdefault(split, []).append(Part(source, location, None, count))
                 continue

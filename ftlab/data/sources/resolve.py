@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -333,8 +334,12 @@ def _on_hub(data: Data, location: Hub, where: str) -> Hub:
     """With what the config says of sets on a hub."""
     if location.local and not location.local.is_dir():
         raise DataError(f"{where}: hf://{location.id} is no folder.{_HERE}")
-    for path in location.local.rglob("*") if location.local else ():
-        check_name(path, where)
+    if location.local:
+        check_name(location.local, where)
+    for parent, folders, files in os.walk(location.local) if location.local else ():
+        for name in (*folders, *files):
+            if not name.isascii():  # at every start, of thousands of shards: a path is made where there is a question
+                check_name(Path(parent, name), where)
     given = {key: value for key, value in data.hub.model_dump().items() if value is not None}
     return replace(location, **given)
 
