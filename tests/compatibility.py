@@ -22,7 +22,9 @@ from ftlab.data.prepare import prepare, split_parts
 from ftlab.data.prompts import prompt_rows
 from ftlab.data.sources import resolve
 from ftlab.errors import NotReadyError
+from ftlab.measure.generate import prompt_batches
 from ftlab.model.modules import decoder_of
+from ftlab.model.padding import reads_padding
 from ftlab.model.roles import POLICY
 from ftlab.model.score import score_of
 from ftlab.policy.build import build_model
@@ -106,7 +108,8 @@ def _verdict(logged: list[dict[str, float]], difference: float) -> str:
 
 @torch.no_grad()
 def _difference(trainer: Any) -> float:
-    """Of the loss of some rows as the trainer computes it, from that of its samples one at a time, after training."""
+    """The largest of the loss of an item of some rows as the trainer computes it, from that of its samples one at a
+    time, after training."""
     model = trainer.model.eval()
     rows = [trainer.train_dataset[index] for index in range(min(3, len(trainer.train_dataset)))]
     batch = trainer._prepare_inputs(trainer.data_collator(rows))
@@ -115,23 +118,26 @@ def _difference(trainer: Any) -> float:
         alone = torch.stack([_score(model, sample) for sample in samples])
     else:
         alone = torch.cat([plain_logprobs(model, sample).float() for sample in samples])
-    losses = [trainer.terms(batch, outputs)[0].mean().item() for outputs in (trainer.outputs(model, batch), alone)]
-    return abs(losses[0] - losses[1])
+    losses = [trainer.terms(batch, outputs)[0] for outputs in (trainer.outputs(model, batch), alone)]
+    return float((losses[0] - losses[1]).abs().max())
 
 
 @torch.no_grad()
 def _sampled_difference(trainer: Any) -> float:
-    """Of the mean log-probability of the tokens that are most likely to follow prompts of several lengths, as a rollout
-    asks for them side by side, from that of each prompt alone; infinite where these tokens are others."""
+    """The largest of the log-probability of a token that is most likely to follow prompts of several lengths, as a
+    rollout asks for them side by side, from that of each prompt alone; infinite where these tokens are others."""
     model, prompts = trainer.model.eval(), _prompts(trainer)
-    together = _continued(trainer, model, prompts)
+    lengths = [len(prompt) for prompt in prompts]
+    batches = prompt_batches(range(len(prompts)), lengths, len(prompts), math.inf, reads_padding(model))
+    together = [one for batch in batches for one in _continued(trainer, model, [prompts[i] for i in batch])]
     alone = [_continued(trainer, model, [prompt])[0] for prompt in prompts]
     if [tokens for tokens, _ in together] != [tokens for tokens, _ in alone]:
         return math.inf
-    return max(abs(many - one) for (_, many), (_, one) in zip(together, alone))
+    return max(float((many - one).abs().max()) for (_, many), (_, one) in zip(together, alone))
 
 
-def _continued(trainer: Any, model: Any, prompts: list[list[int]]) -> list[tuple[list[int], float]]:
+def _continued(trainer: Any, model: Any, prompts: list[list[int]]) -> list[tuple[list[int], Tensor]]:
+    """Of each prompt the tokens that follow, and the log-probability of each."""
     pad_id, width = trainer.processing_class.pad_token_id, max(map(len, prompts))
     ids = torch.tensor([[pad_id] * (width - len(prompt)) + prompt for prompt in prompts])
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
@@ -139,13 +145,14 @@ def _continued(trainer: Any, model: Any, prompts: list[list[int]]) -> list[tuple
         input_ids=ids, attention_mask=mask, max_new_tokens=_ANSWER, min_new_tokens=_ANSWER, do_sample=False,
         pad_token_id=pad_id, return_dict_in_generate=True, output_logits=True,
     )  # fmt: skip
-    logprobs = torch.stack(found.logits, 1).double().log_softmax(-1).amax(-1).mean(1)
-    return list(zip(found.sequences[:, width:].tolist(), logprobs.tolist()))
+    logprobs = torch.stack(found.logits, 1).double().log_softmax(-1).amax(-1)
+    return list(zip(found.sequences[:, width:].tolist(), logprobs))
 
 
 @torch.no_grad()
 def _answered_difference(trainer: Any) -> float:
-    """Of the mean log-probability of answers as the trainer computes it, side by side, from that of each alone."""
+    """The largest of the log-probability of an answer's token as the trainer computes it, side by side, from that of
+    each answer alone."""
     model, prompts = trainer.model.eval(), _prompts(trainer)
     draw = torch.Generator().manual_seed(0)
     vocabulary = model.get_output_embeddings().weight.shape[0]
@@ -156,18 +163,15 @@ def _answered_difference(trainer: Any) -> float:
     for prompt, answer in zip(prompts, answers):
         learned = np.array([False] * len(prompt) + [True] * len(answer))
         sample = Sample(np.array([*prompt, *answer], dtype=np.int32), learned)
-        alone.append(plain_logprobs(model, sample).mean().item())
+        alone.append(plain_logprobs(model, sample))
     pad_id = trainer.processing_class.pad_token_id
     if trainer.run.stage.name == "ppo":
         of_rows = Answers.from_lists(prompts, answers, pad_id, "cpu")
-        logprobs = trainer._logprobs(POLICY, of_rows, trainer._budget(0), "answers")
-        together = logprobs.sum(1) / (of_rows.ends_B - of_rows.starts_B)
+        together = trainer._logprobs(POLICY, of_rows, trainer._budget(0), "answers")
     else:
         ids, mask, width = _padded(prompts, answers, pad_id)
-        found = trainer._get_per_token_logps_and_entropies(model, ids, mask, width)[0]
-        counts = mask[:, -width:]
-        together = (found * counts).sum(1) / counts.sum(1)
-    return max(abs(many - one) for many, one in zip(together.tolist(), alone))
+        together = trainer._get_per_token_logps_and_entropies(model, ids, mask, width)[0]
+    return max(float((row[: len(one)] - one).abs().max()) for row, one in zip(together, alone))
 
 
 def _padded(prompts: list[list[int]], answers: list[list[int]], pad_id: int) -> tuple[Tensor, Tensor, int]:

@@ -69,11 +69,17 @@ def family_config(family: str, vocab_size: int, **more: Any) -> Any:
 
 
 def family_model(family: str, vocab_size: int, **more: Any) -> Any:
-    """In fp32, weights drawn from a seed and large enough for every layer to matter."""
+    """In fp32, weights drawn from a seed and large enough for every layer to matter. Nothing is zero, as new biases and
+    the padding's embedding are, which would hide who reads the padding."""
     torch.manual_seed(1)
     model = AutoModelForCausalLM.from_config(family_config(family, vocab_size, **more))
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 2:
                 parameter.mul_(4)
+            if not parameter.any():
+                parameter.normal_(std=0.1)
+        padding = model.get_input_embeddings().weight[model.config.pad_token_id]
+        if not padding.any():
+            padding.normal_(std=0.08)
     return model
