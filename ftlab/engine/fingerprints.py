@@ -6,23 +6,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ftlab.distributed.sharding import Sharding
 from ftlab.errors import RunDirError
 from ftlab.rundir.names import WEIGHT_FILES
 
 
-def weight_sums(model: Any) -> dict[str, int]:
-    """Of each weight that trains, the sum of its bits as whole numbers."""
+def weight_sums(model: Any, sharding: Sharding) -> dict[str, int]:
+    """Of each weight that trains, the sum of its bits as whole numbers; where weights are sharded, of this process's
+    part of it. No process waits for another."""
     import torch
 
     kinds = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    parts = {name: sharding.local(p) for name, p in model.named_parameters() if p.requires_grad}
     return {
-        name: int(p.detach().contiguous().view(kinds[p.element_size()]).sum(dtype=torch.int64))
-        for name, p in model.named_parameters()
-        if p.requires_grad and p.numel()
+        name: int(part.contiguous().view(kinds[part.element_size()]).sum(dtype=torch.int64))
+        for name, part in parts.items()
+        if part.numel()
     }
 
 
-def check_saved(final: Path, model: Any, before: Mapping[str, int]) -> str | None:
+def check_saved(final: Path, model: Any, before: Mapping[str, int], sharding: Sharding) -> str | None:
     """Check what was saved of an adapter: that it has all of its tensors, and is no longer as it was before training.
 
     :param model: the trained model. :param before: its :func:`weight_sums` before the first step.
@@ -33,11 +36,11 @@ def check_saved(final: Path, model: Any, before: Mapping[str, int]) -> str | Non
 
     from ftlab.model.guests import has_adapter
 
-    after = weight_sums(model)
+    after = weight_sums(model, sharding)
     changed = [name for name, value in after.items() if before.get(name) != value]
     if has_adapter(model):
         own = [(name, p) for name, p in model.named_parameters() if "default" in name.split(".") and ".lora_" in name]
-        wanted = sum(p.numel() for _, p in own if p.requires_grad)
+        wanted = sum(sharding.elements(p) for _, p in own if p.requires_grad)
         saved, is_idle = 0, True
         for path in sorted(final.iterdir()):
             if path.suffix not in WEIGHT_FILES or path.suffix != ".safetensors":

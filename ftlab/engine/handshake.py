@@ -47,9 +47,12 @@ class Handshake(TrainerCallback):
         self._is_pending = False
         planned = self._trainer.rows_of_step(state.global_step)
         check_rows(planned, self._ranks.gather(self._taken(len(planned))), args.train_batch_size)
-        if self._trainer.accelerator.distributed_type.value in ("MULTI_CPU", "MULTI_GPU"):
-            check_weights(self._ranks.gather(weight_sums(self._trainer.model)))
-        self._output.note("the first step read the rows that were planned, and left the same weights everywhere")
+        line = "the first step read the rows that were planned"
+        sharding = self._trainer.sharding
+        if sharding.is_whole:
+            check_weights(self._ranks.gather(weight_sums(self._trainer.model, sharding)))
+            line += ", and left the same weights everywhere"
+        self._output.note(line)
 
     def _taken(self, batches: int) -> list[int]:
         """The rows of the first step, of which others may have been read ahead. :param batches: of all processes."""
@@ -58,14 +61,20 @@ class Handshake(TrainerCallback):
         return [*self._trainer.rows_taken][: own * self._trainer.args.train_batch_size]
 
     def _planned(self) -> dict[str, Any]:
-        return {"processes": planned_devices(self._run.hardware), "precision": str(compute_dtype(self._run))}
+        sharding = self._trainer.sharding
+        return {
+            "processes": planned_devices(self._run.hardware),
+            "wrapper": sharding.wrapper,
+            "sharding": sharding.layout,
+            "precision": str(compute_dtype(self._run)),
+        }
 
     def _facts(self) -> dict[str, Any]:
         trainer, config = self._trainer, self._trainer.model.config
         return {
             "processes": self._ranks.group_size(),
             "wrapper": type(trainer.model_wrapped).__name__,
-            "sharding": trainer.accelerator.distributed_type.value,
+            "sharding": trainer.sharding.found_layout(trainer.model_wrapped),
             "precision": str(compute_dtype(self._run)),
             "attention": config._attn_implementation,
             "rows": self._fingerprint(),

@@ -13,8 +13,10 @@ from ftlab.data.prepare import Prepared, prepare, split_parts
 from ftlab.data.prompts import prompt_rows
 from ftlab.data.row_origins import row_locations
 from ftlab.data.sources import resolve
+from ftlab.distributed.deepspeed import choose_accelerator
+from ftlab.distributed.sharding import sharding_of
 from ftlab.engine import resume_point, summary
-from ftlab.engine.final_weights import changed_weights, link_final, save_final, weight_hashes
+from ftlab.engine.final_weights import changed_weights, link_final, save_final, weight_hashes, whole_weights
 from ftlab.engine.fingerprints import check_saved, weight_sums
 from ftlab.engine.model_card import write_model_card
 from ftlab.engine.packing import choose_isolation
@@ -46,6 +48,7 @@ class PhaseRun:
         self.files = session.run_dir.phase_files(phase.folder)
         self.config = lineage.starting_config(session.run_dir, session.plan, phase)
         self._look_at = summary.look_at(session.run_dir, session.plan, phase)
+        self.sharding = sharding_of(self.config)
 
     def run(self) -> None:
         """:raises OutOfMemoryError: where ``train.on_oom`` cannot help or is not to."""
@@ -152,6 +155,7 @@ class PhaseRun:
         from ftlab.stages.trainer.halving import HalvingTrainer
 
         session, train = self.session, self.config.train
+        choose_accelerator(uses_cpu(self.config))
         session.ranks.begin_group(uses_cpu(self.config))
         checkpoint = session.once(self._checkpoint)
         step = step_of(checkpoint) if checkpoint else 0
@@ -161,6 +165,7 @@ class PhaseRun:
         metrics = Metrics(session, self.phase.name, rates, checkpoint is not None)
         trainer = self._trainer(prepared, [BetweenSteps(session, rates), rates, metrics])
         total = _total_steps(trainer)
+        trainer.wrap(total)
         session.once(
             lambda: resume_point.cut_back(self.run_dir, self.phase.name, checkpoint, is_measured, total, self.output)
         )
@@ -190,7 +195,7 @@ class PhaseRun:
             trainer.add_callback(Handshake(self.config, session.ranks, trainer, self.output))
             if (minutes := self.config.hardware.hang_minutes) is not None:
                 trainer.add_callback(Watchdog(self.run_dir, session.ranks, 60 * minutes))
-        begun = weight_sums(self.model)
+        begun = weight_sums(self.model, self.sharding)
         with self.output.progress("training", total, "steps") as bar:
             trainer.add_callback(Advance(self.output, bar, rates))
             if checkpoint is not None and (step >= total or stopping.has_stopped_early(checkpoint, train)):
@@ -201,7 +206,8 @@ class PhaseRun:
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         session.interruption.check()
         kept = stopping.load_best(trainer, train, self.files, self.output.say)
-        session.once(lambda: self._save_final(begun))
+        state = whole_weights(self.model, self.sharding)
+        session.once(lambda: self._save_final(begun, state))
         after = measuring.after(trainer, kept)
         self._record(trainer, kept, before.values, after.values)
 
@@ -263,13 +269,14 @@ class PhaseRun:
         of_stage = trainer.train_dataset if isinstance(trainer.train_dataset, Rows) else rows
         return lambda indices: row_locations(self.parts["train"], of_stage, indices)
 
-    def _save_final(self, begun: dict[str, int]) -> None:
-        """:param begun: the sums of the weights before the first step of this start."""
+    def _save_final(self, begun: dict[str, int], state: dict[str, Any] | None) -> None:
+        """:param begun: the sums of the weights before the first step of this start. :param state: the whole weights,
+        where they are sharded."""
         final = self.files.final
-        kept = save_final(self.model, self.tokenizer, self.tokens.stop, final)
+        kept = save_final(self.model, self.tokenizer, self.tokens.stop, final, state)
         if kept is not None:
             self.output.say(f"[yellow]{escape(f'{final} held other weights; moved to {kept}')}[/yellow]")
-        if line := check_saved(final, self.model, begun):
+        if line := check_saved(final, self.model, begun, self.sharding):
             self.output.say(f"[yellow]{line}[/yellow]")
         phases = self.session.plan.phases
         later = phases[phases.index(self.phase) + 1 :]

@@ -30,6 +30,11 @@ def compute_dtype(run: Run) -> torch.dtype:
     return torch.bfloat16 if bf16 else torch.float32
 
 
+def precision_name(run: Run) -> str:
+    """What ``hardware.precision`` has come to: fp32, bf16 or fp16."""
+    return next(name for name, dtype in _DTYPES.items() if dtype == compute_dtype(run))
+
+
 def load_model(run: Run) -> Any:
     """A causal language model, in training precision: frozen weights in the compute dtype, trained ones in fp32.
 

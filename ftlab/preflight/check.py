@@ -87,7 +87,6 @@ def _missing_parts(run: Run) -> list[str]:
     """Valid choices whose machinery this build lacks."""
     several = planned_devices(run.hardware) > 1
     lacking = {
-        f"deepspeed={run.deepspeed.name}": run.deepspeed.stage is not None,
         "hardware.fsdp": run.hardware.fsdp,
         f"more than one device for stage={run.stage.name}": several and run.stage.name in ("ppo", "grpo"),
         # DDP waits for a gradient of the head, and the loss of a reward model reaches none.

@@ -21,6 +21,7 @@ MERGED = (MERGED_BASE, temporary_folder(Path(MERGED_BASE)).name)
 
 # What transformers and the stages put into every checkpoint; of a file that each process has one of, its pattern.
 _PARTS = ("*.safetensors", "optimizer*", "scheduler.pt", "rng_state*.pth", "counters*.pt", TRAINER_STATE)
+_INSTEAD = {"optimizer*": "global_step*"}  # of DeepSpeed, which has a folder for every process's part of it
 _PARTS_OF_STAGE = {"ppo": ("ppo.pt",), "grpo": ("generation*.pt",)}
 
 
@@ -85,7 +86,8 @@ def flaw(checkpoint: Path, stage: str) -> str | None:
         return "is torn (a file is missing or changed)"
     files = seals.sealed_files(checkpoint, CHECKPOINT_MANIFEST) or {}
     for part in (*_PARTS, *_PARTS_OF_STAGE.get(stage, ())):
-        if not any(fnmatch(Path(file).parts[0], part) for file in files):
+        patterns = filter(None, (part, _INSTEAD.get(part)))
+        if not any(fnmatch(Path(file).parts[0], pattern) for pattern in patterns for file in files):
             return f"is not whole (its {CHECKPOINT_MANIFEST} names no {part})"
     try:
         state = read_trainer_state(checkpoint / TRAINER_STATE)

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from ftlab.distributed.deepspeed import deepspeed_config
+from ftlab.distributed.sharding import uses_deepspeed
 from ftlab.distributed.world import drive_one_device
-from ftlab.model.load import compute_dtype, uses_cpu
+from ftlab.model.load import compute_dtype, precision_name, uses_cpu
 from ftlab.schema import Run
 from ftlab.stages.trainer.optimizers import projected_modules
 
@@ -56,6 +58,7 @@ def training_arguments(run: Run, output_dir: str, cls: type[TrainingArguments] =
         report_to="none",
         dataloader_pin_memory=not uses_cpu(run),
         optim_target_modules=projected_modules(train.optimizer),
+        deepspeed=deepspeed_config(run, precision_name(run), uses_cpu(run)) if uses_deepspeed(run) else None,
         **more,
     )
     args.loraplus_ratio = run.lora.loraplus_ratio if run.method.name == "lora" else None

@@ -60,7 +60,7 @@ class WholeCheckpoints(EvaluatingTrainer):
         :raises RunDirError: the weights in the checkpoint are not all of the model's, or it has others.
         """
         target: Any = self.model if model is None else model
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+        if self.sharding.wraps_early:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         elif has_adapter(target):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -81,7 +81,7 @@ class WholeCheckpoints(EvaluatingTrainer):
         """Bytes of what trains, and of an optimizer with two states of each parameter in fp32."""
         model: Any = self.model
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        return sum(p.numel() * (p.element_size() + 8) for p in trained)
+        return sum(self.sharding.elements(p) * (p.element_size() + 8) for p in trained)
 
 
 def rotate_checkpoints(folder: Path, limit: int | None, best: str | None) -> None:

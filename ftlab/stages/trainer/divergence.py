@@ -12,13 +12,14 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import Trainer, TrainerControl
+from transformers import TrainerControl
 
 from ftlab.distributed.world import current_world
 from ftlab.errors import DivergedError
 from ftlab.rundir.checkpoints import checkpoints, is_whole
 from ftlab.rundir.phase_files import PhaseFiles
 from ftlab.stages.trainer import batching
+from ftlab.stages.trainer.wrapping import WrappedTrainer
 
 NameRows = Callable[[Sequence[int]], list[str]]  # indices of train rows -> file:row of what is in them
 MAX_NAMED_ROWS = 10  # rows in a message; log.txt has them all
@@ -36,7 +37,7 @@ class Step:
     parts: list[Tensor]
 
 
-class WatchedTrainer(Trainer):
+class WatchedTrainer(WrappedTrainer):
     """Stops at the first step whose loss or gradients are not finite, and writes no checkpoint from there on.
 
     On a CPU every step is looked at as it ends. An accelerator is not waited for: steps are looked at together whenever
@@ -118,8 +119,13 @@ class WatchedTrainer(Trainer):
         return torch.stack(step.parts).float().sum() if step.parts else step.loss
 
     def _are_finite(self) -> bool:
+        """Of sharded weights each process has its part to look at."""
         model: Any = self.model
-        return bool(torch.stack([p.isfinite().all() for p in model.parameters() if p.requires_grad]).all())
+        parts = [self.sharding.local(p) for p in model.parameters() if p.requires_grad]
+        are_finite = torch.stack([part.isfinite().all() for part in parts]).all()
+        if not self.sharding.is_whole:
+            return bool(self.accelerator.reduce(are_finite.float()[None], "mean").item() == 1.0)
+        return bool(are_finite)
 
     @contextmanager
     def sampling(self) -> Iterator[None]:

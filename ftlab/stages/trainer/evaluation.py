@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from ftlab.base.progress import NoBar, Progress
-from ftlab.schema import Run
 from ftlab.stages.trainer.counters import CountingTrainer
 
 
 class EvaluatingTrainer(CountingTrainer):
-    """A stage gives :meth:`measure`. :ivar run: its config."""
+    """A stage gives :meth:`measure`."""
 
-    run: Run
     _progress: Progress = NoBar
 
     @property

@@ -99,7 +99,7 @@ def chunked_logprobs(
     :param smoothing: of the labels: this share of each target is spread over the whole vocabulary, so that what comes
         is (1 - s) log p(target) + s mean_v log p(v) (https://arxiv.org/abs/1512.00567, section 7).
     """
-    size = max(LOGIT_ELEMENTS // head.weight.shape[0], 1)
+    size = max(LOGIT_ELEMENTS // head.out_features, 1)  # of a sharded weight the shape is not there
 
     def part(hidden_nD: Tensor, targets_n: Tensor) -> Tensor:
         logits_nV = logits(hidden_nD)

@@ -1,0 +1,66 @@
+"""When a wrapper for several devices gets the model, and where its weights are from then on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import Trainer
+from transformers.integrations.deepspeed import deepspeed_load_checkpoint
+
+from ftlab.distributed.sharding import Sharding, sharding_of
+from ftlab.model.guests import has_adapter
+from ftlab.schema import Run
+
+
+class WrappedTrainer(Trainer):
+    """transformers wraps the model when its loop begins. A wrapper that puts the weights where they are computed with
+    has to have it before: for the measures before training, and for a reference.
+
+    :ivar run: its config.
+    """
+
+    run: Run
+    _early: dict[str, Any] | None = None  # what accelerate knows of the wrapper
+
+    @property
+    def sharding(self) -> Sharding:
+        return sharding_of(self.run)
+
+    def wrap(self, steps: int) -> None:
+        """Hand the model over now, where the wrapper wants it early. :param steps: of the whole training."""
+        if not self.sharding.wraps_early:
+            return
+        super()._prepare_for_training(steps, None, None)
+        # The loop begins with taking apart whatever accelerate knows of.
+        self._early = {name: getattr(self.accelerator, name) for name in _KEPT_BY_ACCELERATE}
+        self.accelerator.deepspeed_engine_wrapped = None
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
+        if self._early is None:
+            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        for name, value in self._early.items():
+            setattr(self.accelerator, name, value)
+        if resume_from_checkpoint is not None:
+            self._load_from_checkpoint(resume_from_checkpoint)
+            self._load_optimizer_and_scheduler(resume_from_checkpoint)
+        for name in ("model", "optimizer", "lr_scheduler"):
+            setattr(self.callback_handler, name, getattr(self, name))
+        self.callback_handler.train_dataloader = train_dataloader
+        return self.model_wrapped, train_dataloader
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self._early is None:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        # Frozen weights are not in it where there is an adapter.
+        deepspeed_load_checkpoint(self.model_wrapped, resume_from_checkpoint, not has_adapter(self.model))
+
+    def _prepare_input(self, data: Any) -> Any:
+        """Under DeepSpeed transformers gives whatever is no whole number the precision of the model, a reference's
+        log-probabilities among them."""
+        if hasattr(data, "is_floating_point") and data.is_floating_point():
+            return data.to(self.args.device)
+        return super()._prepare_input(data)
+
+
+_KEPT_BY_ACCELERATE = ("deepspeed_engine_wrapped", "_models", "_optimizers")
