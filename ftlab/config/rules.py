@@ -71,10 +71,31 @@ def cross_group_mistakes(run: Run) -> list[tuple[str, Any, str]]:
         )
     if run.data.path is None and run.data.name is None:
         found.append(("data.path", None, "no data: choose data=NAME, or give data.path and data.format"))
-    if run.deepspeed.stage == 3 and run.quant.name == "int8":
-        found.append(("deepspeed", run.deepspeed.name, "ZeRO-3 cannot shard int8 weights; use z2 or quant=nf4"))
-    if run.deepspeed.stage is not None and run.hardware.fsdp:
+    return found + _deepspeed_mistakes(run)
+
+
+# Optimizers that compute with the shape of a weight: ZeRO gives them rows of numbers.
+_OF_SHAPES = ("adafactor", "galore", "apollo")
+
+
+def _deepspeed_mistakes(run: Run) -> list[tuple[str, Any, str]]:
+    """What DeepSpeed cannot do together with the rest of the run, or with itself."""
+    chosen, found = run.deepspeed, list[tuple[str, Any, str]]()
+    if chosen.stage is not None and run.hardware.fsdp:
         found.append(("hardware.fsdp", True, "FSDP and DeepSpeed both shard; choose one"))
+    if chosen.offload_optimizer and not chosen.stage:
+        reason = "only a sharded optimizer is kept in the host's memory; use deepspeed=z2_offload or z3_offload"
+        found.append(("deepspeed.offload_optimizer", True, reason))
+    if chosen.offload_parameters and chosen.stage != 3:
+        reason = "only sharded parameters are kept in the host's memory; use deepspeed=z3_offload"
+        found.append(("deepspeed.offload_parameters", True, reason))
+    if not chosen.stage:
+        return found
+    if chosen.stage == 3 and run.quant.name == "int8":
+        found.append(("deepspeed", chosen.name, "ZeRO-3 cannot shard int8 weights; use z2 or quant=nf4"))
+    if run.train.optimizer.startswith(_OF_SHAPES):
+        reason = f"deepspeed={chosen.name} gives an optimizer rows of numbers, and this one needs the shapes of weights"
+        found.append(("train.optimizer", run.train.optimizer, f"{reason}; use adamw_torch, or deepspeed=none"))
     return found
 
 

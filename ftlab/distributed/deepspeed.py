@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 from typing import Any
 
 from ftlab.schema import Run
@@ -47,7 +49,14 @@ def deepspeed_config(run: Run, precision: str, on_cpu: bool) -> dict[str, Any]:
     }
 
 
-def choose_accelerator(on_cpu: bool) -> None:
-    """DeepSpeed takes the first accelerator that it finds, once, when it is imported; a user's own choice wins."""
+def prepare_environment(on_cpu: bool) -> None:
+    """What DeepSpeed reads when it is imported; a user's own choice wins. It would take the first accelerator that it
+    finds, and looks in PATH for the ninja that was installed beside it."""
     if on_cpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    os.environ["PATH"] = search_path()
+
+
+def search_path() -> str:
+    """PATH, and behind it where this Python's packages have their commands."""
+    return os.pathsep.join(filter(None, (os.environ.get("PATH"), str(Path(sys.executable).parent))))

@@ -13,8 +13,8 @@ from ftlab.data.prepare import Prepared, prepare, split_parts
 from ftlab.data.prompts import prompt_rows
 from ftlab.data.row_origins import row_locations
 from ftlab.data.sources import resolve
-from ftlab.distributed.deepspeed import choose_accelerator
-from ftlab.distributed.sharding import sharding_of
+from ftlab.distributed.deepspeed import prepare_environment
+from ftlab.distributed.sharding import sharding_of, uses_deepspeed
 from ftlab.engine import resume_point, summary
 from ftlab.engine.final_weights import changed_weights, link_final, save_final, weight_hashes, whole_weights
 from ftlab.engine.fingerprints import check_saved, weight_sums
@@ -155,7 +155,8 @@ class PhaseRun:
         from ftlab.stages.trainer.halving import HalvingTrainer
 
         session, train = self.session, self.config.train
-        choose_accelerator(uses_cpu(self.config))
+        if uses_deepspeed(self.config):
+            prepare_environment(uses_cpu(self.config))
         session.ranks.begin_group(uses_cpu(self.config))
         checkpoint = session.once(self._checkpoint)
         step = step_of(checkpoint) if checkpoint else 0

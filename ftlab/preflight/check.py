@@ -8,12 +8,13 @@ from pathlib import Path
 from ftlab.data.prepare import check_first_rows
 from ftlab.data.sources import resolve
 from ftlab.data.tokens.shipped_templates import template_problem
+from ftlab.distributed.sharding import uses_deepspeed
 from ftlab.distributed.world import current_world, planned_devices, planned_nodes
 from ftlab.errors import ConfigError, DataError, FtlabError, NotReadyError
 from ftlab.model import prequantized, remote_code, saved_adapter
 from ftlab.model.module_names import NO_SUCH_LAYER, last_names, unknown_module_mistakes
 from ftlab.preflight.devices import device_problems
-from ftlab.preflight.packages import missing_trackers
+from ftlab.preflight.packages import deepspeed_problems, missing_trackers
 from ftlab.preflight.reachable import cached_folder, unreachable
 from ftlab.pretrained.files import CONFIG
 from ftlab.pretrained.folder import not_a_model
@@ -70,6 +71,7 @@ def check(run: Run, adapter: Collection[str] | None = None, is_here: bool = True
     if is_here:
         missing += filter(None, [optimizers.missing_package(run)])
         missing += missing_trackers(run)
+        missing += deepspeed_problems(run)
         missing += device_problems(run)
     missing += (
         _unreachable_model(run)
@@ -85,9 +87,11 @@ def check(run: Run, adapter: Collection[str] | None = None, is_here: bool = True
 
 def _missing_parts(run: Run) -> list[str]:
     """Valid choices whose machinery this build lacks."""
-    several = planned_devices(run.hardware) > 1
+    several, is_zero = planned_devices(run.hardware) > 1, uses_deepspeed(run)
     lacking = {
         "hardware.fsdp": run.hardware.fsdp,
+        f"deepspeed={run.deepspeed.name} for stage={run.stage.name}": is_zero and run.stage.name in ("ppo", "grpo"),
+        f"deepspeed={run.deepspeed.name} for train.engine=trl": is_zero and run.train.engine == "trl",
         f"more than one device for stage={run.stage.name}": several and run.stage.name in ("ppo", "grpo"),
         # DDP waits for a gradient of the head, and the loss of a reward model reaches none.
         "more than one device for stage=rm method=full": several

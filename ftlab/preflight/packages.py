@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import platform
 from importlib.util import find_spec
+from shutil import which
 
+from ftlab.distributed.deepspeed import search_path
+from ftlab.distributed.sharding import uses_deepspeed
+from ftlab.distributed.world import may_have_accelerator
 from ftlab.schema import Run
 
 
@@ -18,6 +23,25 @@ def missing_trackers(run: Run) -> list[str]:
         for name in run.tracker.names
         if (lacking := [module for module in needs.get(name, []) if not _is_installed(module)])
     ]
+
+
+def deepspeed_problems(run: Run) -> list[str]:
+    """What DeepSpeed needs that is not here. On a CPU it compiles a library for its processes, once, and looks for what
+    does that when it is imported."""
+    if not uses_deepspeed(run):
+        return []
+    if not _is_installed("deepspeed"):
+        return [f"deepspeed={run.deepspeed.name} needs the package deepspeed: pip install 'ftlab[deepspeed]'"]
+    on_cpu = run.hardware.name == "cpu" or not may_have_accelerator()
+    if not on_cpu or platform.system() != "Linux":  # elsewhere it does without
+        return []
+    compiler = os.environ.get("CXX", "c++")
+    lacking = [name for name in (compiler, "ninja") if which(name, path=search_path()) is None]
+    remedy = "on Debian apt-get install g++ ninja-build" + "; CXX names another compiler" * (compiler in lacking)
+    return [
+        f"deepspeed={run.deepspeed.name} compiles a library of its own before it trains on a CPU, and there is no "
+        f"{' and no '.join(lacking)} to do it with. Install it ({remedy}), or use deepspeed=none"
+    ] * bool(lacking)
 
 
 def _is_installed(module: str) -> bool:

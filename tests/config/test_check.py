@@ -216,6 +216,14 @@ NO_LAYERS = (
          ["quant=nf4: model.init=random has no weights that could be quantized; use quant=none"]),
         ("lora=dora method=qlora quant=int8",
          ["lora.variant=dora: DoRA cannot read the scales of int8 weights after their first use; use quant=nf4"]),
+        ("deepspeed=z2 deepspeed.offload_parameters=true train.optimizer=adafactor",
+         ["deepspeed.offload_parameters=True: only sharded parameters are kept in the host's memory; use "
+          "deepspeed=z3_offload",
+          "train.optimizer=adafactor: deepspeed=z2 gives an optimizer rows of numbers, and this one needs the shapes of "
+          "weights; use adamw_torch, or deepspeed=none"]),
+        ("deepspeed=z0 deepspeed.offload_optimizer=true",
+         ["deepspeed.offload_optimizer=True: only a sharded optimizer is kept in the host's memory; use "
+          "deepspeed=z2_offload or z3_offload"]),
         ("-m train.global_batch_size=8,9 train.micro_batch_size=2",
          ["train.global_batch_size=9: must be a multiple of train.micro_batch_size x devices = 2; with 9, "
           "train.micro_batch_size could be 1 or 3"]),
@@ -233,6 +241,9 @@ def test_rules_across_groups(line, said, mistakes):
         "data.overlap=255",
         "data.path=x.json data.format=alpaca",
         "quant=nf4 deepspeed=z3",
+        "quant=int8 deepspeed=z2",
+        "deepspeed=z3_offload",
+        "deepspeed=z0 train.optimizer=adafactor",
         "method=qlora quant=fp4 quant.compute_dtype=bf16 quant.double_quantization=false",
         "train.global_batch_size=32 train.micro_batch_size=4",
         "stage=grpo train.global_batch_size=32",

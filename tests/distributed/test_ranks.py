@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors import safe_open
 
 BASE = (
     "hardware=cpu", "train.logging_steps=1", "train.learning_rate=1e-3", "lora.dropout=0", "tracker=none",
@@ -83,12 +85,47 @@ def test_two_ranks_train_as_one_process_does(tmp_path, train):
     assert done.stderr == ""
 
 
+STAGES, METHODS = ("sft", "pt", "rm", "dpo", "kto", "orpo"), ("full", "lora", "qlora")
+# What wraps the model, the stages that it is tested with, and how far losses may be from those of one process.
+WRAPPERS = {
+    "none": (STAGES, 1e-5),
+    "z0": (("sft",), 1e-5),
+    "z1": (("sft",), 1e-5),
+    "z2": (STAGES, 1e-5),
+    "z2_offload": (("sft",), 1e-5),
+    "z3": (STAGES, 1e-4),
+    "z3_offload": (("sft", "dpo"), 1e-4),
+}
+CELLS = [
+    (stage, method, packing, wrapper)
+    for wrapper, (stages, _) in WRAPPERS.items()
+    for stage in stages
+    for method in METHODS
+    for packing in (("true", "false") if wrapper == "none" else ("true",))
+]
+
+
+@pytest.fixture(scope="session")
+def one_process(tmp_path_factory) -> Callable[..., Path]:
+    """``one_process(train, "stage=dpo", ...)``: the folder of that run of one process, which is trained once."""
+    folder, known = tmp_path_factory.mktemp("one"), dict[tuple[str, ...], Path]()
+
+    def run(train: Callable[..., Any], *words: str) -> Path:
+        if words not in known:
+            path = folder / str(len(known))
+            train(*words, f"run.dir={path}")
+            known[words] = path
+        return known[words]
+
+    return run
+
+
 @pytest.mark.distributed
-@pytest.mark.parametrize("packing", ["true", "false"])
-@pytest.mark.parametrize("method", ["full", "lora", "qlora"])
-@pytest.mark.parametrize("stage", ["sft", "pt", "rm", "dpo", "kto", "orpo"])
-def test_ten_steps_of_every_stage(tmp_path, train, stage, method, packing):
+@pytest.mark.parametrize(("stage", "method", "packing", "wrapper"), CELLS)
+def test_ten_steps_of_every_stage(tmp_path, train, one_process, stage, method, packing, wrapper):
     """KTO's reference point is the mean of a micro-batch over all processes: one has to have as many rows in it."""
+    if wrapper not in ("none", "z0"):
+        pytest.importorskip("deepspeed", reason="pip install 'ftlab[deepspeed]'")
     if (stage, method) == ("rm", "full"):
         pytest.skip("refused: tests/preflight")
     # Training spreads differences of the last digit; at a tenth of the rate they stay where they are looked for.
@@ -96,11 +133,23 @@ def test_ten_steps_of_every_stage(tmp_path, train, stage, method, packing):
     words += ["train.learning_rate=1e-4"]
     words += [f"data={DATA[stage]}"] if stage in DATA else []
     words += ["data.max_length=256", "data.overlap=0"] if stage == "pt" else []
-    one, two = ((4, 2), (2, 2)) if stage == "kto" else ((2, 4), (2, 2))
-    for name, (batch, accumulation), more in (("one", one, ()), ("two", two, ("hardware.devices=2",))):
-        sizes = f"train.micro_batch_size={batch}", f"train.gradient_accumulation_steps={accumulation}"
-        train(*words, *sizes, *more, f"run.name={name}")
-    check_equal(tmp_path / "outputs/one", tmp_path / "outputs/two", 1e-5)
+    batch, accumulation = (4, 2) if stage == "kto" else (2, 4)
+    sizes = f"train.micro_batch_size={batch}", f"train.gradient_accumulation_steps={accumulation}"
+    one = one_process(train, *words, *sizes)
+    sizes = "train.micro_batch_size=2", "train.gradient_accumulation_steps=2"
+    train(*words, *sizes, "hardware.devices=2", f"deepspeed={wrapper}", "run.name=two")
+    two = tmp_path / "outputs/two"
+    check_equal(one, two, WRAPPERS[wrapper][1])
+    check_weights(one / "final", two / "final")
+
+
+def check_weights(one: Path, other: Path) -> None:
+    """All of the weights are saved, and none is as it began: of a step's sign Adam makes as much as of its size."""
+    (left, right) = (next(folder.glob("*.safetensors")) for folder in (one, other))
+    with safe_open(left, "pt") as a, safe_open(right, "pt") as b:
+        assert sorted(a.keys()) == sorted(b.keys())
+        for name in a.keys():  # noqa: SIM118
+            torch.testing.assert_close(a.get_tensor(name), b.get_tensor(name), rtol=0, atol=2e-4)
 
 
 def ranks_of(launcher: int) -> list[int]:
@@ -130,16 +179,24 @@ LONG = (*BASE, "hardware.devices=2", "train.max_steps=30", "train.save_steps=5",
 
 
 def weights(run_dir: Path) -> bytes:
-    return (run_dir / "final/adapter_model.safetensors").read_bytes()
+    return next((run_dir / "final").glob("*.safetensors")).read_bytes()
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_rank_that_is_killed(tmp_path, train, start, rank):
+@pytest.mark.parametrize(
+    ("rank", "more"),
+    [
+        (0, ()), (1, ()), (1, ("deepspeed=z2",)), (0, ("deepspeed=z3",)), (1, ("deepspeed=z3", "method=full")),
+        (1, ("deepspeed=z3_offload", "method=qlora")),
+    ],
+)  # fmt: skip
+def test_a_rank_that_is_killed(tmp_path, train, start, rank, more):
     """One message says which; the same command goes on to the weights of a run that nobody has disturbed."""
-    (tmp_path / "undisturbed").mkdir()
+    if more:
+        pytest.importorskip("deepspeed", reason="pip install 'ftlab[deepspeed]'")
+    words = (*LONG, *more)
     run_dir = tmp_path / "outputs/a"
-    process = start(*LONG)
+    process = start(*words)
     wait_for((run_dir / "phases/01-sft/checkpoint-10/checkpoint.json").exists, process)
     begun = time.monotonic()
     os.kill(ranks_of(process.pid)[rank], signal.SIGKILL)
@@ -149,8 +206,8 @@ def test_a_rank_that_is_killed(tmp_path, train, start, rank):
     assert "Traceback" not in out + err and len(err.splitlines()) <= 3
     manifest = json.loads((run_dir / "manifest.json").read_text())
     assert manifest["status"] == "failed" and "SIGKILL" in manifest["error"]
-    train(*LONG)
-    train(*(word for word in LONG if not word.startswith("run.")), "run.name=b")
+    train(*words)
+    train(*(word for word in words if not word.startswith("run.")), "run.name=b")
     assert weights(run_dir) == weights(tmp_path / "outputs/b")
     assert same_lines(lines(run_dir), lines(tmp_path / "outputs/b"))
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ftlab.distributed.sharding import Sharding
 from ftlab.engine.fingerprints import check_saved, weight_sums
 from ftlab.engine.handshake import check_facts, check_rows, check_weights
 from ftlab.engine.watchdog import describe_hang
@@ -50,11 +51,11 @@ def test_weights_that_drift_apart():
 
 def test_sums_tell_one_changed_bit():
     model = torch.nn.Linear(3, 2)
-    before = weight_sums(model)
-    assert weight_sums(model) == before and before.keys() == {"weight", "bias"}
+    before = weight_sums(model, Sharding())
+    assert weight_sums(model, Sharding()) == before and before.keys() == {"weight", "bias"}
     with torch.no_grad():
         model.weight[1, 2] = torch.nextafter(model.weight[1, 2], torch.tensor(9.0))
-    after = weight_sums(model)
+    after = weight_sums(model, Sharding())
     assert after["weight"] != before["weight"] and after["bias"] == before["bias"]
 
 
@@ -67,22 +68,22 @@ def adapted():
 
 
 def test_an_adapter_is_looked_at_once_it_is_saved(tmp_path, adapted):
-    before = weight_sums(adapted)
+    before = weight_sums(adapted, Sharding())
     adapted.save_pretrained(tmp_path / "idle")
-    assert check_saved(tmp_path / "idle", adapted, before) == (
+    assert check_saved(tmp_path / "idle", adapted, before, Sharding()) == (
         "training changed no weight: the learning rate or every gradient was 0"
     )
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
             parameter += 1.0 if "lora_B" in name else 0.0
     adapted.save_pretrained(tmp_path / "good")
-    assert check_saved(tmp_path / "good", adapted, before) is None
+    assert check_saved(tmp_path / "good", adapted, before, Sharding()) is None
     with pytest.raises(RunDirError, match="idle has the adapter as it was before training"):
-        check_saved(tmp_path / "idle", adapted, before)
+        check_saved(tmp_path / "idle", adapted, before, Sharding())
     (tmp_path / "empty").mkdir()
     save_file({"nothing": torch.zeros(1)}, tmp_path / "empty/adapter_model.safetensors")
     with pytest.raises(RunDirError, match="empty has 0 numbers of the adapter, and 16 were trained"):
-        check_saved(tmp_path / "empty", adapted, before)
+        check_saved(tmp_path / "empty", adapted, before, Sharding())
 
 
 def beat(step: int, waits: bool | None = None, age: float = 0.0) -> dict[str, object]:

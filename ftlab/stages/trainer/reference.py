@@ -43,8 +43,12 @@ class ReferenceTrainer(StageTrainer):
         super().begin(progress)
         if not self.needs_reference:
             return
-        model: Any = self.model if self.reference_model is None else load_reference(self.run, self.reference_model)
-        identity = _identity(model)
+        model: Any = self.model
+        if self.reference_model is not None:
+            with self.loading_whole():
+                model = load_reference(self.run, self.reference_model)
+        is_shared = self.run.data.cache is not None and self.sharding.is_whole
+        identity = _identity(model) if is_shared else None
         for name, rows in (("train", self.train_dataset), ("validation", self.eval_dataset)):
             if isinstance(rows, Rows):
                 rows.attach("reference", self._cached_logprobs(model, identity, name, rows, progress))
@@ -53,9 +57,9 @@ class ReferenceTrainer(StageTrainer):
         return {"reference": torch.zeros(int(batch["samples"]))} if self.needs_reference else {}
 
     def _cached_logprobs(
-        self, model: Any, identity: str, name: str, rows: Rows, progress: Progress
+        self, model: Any, identity: str | None, name: str, rows: Rows, progress: Progress
     ) -> NDArray[np.float32]:
-        path = self._cache_file(identity, rows)
+        path = None if identity is None else self._cache_file(identity, rows)
         if path is None:
             return self._compute(model, rows, name, progress)
         if os.path.lexists(path):
@@ -70,11 +74,10 @@ class ReferenceTrainer(StageTrainer):
         seals.write_sealed(path, content.getvalue())
         return found
 
-    def _cache_file(self, identity: str, rows: Rows) -> Path | None:
+    def _cache_file(self, identity: str, rows: Rows) -> Path:
         """Where a sweep's other runs find the same numbers: they depend on weights, rows, batching and arithmetic."""
-        if self.run.data.cache is None:
-            return None
         model: Any = self.model
+        assert self.run.data.cache is not None
         batch = [self._batches(rows), model.config._attn_implementation, self.isolation]
         precision = [self.args.bf16, self.args.fp16, self.run.quant.compute_dtype, self.args.device.type]
         how = [*batch, *precision, torch.__version__, transformers.__version__]

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from transformers import Trainer
-from transformers.integrations.deepspeed import deepspeed_load_checkpoint
+from transformers.integrations.deepspeed import (
+    deepspeed_load_checkpoint,
+    set_hf_deepspeed_config,
+    unset_hf_deepspeed_config,
+)
 
 from ftlab.distributed.sharding import Sharding, sharding_of
 from ftlab.model.guests import has_adapter
@@ -54,6 +60,19 @@ class WrappedTrainer(Trainer):
             return
         # Frozen weights are not in it where there is an adapter.
         deepspeed_load_checkpoint(self.model_wrapped, resume_from_checkpoint, not has_adapter(self.model))
+
+    @contextmanager
+    def loading_whole(self) -> Iterator[None]:
+        """A model that is loaded within is no part of what trains, and is whole in each process. Where parameters are
+        sharded, transformers would shard those of every model that it loads from now on."""
+        config = getattr(self.args, "hf_deepspeed_config", None)
+        if config is not None:
+            unset_hf_deepspeed_config()
+        try:
+            yield
+        finally:
+            if config is not None:
+                set_hf_deepspeed_config(config)
 
     def _prepare_input(self, data: Any) -> Any:
         """Under DeepSpeed transformers gives whatever is no whole number the precision of the model, a reference's
