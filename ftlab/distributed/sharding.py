@@ -54,6 +54,12 @@ class Sharding:
         """Within, these parameters are whole, to be read."""
         yield
 
+    def shard(self, model: Any, config: dict[str, Any], dtype: Any, device: Any) -> None:
+        """Keep this process's part of a model that is whole, where the wrapper would first put all of it on the device.
+
+        :param config: of the wrapper. :param dtype: of the weights. :param device: that they are computed with on.
+        """
+
     def state_dict(self, model: Any, is_wanted: Callable[[Any], bool]) -> dict[str, Any] | None:
         """The whole weights for a file, in the first process alone; None: the model's own ``state_dict`` has them.
 
@@ -97,6 +103,17 @@ class Zero3(Zero):
     @property
     def is_whole(self) -> bool:
         return False
+
+    def shard(self, model: Any, config: dict[str, Any], dtype: Any, device: Any) -> None:
+        """One weight at a time: the device need not hold the model, although the host must."""
+        import deepspeed
+
+        for parameter in model.parameters():
+            if parameter.is_floating_point():  # what is quantized is not
+                parameter.data = parameter.data.to(dtype)
+        deepspeed.zero.Init(module=model, config_dict_or_path=config, dtype=dtype)
+        for buffer in model.buffers():
+            buffer.data = buffer.data.to(device)
 
     def elements(self, parameter: Any) -> int:
         return int(getattr(parameter, "ds_numel", parameter.numel()))

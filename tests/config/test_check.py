@@ -219,8 +219,8 @@ NO_LAYERS = (
         ("deepspeed=z2 deepspeed.offload_parameters=true train.optimizer=adafactor",
          ["deepspeed.offload_parameters=True: only sharded parameters are kept in the host's memory; use "
           "deepspeed=z3_offload",
-          "train.optimizer=adafactor: deepspeed=z2 gives an optimizer rows of numbers, and this one needs the shapes of "
-          "weights; use adamw_torch, or deepspeed=none"]),
+          "train.optimizer=adafactor: deepspeed=z2 gives an optimizer rows of numbers, and this one needs the shapes "
+          "of weights; use adamw_torch, or deepspeed=none"]),
         ("deepspeed=z0 deepspeed.offload_optimizer=true",
          ["deepspeed.offload_optimizer=True: only a sharded optimizer is kept in the host's memory; use "
           "deepspeed=z2_offload or z3_offload"]),

@@ -15,6 +15,7 @@ from transformers.integrations.deepspeed import (
 
 from ftlab.distributed.sharding import Sharding, sharding_of
 from ftlab.model.guests import has_adapter
+from ftlab.model.load import compute_dtype
 from ftlab.schema import Run
 
 
@@ -36,6 +37,8 @@ class WrappedTrainer(Trainer):
         """Hand the model over now, where the wrapper wants it early. :param steps: of the whole training."""
         if not self.sharding.wraps_early:
             return
+        config = self.accelerator.state.deepspeed_plugin.deepspeed_config
+        self.sharding.shard(self.model, config, compute_dtype(self.run), self.args.device)
         super()._prepare_for_training(steps, None, None)
         # The loop begins with taking apart whatever accelerate knows of.
         self._early = {name: getattr(self.accelerator, name) for name in _KEPT_BY_ACCELERATE}
