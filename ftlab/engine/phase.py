@@ -166,7 +166,8 @@ class PhaseRun:
         metrics = Metrics(session, self.phase.name, rates, checkpoint is not None)
         trainer = self._trainer(prepared, [BetweenSteps(session, rates), rates, metrics])
         total = _total_steps(trainer)
-        trainer.wrap(total)
+        with self.output.console.status("wrapping the model"):  # DeepSpeed compiles for a minute, once, on a CPU
+            trainer.wrap(total)
         session.once(
             lambda: resume_point.cut_back(self.run_dir, self.phase.name, checkpoint, is_measured, total, self.output)
         )

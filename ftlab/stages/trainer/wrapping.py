@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from transformers import Trainer
@@ -38,8 +39,9 @@ class WrappedTrainer(Trainer):
         if not self.sharding.wraps_early:
             return
         config = self.accelerator.state.deepspeed_plugin.deepspeed_config
-        self.sharding.shard(self.model, config, compute_dtype(self.run), self.args.device)
-        super()._prepare_for_training(steps, None, None)
+        with redirect_stdout(io.StringIO()):  # it prints what it has compiled
+            self.sharding.shard(self.model, config, compute_dtype(self.run), self.args.device)
+            super()._prepare_for_training(steps, None, None)
         # The loop begins with taking apart whatever accelerate knows of.
         self._early = {name: getattr(self.accelerator, name) for name in _KEPT_BY_ACCELERATE}
         self.accelerator.deepspeed_engine_wrapped = None
