@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 
+from ftlab.distributed.sharding import uses_deepspeed
 from ftlab.preflight.memory.device import Device
 from ftlab.preflight.memory.layers import adapted, linears
 from ftlab.schema import Architecture, Run
@@ -68,7 +69,7 @@ def widths(run: Run, device: Device) -> Widths:
     product = device.precision
     if run.quant.name != "none":
         return Widths(4, 4, product)
-    if run.deepspeed.stage is not None:  # which trains in 16 bits throughout
+    if uses_deepspeed(run):  # which trains in 16 bits throughout
         return Widths(product, product, product)
     if run.method.name != "lora":
         return Widths(4, product, product)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from ftlab.distributed.sharding import uses_deepspeed
 from ftlab.preflight.memory import activations as act
 from ftlab.preflight.memory import states
 from ftlab.preflight.memory.device import CONTEXT, Device, device_of
@@ -63,7 +64,7 @@ def _held(run: Run, device: Device) -> tuple[dict[str, float], float]:
     """What is there all the time, and what is in the host's memory."""
     _, _, divided = states.sharded(run, device)
     weights = states.weight_bytes(run, device)
-    halves = run.deepspeed.stage is not None and device.precision == 2  # DeepSpeed's own fp32 copies are counted apart
+    halves = uses_deepspeed(run) and device.precision == 2  # DeepSpeed's own fp32 copies are counted apart
     if halves and run.method.name != "lora":
         weights = {name: value / 2 for name, value in weights.items()}
     adapter = (2 if halves else 4) * adapter_elements(run) if run.method.name == "lora" else 0
@@ -122,7 +123,7 @@ def _moments(run: Run, device: Device) -> Iterator[tuple[str, dict[str, float]]]
     one = layer if train.gradient_checkpointing else 0.0
     largest = float(shape.vocab_size * shape.hidden_size if run.method.name == "full" else 0)
     step = states.temporary_of_step(train.optimizer, device, trainable_elements(run), largest)
-    if run.deepspeed.stage is not None:
+    if uses_deepspeed(run):
         step = 0.0
     yield (
         "the loss, at the start of the backward pass",
@@ -170,7 +171,7 @@ def _generation(run: Run, device: Device) -> dict[str, float]:
 
 def _autocast_copies(run: Run, device: Device) -> float:
     """Trained weights are fp32; autocast makes a copy of each in 16 bits that lives as long as the graph."""
-    if device.precision == 4 or run.deepspeed.stage is not None:
+    if device.precision == 4 or uses_deepspeed(run):
         return 0.0
     if run.train.gradient_checkpointing:
         return 2.0 * trainable_elements(run) / run.model.architecture.layers

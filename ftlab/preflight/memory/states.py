@@ -5,6 +5,7 @@ Bytes. P parameters that train, F frozen ones, N devices.
 
 from __future__ import annotations
 
+from ftlab.distributed.sharding import uses_deepspeed
 from ftlab.preflight.memory.device import Device
 from ftlab.preflight.memory.layers import expert_elements, linears, trainable_elements
 from ftlab.pretrained import shape as counts
@@ -68,7 +69,7 @@ def trained_bytes(run: Run, device: Device) -> tuple[dict[str, float], float]:
     by_states, by_gradients, _ = sharded(run, device)
     states = bytes_of_states(run.train.optimizer, trained)
     gradients, copies, host = 4 * trained, 0.0, 0.0
-    if run.deepspeed.stage is not None and device.precision == 2:
+    if uses_deepspeed(run) and device.precision == 2:
         gradients, copies = 2 * trained, 4 * trained
     states, gradients, copies = states / by_states, gradients / by_gradients, copies / by_states
     if run.deepspeed.offload_optimizer:

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from ftlab.distributed.sharding import uses_deepspeed
 from ftlab.errors import RunDirError
 from ftlab.model.guests import has_adapter
 from ftlab.model.whole_weights import check_adapter_loaded, load_whole_model
@@ -78,10 +79,12 @@ class WholeCheckpoints(EvaluatingTrainer):
             raise RunDirError(f"a checkpoint takes about {needed / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free")
 
     def _estimated_size(self) -> int:
-        """Bytes of what trains, and of an optimizer with two states of each parameter in fp32."""
+        """Bytes of what trains, and of an optimizer with two states of each parameter in fp32. DeepSpeed has the
+        weights a second time, and their copy in fp32."""
         model: Any = self.model
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        return sum(self.sharding.elements(p) * (p.element_size() + 8) for p in trained)
+        each = 12 + trained[0].element_size() if uses_deepspeed(self.run) else 8
+        return sum(self.sharding.elements(p) * (p.element_size() + each) for p in trained)
 
 
 def rotate_checkpoints(folder: Path, limit: int | None, best: str | None) -> None:
