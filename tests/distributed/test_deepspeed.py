@@ -14,7 +14,7 @@ from tests.runs import make_run
 
 def test_the_config_says_what_the_run_says():
     run = make_run(
-        "deepspeed=z3_offload", "train.micro_batch_size=3", "train.global_batch_size=24", "hardware.devices=2",
+        "deepspeed=z3_offload", "train.micro_batch_size=3", "train.gradient_accumulation_steps=4", "hardware.devices=2",
         "train.max_grad_norm=0.5", "hardware=cpu",
     )  # fmt: skip
     config = deepspeed_config(run, "bf16", on_cpu=False)
