@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import select
 import shlex
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -248,6 +251,37 @@ def test_completion_in_bash(script, env, tmp_path):
     assert rule == "complete -o default -o nospace -F hydra_bash_completion ftlab"
     assert dict(zip(COMPLETIONS, (sorted(line.split()) for line in completions), strict=True)) == COMPLETIONS
     assert done.stderr == ""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
+def test_completion_in_zsh(script, env, tmp_path):
+    """As after the two lines of README.md, in a terminal."""
+    env |= {"PATH": f"{script}{os.pathsep}{env['PATH']}", "TERM": "dumb"}
+    (tmp_path / "outputs" / "my-run").mkdir(parents=True)
+    outer, inner = pty.openpty()
+    shell = subprocess.Popen(
+        ["zsh", "-f", "-i"], cwd=tmp_path, env=env, stdin=inner, stdout=inner, stderr=inner, start_new_session=True
+    )
+    os.close(inner)
+
+    def typed(text: str, until: str) -> None:
+        os.write(outer, text.encode())
+        said, end = "", time.monotonic() + 60
+        while until not in said and time.monotonic() < end:
+            if select.select([outer], [], [], 1)[0]:
+                said += os.read(outer, 65536).decode()
+        assert until in said
+
+    try:
+        typed("autoload -Uz compinit bashcompinit && compinit -u && bashcompinit && echo o''k\n", "ok")
+        typed('eval "$(ftlab -sc install=bash)" && echo rea""dy\n', "ready")
+        for begun, ended in (("ftlab ins", "pect"), (" outputs/m", "y-run/"), (" lora.al", "pha=")):
+            typed(f"{begun}\t", ended)
+    finally:
+        shell.kill()
+        shell.wait()
+        os.close(outer)
 
 
 @pytest.mark.parametrize(
