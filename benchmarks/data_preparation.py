@@ -3,11 +3,12 @@
     python benchmarks/data_preparation.py chats            # 50,000 chats, assistant masks, packed to 2,048
     python benchmarks/data_preparation.py texts            # 80 MB of the standard library's sources, 32,768 to a row
     python benchmarks/data_preparation.py chats --workers 2
+    python benchmarks/data_preparation.py chats --parts      # where ftlab's own CPU time goes, and nothing beside it
 
 Every repeat of either side is a process of its own, taken from one pool, in turns; what is timed begins with the JSON
 Lines file and ends with packed rows, after imports and after the tokenizer is loaded. First it shows that both find
 the same ids and masks. Prints medians of wall and CPU seconds (of all processes), their ratios, and the peak of memory
-above what was in use before. Run it on a machine that does nothing else.
+above what was in use before. Run it on a machine that does nothing else; the shares of ``--parts`` need none.
 """
 
 from __future__ import annotations
@@ -18,15 +19,18 @@ import math
 import multiprocessing
 import os
 import random
+import signal
 import statistics
 import sysconfig
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 CHATS, TEXT_BYTES, VOCABULARY = 50_000, 80_000_000, 32_000
@@ -42,6 +46,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--workers", type=int, default=1, help="processes that each side may use")
     parser.add_argument("--share", type=float, default=1.0, help="of the data, for a quick look")
+    parser.add_argument("--parts", action="store_true", help="shares of CPU time, sampled; one process")
     options = parser.parse_args()
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"}
     with tempfile.TemporaryDirectory() as name:
@@ -49,6 +54,9 @@ def main() -> None:
         make_tokenizer(folder)
         make_chats(folder, int(CHATS * options.share))
         make_texts(folder, int(TEXT_BYTES * options.share))
+        if options.parts:
+            print(shares(ready_ftlab(options.what, folder, 1, packing=True)))
+            return
         # One pool, a fresh process for every repeat: nothing is warm, and each has a peak of memory of its own.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as pool:
@@ -87,6 +95,41 @@ def measure(side: str, what: str, folder: Path, workers: int) -> dict[str, float
         wall, cpu = time.perf_counter() - wall, cpu_seconds() - cpu
     fill = tokens / (rows * LENGTHS[what])
     return {"wall": wall, "cpu": cpu, "peak": peak[0], "tokens": tokens, "rows": rows, "fill": fill}
+
+
+# Of what a moment of work is for, by the innermost of these files that is at work.
+PARTS = {
+    "read and parse": ("sources/", "row_cache.py"),
+    "rows to conversations": ("formats/", "duplicates.py"),
+    "template, special tokens": ("templates.py", "left_out.py", "literals.py", "<template>"),
+    "tokens and labels": ("encoder.py", "tiktoken_core.py", "ledger/"),
+    "packing": ("packing/",),
+    "hashes of what was written": ("seals.py", "rundir/files.py"),
+}
+
+
+def shares(prepare: Callable[[], Any]) -> str:
+    """What part of the CPU time of ``prepare`` each of ``PARTS`` takes: looked at every two milliseconds of it."""
+    counts: Counter[str] = Counter()
+
+    def look(_: int, frame: FrameType | None) -> None:
+        while frame is not None:
+            file = frame.f_code.co_filename
+            for part, files in PARTS.items():
+                if any(name in file for name in files):
+                    counts[part] += 1
+                    return
+            frame = frame.f_back
+        counts["the rest"] += 1
+
+    signal.signal(signal.SIGPROF, look)
+    before = cpu_seconds()
+    signal.setitimer(signal.ITIMER_PROF, 0.002, 0.002)
+    prepare()
+    signal.setitimer(signal.ITIMER_PROF, 0)
+    spent = cpu_seconds() - before
+    lines = [f"{part:<28}{count / counts.total():>7.1%}" for part, count in counts.most_common()]
+    return "\n".join([f"{'CPU seconds':<28}{spent:>7.2f}", *lines])
 
 
 def compare(what: str, folder: Path) -> str:

@@ -7,6 +7,9 @@ import random
 import re
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -24,7 +27,7 @@ from ftlab.rundir.directory import RunDir
 from ftlab.rundir.manifest import Manifest
 from ftlab.rundir.names import CHECKPOINT_MANIFEST
 from tests.mixtures import save_mixture, shape_overrides
-from tests.runs import create_run, make_run, resume_run, train_run
+from tests.runs import create_run, logged, make_run, resume_run, train_run
 
 CHECKPOINT = "run/phases/*/checkpoint"
 
@@ -163,3 +166,34 @@ def test_no_bit_of_a_checkpoint_can_change_unseen(tmp_path):
             file.write_bytes(damaged)
             assert not is_whole(checkpoint), (file.name, bit)
         file.write_bytes(content)
+
+
+@pytest.mark.kill
+def test_a_run_goes_on_under_another_number_of_threads_and_says_so(tmp_path, env):
+    """In processes of its own. The rows are the same in the same order; sums may be cut elsewhere, so that weights
+    equal to the bit are promised for an equal number of threads."""
+    given = [*kill.SHARED, "tracker=none", f"data.cache={tmp_path / 'cache'}"]
+
+    def start(name: str, threads: int) -> subprocess.Popen[str]:
+        words = [sys.executable, "-m", "ftlab", *given, f"run.dir={tmp_path / name}"]
+        number = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        return subprocess.Popen(words, cwd=tmp_path, env=env | number, stdout=subprocess.PIPE, text=True)
+
+    whole = start("whole", 1)
+    whole.communicate(timeout=300)
+    stopped = start("stopped", 1)
+    while stopped.poll() is None and not list(tmp_path.glob(f"stopped/phases/*/checkpoint-4/{CHECKPOINT_MANIFEST}")):
+        time.sleep(0.05)
+    stopped.kill()
+    stopped.communicate()
+    resumed = start("stopped", 2)
+    said, _ = resumed.communicate(timeout=300)
+    assert (whole.returncode, stopped.returncode, resumed.returncode) == (0, -signal.SIGKILL, 0)
+    assert "Not as at its first start: threads 1 then, 2 now." in " ".join(said.split())
+    alone, both = (logged(RunDir.open(tmp_path / name)) for name in ("whole", "stopped"))
+    assert [line["step"] for line in both] == [line["step"] for line in alone]
+    for one, other in zip(alone, both):
+        assert other.get("tokens") == one.get("tokens")
+        assert [other.get(name) for name in ("loss", "eval_loss")] == pytest.approx(
+            [one.get(name) for name in ("loss", "eval_loss")], abs=1e-4
+        )
