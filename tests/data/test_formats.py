@@ -420,12 +420,12 @@ REFUSED = {
     "two questions in a row": (
         "messages",
         chat(("user", "a"), ("user", "b"), ("assistant", "c")),
-        "turn 2 should be an assistant turn, not user",
+        "turn 2 should be an assistant turn, not user (data.on_same_role=merge joins it to the one before)",
     ),
     "two answers in a row": (
         "messages",
         chat(*ANSWERED, ("assistant", "c")),
-        "turn 3 should be a user or tool turn, not assistant",
+        "turn 3 should be a user or tool turn, not assistant (data.on_same_role=merge joins it to the one before)",
     ),
     "ends with the user": (
         "messages",

@@ -6,7 +6,11 @@ import json
 
 import pytest
 
+from ftlab.data import prepare
 from ftlab.data.formats import CONVERTERS, Columns, Conversation, RowError
+from ftlab.data.sources.resolve import resolve
+from ftlab.errors import DataError
+from tests.runs import make_run
 
 
 def convert(messages, format_="messages", tags=None, **more):
@@ -404,3 +408,38 @@ def test_what_of_them_cannot_be_read_is_told(change, told):
     with pytest.raises(RowError) as error:
         CONVERTERS["messages"](Columns({"messages": turns}, {}))
     assert str(error.value) == told
+
+
+# --- two turns of one side in a row ----------------------------------------------------------------------------------
+
+TWICE = [user("One."), user("Two."), assistant("A."), assistant("B."), user("Three."), assistant("C.")]
+
+
+def test_two_turns_of_one_side_in_a_row_are_refused_or_joined_as_the_config_says(write):
+    """``data.on_same_role``, of a run's own command line."""
+    path = write("rows.jsonl", [{"messages": TWICE}])
+    found = {}
+    for choice in ("error", "merge"):
+        run = make_run(f"data.path={path}", "data.format=messages", f"data.on_same_role={choice}")
+        (source,) = resolve(run.data, "sft")
+        try:
+            prepare.check_first_rows([source], run.data)
+            found[choice] = prepare._convert(source, {"messages": TWICE})
+        except DataError as error:
+            found[choice] = str(error)
+    reason = "turn 2 should be an assistant turn, not user (data.on_same_role=merge joins it to the one before)"
+    assert f"{path}, row 1: {reason}." in found["error"]
+    joined = [user("One.\n\nTwo."), assistant("A.\n\nB."), user("Three."), assistant("C.")]
+    assert found["merge"] == Conversation(joined)
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason"),
+    [
+        ([user(), assistant(None, tool_calls=[call("f", {})]), assistant()], "turn 3 should be a user or tool turn"),
+        ([user(), assistant(), assistant(loss_weight=0)], "message 3 is merged with the one before it, and only one"),
+    ],
+)
+def test_what_is_not_text_alone_or_not_trained_alike_is_not_joined(messages, reason):
+    with pytest.raises(RowError, match=reason):
+        CONVERTERS["messages"](Columns({"messages": messages}, {}, {}, merges=True))

@@ -40,7 +40,7 @@ BAD = {
     "two questions in a row": (
         "sharegpt",
         human(("human", "1"), ("human", "2"), ("gpt", "3")),
-        "turn 2 should be an assistant turn, not user",
+        "turn 2 should be an assistant turn, not user (data.on_same_role=merge joins it to the one before)",
     ),
     "no answer at the end": (
         "messages",

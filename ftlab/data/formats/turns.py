@@ -146,9 +146,10 @@ def read_turns(
             said = _trains(turn, words, number)
             if said is not None:
                 trains[len(messages)] = said
-        is_merged = merges and role not in allowed and bool(messages) and _can_merge(messages[-1], message)
+        can_merge = role not in allowed and bool(messages) and _can_merge(messages[-1], message)
+        is_merged = merges and can_merge
         if role not in allowed and not is_merged:
-            raise _order_error(role, allowed, number)
+            raise _order_error(role, allowed, number, can_merge)
         allowed = _NEXT[role]
         if not content or content.isspace():
             if role == "system":  # the same as none, as in a column
@@ -179,11 +180,12 @@ def _can_merge(one: Message, other: Message) -> bool:
     return all(key == "content" or one.get(key) == value for key, value in other.items())
 
 
-def _order_error(role: str, allowed: frozenset[str], number: int) -> RowError:
+def _order_error(role: str, allowed: frozenset[str], number: int, can_merge: bool) -> RowError:
     if role == "system":
         return RowError("a system message stands after the first place")
     expected = "an assistant" if "assistant" in allowed else "a user or tool"
-    return RowError(f"turn {number} should be {expected} turn, not {role}")
+    advice = " (data.on_same_role=merge joins it to the one before)" if can_merge else ""
+    return RowError(f"turn {number} should be {expected} turn, not {role}{advice}")
 
 
 def _read(turn: Any, words: Words, number: int) -> Message:
