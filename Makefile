@@ -5,13 +5,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-slow test-kill test-matrix test-fuzz test-slurm test-distributed lint tiny-base tiny-instruct
+.PHONY: run test test-slow test-kill test-matrix test-fuzz test-slurm test-distributed test-gpu lint tiny-base tiny-instruct
 
 run: $(VENV)/.run
 	$(BIN)/ftlab
 
 test: $(VENV)/.dev lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow and not kill and not matrix and not fuzz and not slurm and not distributed" -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow and not kill and not matrix and not fuzz and not slurm and not distributed and not gpu" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/.dev
 	$(BIN)/pytest -m slow --timeout 3600
@@ -31,6 +31,10 @@ test-slurm: $(VENV)/.dev
 
 test-distributed: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m distributed
+
+# CUDA GPUs, two for most of them; anything else skips them, saying why.
+test-gpu: $(VENV)/.dev
+	$(BIN)/pytest -m gpu -rs --timeout 3600
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
