@@ -71,7 +71,7 @@ def cross_group_mistakes(run: Run) -> list[tuple[str, Any, str]]:
         )
     if run.data.path is None and run.data.name is None:
         found.append(("data.path", None, "no data: choose data=NAME, or give data.path and data.format"))
-    return found + _deepspeed_mistakes(run)
+    return found + _deepspeed_mistakes(run) + _fsdp_mistakes(run)
 
 
 # Optimizers that compute with the shape of a weight: ZeRO gives them rows of numbers.
@@ -81,8 +81,6 @@ _OF_SHAPES = ("adafactor", "galore", "apollo")
 def _deepspeed_mistakes(run: Run) -> list[tuple[str, Any, str]]:
     """What DeepSpeed cannot do together with the rest of the run, or with itself."""
     chosen, found = run.deepspeed, list[tuple[str, Any, str]]()
-    if chosen.stage is not None and run.hardware.fsdp:
-        found.append(("hardware.fsdp", True, "FSDP and DeepSpeed both shard; choose one"))
     if chosen.offload_optimizer and not chosen.stage:
         reason = "only a sharded optimizer is kept in the host's memory; use deepspeed=z2_offload or z3_offload"
         found.append(("deepspeed.offload_optimizer", True, reason))
@@ -96,6 +94,40 @@ def _deepspeed_mistakes(run: Run) -> list[tuple[str, Any, str]]:
     if run.train.optimizer.startswith(_OF_SHAPES):
         reason = f"deepspeed={chosen.name} gives an optimizer rows of numbers, and this one needs the shapes of weights"
         found.append(("train.optimizer", run.train.optimizer, f"{reason}; use adamw_torch, or deepspeed=none"))
+    return found
+
+
+# torch's optimizers, whose arithmetic on a share of a weight is that on the whole of it.
+_OF_SHARDS = ("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop")
+
+
+def _fsdp_mistakes(run: Run) -> list[tuple[str, Any, str]]:
+    """What FSDP cannot shard, or has nothing to shard for."""
+    found: list[tuple[str, Any, str]] = []
+    if not run.hardware.fsdp:
+        return found
+    if run.deepspeed.stage is not None:
+        return [("hardware.fsdp", True, "FSDP and DeepSpeed both shard; choose one")]
+    if planned_devices(run.hardware) == 1:
+        found.append(
+            ("hardware.fsdp", True, "FSDP shares a model out among several devices, and this is one; give "
+             "hardware.devices=N, or use hardware.fsdp=false")
+        )  # fmt: skip
+    if run.phases:
+        return found
+    if run.stage.name in ("ppo", "grpo"):
+        found.append(
+            ("hardware.fsdp", True, f"stage={run.stage.name} writes answers with weights that FSDP gathers for every "
+             "token; use hardware.fsdp=false, or deepspeed=z2")
+        )  # fmt: skip
+    if run.quant.name == "int8":
+        found.append(("quant", "int8", "FSDP cannot shard int8 weights; use quant=nf4, or hardware.fsdp=false"))
+    if run.hardware.precision == "fp16":
+        reason = "under FSDP no gradients are scaled, as fp16 needs it; use bf16, or hardware.fsdp=false"
+        found.append(("hardware.precision", "fp16", reason))
+    if run.train.optimizer not in _OF_SHARDS:
+        reason = f"it does not know sharded weights; under hardware.fsdp=true use one of: {', '.join(_OF_SHARDS)}"
+        found.append(("train.optimizer", run.train.optimizer, reason))
     return found
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from ftlab.distributed import fsdp
 from ftlab.distributed.world import planned_devices
 from ftlab.schema import Run
 
@@ -22,10 +23,13 @@ class Sharding:
     :cvar wrapper: the class that the trainer calls in training; None: the model itself.
     :cvar wraps_early: whether the wrapper must have the model before anything is computed with it, because it is the
         wrapper that puts the weights where they are computed with.
+    :cvar is_in_place: whether no wrapper is around the model: its weights are sharded where they are, and transformers
+        takes it for any other.
     """
 
     wrapper: str | None = None
     wraps_early = False
+    is_in_place = False
 
     @property
     def layout(self) -> str:
@@ -35,6 +39,10 @@ class Sharding:
     def found_layout(self, wrapped: Any) -> str:
         """What the wrapper does. :param wrapped: the model as it is called in training."""
         return "nothing is sharded"
+
+    def found_wrapper(self, wrapped: Any) -> str:
+        """As :attr:`wrapper` has it. :param wrapped: the model as it is called in training."""
+        return type(wrapped).__name__
 
     @property
     def is_whole(self) -> bool:
@@ -48,6 +56,17 @@ class Sharding:
     def local(self, parameter: Any) -> Any:
         """This process's part of a weight, a tensor."""
         return parameter.detach()
+
+    def whole(self, tensor: Any) -> Any:
+        """All of a tensor of the model's."""
+        return tensor
+
+    def put(self, target: Any, values: Any) -> None:
+        """Write into a tensor of the model's. :param values: for all of it, in every process."""
+        target.copy_(values)
+
+    def release(self, model: Any) -> None:
+        """Give back what forwards without a backward have gathered: whoever has evaluated a model does."""
 
     @contextmanager
     def gathered(self, parameters: Sequence[Any]) -> Iterator[None]:
@@ -129,22 +148,78 @@ class Zero3(Zero):
             yield
 
     def state_dict(self, model: Any, is_wanted: Callable[[Any], bool]) -> dict[str, Any] | None:
-        """One weight at a time, so that no device must hold all of them."""
+        def gathered(parameter: Any) -> Any:
+            with self.gathered([parameter]):
+                return parameter.detach().clone()
+
+        return _whole_state_dict(model, is_wanted, gathered)
+
+
+class Fsdp(Sharding):
+    """FSDP2: weights, gradients and optimizer states are all sharded; a layer's weights are gathered while it
+    computes."""
+
+    wrapper = "fully_shard"
+    is_in_place = True
+
+    def __init__(self, run: Run):
+        self._run = run
+
+    @property
+    def is_whole(self) -> bool:
+        return False
+
+    @property
+    def layout(self) -> str:
+        return _fsdp_layout(planned_devices(self._run.hardware), self._run.model.architecture.layers + 1)
+
+    def found_layout(self, wrapped: Any) -> str:
         import torch
 
-        is_first = torch.distributed.get_rank() == 0
-        found: dict[str, Any] = {}
-        known: dict[int, Any] = {}  # tied weights have two names, and are gathered once
-        for name, parameter in model.named_parameters(remove_duplicate=False):
-            if not is_wanted(parameter):
-                continue
-            if id(parameter) not in known:
-                with self.gathered([parameter]):
-                    known[id(parameter)] = parameter.detach().cpu().clone() if is_first else None
-            found[name] = known[id(parameter)]
-        saved = model.state_dict().keys()  # without buffers that are not saved
-        found |= {name: buffer.detach().cpu() for name, buffer in model.named_buffers() if name in saved}
-        return found if is_first else {}
+        units = fsdp.sharded_units(wrapped)
+        return _fsdp_layout(torch.distributed.get_world_size(), units) if units else super().found_layout(wrapped)
+
+    def found_wrapper(self, wrapped: Any) -> str:
+        return self.wrapper if fsdp.sharded_units(wrapped) else super().found_wrapper(wrapped)
+
+    def local(self, parameter: Any) -> Any:
+        return fsdp.local_part(parameter)
+
+    def whole(self, tensor: Any) -> Any:
+        return fsdp.whole(tensor)
+
+    def put(self, target: Any, values: Any) -> None:
+        fsdp.put(target, values)
+
+    def release(self, model: Any) -> None:
+        fsdp.release(model)
+
+    def state_dict(self, model: Any, is_wanted: Callable[[Any], bool]) -> dict[str, Any] | None:
+        self.release(model)
+        return _whole_state_dict(model, is_wanted, self.whole)
+
+
+def _whole_state_dict(model: Any, is_wanted: Callable[[Any], bool], gathered: Callable[[Any], Any]) -> dict[str, Any]:
+    """One weight at a time, so that no device must hold all of them. :param gathered: all of a parameter."""
+    import torch
+
+    is_first = torch.distributed.get_rank() == 0
+    found: dict[str, Any] = {}
+    known: dict[int, Any] = {}  # tied weights have two names, and are gathered once
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if not is_wanted(parameter):
+            continue
+        if id(parameter) not in known:
+            values = gathered(parameter)
+            known[id(parameter)] = values.cpu() if is_first else None
+        found[name] = known[id(parameter)]
+    saved = model.state_dict().keys()  # without buffers that are not saved
+    found |= {name: buffer.detach().cpu() for name, buffer in model.named_buffers() if name in saved}
+    return found if is_first else {}
+
+
+def _fsdp_layout(parts: int, units: int) -> str:
+    return f"weights, gradients and optimizer states in {parts} parts, {units} gathered one by one"
 
 
 def _zero_layout(stage: int, offloads_optimizer: bool, offloads_parameters: bool) -> str:
@@ -161,4 +236,6 @@ def sharding_of(run: Run) -> Sharding:
     """Where the run's weights are once training has begun."""
     if uses_deepspeed(run):
         return Zero3(run) if run.deepspeed.stage == 3 else Zero(run)
+    if run.hardware.fsdp:
+        return Fsdp(run)
     return Ddp() if planned_devices(run.hardware) > 1 else Sharding()

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ftlab.distributed.sharding import Sharding
 from ftlab.rundir.checkpoints import set_aside
 from ftlab.rundir.compare import format_both
 from ftlab.rundir.directory import RunDir
@@ -17,26 +16,14 @@ from ftlab.rundir.names import MODEL_CARD, WEIGHT_FILES
 from ftlab.rundir.plan import Phase
 
 
-def whole_weights(model: Any, sharding: Sharding) -> dict[str, Any] | None:
-    """What :func:`save_final` needs of sharded weights, of which every process gives its part; None where the first
-    process has all of them."""
-    from ftlab.model.guests import has_adapter
-
-    if not has_adapter(model):
-        return sharding.state_dict(model, lambda parameter: True)
-    # PEFT saves embeddings beside the adapter where tokens were added.
-    layers = [model.get_input_embeddings(), model.get_output_embeddings()]
-    embeddings = {id(parameter) for layer in layers if layer is not None for parameter in layer.parameters()}
-    return sharding.state_dict(model, lambda parameter: parameter.requires_grad or id(parameter) in embeddings)
-
-
 def save_final(
     model: Any, tokenizer: Any, stop: list[int], final: Path, state: dict[str, Any] | None = None
 ) -> Path | None:
     """Write the adapter or model with tokenizer, chat template and stop tokens, whole or not at all. Other weights that
     were there are never removed: where they are then is returned.
 
-    :param stop: ids at which an answer ends. :param final: the folder. :param state: see :func:`whole_weights`.
+    :param stop: ids at which an answer ends. :param final: the folder.
+    :param state: see :func:`ftlab.model.whole_weights.whole_weights`.
     """
     from ftlab.model.roles import has_adapter
 

@@ -73,7 +73,7 @@ class Handshake(TrainerCallback):
         trainer, config = self._trainer, self._trainer.model.config
         return {
             "processes": self._ranks.group_size(),
-            "wrapper": type(trainer.model_wrapped).__name__,
+            "wrapper": trainer.sharding.found_wrapper(trainer.model_wrapped),
             "sharding": trainer.sharding.found_layout(trainer.model_wrapped),
             "precision": str(compute_dtype(self._run)),
             "attention": config._attn_implementation,

@@ -150,12 +150,14 @@ class Measuring:
                 bar.advance(count)
                 self._session.ranks.beat()
 
-            answers = generate(
-                trainer.model, self._tokens.tokenizer, prompts,
-                max_new_tokens=self._run.eval.max_new_tokens, batch_size=self._run.eval.batch_size,
-                max_tokens=tokens_at_once(self._run, trainer.rows_at_once),
-                stop=self._tokens.stop, advance=advance,
-            )  # fmt: skip
+            with trainer.autocast_smart_context_manager():  # in the arithmetic of training, before it as after it
+                answers = generate(
+                    trainer.model, self._tokens.tokenizer, prompts,
+                    max_new_tokens=self._run.eval.max_new_tokens, batch_size=self._run.eval.batch_size,
+                    max_tokens=tokens_at_once(self._run, trainer.rows_at_once),
+                    stop=self._tokens.stop, advance=advance, is_sharded=not trainer.sharding.is_whole,
+                )  # fmt: skip
+            trainer.sharding.release(trainer.model)
         if self._split == "golden":
             measures.values[PROMPTS] = len(prompts)
             scored = [(text, answer) for text, (_, answer) in zip(answers, questions) if answer]

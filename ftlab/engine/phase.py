@@ -16,13 +16,13 @@ from ftlab.data.sources import resolve
 from ftlab.distributed.deepspeed import prepare_environment
 from ftlab.distributed.sharding import sharding_of, uses_deepspeed
 from ftlab.engine import resume_point, summary
-from ftlab.engine.final_weights import changed_weights, link_final, save_final, weight_hashes, whole_weights
+from ftlab.engine.final_weights import changed_weights, link_final, save_final, weight_hashes
 from ftlab.engine.fingerprints import check_saved, weight_sums
 from ftlab.engine.model_card import write_model_card
 from ftlab.engine.packing import choose_isolation
 from ftlab.engine.questions import check_room, has_golden_answers
 from ftlab.engine.session import Session
-from ftlab.errors import RunDirError
+from ftlab.errors import NotReadyError, RunDirError
 from ftlab.policy import lineage
 from ftlab.preflight.fit import forecast
 from ftlab.preflight.remarks import remarks
@@ -73,6 +73,12 @@ class PhaseRun:
         self.isolation = choose_isolation(
             self.session, self.phase.name, self.config, self.model, self.tokenizer.pad_token_id, prepared
         )
+        if self.isolation == "one_per_row" and not self.sharding.is_whole:
+            raise NotReadyError(
+                f"{self.config.model.name} keeps packed samples apart in one call of the model for each, and where "
+                "weights are sharded all processes must call it equally often. Use data.packing=false where a row is "
+                "one sample, or hardware.fsdp=false and deepspeed=z2 at most."
+            )
         self._train(prepared)
 
     def _data(self) -> Data:
@@ -152,6 +158,7 @@ class PhaseRun:
         from ftlab.engine.trackers.rates import make_rates
         from ftlab.engine.watchdog import Watchdog
         from ftlab.model.load import uses_cpu
+        from ftlab.model.whole_weights import whole_weights
         from ftlab.stages.trainer.halving import HalvingTrainer
 
         session, train = self.session, self.config.train

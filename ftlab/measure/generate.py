@@ -22,6 +22,7 @@ def generate(
     max_tokens: int,
     stop: Sequence[int],
     advance: Callable[[int], None] = lambda count: None,
+    is_sharded: bool = False,
 ) -> list[str]:
     """Return the greedy continuation of each prompt, without special tokens, in the order of the prompts.
 
@@ -32,6 +33,7 @@ def generate(
         prompt that has more by itself runs alone.
     :param stop: token ids that end an answer.
     :param advance: called with the number of prompts done after each batch.
+    :param is_sharded: whether each process has a part of the weights alone: all of them then call the model as often.
     """
     from transformers import GenerationConfig
 
@@ -53,7 +55,10 @@ def generate(
             mask[row, width - len(tokenized[i]) :] = 1
         with only_what_is_asked(model):
             out = model.generate(
-                input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=greedy
+                input_ids=ids.to(model.device),
+                attention_mask=mask.to(model.device),
+                generation_config=greedy,
+                synced_gpus=is_sharded,
             )
         for i, text in zip(batch, tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)):
             answers[i] = text

@@ -63,7 +63,9 @@ def load_model(run: Run) -> Any:
         elif quantization_kind(run.model) in ("gptq", "awq"):
             options["quantization_config"] = _trainable_kernels(str(quantization_kind(run.model)))
         if run.quant.name != "none" or quantization_kind(run.model) is not None:
-            options["device_map"] = {"": "cpu" if uses_cpu(run) else torch.accelerator.current_device_index()}
+            # What is sharded goes to the device part by part.
+            on_cpu = uses_cpu(run) or run.hardware.fsdp
+            options["device_map"] = {"": "cpu" if on_cpu else torch.accelerator.current_device_index()}
         model, report = AutoModelForCausalLM.from_pretrained(
             run.model.path, output_loading_info=True, **source, **options
         )
@@ -73,7 +75,7 @@ def load_model(run: Run) -> Any:
         raise NotReadyError(f"model.path={run.model.path} cannot be loaded: {_reason(error)}") from error
     _check_complete(run.model.path, report)
     make_savable(model.generation_config, run.model.path)
-    if uses_cpu(run) and getattr(model, "is_loaded_in_4bit", False):
+    if (uses_cpu(run) or run.hardware.fsdp) and getattr(model, "is_loaded_in_4bit", False):
         _keep_gradients(model)
     return model
 

@@ -42,6 +42,8 @@ def unsupported_reason(run: Run) -> str | None:
         return f"{said}, and quantized weights cannot be trained themselves: use method=lora, or the unquantized model"
     if kind not in _NEEDS:
         return f"{said}; adapters train on {', '.join(_NEEDS)}. Use the unquantized model, with method=qlora if need be"
+    if run.hardware.fsdp and kind != "bitsandbytes":
+        return f"{said}, in a form that FSDP cannot shard: use hardware.fsdp=false, or the unquantized model"
     lacking = [f"{name}>={version}" for name, version in _NEEDS[kind].items() if not _has(name, version)]
     if lacking:
         install = " ".join(f"'{package}'" for package in lacking)

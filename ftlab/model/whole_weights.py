@@ -1,4 +1,4 @@
-"""A whole model's weights from a folder that it was saved in, into the model in memory: all of them, or an error."""
+"""Whole weights, of a model in memory for a folder, and from the folder into the model: all of them, or an error."""
 
 from __future__ import annotations
 
@@ -11,11 +11,24 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ftlab.distributed.sharding import Sharding
 from ftlab.errors import RunDirError
+from ftlab.model.guests import has_adapter
+
+
+def whole_weights(model: Any, sharding: Sharding) -> dict[str, Any] | None:
+    """What ``save_pretrained`` needs of sharded weights, of which every process gives its part; None where the first
+    process has all of them."""
+    if not has_adapter(model):
+        return sharding.state_dict(model, lambda parameter: True)
+    # PEFT saves embeddings beside the adapter where tokens were added.
+    layers = [model.get_input_embeddings(), model.get_output_embeddings()]
+    embeddings = {id(parameter) for layer in layers if layer is not None for parameter in layer.parameters()}
+    return sharding.state_dict(model, lambda parameter: parameter.requires_grad or id(parameter) in embeddings)
 
 
 @torch.no_grad()
-def load_whole_model(model: Any, folder: Path) -> None:
+def load_whole_model(model: Any, folder: Path, sharding: Sharding) -> None:
     """Copy every weight of ``folder`` into ``model``, in place.
 
     Of some families, mixtures of experts above all, the names in the file are not those of the modules: transformers
@@ -27,14 +40,14 @@ def load_whole_model(model: Any, folder: Path) -> None:
     tensors = {
         name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()
     }
-    expected = model.state_dict()
+    expected = model.state_dict(keep_vars=True)
     unknown = tensors.keys() - expected.keys()
     if unknown:
         known = {name: tensors[name] for name in tensors.keys() & expected.keys()}
         tensors = {**_converted(model, folder), **known}
     _check_complete(model, expected, tensors, folder)
     for name, tensor in tensors.items():
-        expected[name].copy_(tensor)
+        sharding.put(expected[name], tensor)
 
 
 def _converted(model: Any, folder: Path) -> dict[str, Tensor]:
@@ -67,21 +80,20 @@ def _check_complete(model: Any, expected: Mapping[str, Tensor], tensors: Mapping
         if tensor.shape != expected[name].shape:
             shapes = f"{tuple(tensor.shape)}, and the model's is {tuple(expected[name].shape)}"
             raise RunDirError(_message(folder, f"{name} has the shape {shapes}"))
-    present = {expected[name].data_ptr() for name in tensors}
+    present = {id(expected[name]) for name in tensors}
     unsaved = set(getattr(model, "_keys_to_ignore_on_save", None) or ())
-    lacking = sorted(
-        n for n, t in expected.items() if n not in tensors and t.data_ptr() not in present and n not in unsaved
-    )
+    lacking = sorted(n for n, t in expected.items() if n not in tensors and id(t) not in present and n not in unsaved)
     if lacking:
         raise RunDirError(
             _message(folder, f"it has no {lacking[0]}" + (f" and {len(lacking) - 1} more" * (len(lacking) > 1)))
         )
 
 
-def check_adapter_loaded(model: Any, folder: Path) -> None:
-    """Check that the adapter in memory is the one in the folder, to the last bit.
+@torch.no_grad()
+def load_whole_adapter(model: Any, folder: Path, sharding: Sharding) -> None:
+    """Copy every weight of an adapter into the one that a model trains, and see that each is there to the last bit.
 
-    :raises RunDirError: a weight differs, or is in one of them alone.
+    :raises RunDirError: a weight is in one of them alone, or has not arrived.
     """
     from peft import get_peft_model_state_dict, load_peft_weights
 
@@ -90,7 +102,10 @@ def check_adapter_loaded(model: Any, folder: Path) -> None:
         has = "it has no" if apart[0] in loaded else "the model has no"
         raise RunDirError(_message(folder, f"{has} {apart[0]}"))
     for name, tensor in saved.items():
-        if not torch.equal(tensor, loaded[name].detach().cpu().to(tensor.dtype)):
+        sharding.put(loaded[name], tensor)
+    loaded = get_peft_model_state_dict(model)
+    for name, tensor in saved.items():
+        if not torch.equal(tensor, sharding.whole(loaded[name]).detach().cpu().to(tensor.dtype)):
             raise RunDirError(_message(folder, f"{name} was not loaded"))
 
 

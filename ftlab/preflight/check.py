@@ -89,7 +89,6 @@ def _missing_parts(run: Run) -> list[str]:
     """Valid choices whose machinery this build lacks."""
     several, is_zero = planned_devices(run.hardware) > 1, uses_deepspeed(run)
     lacking = {
-        "hardware.fsdp": run.hardware.fsdp,
         f"deepspeed={run.deepspeed.name} for stage={run.stage.name}": is_zero and run.stage.name in ("ppo", "grpo"),
         f"deepspeed={run.deepspeed.name} for train.engine=trl": is_zero and run.train.engine == "trl",
         f"more than one device for stage={run.stage.name}": several and run.stage.name in ("ppo", "grpo"),

@@ -207,6 +207,18 @@ NO_LAYERS = (
          ["method.trainable_layers=-7: model=tiny has 4 decoder layers",
           "quant.compute_dtype=bf16: only quant=nf4 and fp4 have it, and this is quant=none",
           "data.overlap=256: must be less than data.max_length=256"]),
+        ("hardware.fsdp=true",
+         ["hardware.fsdp=True: FSDP shares a model out among several devices, and this is one; give "
+          "hardware.devices=N, or use hardware.fsdp=false"]),
+        ("hardware=8xh100 hardware.fsdp=true stage=ppo method=qlora quant=int8 hardware.precision=fp16 "
+         "train.optimizer=adamw_8bit",
+         ["hardware.fsdp=True: stage=ppo writes answers with weights that FSDP gathers for every token; use "
+          "hardware.fsdp=false, or deepspeed=z2",
+          "quant=int8: FSDP cannot shard int8 weights; use quant=nf4, or hardware.fsdp=false",
+          "hardware.precision=fp16: under FSDP no gradients are scaled, as fp16 needs it; use bf16, or "
+          "hardware.fsdp=false",
+          "train.optimizer=adamw_8bit: it does not know sharded weights; under hardware.fsdp=true use one of: "
+          "adamw_torch, adamw_torch_fused, sgd, adagrad, rmsprop"]),
         ("lora=pissa method=qlora quant=int8 quant.double_quantization=true",
          ["quant.double_quantization=True: only quant=nf4 and fp4 have it, and this is quant=int8",
           "lora.variant=pissa: PiSSA takes the singular vectors of unquantized weights; use quant=none"]),

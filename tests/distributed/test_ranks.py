@@ -95,6 +95,7 @@ WRAPPERS = {
     "z2_offload": (("sft",), 1e-5),
     "z3": (STAGES, 1e-4),
     "z3_offload": (("sft", "dpo"), 1e-4),
+    "fsdp": (STAGES, 1e-4),
 }
 CELLS = [
     (stage, method, packing, wrapper)
@@ -124,7 +125,7 @@ def one_process(tmp_path_factory) -> Callable[..., Path]:
 @pytest.mark.parametrize(("stage", "method", "packing", "wrapper"), CELLS)
 def test_ten_steps_of_every_stage(tmp_path, train, one_process, stage, method, packing, wrapper):
     """KTO's reference point is the mean of a micro-batch over all processes: one has to have as many rows in it."""
-    if wrapper not in ("none", "z0"):
+    if wrapper not in ("none", "z0", "fsdp"):
         pytest.importorskip("deepspeed", reason="pip install 'ftlab[deepspeed]'")
     if (stage, method) == ("rm", "full"):
         pytest.skip("refused: tests/preflight")
@@ -137,10 +138,14 @@ def test_ten_steps_of_every_stage(tmp_path, train, one_process, stage, method, p
     sizes = f"train.micro_batch_size={batch}", f"train.gradient_accumulation_steps={accumulation}"
     one = one_process(train, *words, *sizes)
     sizes = "train.micro_batch_size=2", "train.gradient_accumulation_steps=2"
-    train(*words, *sizes, "hardware.devices=2", f"deepspeed={wrapper}", "run.name=two")
+    train(*words, *sizes, "hardware.devices=2", words_of(wrapper), "run.name=two")
     two = tmp_path / "outputs/two"
     check_equal(one, two, WRAPPERS[wrapper][1])
     check_weights(one / "final", two / "final")
+
+
+def words_of(wrapper: str) -> str:
+    return "hardware.fsdp=true" if wrapper == "fsdp" else f"deepspeed={wrapper}"
 
 
 def check_weights(one: Path, other: Path) -> None:
@@ -187,12 +192,13 @@ def weights(run_dir: Path) -> bytes:
     ("rank", "more"),
     [
         (0, ()), (1, ()), (1, ("deepspeed=z2",)), (0, ("deepspeed=z3",)), (1, ("deepspeed=z3", "method=full")),
-        (1, ("deepspeed=z3_offload", "method=qlora")),
+        (1, ("deepspeed=z3_offload", "method=qlora")), (0, ("hardware.fsdp=true",)),
+        (1, ("hardware.fsdp=true", "method=full")), (1, ("hardware.fsdp=true", "method=qlora")),
     ],
 )  # fmt: skip
 def test_a_rank_that_is_killed(tmp_path, train, start, rank, more):
     """One message says which; the same command goes on to the weights of a run that nobody has disturbed."""
-    if more:
+    if "deepspeed" in str(more):
         pytest.importorskip("deepspeed", reason="pip install 'ftlab[deepspeed]'")
     words = (*LONG, *more)
     run_dir = tmp_path / "outputs/a"

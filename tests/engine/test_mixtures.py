@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from ftlab.distributed.sharding import Sharding
 from ftlab.errors import RunDirError
 from ftlab.model.whole_weights import load_whole_model
 from tests.mixtures import save_mixture, shape_overrides
@@ -35,7 +36,7 @@ def test_every_weight_of_a_checkpoint_is_loaded(tmp_path, folders, family):
     for parameter in model.parameters():
         parameter.data.normal_()
     model.save_pretrained(tmp_path)
-    load_whole_model(other, tmp_path)
+    load_whole_model(other, tmp_path, Sharding())
     assert [n for n, p in model.named_parameters() if not torch.equal(p, other.get_parameter(n))] == []
 
 
@@ -52,7 +53,7 @@ def test_a_checkpoint_without_all_of_a_models_weights_is_refused(tmp_path, folde
         tensors["model.norm.weight"] = torch.zeros(2)
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(RunDirError, match=r"cannot be continued from: .*(q_proj|norm)\.weight"):
-        load_whole_model(model, tmp_path)
+        load_whole_model(model, tmp_path, Sharding())
 
 
 @pytest.mark.parametrize("family", ["mixtral", pytest.param("qwen3_next", marks=pytest.mark.matrix)])

@@ -69,6 +69,8 @@ def _held(run: Run, device: Device) -> tuple[dict[str, float], float]:
         weights = {name: value / 2 for name, value in weights.items()}
     adapter = (2 if halves else 4) * adapter_elements(run) if run.method.name == "lora" else 0
     held = {f"weights: {name}": value / divided for name, value in weights.items()}
+    if "quantization constants" in weights:  # no parameters: every device has all of them
+        held["weights: quantization constants"] = weights["quantization constants"]
     host = 0.0
     if run.deepspeed.offload_parameters:
         host += sum(held.values())
@@ -122,9 +124,12 @@ def _moments(run: Run, device: Device) -> Iterator[tuple[str, dict[str, float]]]
     working = act.backward_bytes(run, device, rows)
     one = layer if train.gradient_checkpointing else 0.0
     largest = float(shape.vocab_size * shape.hidden_size if run.method.name == "full" else 0)
-    step = states.temporary_of_step(train.optimizer, device, trainable_elements(run), largest)
+    parts = states.sharded(run, device)[0]
+    step = states.temporary_of_step(train.optimizer, device, trainable_elements(run) / parts, largest / parts)
     if uses_deepspeed(run):
         step = 0.0
+    # FSDP has given back by then what it had gathered.
+    gathered = {"gather buffers": 0.0} if run.hardware.fsdp else {}
     yield (
         "the loss, at the start of the backward pass",
         {"gradients": early, "activations": saved + outside, "autocast copies": copies, "logits": logits},
@@ -141,7 +146,7 @@ def _moments(run: Run, device: Device) -> Iterator[tuple[str, dict[str, float]]]
         "the first layer's backward pass",
         {"gradients": gradients, "activations": layer + working, "autocast copies": 0.0},
     )
-    yield "the optimizer's step", {"gradients": gradients * roles, "optimizer's temporaries": step}
+    yield "the optimizer's step", {"gradients": gradients * roles, "optimizer's temporaries": step, **gathered}
     if isinstance(run.stage, PpoStage | GrpoStage):
         yield "the rollout", {"gradients": gradients * roles, **_generation(run, device)}
     if getattr(run.stage, "reference_model", None) is not None:
@@ -173,6 +178,9 @@ def _autocast_copies(run: Run, device: Device) -> float:
     """Trained weights are fp32; autocast makes a copy of each in 16 bits that lives as long as the graph."""
     if device.precision == 4 or uses_deepspeed(run):
         return 0.0
+    if run.hardware.fsdp and run.method.name != "lora":  # a layer's are what is gathered
+        shape = run.model.architecture
+        return 2.0 * shape.vocab_size * shape.hidden_size
     if run.train.gradient_checkpointing:
         return 2.0 * trainable_elements(run) / run.model.architecture.layers
     return 2.0 * trainable_elements(run)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ftlab.distributed.sharding import uses_deepspeed
 from ftlab.preflight.memory.device import Device
-from ftlab.preflight.memory.layers import expert_elements, linears, trainable_elements
+from ftlab.preflight.memory.layers import adapter_elements, expert_elements, linears, trainable_elements
 from ftlab.pretrained import shape as counts
 from ftlab.schema import Run
 from ftlab.stages.trainer.optimizers import bytes_of_states
@@ -84,15 +84,30 @@ def trained_bytes(run: Run, device: Device) -> tuple[dict[str, float], float]:
 
 def gather_bytes(run: Run, device: Device) -> float:
     """Buffers of what devices exchange. DDP keeps every gradient a second time, in buckets. ZeRO-1 and 2 have two
-    buckets of hidden_size ** 2 elements (transformers' ``auto``); ZeRO-3 and FSDP hold two whole layers at once, or the
+    buckets of hidden_size ** 2 elements (transformers' ``auto``); ZeRO-3 holds two whole layers at once, or the
     embedding, in the precision of matrix products."""
     if device.count == 1:
         return 0.0
     shape, trained = run.model.architecture, trainable_elements(run)
-    if run.hardware.fsdp or run.deepspeed.stage == 3:
+    if run.hardware.fsdp:
+        return _fsdp_gather_bytes(run, device)
+    if run.deepspeed.stage == 3:
         layer = 2 * counts.layer_parameters(shape)
         most = max(layer, counts.embedding_parameters(shape))
         return float(device.precision * most)
     if run.deepspeed.stage in (1, 2):
         return 2.0 * device.precision * min(shape.hidden_size**2, trained)
     return 4.0 * trained
+
+
+def _fsdp_gather_bytes(run: Run, device: Device) -> float:
+    """Two layers at once, and from the forward to the end of the backward what is beside the layers, the embedding and
+    the head (ftlab/distributed/fsdp.py). Of what trains each has its gradient then; a layer's is copied once more, in
+    fp32, for the other devices to add theirs."""
+    weights, layers = weight_bytes(run, device), run.model.architecture.layers
+    outside = weights["embeddings"] + weights["head"]
+    layer = (weights["layers"] + weights.get("experts", 0.0)) / layers
+    if run.method.name == "lora":
+        return outside + 2 * (layer + 4.0 * adapter_elements(run) / layers)
+    gathered = layer * device.precision / 4
+    return 2 * outside + 2 * gathered + gathered + layer

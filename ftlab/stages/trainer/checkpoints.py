@@ -9,7 +9,7 @@ from typing import Any
 from ftlab.distributed.sharding import uses_deepspeed
 from ftlab.errors import RunDirError
 from ftlab.model.guests import has_adapter
-from ftlab.model.whole_weights import check_adapter_loaded, load_whole_model
+from ftlab.model.whole_weights import load_whole_adapter, load_whole_model, whole_weights
 from ftlab.rundir.checkpoints import checkpoints, seal
 from ftlab.rundir.files import size
 from ftlab.rundir.names import METRICS
@@ -64,10 +64,18 @@ class WholeCheckpoints(EvaluatingTrainer):
         if self.sharding.wraps_early:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         elif has_adapter(target):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            check_adapter_loaded(target, Path(resume_from_checkpoint))
+            load_whole_adapter(target, Path(resume_from_checkpoint), self.sharding)
         else:
-            load_whole_model(target, Path(resume_from_checkpoint))
+            load_whole_model(target, Path(resume_from_checkpoint), self.sharding)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """transformers asks the first process alone, and sharded weights all of them."""
+        if not self.sharding.is_in_place:
+            super().save_model(output_dir, _internal_call)
+            return
+        state = whole_weights(self.model, self.sharding)
+        if self.args.should_save:
+            self._save(output_dir, state)
 
     def _check_room(self, folder: Path) -> None:
         """:raises RunDirError: there is none for what the checkpoint will take."""

@@ -19,7 +19,7 @@ from ftlab.errors import DivergedError
 from ftlab.rundir.checkpoints import checkpoints, is_whole
 from ftlab.rundir.phase_files import PhaseFiles
 from ftlab.stages.trainer import batching
-from ftlab.stages.trainer.wrapping import WrappedTrainer
+from ftlab.stages.trainer.fully_sharded import FullyShardedTrainer
 
 NameRows = Callable[[Sequence[int]], list[str]]  # indices of train rows -> file:row of what is in them
 MAX_NAMED_ROWS = 10  # rows in a message; log.txt has them all
@@ -37,7 +37,7 @@ class Step:
     parts: list[Tensor]
 
 
-class WatchedTrainer(WrappedTrainer):
+class WatchedTrainer(FullyShardedTrainer):
     """Stops at the first step whose loss or gradients are not finite, and writes no checkpoint from there on.
 
     On a CPU every step is looked at as it ends. An accelerator is not waited for: steps are looked at together whenever

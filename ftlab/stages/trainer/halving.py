@@ -185,7 +185,8 @@ class HalvingTrainer(WholeCheckpoints):
         # What is there in a later step: the optimizer's states, and gradients of the micro-batch before.
         optimizer, device = self.run.train.optimizer, self.args.device
         is_in_host = optimizer.startswith("paged_") and device.type == "cuda"
-        kept = 0 if is_in_host else int(bytes_of_states(optimizer, sum(p.numel() for p in trained)))
+        elements = sum(self.sharding.local(parameter).numel() for parameter in trained)
+        kept = 0 if is_in_host else int(bytes_of_states(optimizer, elements))
         states = torch.empty(kept, dtype=torch.uint8, device=device)
         if self.args.gradient_accumulation_steps > 1 or size < self.args.per_device_train_batch_size:
             for parameter in trained:

@@ -47,6 +47,7 @@ class ReferenceTrainer(StageTrainer):
         if self.reference_model is not None:
             with self.loading_whole():
                 model = load_reference(self.run, self.reference_model)
+            self.place(model)
         is_shared = self.run.data.cache is not None and self.sharding.is_whole
         identity = _identity(model) if is_shared else None
         for name, rows in (("train", self.train_dataset), ("validation", self.eval_dataset)):
@@ -100,6 +101,7 @@ class ReferenceTrainer(StageTrainer):
                 found[np.concatenate([rows.view_indices(i) for i in members])] = sums_S.cpu().numpy()
                 bar.advance(len(members))
         model.train(was_training)
+        self.sharding.release(model)
         return found
 
     def _batches(self, rows: Rows) -> list[list[int]]:

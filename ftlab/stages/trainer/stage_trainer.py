@@ -189,6 +189,7 @@ class StageTrainer(HalvingTrainer):
                 meter.add({**measures, **balance})
                 bar.advance()
         model.train(was_training)
+        self.sharding.release(model)
         means = meter.means(self.accelerator.reduce)
         return {**means, **self.derived(means)}
 
