@@ -58,6 +58,8 @@ def apply_method(model: Any, run: Run, new_tokens: Sequence[int] = ()) -> Any:
         if new_tokens:
             model.get_input_embeddings().requires_grad_(True)
             model.get_output_embeddings().requires_grad_(True)
+    if run.stage.name == "rm":
+        score.freeze_output_layer(model)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.float32)

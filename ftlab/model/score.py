@@ -30,3 +30,12 @@ def score_of(model: Any) -> Any:
     """The head, beneath whatever adapters wrap the model."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     return getattr(base, NAME)
+
+
+def freeze_output_layer(model: Any) -> None:
+    """A score is made of hidden states: the logits of a reward model are no part of its loss, and no gradient reaches
+    the layer that gives them, which several processes would wait for. What it shares with the embeddings goes on."""
+    shared = {id(parameter) for parameter in model.get_input_embeddings().parameters()}
+    for parameter in model.get_output_embeddings().parameters():
+        if id(parameter) not in shared:
+            parameter.requires_grad_(False)

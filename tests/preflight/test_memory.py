@@ -134,19 +134,21 @@ def test_every_kind_of_parameter_is_counted(tmp_path):
     code = """
 import json, sys
 from ftlab.config import compose
-from ftlab.model.adapter import apply_method, count_parameters
-from ftlab.model.load import load_model
+from ftlab.model.adapter import count_parameters
+from ftlab.policy.build import build_model
+from ftlab.policy.tokens import load_tokens
 from ftlab.preflight.memory import predict
 loader = compose.config_loader()
 for line in json.loads(sys.argv[1]):
     run = compose.read(line, loader)
-    found = count_parameters(apply_method(load_model(run), run))
+    found = count_parameters(build_model(run, load_tokens(run))[0])
     told = predict(run)
     assert (told.trainable, told.parameters) == (found.trainable, found.total), (line, told, found)
 """
     lines = [["method=full"], ["lora.r=4"], ["lora.target_modules=default"], ["lora.target_modules=[q_proj,up_proj]"],
              ["lora=dora"], ["method=freeze"], ["method=freeze", "method.train_norms=true"],
-             ["method=qlora"]]  # fmt: skip
+             ["method=qlora"], ["stage=rm", "method=full"],
+             ["stage=rm", "method=freeze", "method.train_embeddings=true"]]  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", code, json.dumps(lines)], capture_output=True, text=True, timeout=300, cwd=ROOT
     )

@@ -98,9 +98,11 @@ def trainable_elements(run: Run) -> int:
     shape, method = run.model.architecture, run.method
     if method.name == "lora":
         return adapter_elements(run)
-    head = shape.hidden_size if run.stage.name == "rm" else 0
+    is_rm = run.stage.name == "rm"
+    head = shape.hidden_size if is_rm else 0
+    idle = counts.lm_head_parameters(shape) if is_rm else 0  # scores are not made of logits
     if method.name == "full":
-        return counts.parameter_count(shape) + head
+        return counts.parameter_count(shape) - idle + head
     layers = abs(method.trainable_layers or 0) or shape.layers
     if method.trainable_modules is not None:
         every = linears(shape)
@@ -108,7 +110,7 @@ def trainable_elements(run: Run) -> int:
     else:
         total = (abs(method.trainable_layers or 0)) * counts.layer_parameters(shape)
     if method.train_embeddings:
-        total += counts.embedding_parameters(shape) + counts.lm_head_parameters(shape)
+        total += counts.embedding_parameters(shape) + counts.lm_head_parameters(shape) - idle
     if method.train_norms:
         whole = 0 if method.trainable_modules is not None else abs(method.trainable_layers or 0)
         total += ((shape.layers - whole) * shape.norms_per_layer + 1) * counts.norm_parameters(shape)

@@ -56,7 +56,8 @@ def predict(run: Run, device: Device | None = None) -> Prediction:
     moment = max(moments, key=lambda name: sum(moments[name].values()))
     parts = {name: value for name, value in moments[moment].items() if value}
     total = counts.parameter_count(run.model.architecture)
-    extra = adapter_elements(run) if run.method.name == "lora" else 0
+    extra = run.model.architecture.hidden_size if run.stage.name == "rm" else 0
+    extra = adapter_elements(run) if run.method.name == "lora" else extra  # with rm's head
     return Prediction(device, moment, parts, host, trainable_elements(run), total + extra)
 
 
@@ -119,7 +120,7 @@ def _moments(run: Run, device: Device) -> Iterator[tuple[str, dict[str, float]]]
     copies = _autocast_copies(run, device)
     logits = 0.0 if run.stage.name == "rm" else act.logit_bytes(shape, rows)
     # The head's gradient is there first; where gradients are sharded it leaves in buckets, which are counted apart.
-    is_whole = run.method.name == "full" and states.sharded(run, device)[1] == 1
+    is_whole = run.method.name == "full" and run.stage.name != "rm" and states.sharded(run, device)[1] == 1
     head = 4.0 * shape.vocab_size * shape.hidden_size if is_whole else 0.0
     working = act.backward_bytes(run, device, rows)
     one = layer if train.gradient_checkpointing else 0.0

@@ -34,7 +34,8 @@ def weight_bytes(run: Run, device: Device) -> dict[str, float]:
     experts = shape.layers * expert_elements(shape)
     head, embedding = counts.lm_head_parameters(shape), counts.embedding_parameters(shape)
     rest = counts.parameter_count(shape) - linear - experts - head - embedding  # norms, biases, routers
-    found = {"embeddings": each * float(embedding), "head": each * float(head)}
+    of_head = device.precision if run.stage.name == "rm" and quant == "none" else each  # it does not train
+    found = {"embeddings": each * float(embedding), "head": of_head * float(head)}
     if experts:
         found["experts"] = float(experts) * (device.precision if is_frozen else 4)
     found["layers"] = each * float(rest)
