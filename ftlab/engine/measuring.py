@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 
 from ftlab.data.prepare import Parts
 from ftlab.data.tokens.templates import prompt_and_answer
+from ftlab.distributed.shares import join_shares, own_share
 from ftlab.engine.metrics_log import Metrics, evaluation_line
 from ftlab.engine.questions import asked_examples, asked_split, prompt_text
 from ftlab.engine.session import Session
@@ -144,7 +145,9 @@ class Measuring:
             return
         questions = [prompt_and_answer(record) for record in chosen]
         prompts = [template.prompt(messages, record.tools) for (messages, _), record in zip(questions, chosen)]
-        with self._output.progress(f"answering {self._split} prompts {when}", len(prompts)) as bar:
+        world = self._session.ranks.world
+        mine = own_share(prompts, world)
+        with self._output.progress(f"answering {self._split} prompts {when}", len(mine)) as bar:
 
             def advance(count: int) -> None:
                 bar.advance(count)
@@ -152,12 +155,13 @@ class Measuring:
 
             with trainer.autocast_smart_context_manager():  # in the arithmetic of training, before it as after it
                 answers = generate(
-                    trainer.model, self._tokens.tokenizer, prompts,
+                    trainer.model, self._tokens.tokenizer, mine,
                     max_new_tokens=self._run.eval.max_new_tokens, batch_size=self._run.eval.batch_size,
                     max_tokens=tokens_at_once(self._run, trainer.rows_at_once),
                     stop=self._tokens.stop, advance=advance, is_sharded=not trainer.sharding.is_whole,
                 )  # fmt: skip
             trainer.sharding.release(trainer.model)
+        answers = join_shares(answers, len(prompts), world)
         if self._split == "golden":
             measures.values[PROMPTS] = len(prompts)
             scored = [(text, answer) for text, (_, answer) in zip(answers, questions) if answer]
