@@ -35,6 +35,9 @@ class World:
         return name if self.size == 1 else f"{path.stem}_{self.rank}{path.suffix}"
 
 
+ALONE = World(0, 1, 0)  # one process, or one that does what every other does
+
+
 @dataclass(frozen=True)
 class Gpu:
     """:param memory: bytes."""

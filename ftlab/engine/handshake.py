@@ -46,19 +46,19 @@ class Handshake(TrainerCallback):
             return
         self._is_pending = False
         planned = self._trainer.rows_of_step(state.global_step)
-        check_rows(planned, self._ranks.gather(self._taken(len(planned))), args.train_batch_size)
+        check_rows(planned, self._ranks.gather(self._taken(planned)), args.train_batch_size)
         line = "the first step read the rows that were planned"
         sharding = self._trainer.sharding
         if sharding.is_whole:
-            check_weights(self._ranks.gather(weight_sums(self._trainer.model, sharding)))
+            check_weights(self._ranks.gather(weight_sums(self._trainer.trained_modules, sharding)))
             line += ", and left the same weights everywhere"
         self._output.note(line)
 
-    def _taken(self, batches: int) -> list[int]:
-        """The rows of the first step, of which others may have been read ahead. :param batches: of all processes."""
+    def _taken(self, planned: Sequence[Sequence[int]]) -> list[int]:
+        """The rows of the first step; others may have been read ahead. :param planned: those of all processes."""
         world = self._ranks.world
-        own = len(range(world.rank, batches, world.size))
-        return [*self._trainer.rows_taken][: own * self._trainer.args.train_batch_size]
+        own = sum(map(len, planned[world.rank :: world.size]))
+        return [*self._trainer.rows_taken][:own]
 
     def _planned(self) -> dict[str, Any]:
         sharding = self._trainer.sharding

@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 from ftlab.data.prepare import Parts
 from ftlab.data.tokens.templates import prompt_and_answer
 from ftlab.distributed.shares import join_shares, own_share
+from ftlab.distributed.world import ALONE
 from ftlab.engine.metrics_log import Metrics, evaluation_line
 from ftlab.engine.questions import asked_examples, asked_split, prompt_text
 from ftlab.engine.session import Session
@@ -145,7 +146,8 @@ class Measuring:
             return
         questions = [prompt_and_answer(record) for record in chosen]
         prompts = [template.prompt(messages, record.tools) for (messages, _), record in zip(questions, chosen)]
-        world = self._session.ranks.world
+        # Of sharded weights every process has to call the model equally often.
+        world = self._session.ranks.world if trainer.sharding.is_whole else ALONE
         mine = own_share(prompts, world)
         with self._output.progress(f"answering {self._split} prompts {when}", len(mine)) as bar:
 

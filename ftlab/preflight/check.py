@@ -61,7 +61,7 @@ def check(run: Run, adapter: Collection[str] | None = None, is_here: bool = True
     if isinstance(run.stage, PpoStage) and (mistakes := reward_names.check_stage(run.stage)):
         raise ConfigError(mistakes)
     if run.stage.name == "grpo":
-        generations.check(run)
+        generations.check(run, planned_devices(run.hardware))
         missing += filter(None, [generations.missing_vllm(run) if is_here else None])
     try:
         sources = resolve.resolve(run.data, run.stage.name)
@@ -91,11 +91,6 @@ def _missing_parts(run: Run) -> list[str]:
     lacking = {
         f"deepspeed={run.deepspeed.name} for stage={run.stage.name}": is_zero and run.stage.name in ("ppo", "grpo"),
         f"deepspeed={run.deepspeed.name} for train.engine=trl": is_zero and run.train.engine == "trl",
-        f"more than one device for stage={run.stage.name}": several and run.stage.name in ("ppo", "grpo"),
-        # DDP waits for a gradient of the head, and the loss of a reward model reaches none.
-        "more than one device for stage=rm method=full": several
-        and run.stage.name == "rm"
-        and run.method.name == "full",
         "more than one device for train.engine=trl": several and run.train.engine == "trl",
         "more than one node": planned_nodes(run.hardware) > 1,
     }

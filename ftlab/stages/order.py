@@ -34,14 +34,14 @@ def step_order(run: Run, count: int) -> Order:
     rows: Callable[[int], list[list[int]]]
     if isinstance(stage, PpoStage):
         of_epoch = math.ceil(count / stage.rollout_batch_size) * steps_of_rollout(stage)
-        rows = partial(prompts_of_ppo_step, stage=stage, count=count, seed=run.seed)
+        rows = partial(prompts_of_ppo_step, stage=stage, count=count, seed=run.seed, devices=devices)
     elif isinstance(stage, GrpoStage):
         planned = plan_generations(run, devices)
         repeats = stage.num_iterations * planned.steps
         of_epoch = steps_of_epoch(count, planned.prompts, repeats, accumulation)[0]
         rows = partial(
-            prompts_of_grpo_step, count=count, prompts=planned.prompts, repeats=repeats, accumulation=accumulation,
-            seed=run.seed,
+            prompts_of_grpo_step, count=count, generations=planned, stage=stage, accumulation=accumulation,
+            devices=devices, seed=run.seed,
         )  # fmt: skip
     else:
         of_epoch = math.ceil(math.ceil(math.ceil(count / batch) / devices) / accumulation)

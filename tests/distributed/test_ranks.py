@@ -127,8 +127,6 @@ def test_ten_steps_of_every_stage(tmp_path, train, one_process, stage, method, p
     """KTO's reference point is the mean of a micro-batch over all processes: one has to have as many rows in it."""
     if wrapper not in ("none", "z0", "fsdp"):
         pytest.importorskip("deepspeed", reason="pip install 'ftlab[deepspeed]'")
-    if (stage, method) == ("rm", "full"):
-        pytest.skip("refused: tests/preflight")
     # Training spreads differences of the last digit; at a tenth of the rate they stay where they are looked for.
     words = [*BASE, f"stage={stage}", f"method={method}", f"data.packing={packing}", "train.max_steps=10"]
     words += ["train.learning_rate=1e-4"]
@@ -155,6 +153,68 @@ def check_weights(one: Path, other: Path) -> None:
         assert sorted(a.keys()) == sorted(b.keys())
         for name in a.keys():  # noqa: SIM118
             torch.testing.assert_close(a.get_tensor(name), b.get_tensor(name), rtol=0, atol=2e-4)
+
+
+PPO = (
+    "stage=ppo", "stage.rewards=['length:9']", "stage.max_new_tokens=12", "stage.rollout_batch_size=21",
+    "stage.mini_batch_size=7", "stage.ppo_epochs=2", "stage.kl_target=0.5",
+    "train.learning_rate=1e-4", "data.max_length=64",
+)  # fmt: skip
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("method", ["full", "lora", "qlora"])
+def test_ten_steps_of_ppo(tmp_path, train, method):
+    """Sampled, judged and measured by both, over two rollouts that do not go round: the same answers and losses."""
+    words = [*BASE, *PPO, f"method={method}", "train.max_steps=10", "train.micro_batch_size=2", "eval.samples=3"]
+    words += ["data.split.validation=auto", "eval.steps=5"]
+    train(*words, "run.name=one")
+    train(*words, "run.name=two", "hardware.devices=2")
+    one, two = tmp_path / "outputs/one", tmp_path / "outputs/two"
+    steps = [line for line in lines(one) if "loss" in line]
+    assert len(steps) == 10 and all(line["critic_grad_norm"] > 0 for line in steps)
+    assert len({line["reward"] for line in steps}) == 2 and any("eval_reward" in line for line in lines(one))
+    check_equal(one, two, 1e-5)
+    assert answers_of(one) == answers_of(two) and len(answers_of(one)) == 6
+
+
+def answers_of(run_dir: Path) -> list[str]:
+    """What is kept of ppo's rollouts."""
+    found = (run_dir / "samples/01-ppo-rollouts.jsonl").read_text().splitlines()
+    return [json.loads(line)["answer"] for line in found]
+
+
+GRPO = {
+    "one step": ("stage.num_generations=4",),
+    "a group over both ranks": ("stage.num_generations=16",),
+    "several steps": ("stage.num_generations=4", "stage.steps_per_generation=4", "stage.num_iterations=2"),
+}
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("generation", GRPO)
+@pytest.mark.parametrize("method", ["full", "lora", "qlora"])
+def test_ten_steps_of_grpo(tmp_path, train, method, generation):
+    """TRL's measures are means over micro-batches of all ranks: one process has to have as many rows in it."""
+    words = [*BASE, "stage=grpo", f"method={method}", *GRPO[generation], "train.max_steps=10", "eval.steps=5"]
+    words += ["stage.rewards=['length:9']", "stage.max_new_tokens=8", "train.learning_rate=1e-4"]
+    words += ["train.gradient_accumulation_steps=2", "data.split.validation=auto"]
+    train(*words, "run.name=one", "train.micro_batch_size=8")
+    train(*words, "run.name=two", "train.micro_batch_size=4", "hardware.devices=2")
+    one, two = tmp_path / "outputs/one", tmp_path / "outputs/two"
+    assert len([line for line in lines(one) if "loss" in line]) == 10
+    check_equal(one, two, 1e-5)
+
+
+@pytest.mark.distributed
+def test_golden_answers_are_shared_out(tmp_path, train):
+    words = (*BASE, "train.max_steps=2", "eval.golden_rows=5", "eval.samples=4", "eval.max_new_tokens=8")
+    train(*words, "run.name=one")
+    done = train(*words, "run.name=two", "hardware.devices=2")
+    assert "answering golden prompts before training  3/3" in done.stdout, "three by the first and two by the second"
+    for name in ("01-sft-before.json", "01-sft-after.json"):
+        one, two = (json.loads((tmp_path / "outputs" / run / "samples" / name).read_text()) for run in ("one", "two"))
+        assert one == two and one["values"]["golden prompts"] == 5 and len(one["samples"]) == 4
 
 
 def ranks_of(launcher: int) -> list[int]:
@@ -187,23 +247,34 @@ def weights(run_dir: Path) -> bytes:
     return next((run_dir / "final").glob("*.safetensors")).read_bytes()
 
 
+KILLED = {
+    "sft": LONG,
+    "ppo": (*BASE, *PPO, "hardware.devices=2", "train.max_steps=16", "train.save_steps=5", "run.name=a"),
+    "grpo": (*BASE, "stage=grpo", *GRPO["several steps"], "train.micro_batch_size=4", "stage.max_new_tokens=8",
+             "train.gradient_accumulation_steps=1", "stage.rewards=['length:9']", "hardware.devices=2",
+             "train.max_steps=16", "train.save_steps=5", "run.name=a"),
+}  # fmt: skip
+
+
 @pytest.mark.distributed
 @pytest.mark.parametrize(
-    ("rank", "more"),
+    ("stage", "rank", "more"),
     [
-        (0, ()), (1, ()), (1, ("deepspeed=z2",)), (0, ("deepspeed=z3",)), (1, ("deepspeed=z3", "method=full")),
-        (1, ("deepspeed=z3_offload", "method=qlora")), (0, ("hardware.fsdp=true",)),
-        (1, ("hardware.fsdp=true", "method=full")), (1, ("hardware.fsdp=true", "method=qlora")),
+        ("sft", 0, ()), ("sft", 1, ()), ("sft", 1, ("deepspeed=z2",)), ("sft", 0, ("deepspeed=z3",)),
+        ("sft", 1, ("deepspeed=z3", "method=full")), ("sft", 1, ("deepspeed=z3_offload", "method=qlora")),
+        ("sft", 0, ("hardware.fsdp=true",)), ("sft", 1, ("hardware.fsdp=true", "method=full")),
+        ("sft", 1, ("hardware.fsdp=true", "method=qlora")),
+        ("ppo", 0, ()), ("ppo", 1, ("method=full",)), ("grpo", 1, ()),
     ],
 )  # fmt: skip
-def test_a_rank_that_is_killed(tmp_path, train, start, rank, more):
+def test_a_rank_that_is_killed(tmp_path, train, start, stage, rank, more):
     """One message says which; the same command goes on to the weights of a run that nobody has disturbed."""
     if "deepspeed" in str(more):
         pytest.importorskip("deepspeed", reason="pip install 'ftlab[deepspeed]'")
-    words = (*LONG, *more)
+    words = (*KILLED[stage], *more)
     run_dir = tmp_path / "outputs/a"
     process = start(*words)
-    wait_for((run_dir / "phases/01-sft/checkpoint-10/checkpoint.json").exists, process)
+    wait_for((run_dir / f"phases/01-{stage}/checkpoint-10/checkpoint.json").exists, process)
     begun = time.monotonic()
     os.kill(ranks_of(process.pid)[rank], signal.SIGKILL)
     out, err = process.communicate(timeout=60)

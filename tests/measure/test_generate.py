@@ -9,9 +9,9 @@ import torch
 from transformers import GenerationConfig
 
 from ftlab.measure.generate import generate
+from ftlab.measure.sample import answer_seeds, sample
 from ftlab.policy.build import build_model
 from ftlab.policy.tokens import load_tokens
-from ftlab.stages.ppo.rollout import sample
 from tests.runs import make_run
 
 PROMPTS = ["Where does it live?", "Name it.", "What does the word that you see here at the end mean? " * 3, "Why?"] * 3
@@ -85,8 +85,8 @@ def test_the_way_that_a_models_folder_would_generate_is_not_the_runs(loaded, nam
 
     def found() -> tuple[list[str], list[list[int]]]:
         sampled = sample(
-            model, prompts, stop=tokens.stop, pad=tokens.tokenizer.pad_token_id, temperature=1.0, max_new_tokens=6,
-            batch_size=4, seed=3,
+            model, prompts, answer_seeds([3], 4), stop=tokens.stop, pad=tokens.tokenizer.pad_token_id, temperature=1.0,
+            max_new_tokens=6, batch_size=4,
         )  # fmt: skip
         return answers(loaded, 16, 10**6)[0], sampled
 

@@ -154,7 +154,6 @@ def test_completions_are_sampled_as_the_run_says_whatever_the_models_folder_says
     base, prompts = trainer.model.get_base_model(), [row.ids for row in trainer._train_rows[:4]]
 
     def completions() -> list[list[int]]:
-        torch.manual_seed(5)
         return trainer._generate_single_turn(prompts, None, {}, 1)[0]
 
     before, kept = completions(), base.generation_config

@@ -6,7 +6,7 @@ import torch
 from transformers import AutoTokenizer
 
 from ftlab.measure.generate import generate
-from ftlab.stages.ppo.rollout import sample
+from ftlab.measure.sample import answer_seeds, sample
 from tests.compatibility import GENERATING, row_of
 from tests.conftest import ROOT
 from tests.families import family_model
@@ -37,7 +37,10 @@ def test_answers_of_a_family_that_reads_padding_are_those_of_each_prompt_alone()
     assert answers(prompts) == [answers([prompt])[0] for prompt in prompts]
     ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
 
-    def rollout(some: list[list[int]]) -> list[list[int]]:
-        return sample(model, some, pad=tokenizer.pad_token_id, temperature=1e-3, seed=0, **limits)
+    seeds = answer_seeds([0], len(ids))
 
-    assert rollout(ids) == [rollout([one])[0] for one in ids]
+    def rollout(rows: list[int]) -> list[list[int]]:
+        some = [ids[row] for row in rows]
+        return sample(model, some, seeds[rows], pad=tokenizer.pad_token_id, temperature=1.0, **limits)
+
+    assert rollout([*range(len(ids))]) == [rollout([row])[0] for row in range(len(ids))]

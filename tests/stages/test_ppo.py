@@ -23,7 +23,7 @@ from ftlab.rundir.files import sha256
 from ftlab.rundir.manifest import Manifest
 from ftlab.rundir.phase_files import PhaseFiles
 from ftlab.stages.losses import gae, kl_penalised_rewards, policy_loss, whiten
-from ftlab.stages.ppo.rollout import Answers, logprobs_and_entropy, sample
+from ftlab.stages.ppo.rollout import Answers, logprobs_and_entropy
 from ftlab.stages.ppo.trainer import PpoTrainer
 from tests.conftest import ROOT
 from tests.runs import make_run, metrics, resume_run, train_run
@@ -292,22 +292,6 @@ def test_the_kl_coefficient_follows_its_target(tmp_path):
     trainer.train()
     logged = [entry["kl_coefficient"] for entry in trainer.state.log_history if "loss" in entry]
     assert logged == pytest.approx([0.1, 0.1, 0.098]), "nearer than wanted: 2 % less after a rollout"
-
-
-def test_a_sampled_answer_has_its_end_and_the_random_state_stays(tmp_path):
-    trainer = a_trainer(tmp_path, "stage.max_new_tokens=2")
-    model = trainer.model
-    prompts = [one.ids for one in trainer._prompts[:6]]
-    options = {"stop": trainer._stop, "pad": trainer.processing_class.pad_token_id, "temperature": 1.0}
-    state = torch.get_rng_state()
-    found = [sample(model, prompts, max_new_tokens=n, batch_size=6, seed=7, **options) for n in (24, 2)]
-    assert torch.equal(torch.get_rng_state(), state)
-    assert found[0] == sample(model, prompts, max_new_tokens=24, batch_size=6, seed=7, **options)
-    assert any(len(answer) > 2 for answer in found[0]), "or the rest shows nothing"
-    assert all(answer[-1] in trainer._stop for answer in found[0] if len(answer) < 24)
-    for long, short in zip(*found):
-        assert not set(long[:-1]) & set(trainer._stop)
-        assert short == long[:2], "cut, and nothing put in its place"
 
 
 def test_padding_changes_no_log_probability(tmp_path):

@@ -63,11 +63,13 @@ class Recorded(PhaseHooks):
 
         def training_step(model: Any, inputs: Any, *more: Any) -> Any:
             step = trainer.state.global_step + 1
-            if stage == "grpo":
-                prompts = list(dict.fromkeys(int(one["prompt"]) for one in inputs))
-                self.taken.append((step, [trainer._train_rows[index].ids for index in prompts]))
-                return step_of_training(model, inputs, *more)
+            micro_batch = getattr(trainer, "_step", 0)
             loss = step_of_training(model, inputs, *more)
+            if stage == "grpo":
+                taken = trainer._buffered_inputs[micro_batch % trainer.args.steps_per_generation]
+                prompts = list(dict.fromkeys(taken["prompt_rows"].tolist()))
+                self.taken.append((step, [trainer._train_rows[index].ids for index in prompts]))
+                return loss
             if stage == "ppo":
                 rollout = trainer._rollout
                 rows = trainer._mini_batch(*divmod(step - 1, trainer._steps_per_rollout)).tolist()

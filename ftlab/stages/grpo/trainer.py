@@ -2,27 +2,32 @@
 
 What differs from TRL's own: prompts go in as the token ids that the data made; the reference is the policy as it stood
 at the start, whatever the method; a checkpoint holds the generation that is in use, so that a run stopped in the middle
-of one continues to the bit; each epoch has its own order, also after a resume; an evaluation disturbs no random state.
+of one continues to the bit; each epoch has its own order, also after a resume; an evaluation disturbs no random state;
+completions are drawn and dealt out by seed, so that several processes train on what one would.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import pad
 
 from ftlab.data.prompts import PromptRow
+from ftlab.distributed.shares import join_shares, own_share, sum_over_ranks
 from ftlab.distributed.world import current_world
 from ftlab.errors import NotReadyError
-from ftlab.model.generation import only_what_is_asked
+from ftlab.measure.sample import answer_seeds, sample
 from ftlab.model.guests import GuestAdapters, has_adapter
 from ftlab.policy.tokens import load_tokens
 from ftlab.rundir.phase_files import PhaseFiles
@@ -30,16 +35,17 @@ from ftlab.schema import GrpoStage, Run
 from ftlab.stages.grpo import order
 from ftlab.stages.grpo.families import check_family, counts_padding
 from ftlab.stages.grpo.generations import check, missing_vllm, plan_generations
+from ftlab.stages.grpo.joined import OF_COMPLETIONS, join_generation
+from ftlab.stages.grpo.policies import CountedPositions, StartPolicy
 from ftlab.stages.grpo.prompts import Prompts, check_count, check_rows, dataset
 from ftlab.stages.rewards.judge import EVALUATED, RewardScorer
 from ftlab.stages.rewards.scoring import Reward, Scores
 from ftlab.stages.trainer.arguments import training_arguments
 from ftlab.stages.trainer.checkpoints import WholeCheckpoints
 from ftlab.stages.trainer.router_loss import router_coefficient
+from ftlab.stages.trainer.shards import REMEMBERED
 
-_PADDED = (
-    "completion_ids", "completion_mask", "old_per_token_logps", "ref_per_token_logps", "sampling_per_token_logps"
-)  # fmt: skip
+_EVALUATION = 1 << 30  # a generation that no training reaches, for the seed of evaluations
 
 
 class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
@@ -51,6 +57,7 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
 
     has_sized_loss = False
     waits_anyhow = True
+    _buffered_inputs: list[dict[str, Any]] | None  # of TRL's
 
     def __init__(
         self,
@@ -72,8 +79,9 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
         check(run, devices)
         self.run, self.files, self._stage = run, files, stage
         self._train_rows, self._validation_rows = train_rows, validation_rows
+        self.rows_taken: list[int] = []  # prompts that this process has read since its start
         self._counts_padding = counts_padding(run.model.architecture)
-        planned = plan_generations(run, devices)
+        self._planned = planned = plan_generations(run, devices)
         check_rows(run, [*train_rows, *(validation_rows or [])])
         check_count(run, len(train_rows), planned.prompts)
         args = training_arguments(
@@ -125,12 +133,29 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
 
     def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **more: Any) -> Any:
         """TRL leaves it to the family to find out that padding stands before the prompts."""
-        called = _CountedPositions(model) if self._counts_padding else model
+        called = CountedPositions(model) if self._counts_padding else model
         return super()._get_per_token_logps_and_entropies(called, *args, **more)
 
-    def _generate_single_turn(self, *args: Any, **more: Any) -> Any:
-        with self.sampling(), only_what_is_asked(self.model):
-            return super()._generate_single_turn(*args, **more)
+    def _generate_single_turn(self, prompt_ids: list[list[int]], *more: Any) -> tuple[list[list[int]], Any]:
+        if self.use_vllm:
+            with self.sampling():
+                return super()._generate_single_turn(prompt_ids, *more)
+        count, rank = len(prompt_ids), self.world.rank
+        seeds_B = answer_seeds([self.run.seed, self._generation], count * self.world.size)
+        return self._sample(prompt_ids, seeds_B[rank * count : (rank + 1) * count]), None
+
+    def _sample(self, prompts: list[list[int]], seeds_B: NDArray[np.int64]) -> list[list[int]]:
+        model: Any = self.model
+        was_training = model.training
+        model.eval()
+        with self.sampling(), self.accelerator.autocast():
+            found = sample(
+                model, prompts, seeds_B, stop=self.eos_token_ids, pad=self._tokenizer.pad_token_id,
+                temperature=self._stage.temperature, max_new_tokens=self._stage.max_new_tokens,
+                batch_size=len(prompts), advance=self.is_alive,
+            )  # fmt: skip
+        model.train(was_training)
+        return found
 
     def _scores(
         self,
@@ -145,13 +170,17 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
     # --------------------------------------------------------------------------------------------------- steps, epochs
 
     def rows_of_step(self, step: int) -> list[list[int]]:
-        """The prompts of the generations that the step's micro-batches are taken from."""
+        """The prompts that the step's micro-batches have completions of."""
         args: Any = self.args
-        repeats = self._stage.num_iterations * args.steps_per_generation
-        prompts = args.generation_batch_size // self._stage.num_generations
         return order.prompts_of_grpo_step(
-            step, len(self._train_rows), prompts, repeats, args.gradient_accumulation_steps, args.seed
-        )
+            step, len(self._train_rows), self._planned, self._stage, args.gradient_accumulation_steps, self.world.size,
+            args.seed,
+        )  # fmt: skip
+
+    @property
+    def _generation(self) -> int:
+        """The number of the generation in use, from 0."""
+        return int(self._step // (self._planned.steps * self._stage.num_iterations))
 
     def _get_train_sampler(self, dataset: Any = None) -> Prompts:
         args: Any = self.args
@@ -165,12 +194,29 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
         )
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
-        """TRL pads every micro-batch to the longest completion of the generation: one that never ends costs all of them
-        its length. What is cut here are columns that hold nothing but padding."""
-        inputs = super()._prepare_inputs(generation_batch)
+        """The completions of a micro-batch. TRL deals out those that a process has generated itself, as its random
+        state has it, and pads every micro-batch to the longest completion of the generation: one that never ends costs
+        all of them its length. What is cut here are columns that hold nothing but padding."""
+        if self._step % (self._planned.steps * self.num_iterations) == 0 or self._buffered_inputs is None:
+            rows = torch.tensor([int(one["prompt"]) for one in generation_batch], device=self.args.device)
+            own = {**self._generate_and_score_completions(generation_batch), "prompt_rows": rows}
+            whole = join_generation(own, self._tokenizer.pad_token_id, self.world, self.accelerator)
+            dealt = order.deal(self.run.seed, self._generation, len(whole["prompt_rows"]), self._micro_batches)
+            mine = dealt[self.world.rank :: self.world.size]
+            self._buffered_inputs = [
+                {name: value[members] if value.ndim else value for name, value in whole.items()} for members in mine
+            ]
+        inputs = self._buffered_inputs[self._step % self._planned.steps]
+        if len(self.rows_taken) < REMEMBERED:
+            self.rows_taken += dict.fromkeys(inputs["prompt_rows"].tolist())
         width = max(int(inputs["completion_mask"].sum(1).max()), 1)
-        cut = {name: inputs[name][:, :width] for name in _PADDED if name in inputs}
+        cut = {name: inputs[name][:, :width] for name in OF_COMPLETIONS if name in inputs}
         return {**inputs, **cut}
+
+    @property
+    def _micro_batches(self) -> int:
+        """Micro-batches of a generation, of all processes."""
+        return self._planned.steps * self.world.size
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         logs["tokens"] = self.state.num_input_tokens_seen
@@ -191,30 +237,33 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
         model: Any = self.model
         was_training = model.training
         model.eval()
-        mine = rows[self.world.rank :: self.world.size]
-        mine = sorted(mine, key=lambda row: len(row.ids))  # little padding
+        seeds = answer_seeds([self.run.seed, _EVALUATION], len(rows) * EVALUATED).reshape(len(rows), EVALUATED)
+        mine = own_share(range(len(rows)), self.world)
+        mine.sort(key=lambda index: len(rows[index].ids))  # little padding
         size = self.run.eval.batch_size
-        sums: dict[str, float] = {}
-        counts: dict[str, float] = {}
+        found: list[dict[str, tuple[float, float]]] = []
         with (
-            _separate_random_state(self.args.seed + self.world.rank, self.args.device),
+            _separate_random_state(self.args.seed, self.args.device),
             self.evaluation_bar(len(mine), "prompts") as bar,
         ):
             for start in range(0, len(mine), size):
-                rows_of_batch = mine[start : start + size]
-                batch = [row for row in rows_of_batch for _ in range(EVALUATED)]
-                for name, (total, count) in self._evaluate_batch(batch).items():
-                    sums[name] = sums.get(name, 0.0) + total
-                    counts[name] = counts.get(name, 0.0) + count
-                bar.advance(len(rows_of_batch))
-        means = self._means(sums, counts)
+                members = mine[start : start + size]
+                batch = [rows[index] for index in members for _ in range(EVALUATED)]
+                found.append(self._evaluate_batch(batch, seeds[members].reshape(-1)))
+                bar.advance(len(members))
+        parts = join_shares([_sums(found)], self.world.size, self.world)[: len(rows)]
+        means = {name: total / count if count else math.nan for name, (total, count) in _sums(parts).items()}
         means["loss"] = -means["reward"]
         model.train(was_training)
         return means
 
-    def _evaluate_batch(self, batch: list[PromptRow]) -> dict[str, tuple[float, float]]:
+    def _evaluate_batch(self, batch: list[PromptRow], seeds_B: NDArray[np.int64]) -> dict[str, tuple[float, float]]:
         """Sum and count of each measure over one completion of each row."""
-        ids, _ = self._generate_single_turn([row.ids for row in batch], None, {}, EVALUATED)
+        prompts = [row.ids for row in batch]
+        if self.use_vllm:
+            ids, _ = self._generate_single_turn(prompts, None, {}, EVALUATED)
+        else:
+            ids = self._sample(prompts, seeds_B)
         found = self._scores(batch, self._tokenizer.batch_decode(ids, skip_special_tokens=True), ids)
         ended = [1.0 if completion and completion[-1] in self.eos_token_ids else 0.0 for completion in ids]
         measures: dict[str, Sequence[float | None]] = {
@@ -251,15 +300,6 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
         kl_BT = (log_ratio_BT.exp() - log_ratio_BT - 1) * mask_BT.to(device)
         return kl_BT.double().sum().item(), float(mask_BT.sum())
 
-    def _means(self, sums: dict[str, float], counts: dict[str, float]) -> dict[str, float]:
-        """Over all ranks."""
-        names = sorted(sums)
-        table = torch.tensor([[sums[name] for name in names], [counts[name] for name in names]], dtype=torch.float32)
-        if self.world.size > 1:
-            table = self.accelerator.reduce(table.to(self.args.device), "sum").cpu()
-            return {n: (total / count).item() if count else float("nan") for n, total, count in zip(names, *table)}
-        return {name: sums[name] / counts[name] if counts[name] else float("nan") for name in names}
-
     # ----------------------------------------------------------------------------------------------------- checkpoints
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
@@ -288,38 +328,14 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
         return Path(folder) / self.world.file_name("generation.pt")
 
 
-class _CountedPositions:
-    """A model, called with positions that begin at each row's first token, as ``generate`` has them."""
-
-    def __init__(self, model: Any):
-        self._model = model
-
-    def __call__(self, attention_mask: Tensor, **inputs: Any) -> Any:
-        position_ids = (attention_mask.cumsum(-1) - 1).clamp(min=0)
-        return self._model(attention_mask=attention_mask, position_ids=position_ids, **inputs)
-
-
-class StartPolicy:
-    """The policy as it stood when this was made: the same modules, with what trains put back for a forward.
-
-    Right for adapters of any kind, old and new, and for whole models, and at most one more copy of what trains; another
-    adapter beside the policy's would be saved with it, and would take PiSSA's singular vectors out a second time.
-    """
-
-    def __init__(self, model: Any):
-        self._model = model
-        self._start = [(p, p.detach().clone()) for p in model.parameters() if p.requires_grad]
-
-    @torch.no_grad()
-    def __call__(self, **inputs: Any) -> Any:
-        now = [parameter.data for parameter, _ in self._start]
-        try:
-            for parameter, start in self._start:
-                parameter.data = start
-            return self._model(**inputs)
-        finally:
-            for (parameter, _), data in zip(self._start, now):
-                parameter.data = data
+def _sums(parts: Iterable[Mapping[str, tuple[float, float]]]) -> dict[str, tuple[float, float]]:
+    """Sums and counts of several batches, by name."""
+    found: dict[str, tuple[float, float]] = {}
+    for part in parts:
+        for name, (total, count) in part.items():
+            before = found.get(name, (0.0, 0.0))
+            found[name] = before[0] + total, before[1] + count
+    return found
 
 
 class _RewardCallable:
@@ -335,8 +351,10 @@ class _RewardCallable:
         rows = [self._trainer._train_rows[int(prompt)] for prompt in prompts]
         reward = self._trainer._judge.rewards[self._index]
         found = self._trainer._scores(rows, completions, completion_ids, reward)
-        if found.failures:
-            log_metric(f"rewards/{reward.name}/failed", sum(found.failed) / len(rows))
+        failed = torch.tensor([sum(found.failed), len(rows)], device=self._trainer.args.device)
+        sum_over_ranks([failed], self._trainer.world)
+        if failed[0]:
+            log_metric(f"rewards/{reward.name}/failed", float(failed[0] / failed[1]))
         return found.values[reward.name]
 
 

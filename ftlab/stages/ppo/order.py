@@ -14,11 +14,12 @@ def steps_of_rollout(stage: PpoStage) -> int:
     return stage.ppo_epochs * (stage.rollout_batch_size // stage.mini_batch_size)
 
 
-def prompts_of_ppo_step(step: int, stage: PpoStage, count: int, seed: int) -> list[list[int]]:
-    """The prompts of the mini-batch of an optimizer step, counted from 1."""
+def prompts_of_ppo_step(step: int, stage: PpoStage, count: int, seed: int, devices: int) -> list[list[int]]:
+    """The prompts of the mini-batch of an optimizer step, counted from 1: what each device learns from."""
     number, at = divmod(step - 1, steps_of_rollout(stage))
     asked = prompts_of_rollout(number, stage.rollout_batch_size, count, seed)
-    return [[asked[row] for row in mini_batch(number, at, stage, seed).tolist()]]
+    members = [asked[row] for row in mini_batch(number, at, stage, seed).tolist()]
+    return [members[device::devices] for device in range(devices)]
 
 
 def prompts_of_rollout(number: int, size: int, count: int, seed: int) -> list[int]:

@@ -7,20 +7,19 @@ N answer tokens of some of the rows, in order of rows and then of time, V vocabu
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ftlab.data.packing.batches import batches_by_tokens
-from ftlab.measure.generate import prompt_batches
-from ftlab.model.generation import only_what_is_asked
+from ftlab.distributed.shares import join_shares
+from ftlab.distributed.world import World
 from ftlab.model.head import logits_function
-from ftlab.model.padding import reads_padding
 from ftlab.stages.losses import entropy
 from ftlab.stages.trainer.batching import LOGIT_ELEMENTS
 from ftlab.stages.trainer.forward import packed_hidden
@@ -47,6 +46,11 @@ class Answers:
     def answer(self, row: int) -> list[int]:
         return self.ids_BL[row, self.starts_B[row] : self.ends_B[row]].tolist()
 
+    def cut_share(self, stop: Sequence[int]) -> float:
+        """Which share of the answers has no end. :param stop: tokens that are one."""
+        last_B = self.ids_BL.gather(1, self.ends_B[:, None] - 1)[:, 0]
+        return 1 - torch.isin(last_B, torch.tensor(stop, device=last_B.device)).float().mean().item()
+
     def spread(self, values_N: Tensor) -> Tensor:
         """One value for each answer token of all rows, as (B, T), 0 elsewhere."""
         mask_BT = self.mask_BT
@@ -64,6 +68,38 @@ class Answers:
             ids_BL[row, : len(ids)] = torch.tensor(ids)
         starts_B, ends_B = torch.tensor([len(p) for p in prompts]), torch.tensor([len(ids) for ids in joined])
         return cls(ids_BL.to(device), starts_B.to(device), ends_B.to(device))
+
+
+@dataclass
+class Sampled:
+    """Answers that were just written, and what was measured of them.
+
+    :param scores_B: of whole answers; NaN without a reward. :param measures: of each token, (B, T), by name.
+    """
+
+    answers: Answers
+    texts: list[str]
+    scores_B: Tensor
+    measures: dict[str, Tensor]
+
+    def joined(self, prompts: Sequence[Sequence[int]], pad: int, world: World) -> Sampled:
+        """Those of all processes, each of which has its share of ``prompts``."""
+        if world.size == 1:
+            return self
+        mask_BT, device = self.answers.mask_BT.cpu(), self.scores_B.device
+        values = {name: values_BT.cpu().numpy() for name, values_BT in self.measures.items()}
+        own = [
+            (self.answers.answer(row), text, score, {name: of_name[row, mask_T] for name, of_name in values.items()})
+            for row, (text, score, mask_T) in enumerate(zip(self.texts, self.scores_B.tolist(), mask_BT.numpy()))
+        ]
+        found = join_shares(own, len(prompts), world)
+        answers = Answers.from_lists(prompts, [one[0] for one in found], pad, device)
+        measures = {
+            name: answers.spread(torch.from_numpy(np.concatenate([one[3][name] for one in found])).to(device))
+            for name in values
+        }
+        scores_B = torch.tensor([one[2] for one in found], device=device)
+        return Sampled(answers, [one[1] for one in found], scores_B, measures)
 
 
 @dataclass
@@ -98,56 +134,6 @@ class Rollout(Answers):
     def from_state(cls, state: dict[str, Any], device: Any) -> Rollout:
         there: dict[str, Any] = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in state.items()}
         return cls(**there)
-
-
-@torch.no_grad()
-def sample(
-    model: Any,
-    prompts: Sequence[Sequence[int]],
-    *,
-    stop: Sequence[int],
-    pad: int,
-    temperature: float,
-    max_new_tokens: int,
-    batch_size: int,
-    seed: int,
-    advance: Callable[[int], None] = lambda count: None,
-) -> list[list[int]]:
-    """One sampled answer to each prompt, with its end token unless it was cut at ``max_new_tokens``.
-
-    Drawn from the whole distribution at ``temperature``, whatever the model's own generation config says, since the
-    log-probabilities of the loss are those of the whole distribution. Leaves the random state as it was.
-
-    :param advance: called with the number of answers done after each batch.
-    """
-    from transformers import GenerationConfig
-
-    config = GenerationConfig(
-        do_sample=True, temperature=temperature, top_k=0, top_p=1.0, max_new_tokens=max_new_tokens,
-        eos_token_id=list(stop), pad_token_id=pad,
-    )  # fmt: skip
-    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
-    answers: list[list[int]] = [[] for _ in prompts]
-    devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        lengths = [len(prompt) for prompt in prompts]
-        for batch in prompt_batches(order, lengths, batch_size, math.inf, reads_padding(model)):
-            width = max(len(prompts[i]) for i in batch)
-            ids = torch.full((len(batch), width), pad)
-            mask = torch.zeros_like(ids)
-            for row, i in enumerate(batch):
-                ids[row, width - len(prompts[i]) :] = torch.tensor(prompts[i])
-                mask[row, width - len(prompts[i]) :] = 1
-            with only_what_is_asked(model):
-                out = model.generate(
-                    input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config
-                )
-            for i, answer in zip(batch, out[:, width:].tolist()):
-                end = next((at + 1 for at, token in enumerate(answer) if token in stop), len(answer))
-                answers[i] = answer[:end]
-            advance(len(batch))
-    return answers
 
 
 def answer_hidden(model: Any, answers: Answers, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,12 +1,14 @@
 """ppo: the policy writes answers, a reward judges them, and the policy and a critic learn from that.
 
+Where several processes train, each writes, judges and measures its share of a rollout's answers; then all have the
+whole rollout, and each learns from its share of every mini-batch. Gradients are summed.
+
 Shape suffixes: B answers of a rollout, b those of a mini-batch, T tokens of the longest answer, N answer tokens of
 some rows, in order.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,24 +16,29 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import TrainerCallback
 
 from ftlab.data.packing.batches import batches_by_tokens
 from ftlab.data.prompts import PromptRow
-from ftlab.errors import DivergedError, NotReadyError
+from ftlab.distributed.shares import own_share, sum_over_ranks
+from ftlab.distributed.world import ALONE
+from ftlab.errors import DivergedError
+from ftlab.measure.sample import answer_seeds, sample
 from ftlab.model.guests import GuestAdapters, has_adapter
 from ftlab.model.roles import CRITIC, POLICY, REFERENCE, Roles
 from ftlab.policy.tokens import load_tokens
-from ftlab.rundir.files import write_atomic
 from ftlab.rundir.phase_files import PhaseFiles
 from ftlab.schema import PpoStage, Run
 from ftlab.stages.losses import AdaptiveKL, gae, kl_penalised_rewards, masked_mean, policy_loss, value_loss, whiten
 from ftlab.stages.ppo import order
-from ftlab.stages.ppo.rollout import Answers, Rollout, answer_hidden, logprobs_and_entropy, measure_all, sample
+from ftlab.stages.ppo.rollout import Answers, Rollout, Sampled, answer_hidden, logprobs_and_entropy, measure_all
+from ftlab.stages.ppo.samples import write_rollout
 from ftlab.stages.rewards.judge import EVALUATED, RewardScorer
 from ftlab.stages.trainer.batch_sizes import EVALUATION, GENERATION, MICRO_BATCH, BatchSizes, initial_sizes
 from ftlab.stages.trainer.halving import StepStart
+from ftlab.stages.trainer.shards import shard_loader
 from ftlab.stages.trainer.stage_trainer import StageTrainer
 
 _STATE = "ppo.pt"
@@ -48,7 +55,7 @@ class PpoTrainer(StageTrainer):
     forward takes as many answers as ``train.micro_batch_size`` rows of ``data.max_length`` tokens have room for.
 
     :raises ConfigError: a reward that does not exist.
-    :raises NotReadyError: the reward model cannot be used; there are several processes.
+    :raises NotReadyError: the reward model cannot be used.
     """
 
     uses_dropout = False
@@ -82,8 +89,6 @@ class PpoTrainer(StageTrainer):
             files,
             callbacks,
         )
-        if self.world.size > 1:
-            raise NotReadyError("stage=ppo trains on one device in this build; use hardware.devices=1.")
         self.run = run
         self.data_collator = lambda items: {"step": torch.tensor(items)}
         self.sizes = BatchSizes(initial_sizes(run))
@@ -117,26 +122,48 @@ class PpoTrainer(StageTrainer):
         if self._rollout is None or self._rollout.number != number:
             self._rollout = self._make_rollout(number)
         rollout = self._rollout
+        rows_b = self._mini_batch(number, step)
+        shares = [rows_b[rank :: self.world.size] for rank in range(self.world.size)]
+        if not self.rows_taken:
+            prompts = self._prompts_of(number)
+            self.rows_taken = [prompts[row] for row in shares[self.world.rank].tolist()]
         if rollout.stopped:
             return torch.zeros((), device=self.args.device)
         self.roles.train(True)
-        rows_b = self._mini_batch(number, step)
         self._tokens_of_step = int(rollout.ends_B[rows_b].sum())
         tokens = rollout.learned_BT[rows_b].sum().clamp(min=1)
-        budget = self._budget(self._next_step)
-        groups = [rows_b[part] for part in batches_by_tokens(rollout.ends_B[rows_b].tolist(), budget)]
+        groups = self._groups(rollout, shares)
         with self.roles.acting(POLICY) as policy:
-            found = [self._learn_policy(policy, rollout, rows, tokens) for rows in groups]
+            found = [self._learn_policy(policy, rollout, *group, tokens) for group in groups]
         with self.roles.acting(CRITIC) as critic:
-            losses = [self._learn_critic(critic, rollout, rows, tokens) for rows in groups]
-        kl = float(sum(kl for _, kl in found))
-        rollout.stopped = self.stage.early_stop_kl is not None and kl > self.stage.early_stop_kl
-        return torch.stack([loss for loss, _ in found] + losses).sum()
+            losses = [self._learn_critic(critic, rollout, *group, tokens) for group in groups]
+        trained = [*self.roles.parameters(POLICY).values(), *self.roles.parameters(CRITIC).values()]
+        sum_over_ranks([p.grad for p in trained if p.grad is not None], self.world)
+        kl = torch.stack([kl for _, kl in found]).sum()
+        sum_over_ranks([kl], self.world)
+        rollout.stopped = self.stage.early_stop_kl is not None and kl.item() > self.stage.early_stop_kl
+        # What is logged is the mean over the processes.
+        return torch.stack([loss for loss, _ in found] + losses).sum() * self.world.size
 
-    def _learn_policy(self, policy: Any, rollout: Rollout, rows: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def _groups(self, rollout: Rollout, shares: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Rows of each forward of this process, and which of their tokens are learned, (rows, T). All processes have as
+        many: one that has none left takes a row of which nothing is.
+
+        :param shares: rows of the mini-batch, by rank.
+        """
+        budget, mine = self._budget(self._next_step), shares[self.world.rank]
+        parts = [batches_by_tokens(rollout.ends_B[share].tolist(), budget) for share in shares]
+        groups = [(mine[part], rollout.learned_BT[mine[part]]) for part in parts[self.world.rank]]
+        filler = shares[0][:1]
+        nothing = torch.zeros_like(rollout.learned_BT[filler])
+        return groups + [(filler, nothing)] * (max(map(len, parts)) - len(groups))
+
+    def _learn_policy(
+        self, policy: Any, rollout: Rollout, rows: Tensor, learned_bT: Tensor, tokens: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """The backward of some rows, and their part of the mini-batch's mean loss and of its KL to the old policy."""
         answered = rollout.mask_BT[rows]
-        learned = rollout.learned_BT[rows][answered]
+        learned = learned_bT[answered]
         with self.accelerator.autocast():
             logprobs_N, entropy_N = logprobs_and_entropy(policy, rollout, rows, self.stage.temperature)
         old_N, advantages_N = rollout.logprobs_BT[rows][answered], rollout.advantages_BT[rows][answered]
@@ -152,9 +179,9 @@ class PpoTrainer(StageTrainer):
         )  # fmt: skip
         return loss.detach(), (found.kl_BT.sum() / tokens).detach()
 
-    def _learn_critic(self, critic: Any, rollout: Rollout, rows: Tensor, tokens: Tensor) -> Tensor:
+    def _learn_critic(self, critic: Any, rollout: Rollout, rows: Tensor, learned_bT: Tensor, tokens: Tensor) -> Tensor:
         answered = rollout.mask_BT[rows]
-        learned = rollout.learned_BT[rows][answered]
+        learned = learned_bT[answered]
         with self.accelerator.autocast():
             values_N = self._values(critic, rollout, rows)
         old_N, returns_N = rollout.values_BT[rows][answered], rollout.returns_BT[rows][answered]
@@ -195,7 +222,10 @@ class PpoTrainer(StageTrainer):
     # ---------------------------------------------------------------------------------------------------- a rollout
 
     def rows_of_step(self, step: int) -> list[list[int]]:
-        return order.prompts_of_ppo_step(step, self.stage, len(self._prompts), self.run.seed)
+        return order.prompts_of_ppo_step(step, self.stage, len(self._prompts), self.run.seed, self.world.size)
+
+    def _prompts_of(self, number: int) -> list[int]:
+        return order.prompts_of_rollout(number, self.stage.rollout_batch_size, len(self._prompts), self.run.seed)
 
     def _make_rollout(self, number: int) -> Rollout:
         """Sample a rollout, judge it, and work out what each of its tokens has to learn."""
@@ -204,19 +234,12 @@ class PpoTrainer(StageTrainer):
                 f"The policy's weights are no longer numbers at step {self.state.global_step}: the run has diverged. "
                 "Lower train.learning_rate, or set stage.early_stop_kl; checkpoints from before are in phases/."
             )
-        stage, count = self.stage, len(self._prompts)
-        rows = order.prompts_of_rollout(number, stage.rollout_batch_size, count, self.run.seed)
-        asked = [self._prompts[row] for row in rows]
+        stage = self.stage
+        asked = [self._prompts[row] for row in self._prompts_of(number)]
         name = f"rollout {number + 1}"
-        answers, texts, scores_B, logprobs_BT, reference_BT = self._sample_answers(asked, number, name)
-        with (
-            torch.no_grad(),
-            self.accelerator.autocast(),
-            self.roles.acting(CRITIC) as critic,
-            self.bar(f"{name}: values", len(asked), "answers") as bar,
-        ):
-            budget = self._budget(self._next_step)
-            values_BT = measure_all(answers, budget, lambda rows: self._values(critic, answers, rows), bar.advance)
+        found = self._sample_answers(asked, number, name)
+        answers, scores_B = found.answers, found.scores_B
+        logprobs_BT, reference_BT, values_BT = (found.measures[role] for role in (POLICY, REFERENCE, CRITIC))
         known_B = ~scores_B.isnan()
         mask_BT = answers.mask_BT
         learned_BT = mask_BT & known_B[:, None]
@@ -235,54 +258,70 @@ class PpoTrainer(StageTrainer):
             "kl_of_answer": kl_BT.sum().item() / known,
             "kl_coefficient": coefficient,
             "answer_length": lengths_B.mean().item(),
-            "answers_cut": self._cut_share(answers),
+            "answers_cut": answers.cut_share(self._stop),
             "value": masked_mean(values_BT, learned_BT).item(),
         }
         if known_B.any():
             self._kl.update(measures["kl_of_answer"])
-        self._write_samples(number, asked, texts, scores_B, kl_BT)
+        if self.world.is_first:
+            rows = list(zip(asked, found.texts, scores_B.tolist(), kl_BT.sum(1).tolist()))[: self.run.eval.samples]
+            write_rollout(self.files.rollouts, number, self.state.global_step, rows)
         return Rollout(
             answers.ids_BL, answers.starts_B, answers.ends_B, number, scores_B, learned_BT, logprobs_BT, reference_BT,
             values_BT, rewards_BT, whiten(advantages_BT, learned_BT), returns_BT, measures,
         )  # fmt: skip
 
-    def _sample_answers(
-        self, asked: Sequence[PromptRow], number: int, name: str
-    ) -> tuple[Answers, list[str], Tensor, Tensor, Tensor]:
-        """Answers, their texts, their scores (B,), and log-probabilities of policy and reference, each (B, T).
+    def _sample_answers(self, asked: Sequence[PromptRow], number: int, name: str) -> Sampled:
+        """Answers with their scores, and of each of their tokens the log-probability of policy and reference and, in
+        training, the critic's value. Each process does its share of that.
 
-        :param number: of the rollout, for the seed. :param name: of the rollout, for the bars.
+        :param number: of the rollout, for the random numbers. :param name: of the rollout, for the bars.
         """
         model: Any = self.model
         tokenizer: Any = self.processing_class
         was_training = model.training
         self.roles.train(False)
-        prompts = [one.ids for one in asked]
         is_evaluation = number == _EVALUATION
-        key, step = (EVALUATION, self.state.global_step) if is_evaluation else (GENERATION, self._next_step)
+        step = self.state.global_step if is_evaluation else self._next_step
+        mine = own_share(asked, self.world)
+        seeds_B = answer_seeds([self.run.seed, number], len(asked))
+        seeds_B = seeds_B[own_share(range(len(asked)), self.world)]
+        prompts, pad = [one.ids for one in mine], tokenizer.pad_token_id
         with self.accelerator.autocast():
-            with (
-                self.sampling(),
-                self.roles.acting(POLICY) as policy,
-                self.bar(f"{name}: sampling", len(asked), "answers") as bar,
-            ):
-                draw: Callable[[], list[list[int]]] = lambda: sample(  # noqa: E731
-                    policy, prompts, stop=self._stop, pad=tokenizer.pad_token_id, temperature=self.stage.temperature,
-                    max_new_tokens=self.stage.max_new_tokens, batch_size=self.sizes.at(key, step),
-                    seed=int(np.random.default_rng([self.run.seed, number]).integers(1 << 62)),
-                    advance=bar.advance,
-                )  # fmt: skip
-                sampled = self.within_memory(draw, lambda: None, key, step)
-            answers = Answers.from_lists(prompts, sampled, tokenizer.pad_token_id, self.args.device)
-            found = [self._logprobs(role, answers, self._budget(step), name) for role in (POLICY, REFERENCE)]
+            sampled = self._draw(prompts, seeds_B, EVALUATION if is_evaluation else GENERATION, step, name)
+            answers = Answers.from_lists(prompts, sampled, pad, self.args.device)
+            budget = self._budget(step)
+            measures = {role: self._logprobs(role, answers, budget, name) for role in (POLICY, REFERENCE)}
+            if not is_evaluation:
+                bar = self.bar(f"{name}: values", len(mine), "answers")
+                with torch.no_grad(), self.roles.acting(CRITIC) as critic, bar:
+                    value: Callable[[Tensor], Tensor] = lambda rows: self._values(critic, answers, rows)  # noqa: E731
+                    measures[CRITIC] = measure_all(answers, budget, value, self.advancing(bar))
             texts = tokenizer.batch_decode(sampled, skip_special_tokens=True)
             with self.bar(f"{name}: scoring", len(self.judge.rewards), "rewards") as bar:
-                scores = self.judge(asked, texts, sampled, advance=bar.advance)
+                scores = self.judge(mine, texts, sampled, advance=self.advancing(bar))
         self.roles.train(was_training)
         # A part of the sum is no score: what a reward failed for is left out.
         known = [math.nan if failed else total for failed, total in zip(scores.failed, scores.totals)]
-        scores_B = torch.tensor(known, device=self.args.device)
-        return answers, texts, scores_B, found[0], found[1]
+        found = Sampled(answers, texts, torch.tensor(known, device=self.args.device), measures)
+        return found.joined([one.ids for one in asked], pad, self.world)
+
+    def _draw(
+        self, prompts: Sequence[Sequence[int]], seeds_B: NDArray[np.int64], key: str, step: int, name: str
+    ) -> list[list[int]]:
+        """The policy's answers. :param key: of the size of a batch, which is that of a step."""
+        tokenizer: Any = self.processing_class
+        with (
+            self.sampling(),
+            self.roles.acting(POLICY) as policy,
+            self.bar(f"{name}: sampling", len(prompts), "answers") as bar,
+        ):
+            attempt: Callable[[], list[list[int]]] = lambda: sample(  # noqa: E731
+                policy, prompts, seeds_B, stop=self._stop, pad=tokenizer.pad_token_id,
+                temperature=self.stage.temperature, max_new_tokens=self.stage.max_new_tokens,
+                batch_size=self.sizes.at(key, step), advance=self.advancing(bar),
+            )  # fmt: skip
+            return self.within_memory(attempt, lambda: None, key, step)
 
     def _logprobs(self, role: str, answers: Answers, budget: int, name: str) -> Tensor:
         bar = self.bar(f"{name}: {role} log-probs", len(answers.ids_BL), "answers")
@@ -290,30 +329,13 @@ class PpoTrainer(StageTrainer):
             measure: Callable[[Tensor], Tensor] = lambda rows: logprobs_and_entropy(  # noqa: E731
                 model, answers, rows, self.stage.temperature
             )[0]
-            return measure_all(answers, budget, measure, bar.advance)
-
-    def _cut_share(self, answers: Answers) -> float:
-        """Which share of the answers has no end."""
-        last_B = answers.ids_BL.gather(1, answers.ends_B[:, None] - 1)[:, 0]
-        return 1 - torch.isin(last_B, torch.tensor(self._stop, device=last_B.device)).float().mean().item()
-
-    def _write_samples(
-        self, number: int, asked: Sequence[PromptRow], texts: Sequence[str], scores_B: Tensor, kl_BT: Tensor
-    ) -> None:
-        path = self.files.rollouts
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        # A run that goes on from an earlier checkpoint writes the same rollouts again.
-        lines = [line for line in lines if json.loads(line)["rollout"] < number]
-        shown = list(zip(asked, texts, scores_B.tolist(), kl_BT.sum(1).tolist()))[: self.run.eval.samples]
-        for one, text, score, kl in shown:
-            entry = {
-                "rollout": number, "step": self.state.global_step, "prompt": one.messages[-1]["content"],
-                "expected": one.answer, "answer": text, "reward": None if score != score else score, "kl": kl,
-            }  # fmt: skip
-            lines.append(json.dumps(entry, ensure_ascii=False))
-        write_atomic(path, "".join(f"{line}\n" for line in lines))
+            return measure_all(answers, budget, measure, self.advancing(bar))
 
     # --------------------------------------------------------------------------------------- measuring and the Trainer
+
+    @property
+    def trained_modules(self) -> Any:
+        return self.roles.module()
 
     def measure(self, eval_dataset: Any = None) -> dict[str, float]:
         """Mean reward of some sampled answers to each validation prompt, the same draw every time, and their KL to the
@@ -321,12 +343,13 @@ class PpoTrainer(StageTrainer):
         prompts = eval_dataset or self._held_out
         assert prompts, "there is nothing to evaluate on"
         asked = [one for one in prompts for _ in range(EVALUATED)]
-        answers, _, scores_B, logprobs_BT, reference_BT = self._sample_answers(asked, _EVALUATION, "evaluation")
+        found = self._sample_answers(asked, _EVALUATION, "evaluation")
+        answers, scores_B = found.answers, found.scores_B
         reward = masked_mean(scores_B, ~scores_B.isnan()).item()
         return {
             "loss": -reward,
             "reward": reward,
-            "kl": masked_mean(logprobs_BT - reference_BT, answers.mask_BT).item(),
+            "kl": masked_mean(found.measures[POLICY] - found.measures[REFERENCE], answers.mask_BT).item(),
             "answer_length": (answers.ends_B - answers.starts_B).float().mean().item(),
         }
 
@@ -334,6 +357,12 @@ class PpoTrainer(StageTrainer):
         if "loss" in logs and self._rollout is not None:
             logs.update(self._rollout.measures, stopped_early=float(self._rollout.stopped))
         super().log(logs, start_time)
+
+    def get_train_dataloader(self) -> Any:
+        """Every process takes every step."""
+        if self.world.size == 1:
+            return super().get_train_dataloader()
+        return shard_loader(self.train_dataset, 1, ALONE, self.data_collator, None, self.args.device)[0]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return torch.utils.data.SequentialSampler(train_dataset or self.train_dataset)
@@ -352,6 +381,8 @@ class PpoTrainer(StageTrainer):
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """The checkpoint's own part too, at the time when it is written but not yet sealed."""
         super()._save_optimizer_and_scheduler(output_dir)
+        if not self.args.should_save:  # all processes have the same
+            return
         state = {
             "critic": self.roles.critic_state(),
             "kl": self._kl.state_dict(),

@@ -16,6 +16,7 @@ from transformers import TrainerControl
 
 from ftlab.distributed.world import current_world
 from ftlab.errors import DivergedError
+from ftlab.measure.sample import NoProbabilitiesError
 from ftlab.rundir.checkpoints import checkpoints, is_whole
 from ftlab.rundir.phase_files import PhaseFiles
 from ftlab.stages.trainer import batching
@@ -63,6 +64,11 @@ class WatchedTrainer(FullyShardedTrainer):
         self._note: Callable[[str], Any] = lambda line: None
         self._look_at = ""
         super().__init__(*args, **more)
+
+    @property
+    def trained_modules(self) -> Any:
+        """A module with every weight that trains, of which all processes must have the same."""
+        return self.model
 
     def watch(self, loss_spike: float | None, name_rows: NameRows, note: Callable[[str], Any], look_at: str) -> None:
         """:param loss_spike: see ``train.loss_spike``. :param name_rows: what a user calls rows of the train split.
@@ -139,7 +145,7 @@ class WatchedTrainer(FullyShardedTrainer):
         try:
             yield
         except RuntimeError as error:
-            if "probability tensor" not in str(error):
+            if not isinstance(error, NoProbabilitiesError) and "probability tensor" not in str(error):
                 raise
             self._sampling_failed("The policy's probabilities are no numbers, and no answer can be sampled")
 

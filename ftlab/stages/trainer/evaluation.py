@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ftlab.base.progress import NoBar, Progress
@@ -25,6 +26,19 @@ class EvaluatingTrainer(CountingTrainer):
     def bar(self, description: str, total: int, unit: str) -> Any:
         """A bar on the terminal, below that of training where it is drawn; nothing elsewhere."""
         return self._progress(description, total, unit, only_live=True)
+
+    def is_alive(self, count: int) -> None:
+        """Told that so many items are done, to whoever would think that the run hangs."""
+        self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+
+    def advancing(self, bar: Any) -> Callable[[int], None]:
+        """What moves a bar on, and is a sign of life."""
+
+        def advance(count: int) -> None:
+            bar.advance(count)
+            self.is_alive(count)
+
+        return advance
 
     def evaluation_bar(self, total: int, unit: str) -> Any:
         """:param unit: of the validation split, that :meth:`measure` goes through."""

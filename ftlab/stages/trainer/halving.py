@@ -140,7 +140,7 @@ class HalvingTrainer(WholeCheckpoints):
             train = self.run.train
             whole = train.micro_batch_size * train.gradient_accumulation_steps
             twice = f", accumulation {-(-whole // size)} -> {-(-whole // smaller)}"
-        same = "the same rows and global batch" if key == MICRO_BATCH else "other draws of the same prompts"
+        same = "the same rows and global batch" if key == MICRO_BATCH else "the same draws of the same prompts"
         self._tell(f"out of memory in {when}: {key} {size} -> {smaller}{twice} from here on; {same} (train.on_oom)")
 
     # -------------------------------------------------------------------------------------- the longest batch, first

@@ -13,7 +13,7 @@ from ftlab.distributed.world import World
 from ftlab.stages.trainer.batching import batches_of_rank, shuffled
 
 FILLER = "is_filler"  # in a batch that stands in for one that there is none of
-_REMEMBERED = 1 << 16  # rows
+REMEMBERED = 1 << 16  # rows
 
 
 class ShardBatches:
@@ -53,7 +53,7 @@ class _Rows(Dataset[Any]):
         return len(self._rows)
 
     def __getitem__(self, index: int) -> tuple[Any, bool]:
-        if len(self.taken) < _REMEMBERED:
+        if len(self.taken) < REMEMBERED:
             self.taken.append(index)
         return self._rows[index if index >= 0 else ~index], index < 0
 

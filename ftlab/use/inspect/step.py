@@ -126,8 +126,6 @@ def step_report(
         ("run", f"{started.run_dir.path}, phase {started.phase.name}"),
         ("step", f"{task.step:,} of {steps:,}, in epoch {epoch}: {count} {what} in {batches}"),
     ]
-    if config.stage.name == "grpo":
-        said.append(("", "the prompts of a micro-batch are those of the generation that it is taken from"))
     if prompts is not None:
         shown = [
             show_sample(

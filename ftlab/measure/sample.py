@@ -1,0 +1,131 @@
+"""Sampled answers, each drawn with random numbers of its own: an answer is the same in whatever batch it is written,
+and on whichever of several devices.
+
+Shape suffixes: B answers, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from ftlab.measure.generate import prompt_batches
+from ftlab.model.generation import only_what_is_asked
+from ftlab.model.padding import reads_padding
+
+
+class NoProbabilitiesError(RuntimeError):
+    """The model's logits are no numbers."""
+
+
+def answer_seeds(seed: Sequence[int], answers: int) -> NDArray[np.int64]:
+    """What the random numbers of each of some answers follow from, shape (B,)."""
+    limits = np.iinfo(np.int64)
+    return np.random.default_rng(seed).integers(limits.min, limits.max, answers, np.int64)
+
+
+@torch.no_grad()
+def sample(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    seeds_B: NDArray[np.int64],
+    *,
+    stop: Sequence[int],
+    pad: int,
+    temperature: float,
+    max_new_tokens: int,
+    batch_size: int,
+    advance: Callable[[int], None] = lambda count: None,
+) -> list[list[int]]:
+    """One sampled answer to each prompt, with its end token unless it was cut at ``max_new_tokens``.
+
+    Drawn from the whole distribution at ``temperature``, whatever the model's own generation config says, since the
+    log-probabilities of a loss are those of the whole distribution. The random state is left as it was.
+
+    :param seeds_B: as :func:`answer_seeds` gives them. :param advance: called with the number of answers done after
+        each batch.
+    :raises NoProbabilitiesError: there is nothing to draw from.
+    """
+    config = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=list(stop), pad_token_id=pad)
+    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+    answers: list[list[int]] = [[] for _ in prompts]
+    lengths = [len(prompt) for prompt in prompts]
+    for batch in prompt_batches(order, lengths, batch_size, math.inf, reads_padding(model)):
+        width = max(len(prompts[i]) for i in batch)
+        ids = torch.full((len(batch), width), pad)
+        mask = torch.zeros_like(ids)
+        for row, i in enumerate(batch):
+            ids[row, width - len(prompts[i]) :] = torch.tensor(prompts[i])
+            mask[row, width - len(prompts[i]) :] = 1
+        draw = _Draw(torch.from_numpy(seeds_B[batch]).to(model.device), width, temperature)
+        with only_what_is_asked(model):
+            out = model.generate(
+                input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config,
+                logits_processor=LogitsProcessorList([draw]),
+            )  # fmt: skip
+        if not draw.are_finite:
+            raise NoProbabilitiesError("logits are infinite or no numbers")
+        for i, answer in zip(batch, out[:, width:].tolist()):
+            end = next((at + 1 for at, token in enumerate(answer) if token in stop), len(answer))
+            answers[i] = answer[:end]
+        advance(len(batch))
+    return answers
+
+
+class _Draw(LogitsProcessor):
+    """Leaves of each distribution one token, drawn from it: that of the greatest sum of logit and Gumbel noise
+    (https://arxiv.org/abs/1411.0030). Logits differ in the last digit with the batch: that changes one draw in a
+    million, however large the vocabulary is. Comparing one random number with sums of probabilities, it would be more.
+
+    :param width: tokens before the answers.
+    """
+
+    def __init__(self, seeds_B: Tensor, width: int, temperature: float):
+        self._seeds_B, self._width, self._temperature = seeds_B, width, temperature
+        self._finite = torch.ones((), dtype=torch.bool, device=seeds_B.device)
+
+    @property
+    def are_finite(self) -> bool:
+        return bool(self._finite)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """:param scores: logits, (B, V)."""
+        self._finite &= scores.amax(-1).isfinite().all()
+        at, size = input_ids.shape[1] - self._width, max(_ELEMENTS // scores.shape[1], 1)
+        parts = zip(scores.split(size), self._seeds_B.split(size))
+        sums = (part / self._temperature + _gumbel(seeds_b, at, part) for part, seeds_b in parts)
+        tokens_B = torch.cat([sum_bV.argmax(-1) for sum_bV in sums])
+        return torch.full_like(scores, -math.inf).scatter(1, tokens_B[:, None], 0.0)
+
+
+_ELEMENTS = 1 << 23  # of a tensor of noise: 64 MiB
+
+
+def _gumbel(seeds_b: Tensor, at: int, logits_bV: Tensor) -> Tensor:
+    """The noise of some answers' tokens, shape (b, V), that of an answer from its own stream of splitmix64
+    (https://doi.org/10.1145/2714064.2660195). :param at: how many tokens the answers have."""
+    size = logits_bV.shape[1]
+    counters_V = torch.arange(at * size + 1, (at + 1) * size + 1, device=logits_bV.device)
+    mixed = seeds_b[:, None] + counters_V * _signed(0x9E3779B97F4A7C15)  # which overflows, as it should
+    mixed = (mixed ^ _shifted(mixed, 30)) * _signed(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ _shifted(mixed, 27)) * _signed(0x94D049BB133111EB)
+    mixed = mixed ^ _shifted(mixed, 31)
+    dtype, bits = (torch.float32, 23) if mixed.device.type == "mps" else (torch.float64, 52)  # mps has no fp64
+    uniform_bV = (_shifted(mixed, 64 - bits).to(dtype) + 0.5) * 2.0**-bits
+    return uniform_bV.log_().neg_().log_().neg_()
+
+
+def _shifted(values: Tensor, bits: int) -> Tensor:
+    """To the right, without the sign."""
+    return (values >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _signed(number: int) -> int:
+    return number - (1 << 64)
