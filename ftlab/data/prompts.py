@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +25,14 @@ class PromptRow:
     answer: str | None
     columns: dict[str, Any]
     where: str
+
+
+def fingerprint(prompts: Iterable[PromptRow]) -> str:
+    """What differs where prompts, their order or their answers differ."""
+    found = hashlib.sha256()
+    for prompt in prompts:
+        found.update(json.dumps([prompt.ids, prompt.answer, prompt.where]).encode())
+    return found.hexdigest()
 
 
 def prompt_rows(parts: Sequence[Part], rows: PackedRows) -> list[PromptRow]:

@@ -23,7 +23,7 @@ from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import pad
 
-from ftlab.data.prompts import PromptRow
+from ftlab.data.prompts import PromptRow, fingerprint
 from ftlab.distributed.shares import join_shares, own_share, sum_over_ranks
 from ftlab.distributed.world import current_world
 from ftlab.errors import NotReadyError
@@ -176,6 +176,9 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
             step, len(self._train_rows), self._planned, self._stage, args.gradient_accumulation_steps, self.world.size,
             args.seed,
         )  # fmt: skip
+
+    def fingerprint(self) -> str:
+        return fingerprint(self._train_rows)
 
     @property
     def _generation(self) -> int:

@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from ftlab.data.packing.batches import batches_by_tokens
-from ftlab.data.prompts import PromptRow
+from ftlab.data.prompts import PromptRow, fingerprint
 from ftlab.distributed.shares import own_share, sum_over_ranks
 from ftlab.distributed.world import ALONE
 from ftlab.errors import DivergedError
@@ -333,6 +333,9 @@ class PpoTrainer(StageTrainer):
 
     # --------------------------------------------------------------------------------------- measuring and the Trainer
 
+    def fingerprint(self) -> str:
+        return fingerprint(self._prompts)
+
     @property
     def trained_modules(self) -> Any:
         return self.roles.module()
@@ -359,13 +362,8 @@ class PpoTrainer(StageTrainer):
         super().log(logs, start_time)
 
     def get_train_dataloader(self) -> Any:
-        """Every process takes every step."""
-        if self.world.size == 1:
-            return super().get_train_dataloader()
+        """Every process takes every step, in order."""
         return shard_loader(self.train_dataset, 1, ALONE, self.data_collator, None, self.args.device)[0]
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return torch.utils.data.SequentialSampler(train_dataset or self.train_dataset)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         return None  # a step knows its own tokens, once there is a rollout

@@ -65,6 +65,11 @@ class WatchedTrainer(FullyShardedTrainer):
         self._look_at = ""
         super().__init__(*args, **more)
 
+    def fingerprint(self) -> str:
+        """What differs where the rows that train differ."""
+        rows: Any = self.train_dataset
+        return str(rows.fingerprint() if hasattr(rows, "fingerprint") else len(rows))
+
     @property
     def trained_modules(self) -> Any:
         """A module with every weight that trains, of which all processes must have the same."""
