@@ -54,9 +54,9 @@ def test_an_answer_is_the_same_in_any_batch(loaded):
 
 @pytest.mark.parametrize("temperature", [0.7, 1.3])
 def test_first_tokens_have_the_models_probabilities(loaded, temperature):
-    """Of 1,000 draws each token's share is within four deviations."""
+    """Of 500 draws each token's share is within four deviations."""
     model, prompts, options = loaded
-    count = 1000
+    count = 500
     answers = sample(
         model, [prompts[1]] * count, answer_seeds([3], count), temperature=temperature, batch_size=count,
         max_new_tokens=1, **options,
@@ -66,10 +66,10 @@ def test_first_tokens_have_the_models_probabilities(loaded, temperature):
     expected = (logits.double() / temperature).softmax(-1)
     found = torch.tensor([answer[0] for answer in answers]).bincount(minlength=len(expected)) / count
     deviation = (expected * (1 - expected) / count).sqrt()
-    likely = expected > 0.02
+    likely = expected > 0.03
     assert likely.sum() > 3
     assert ((found - expected).abs() <= 4 * deviation)[likely].all()
-    assert abs(found[~likely].sum() - expected[~likely].sum()) < 0.06
+    assert abs(found[~likely].sum() - expected[~likely].sum()) < 0.08
 
 
 def test_logits_that_are_no_numbers(loaded):
