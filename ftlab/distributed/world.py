@@ -54,7 +54,7 @@ def current_world() -> World:
     if "WORLD_SIZE" not in os.environ:
         if "RANK" in os.environ:
             raise NotReadyError(f"RANK={os.environ['RANK']} of the environment, but no WORLD_SIZE. {_REMEDY}")
-        return World(0, 1, 0)
+        return ALONE
     size = _variable("WORLD_SIZE", 1, least=1)
     world = World(_variable("RANK", 0), size, _variable("LOCAL_RANK", 0))
     if world.rank >= size:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from ftlab.distributed.ranks import Ranks
-from ftlab.distributed.world import World
+from ftlab.distributed.world import ALONE
 from ftlab.engine.clock import Clock
 from ftlab.engine.hooks import PhaseHooks
 from ftlab.engine.output import Output
@@ -82,7 +82,7 @@ def session_of(
 
     :raises Interrupted: on Ctrl-C, SIGTERM or SIGUSR1, with a checkpoint if training had begun.
     """
-    ranks = ranks or Ranks(World(0, 1, 0))
+    ranks = ranks or Ranks(ALONE)
     plan, manifest = run_dir.plan(), Manifest(run_dir, ranks.world.is_first)
     interruption = Interruption(f"Interrupted. Continue with: {resume_command(run_dir)}")
     with Output(run_dir.log if ranks.world.is_first else None) as output, interruption, TURNS.taking() as turn:

@@ -22,7 +22,7 @@ from ftlab.base import machine
 from ftlab.base.terminal import echo_error
 from ftlab.distributed.failures import misses_another, record_failure
 from ftlab.distributed.ranks import Ranks, join_ranks
-from ftlab.distributed.world import World, current_world, planned_devices, take_slurm_variables
+from ftlab.distributed.world import ALONE, current_world, planned_devices, take_slurm_variables
 from ftlab.engine.process import quiet_libraries
 from ftlab.errors import FtlabError, Interrupted, NotReadyError, first_line
 from ftlab.rundir.claim import hold
@@ -113,7 +113,7 @@ def _tell(error: Exception, errors: Path | None, terminal: int) -> None:
     try:
         world = current_world()
     except NotReadyError:  # which is the error
-        world = World(0, 1, 0)
+        world = ALONE
     if not world.is_first and misses_another(error):
         return  # that one has told it
     os.dup2(terminal, sys.stderr.fileno())
