@@ -23,8 +23,8 @@ class Sharding:
     :cvar wrapper: the class that the trainer calls in training; None: the model itself.
     :cvar wraps_early: whether the wrapper must have the model before anything is computed with it, because it is the
         wrapper that puts the weights where they are computed with.
-    :cvar is_in_place: whether no wrapper is around the model: its weights are sharded where they are, and transformers
-        takes it for any other.
+    :cvar is_in_place: whether no wrapper is around the model then: its weights are sharded where they are, and
+        transformers takes it for any other.
     """
 
     wrapper: str | None = None
@@ -160,7 +160,7 @@ class Fsdp(Sharding):
     computes."""
 
     wrapper = "fully_shard"
-    is_in_place = True
+    wraps_early = is_in_place = True
 
     def __init__(self, run: Run):
         self._run = run

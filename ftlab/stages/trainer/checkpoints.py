@@ -61,7 +61,7 @@ class WholeCheckpoints(EvaluatingTrainer):
         :raises RunDirError: the weights in the checkpoint are not all of the model's, or it has others.
         """
         target: Any = self.model if model is None else model
-        if self.sharding.wraps_early:
+        if self.sharding.wraps_early and not self.sharding.is_in_place:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         elif has_adapter(target):
             load_whole_adapter(target, Path(resume_from_checkpoint), self.sharding)

@@ -156,7 +156,8 @@ class HalvingTrainer(WholeCheckpoints):
         rows: Any = self.train_dataset
         if not isinstance(rows, Rows) or not (self.args.device.type != "cpu" or has_memory_limit()):
             return None
-        if self.sharding.wraps_early:  # its backward takes a step, which cannot be taken back
+        # The backward of a wrapper takes a step, which cannot be taken back.
+        if self.sharding.wraps_early and not self.sharding.is_in_place:
             return None
         first = step + 1 if step else 0
         self._tr_loss = torch.zeros((), device=self.args.device)

@@ -36,7 +36,7 @@ class WrappedTrainer(Trainer):
 
     def wrap(self, steps: int) -> None:
         """Hand the model over now, where the wrapper wants it early. :param steps: of the whole training."""
-        if not self.sharding.wraps_early:
+        if not self.sharding.wraps_early or self.sharding.is_in_place:
             return
         config = self.accelerator.state.deepspeed_plugin.deepspeed_config
         with redirect_stdout(io.StringIO()):  # it prints what it has compiled
