@@ -18,6 +18,7 @@ from ftlab.policy.build import build_model
 from ftlab.policy.tokens import load_tokens
 from ftlab.preflight.memory import predict
 from ftlab.stages.trainer.forward import packed_logprobs
+from tests.conftest import ROOT
 from tests.distributed.test_ranks import BASE, check_equal, lines, start, train  # noqa: F401
 from tests.runs import make_run
 
@@ -214,7 +215,13 @@ def test_in_16_bits(tmp_path, train, method):  # noqa: F811
 @pytest.mark.distributed
 def test_a_reference_of_its_own(tmp_path, train):  # noqa: F811
     """It is sharded beside the policy."""
-    words = (*SMALL, "stage=dpo", "data=preferences", "stage.reference_model=models/tiny", "model=tiny_instruct")
+    words = (
+        *SMALL,
+        "stage=dpo",
+        "data=preferences",
+        f"stage.reference_model={ROOT / 'models/tiny'}",
+        "model=tiny_instruct",
+    )
     train(*words, "train.gradient_accumulation_steps=4", "run.name=one")
     train(*words, *TWO, "run.name=two")
     check_equal(tmp_path / "outputs/one", tmp_path / "outputs/two", 1e-4)
