@@ -118,7 +118,7 @@ def _fsdp_mistakes(run: Run) -> list[tuple[str, Any, str]]:
     if run.stage.name in ("ppo", "grpo"):
         found.append(
             ("hardware.fsdp", True, f"stage={run.stage.name} writes answers with weights that FSDP gathers for every "
-             "token; use hardware.fsdp=false, or deepspeed=z2")
+             "token; use hardware.fsdp=false")
         )  # fmt: skip
     if run.quant.name == "int8":
         found.append(("quant", "int8", "FSDP cannot shard int8 weights; use quant=nf4, or hardware.fsdp=false"))

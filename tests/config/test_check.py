@@ -213,7 +213,7 @@ NO_LAYERS = (
         ("hardware=8xh100 hardware.fsdp=true stage=ppo method=qlora quant=int8 hardware.precision=fp16 "
          "train.optimizer=adamw_8bit",
          ["hardware.fsdp=True: stage=ppo writes answers with weights that FSDP gathers for every token; use "
-          "hardware.fsdp=false, or deepspeed=z2",
+          "hardware.fsdp=false",
           "quant=int8: FSDP cannot shard int8 weights; use quant=nf4, or hardware.fsdp=false",
           "hardware.precision=fp16: under FSDP no gradients are scaled, as fp16 needs it; use bf16, or "
           "hardware.fsdp=false",
