@@ -134,8 +134,11 @@ class PhaseRun:
         from ftlab.model import adapter
         from ftlab.model import tokenizer as tokenizers
         from ftlab.model.experts import describe_experts
+        from ftlab.model.load import uses_cpu
         from ftlab.policy.build import build_model
 
+        if uses_deepspeed(self.config):
+            prepare_environment(uses_cpu(self.config))  # the first call of a model imports it
         self.model, added = build_model(self.config, self.tokens)
         additions = str(self.tokens.additions)
         if additions:
@@ -162,8 +165,6 @@ class PhaseRun:
         from ftlab.stages.trainer.halving import HalvingTrainer
 
         session, train = self.session, self.config.train
-        if uses_deepspeed(self.config):
-            prepare_environment(uses_cpu(self.config))
         session.ranks.begin_group(uses_cpu(self.config))
         checkpoint = session.once(self._checkpoint)
         step = step_of(checkpoint) if checkpoint else 0
