@@ -232,6 +232,11 @@ def uses_deepspeed(run: Run) -> bool:
     return run.deepspeed.stage in (1, 2, 3)
 
 
+def needs_launch(run: Run) -> bool:
+    """Whether its processes are started by torch's launcher: DeepSpeed asks its variables even about the only one."""
+    return planned_devices(run.hardware) > 1 or uses_deepspeed(run)
+
+
 def sharding_of(run: Run) -> Sharding:
     """Where the run's weights are once training has begun."""
     if uses_deepspeed(run):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ftlab.base import machine
 from ftlab.base.terminal import echo
-from ftlab.distributed.world import planned_devices
+from ftlab.distributed.sharding import needs_launch
 from ftlab.engine.hooks import PhaseHooks
 from ftlab.engine.process import quiet_libraries
 from ftlab.errors import ConfigError, DataError, Mistake, NotReadyError
@@ -86,7 +86,7 @@ def _beginning() -> float:
 def _execute(run_dir: RunDir, checkpoint: int | None, hooks: PhaseHooks | None, started: float) -> None:
     from ftlab.engine.run import execute, phases_to_run  # which import transformers
 
-    if any(planned_devices(phase.config.hardware) > 1 for phase in phases_to_run(run_dir)):
+    if any(needs_launch(phase.config) for phase in phases_to_run(run_dir)):
         from ftlab.engine.launch import launch
 
         launch(run_dir, checkpoint, started)

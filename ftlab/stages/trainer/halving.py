@@ -127,10 +127,12 @@ class HalvingTrainer(WholeCheckpoints):
 
     def _halve(self, key: str, step: int, reason: str) -> None:
         size, when = self.sizes.at(key, step), f"step {step}" if step else "the first step"
-        if self.run.train.on_oom == "stop" or size == 1 or self.world.size > 1:
+        if self.run.train.on_oom == "stop" or size == 1 or self.world.size > 1 or self.sharding.wraps_early:
             why = ""
             if size == 1:
                 why = f" {key} is 1 already, and nothing is left to halve."
+            elif self.sharding.wraps_early:
+                why = " DeepSpeed cannot take back what it has added up of a step."
             elif self.world.size > 1:
                 why = " Several processes would have to halve at the same step, which they cannot agree on."
             raise OutOfMemoryError(f"Out of memory in {when} ({reason}).{why} {advice(self.run, size, key)}")
