@@ -131,7 +131,7 @@ class HalvingTrainer(WholeCheckpoints):
             why = ""
             if size == 1:
                 why = f" {key} is 1 already, and nothing is left to halve."
-            elif self.sharding.wraps_early:
+            elif self.sharding.wraps_early and not self.sharding.is_in_place:
                 why = " DeepSpeed cannot take back what it has added up of a step."
             elif self.world.size > 1:
                 why = " Several processes would have to halve at the same step, which they cannot agree on."
