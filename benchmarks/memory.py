@@ -1,14 +1,16 @@
 """Predicted peak memory of training beside what is measured, as docs/memory.md has it.
 
     python benchmarks/memory.py                          # on a CPU: bytes that torch.profiler sees allocated
-    python benchmarks/memory.py --sizes tiny --lengths 256
+    python benchmarks/memory.py --sizes tiny moe --lengths 256 --stages sft ppo
     python benchmarks/memory.py --device gpu             # on a GPU: torch.cuda.max_memory_allocated
 
 Every line of the table is a real run of two optimizer steps, in a process of its own, of a model with random weights:
 the second step has gradients, optimizer states and activations at once. Every row is exactly as long as it may be, and
-nearly all of its tokens are scored. What is held before the first step (weights) is counted tensor by tensor, and all
-that is allocated from then on by the profiler; on a GPU the allocator counts both. Resident memory (RSS) of the whole
-process, which also holds Python, libraries and freed memory, is shown for information.
+nearly all of its tokens are scored. Of ppo and grpo a row is a prompt and an answer of 32 tokens; two of ppo and four
+of grpo are written and learned from at once, and there are new ones for each step. What is held before the first step
+(weights of the model, and of a critic and a reference) is counted tensor by tensor, and all that is allocated from then
+on by the profiler; on a GPU the allocator counts both. Resident memory (RSS) of the whole process, which also holds
+Python, libraries and freed memory, is shown for information.
 """
 
 from __future__ import annotations
@@ -29,17 +31,21 @@ from typing import Any
 GIB, MIB = 2**30, 2**20
 STEPS = 2
 LIMIT = 0.05
-# Shapes in the words of transformers' LlamaConfig; the tokenizer is the embedded model's, and its ids stay below 2,304.
+ANSWER = 32  # tokens of an answer of ppo and grpo, which a random model ends itself in one of thousands
+# Shapes in the words of transformers' LlamaConfig and, where there are experts, MixtralConfig. The tokenizer is the
+# embedded model's, and its ids stay below 2,304.
 SIZES: dict[str, dict[str, int]] = {
     "tiny": {"num_hidden_layers": 4, "hidden_size": 128, "intermediate_size": 384, "num_attention_heads": 4,
              "num_key_value_heads": 4, "vocab_size": 2304},
+    "moe": {"num_hidden_layers": 4, "hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 8,
+            "num_key_value_heads": 4, "vocab_size": 2304, "num_local_experts": 8, "num_experts_per_tok": 2},
     "100M": {"num_hidden_layers": 12, "hidden_size": 640, "intermediate_size": 1792, "num_attention_heads": 10,
              "num_key_value_heads": 10, "vocab_size": 32000},
     "300M": {"num_hidden_layers": 20, "hidden_size": 1024, "intermediate_size": 2816, "num_attention_heads": 16,
              "num_key_value_heads": 8, "vocab_size": 32000},
 }  # fmt: skip
 METHODS = ("full", "lora", "qlora")
-STAGES = ("sft", "dpo")
+STAGES = ("sft", "dpo", "ppo", "grpo")
 
 
 def main() -> None:
@@ -94,14 +100,15 @@ def measured(folder: Path, options: Any) -> Iterator[tuple[list[str], dict[str, 
 def make_model(folder: Path, size: str) -> Path:
     """A folder with random weights of one of ``SIZES`` and the embedded model's tokenizer."""
     import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, MixtralConfig
 
     from ftlab.config.paths import shipped
 
     if not (folder / "tokenizer.json").is_file():
         torch.manual_seed(0)
-        config = LlamaConfig(**SIZES[size], max_position_embeddings=2048)
-        LlamaForCausalLM(config).save_pretrained(folder)
+        kind: Any = MixtralConfig if "num_local_experts" in SIZES[size] else LlamaConfig
+        config = kind(**SIZES[size], max_position_embeddings=2048, sliding_window=None)
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
         AutoTokenizer.from_pretrained(shipped("models/tiny")).save_pretrained(folder)
     return folder
 
@@ -110,16 +117,32 @@ def overrides_of(folder: Path, model: Path, method: str, stage: str, length: int
     """The command line of a run all of whose rows are as long as they may be."""
     data = folder / f"{stage}.jsonl"
     text = "the quick brown fox jumps over the lazy dog 0123456789 " * 600
-    answers = {"completion": text} if stage == "sft" else {"chosen": text, "rejected": text[::-1]}
-    data.write_text("".join(json.dumps({"prompt": f"{n}", **answers}) + "\n" for n in range(4)), encoding="utf-8")
-    kind = {"sft": "prompt_completion", "dpo": "preference"}[stage]
+    columns = {
+        "sft": {"prompt": "", "completion": text}, "dpo": {"prompt": "", "chosen": text, "rejected": text[::-1]},
+        "ppo": {"prompt": text, "answer": "dog"}, "grpo": {"prompt": text, "answer": "dog"},
+    }[stage]  # fmt: skip
+    rows = [{**columns, "prompt": f"{columns['prompt']}{n}"} for n in range(4)]
+    if stage == "grpo":  # every other prompt is a little shorter, for rows to be padded: a token has two characters
+        rows[1::2] = [{**row, "prompt": row["prompt"][-2 * (length - ANSWER) + 60 :]} for row in rows[1::2]]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    kind = {"sft": "prompt_completion", "dpo": "preference"}.get(stage, "prompts")
     packing = str(stage == "dpo").lower()  # one text to a row needs no mask; two answers do
+    rows_at_once = 1
+    more = []
+    if stage in ("ppo", "grpo"):
+        length -= ANSWER
+        # ppo counts the room of rows without answers
+        rows_at_once = 4 if stage == "grpo" else -(-2 * (length + ANSWER) // length)
+        more = [f"stage.max_new_tokens={ANSWER}", "data.truncation=left", "stage.rewards=[exact_match]"]
+        more += ["stage.num_generations=2"] if stage == "grpo" else [
+            "stage.rollout_batch_size=2", "stage.mini_batch_size=2", "stage.ppo_epochs=1",
+        ]  # fmt: skip
     return [
         f"stage={stage}", "model=local", f"model.path={model}", f"method={method}", f"data.path={data}",
         f"data.format={kind}", f"data.max_length={length}", f"data.packing={packing}",
         "data.split.validation=none", "data.split.golden=none",
-        "data.cache=null", "tracker=none", f"train.max_steps={STEPS}", "train.micro_batch_size=1",
-        "train.gradient_accumulation_steps=1", "train.save_steps=1000", "lora.r=16", "lora.dropout=0.05",
+        "data.cache=null", "tracker=none", f"train.max_steps={STEPS}", f"train.micro_batch_size={rows_at_once}",
+        "train.gradient_accumulation_steps=1", "train.save_steps=1000", "lora.r=16", "lora.dropout=0.05", *more,
         *(["hardware=cpu"] if device == "cpu" else []),
     ]  # fmt: skip
 
@@ -138,8 +161,11 @@ def measure(overrides: Sequence[str]) -> dict[str, Any]:
     peak: dict[str, float] = {}
 
     class Probe(TrainerCallback):
+        def __init__(self, trainer: Any):
+            self.trainer = trainer
+
         def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-            self.held = held_bytes(more["model"])
+            self.held = held_bytes(self.trainer)
             if torch.cuda.is_available():
                 torch.cuda.reset_peak_memory_stats()
             else:
@@ -158,7 +184,7 @@ def measure(overrides: Sequence[str]) -> dict[str, Any]:
 
     class Hooks(PhaseHooks):
         def trainer_built(self, phase: Any, trainer: Any) -> None:
-            trainer.add_callback(Probe())
+            trainer.add_callback(Probe(trainer))
 
     with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
         train(run, list(overrides), Hooks())
@@ -167,20 +193,25 @@ def measure(overrides: Sequence[str]) -> dict[str, Any]:
     return {"predicted": predicted.total, "parts": predicted.as_dict(), "rss": rss, **peak}
 
 
-def held_bytes(model: Any) -> int:
-    """Bytes of every parameter and buffer, and of what quantized ones have beside them, each storage once."""
+def held_bytes(trainer: Any) -> int:
+    """Bytes of every parameter and buffer of the model and of those beside it, and of what quantized ones have beside
+    them, each storage once."""
     storages: dict[int, int] = {}
 
     def add(tensor: Any) -> None:
         storage = tensor.untyped_storage()
         storages[storage.data_ptr()] = storage.nbytes()
 
+    model = trainer.roles.module() if hasattr(trainer, "roles") else trainer.model  # ppo's with critic and reference
     for tensor in (*model.parameters(), *model.buffers()):
         add(tensor.data)
         state = getattr(tensor, "quant_state", None)
         while state is not None:
             add(state.absmax)
             state = getattr(state, "state2", None)
+    start = getattr(trainer, "_start", None)  # of grpo: what trains, as it was
+    for _, tensor in start._start if start is not None else ():
+        add(tensor)
     return sum(storages.values())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
@@ -19,15 +20,45 @@ _NEEDS: dict[str, dict[str, str]] = {
 }
 
 
+@dataclass(frozen=True)
+class Packing:
+    """How the weights of linear layers are stored.
+
+    :param bits: of a weight. :param group: weights of one output that share a scale and a zero point; None: all of
+        them. :param double_quantization: of bitsandbytes: whether the scales are quantized too.
+    """
+
+    kind: str
+    bits: int
+    group: int | None
+    double_quantization: bool
+
+
 def quantization_kind(model: Model) -> str | None:
     """``gptq``, ``awq``, ``bitsandbytes`` or another of transformers' names; None for weights as they are, and for a
     model whose config.json is not on this machine."""
+    found = packing(model)
+    return None if found is None else found.kind
+
+
+def packing(model: Model) -> Packing | None:
+    """None for weights as they are, and for a model whose config.json is not on this machine."""
     found = _config(model).get("quantization_config")
     if not found or not isinstance(found, dict):  # preflight tells of another type
         return None
     if found.get("load_in_4bit") or found.get("load_in_8bit"):  # files from before the kind had a name
-        return "bitsandbytes"
-    return str(found.get("quant_method", "unknown"))
+        kind = "bitsandbytes"
+    else:
+        kind = str(found.get("quant_method", "unknown"))
+    if kind == "bitsandbytes":
+        return Packing(kind, 8 if found.get("load_in_8bit") else 4, None, bool(found.get("bnb_4bit_use_double_quant")))
+    # AutoAWQ has names of its own. Both kinds began with 4 bits and groups of 128.
+    bits, group = (_count(found, *names) for names in (("bits", "w_bit"), ("group_size", "q_group_size")))
+    return Packing(kind, bits or 4, None if group == -1 else group or 128, False)
+
+
+def _count(found: dict[str, Any], *names: str) -> int | None:
+    return next((found[name] for name in names if isinstance(found.get(name), int)), None)
 
 
 def unsupported_reason(run: Run) -> str | None:

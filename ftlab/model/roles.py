@@ -79,8 +79,13 @@ class Roles:
     def train(self, mode: bool) -> None:
         """Policy and critic into training mode, in which alone activation checkpointing works, or out of it."""
         self._policy.train(mode)
-        if CRITIC in self._others:
-            self._others[CRITIC].train(mode)
+        critic = self._others.get(CRITIC)
+        if critic is None:
+            return
+        # The Trainer switches it on after the copy was made, and in the policy alone.
+        if self._policy.is_activation_checkpointing and not critic.is_activation_checkpointing:
+            critic.activation_checkpointing_enable({"use_reentrant": False})
+        critic.train(mode)
 
     def restore_flags(self) -> None:
         """Restore ``requires_grad`` as it was at the start: loading an adapter changes it."""

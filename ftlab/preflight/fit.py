@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal
 
 from ftlab.config.rules import cross_group_mistakes
 from ftlab.distributed.world import planned_devices
-from ftlab.errors import NotReadyError
+from ftlab.errors import ConfigError, Mistake, NotReadyError
 from ftlab.preflight.memory import Device, Prediction, device_of, predict
 from ftlab.preflight.memory.device import GIB
+from ftlab.preflight.memory.layers import packing_of
 from ftlab.rundir.plan import Plan
-from ftlab.schema import Run
+from ftlab.schema import GrpoStage, PpoStage, Run
 
 Verdict = Literal["fits", "tight", "does not fit", "unknown"]
 TIGHT = 0.9  # share of the device's memory above which little is left for what nobody foresees
 
+_Option = tuple[float, str, dict[str, Any]]
 _SHOWN = 3
+_MOST_ROWS = 4096  # of a micro-batch
 
 
 def verdict(found: Prediction) -> Verdict:
@@ -38,26 +41,36 @@ class Change:
 
 def cheapest_changes(run: Run, device: Device, is_here: bool = False) -> list[Change]:
     """The three cheapest changes after which the run fits, the one that costs least time or quality first; several at
-    once where none alone is enough. Fewer where there are no more."""
+    once where none alone is enough. Each changes other keys than those before it; only where there are not three such,
+    the same keys by more. Fewer where there are no more."""
     options = list(_options(run))
-    found: list[tuple[frozenset[str], Change]] = []
+    found: list[tuple[float, frozenset[str], Change]] = []
+    spare: list[tuple[float, frozenset[str], Change]] = []
     sets = [chosen for many in range(1, 5) for chosen in combinations(options, many)]
-    for chosen in sorted(sets, key=lambda some: sum(cost for cost, _, _ in some)):
-        names = frozenset(name for _, name, _ in chosen)
-        if any(earlier <= names for earlier, _ in found):
-            continue
+    for chosen in sorted(sets, key=_cost):
         keys = [key for _, _, values in chosen for key in values]
-        if len(keys) != len(set(keys)):
+        names = frozenset(name for _, name, _ in chosen)
+        changes_twice = len(keys) != len(set(keys))
+        if changes_twice or any(names >= set(one.overrides) for _, _, one in (*found, *spare)):
+            continue
+        is_another = not any(earlier <= set(keys) for _, earlier, _ in found)
+        if not is_another and len(spare) == _SHOWN:
             continue
         changed = with_values(run, {key: value for _, _, values in chosen for key, value in values.items()})
         if cross_group_mistakes(changed):
             continue
         needed = predict(changed, _same_memory(changed, device, is_here)).needed
         if device.memory is None or needed <= TIGHT * device.memory:
-            found.append((names, Change(tuple(name for _, name, _ in chosen), needed)))
+            change = Change(tuple(name for _, name, _ in chosen), needed)
+            (found if is_another else spare).append((_cost(chosen), frozenset(keys), change))
             if len(found) == _SHOWN:
                 break
-    return [change for _, change in found]
+    shown = sorted([*found, *spare[: _SHOWN - len(found)]], key=lambda one: one[0])
+    return [change for _, _, change in shown]
+
+
+def _cost(chosen: Sequence[_Option]) -> float:
+    return sum(cost for cost, _, _ in chosen)
 
 
 def _same_memory(run: Run, device: Device, is_here: bool) -> Device:
@@ -65,7 +78,7 @@ def _same_memory(run: Run, device: Device, is_here: bool) -> Device:
     return Device(device.kind, device.memory, device.is_given, found.count, device.precision)
 
 
-def _options(run: Run) -> Iterator[tuple[float, str, dict[str, Any]]]:
+def _options(run: Run) -> Iterator[_Option]:
     """What may be changed: its cost in time and quality, relative to the others, how it is typed, and the values."""
     train, length = run.train, run.data.max_length
     many = planned_devices(run.hardware) > 1
@@ -90,7 +103,7 @@ def _options(run: Run) -> Iterator[tuple[float, str, dict[str, Any]]]:
                 yield cost, f"deepspeed=z{wanted}", _zero(f"z{wanted}", wanted, False)
         if not run.deepspeed.offload_parameters:
             yield 7, "deepspeed=z3_offload", _zero("z3_offload", 3, True)
-    is_plain = run.quant.name == "none" and run.lora.variant != "pissa"
+    is_plain = packing_of(run) is None and run.lora.variant != "pissa"
     if run.method.name == "lora" and is_plain:
         yield 5, "method=qlora", _QLORA
     if run.method.name == "full":
@@ -136,27 +149,60 @@ def solve(run: Run, key: str, device: Device) -> Solution:
     """The largest value of ``data.max_length``, ``train.micro_batch_size`` or ``lora.r`` with which the run fits the
     whole device.
 
-    :raises NotReadyError: nobody knows how much memory there is.
+    :raises NotReadyError: nobody knows how much memory there is. :raises ConfigError: the run has no adapter to solve
+        for.
     """
+    if key == "lora.r" and run.method.name != "lora":
+        reason = f"method={run.method.name} has no adapter. Use method=lora or qlora, or solve for another key"
+        raise ConfigError([Mistake("task.solve", reason, key)])
     if device.memory is None:
-        raise NotReadyError("How much memory there is, nobody has said: give hardware.memory_gb=N or a hardware=NAME.")
-    shape = run.model.architecture
-    least, limit = {
-        "data.max_length": (8, shape.max_positions),
-        "train.micro_batch_size": (1, 4096),
-        "lora.r": (1, shape.hidden_size),
-    }[key]
+        raise NotReadyError(
+            "Nobody has said how much memory there is: give hardware.memory_gb=N, or a hardware=NAME that has it."
+        )
+    values = _candidates(run, key)
 
-    def needed(value: int) -> float:
-        return predict(with_values(run, {key: value}), device).needed
+    def needed(place: int) -> float:
+        return predict(_with_one(run, key, values[place]), device).needed
 
-    if needed(least) > device.memory:
-        return Solution(key, None, needed(least), limit)
-    low, high = least, limit + 1  # low fits; high does not, or is too much
+    if needed(0) > device.memory:
+        return Solution(key, None, needed(0), values[-1])
+    low, high = 0, len(values)  # low fits; high does not, or is too much
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if needed(middle) <= device.memory else (low, middle)
-    return Solution(key, low, needed(low), limit)
+    return Solution(key, values[low], needed(low), values[-1])
+
+
+def _candidates(run: Run, key: str) -> Sequence[int]:
+    """The values that a key may have, the smallest first; with each of them more memory is needed than before."""
+    shape, train, stage = run.model.architecture, run.train, run.stage
+    if key == "lora.r":
+        return range(1, shape.hidden_size + 1)
+    if key == "data.max_length":
+        answer = stage.max_new_tokens if isinstance(stage, PpoStage | GrpoStage) else 0
+        return range(8, max(shape.max_positions - answer, 8) + 1)
+    if train.global_batch_size is not None:  # of which each device takes whole micro-batches
+        share = train.global_batch_size // planned_devices(run.hardware)
+        return [rows for rows in range(1, share + 1) if share % rows == 0]
+    if isinstance(stage, GrpoStage):  # whole groups of completions, without more of them for that
+        alone = [n for n in range(1, stage.num_generations + 1) if stage.num_generations % n == 0]
+        many = [*alone, *range(2 * stage.num_generations, _MOST_ROWS + 1, stage.num_generations)]
+        return [rows for rows in many if _makes_groups(_with_one(run, key, rows), stage)] or alone
+    return range(1, _MOST_ROWS + 1)
+
+
+def _makes_groups(run: Run, stage: GrpoStage) -> bool:
+    steps = stage.steps_per_generation or run.train.gradient_accumulation_steps
+    return run.train.micro_batch_size * planned_devices(run.hardware) * steps % stage.num_generations == 0
+
+
+def _with_one(run: Run, key: str, value: int) -> Run:
+    """The run with a value at a key, and with the accumulation that follows from it under a global batch size."""
+    train, values = run.train, {key: value}
+    if key == "train.micro_batch_size" and train.global_batch_size is not None:
+        share = train.global_batch_size // planned_devices(run.hardware)
+        values["train.gradient_accumulation_steps"] = share // value
+    return with_values(run, values)
 
 
 def check_fits(plan: Plan, is_here: bool = True) -> None:

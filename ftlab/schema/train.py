@@ -88,7 +88,7 @@ class Hardware(Group):
     name: Annotated[str, operational]
     devices: Annotated[Positive | Literal["auto"], operational]
     nodes: Annotated[Positive, operational]
-    memory_gb: Annotated[PositiveFloat | None, operational]
+    memory_gb: Annotated[Annotated[PositiveFloat, Field(allow_inf_nan=False)] | None, operational]
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     fsdp: bool
     hang_minutes: Annotated[PositiveFloat | None, operational]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,18 +28,24 @@ _COLUMN = 44  # where the figures of a table end
 def plan(run: Run, overrides: Sequence[str]) -> None:
     """Print what the run of the command line would do and need.
 
-    :raises SystemExit: with 1, where it does not fit. :raises ConfigError: phases that do not follow from each other.
+    :raises NotReadyError: it does not fit, or nothing that was to be found does, which has been printed in full.
+    :raises ConfigError: phases that do not follow from each other, or have nothing of what is to be found.
     """
     assert isinstance(run.task, PlanTask)
     planned = make_plan(run, overrides)
     if run.task.solve is not None:
-        is_wrong = _solve(planned, run.task)
-    else:
-        facts = describe(planned)
-        echo_json(facts) if run.task.format == "json" else echo("\n".join(_lines(facts)))
-        is_wrong = facts["verdict"] == "does not fit"
-    if is_wrong:
-        sys.exit(1)
+        _solve(planned, run.task)
+        return
+    facts = describe(planned)
+    echo_json(facts) if run.task.format == "json" else echo("\n".join(report_lines(facts)))
+    wrong = [phase for phase in facts["phases"] if phase["verdict"] == "does not fit"]
+    if wrong:
+        raise NotReadyError("\n".join(_does_not_fit(phase, len(facts["phases"]) > 1) for phase in wrong))
+
+
+def _does_not_fit(phase: dict[str, Any], has_others: bool) -> str:
+    needed, memory = size(phase["memory"]["needed"]), size(phase["device"]["memory"])
+    return f"{'Phase ' + phase['name'] if has_others else 'This run'} does not fit: {needed} of {memory}."
 
 
 def describe(planned: Plan) -> dict[str, Any]:
@@ -53,8 +58,9 @@ def describe(planned: Plan) -> dict[str, Any]:
     place = Path(keys.dir or "outputs").expanduser()
     there = next(folder for folder in (place.absolute(), *place.absolute().parents) if folder.is_dir())
     return {
-        "verdict": verdict, "title": planned.title, "phases": phases,
+        "verdict": verdict, "title": planned.title, "overrides": _words(planned), "phases": phases,
         "disk": {"needed": disk, "free": shutil.disk_usage(there).free, "folder": str(place)},
+        "directory": _directory(planned),
         "missing": _missing(planned),
     }  # fmt: skip
 
@@ -89,16 +95,34 @@ def _work(planned: Plan, phase: Phase) -> dict[str, Any]:
         "global_batch_size": run.stage.mini_batch_size if isinstance(run.stage, PpoStage) else batch,
         "max_length": run.data.max_length, "epochs": train.epochs, "steps": train.max_steps, "tokens": None,
     }  # fmt: skip
-    keys = planned.phases[0].config.run
-    place = keys.dir or (None if keys.name is None else f"outputs/{keys.name}")
-    ledger = None if place is None else read_ledger(RunDir(Path(place)).ledger(phase.name))
+    run_dir = _run_dir(planned)
+    ledger = None if run_dir is None else read_ledger(run_dir.ledger(phase.name))
     if ledger is None or run.stage.name in ("ppo", "grpo"):
         return work
     split = ledger["splits"]["train"]
-    work["tokens"] = split["tokens_trained"] + split["tokens_masked"] + split["tokens_repeated"]  # of one epoch
+    work["tokens"] = sum(split["tokens"][name] for name in ("trained", "masked", "repeated"))  # of one epoch
     if work["steps"] is None:
-        work["steps"] = step_order(run, split["packed_rows"]).steps
+        work["steps"] = step_order(run, split["packing"]["rows"]).steps
     return work
+
+
+def _words(planned: Plan) -> list[str]:
+    """The command line of the run itself."""
+    return [word for word in planned.overrides if not word.startswith("task")]
+
+
+def _run_dir(planned: Plan) -> RunDir | None:
+    """The directory that the run would go on in, where its command names one."""
+    keys = planned.phases[0].config.run
+    place = keys.dir or (None if keys.name is None else f"outputs/{keys.name}")
+    return None if place is None or keys.if_exists == "new" else RunDir(Path(place))
+
+
+def _directory(planned: Plan) -> dict[str, str] | None:
+    """The directory that the run would go on in, and what its manifest says; None where nothing is there yet."""
+    run_dir = _run_dir(planned)
+    status = None if run_dir is None else run_dir.manifest().get("status")
+    return None if run_dir is None or status is None else {"path": str(run_dir.path), "status": status}
 
 
 def _disk(run: Run, found: Prediction) -> float:
@@ -123,9 +147,13 @@ def _missing(planned: Plan) -> list[str]:
 # --- for people ------------------------------------------------------------------------------------------------------
 
 
-def _lines(facts: dict[str, Any]) -> list[str]:
-    lines = [line for phase in facts["phases"] for line in [*_phase_lines(phase), ""]]
+def report_lines(facts: dict[str, Any]) -> list[str]:
+    """The lines of :func:`describe`."""
+    lines = [" ".join(["ftlab plan", *facts["overrides"]]), ""]
+    lines += [line for phase in facts["phases"] for line in [*_phase_lines(phase), ""]]
     disk = facts["disk"]
+    if (directory := facts["directory"]) is not None:
+        lines.append(f"directory   {directory['path']} holds a run already: {directory['status']}")
     tight = "" if disk["needed"] < disk["free"] else ": NOT ENOUGH"
     lines.append(
         f"disk        about {size(disk['needed'])} for checkpoints and weights, {size(disk['free'])} free{tight}"
@@ -158,8 +186,8 @@ def _phase_lines(phase: dict[str, Any]) -> list[str]:
         lines += ["", "It fits with one of:"]
         lines += [f"  {' '.join(one['overrides'])}  ({size(one['needed'])})" for one in phase["changes"]]
     elif phase["verdict"] == "does not fit":
-        lines += ["", "No change of batch, length, rank or method makes it fit: take a smaller model, a larger device,"]
-        lines += ["or more of them with deepspeed=z3."]
+        lines += ["", "No change of batch, length, rank or method makes it fit: take a smaller model,"]
+        lines += ["a larger device, or more of them with deepspeed=z3."]
     return lines
 
 
@@ -199,25 +227,29 @@ def _of(device: dict[str, Any], verdict: str) -> str:
 # --- solving ---------------------------------------------------------------------------------------------------------
 
 
-def _solve(planned: Plan, task: PlanTask) -> bool:
-    """Print the largest value of a key that fits, for each phase. :return: whether there is none for one of them."""
+def _solve(planned: Plan, task: PlanTask) -> None:
+    """Print the largest value of a key that fits, for each phase.
+
+    :raises NotReadyError: for one of them there is none. :raises ConfigError: one of them has no such thing.
+    """
     assert task.solve is not None
-    found = []
+    found: list[tuple[Phase, Device, fit.Solution]] = []
     for phase in planned.phases:
-        device: Device = device_of(phase.config)
+        device = device_of(phase.config)
         found.append((phase, device, fit.solve(phase.config, task.solve, device)))
     if task.format == "json":
         echo_json([
-            {"phase": phase.name, "key": one.key, "value": one.value, "needed": round(one.needed),
-             "memory": device.memory} for phase, device, one in found
+            {"phase": phase.name, "overrides": _words(planned), "key": one.key, "value": one.value,
+             "needed": round(one.needed), "memory": device.memory} for phase, device, one in found
         ])  # fmt: skip
-        return any(one.value is None for _, _, one in found)
+    lacking = []
     for phase, device, one in found:
         where = f"{phase.name}: " if len(planned.phases) > 1 else ""
         memory = f"{size(one.needed)} of {size(device.memory or 0)}"
         if one.value is None:
-            echo(f"{where}no {one.key} fits: the smallest needs {memory}. ftlab plan without solve says what would do.")
-        else:
+            lacking.append(f"{where}no {one.key} fits: the smallest needs {memory}.")
+        elif task.format == "table":
             most = " (the most that there can be)" if one.value == one.limit else ""
             echo(f"{where}{one.key}={one.value}{most}  {memory}")
-    return any(one.value is None for _, _, one in found)
+    if lacking:
+        raise NotReadyError("\n".join([*lacking, "ftlab plan without solve says what would do."]))

@@ -62,6 +62,30 @@ def test_critic_and_reference_begin_as_the_policy_and_the_reference_stays(overri
         assert torch.equal(logits(other), before), "the reference moved with the critic"
 
 
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_activations_of_the_critic_are_computed_again_where_the_policys_are(method):
+    """It is switched on in the policy once training begins, when the critic has been copied."""
+    model = policy(f"method={method}")
+    roles = roles_of(model)
+
+    def kept(role: str) -> int:
+        sizes = []
+        with (
+            torch.autograd.graph.saved_tensors_hooks(
+                lambda saved: (sizes.append(saved.numel()), saved)[1], lambda x: x
+            ),
+            roles.acting(role) as acting,
+        ):
+            logits(acting)
+        return sum(sizes)
+
+    roles.train(True)
+    everything = kept(CRITIC)
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    roles.train(True)
+    assert kept(CRITIC) == kept(POLICY) < everything / 2
+
+
 @pytest.mark.parametrize("method", ["lora", "qlora", "full", "freeze"])
 def test_each_backward_reaches_its_own_role_only(method):
     roles = roles_of(policy(f"method={method}"))

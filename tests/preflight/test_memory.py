@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from ftlab.preflight import fit
+from ftlab.preflight.memory import activations as act
 from ftlab.preflight.memory import device_of, predict
 from ftlab.preflight.memory.device import GIB
-from ftlab.pretrained.shape import parameter_count
+from ftlab.pretrained.shape import layer_parameters, parameter_count
 
 ROOT = Path(__file__).resolve().parents[2]
 STATES = ("weights", "gradients", "fp32 copies", "optimizer states")
@@ -35,6 +36,34 @@ def test_states_of_zero_are_those_of_its_paper(make_run, zero, each):
     assert held / parameter_count(run.model.architecture) == pytest.approx(each, rel=0.001)
 
 
+@pytest.mark.matrix
+@pytest.mark.parametrize("stage", [2, 3])
+def test_states_of_zero_are_those_of_deepspeeds_own_estimators(make_run, stage):
+    """DeepSpeed counts the step, as 18 bytes a parameter of a device's share: beside the paper's it has an fp32 copy of
+    the gradients. Of stage 3 it leaves out those in 16 bits, whose buffer stays. It takes all parameters of the two
+    layers that are whole at once for one largest layer in fp32."""
+    code = """
+import sys
+from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs as three
+from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs as two
+total, layer = map(int, sys.argv[1:])
+print(two(total, 8, cpu_offload=False)[1], *three(total, layer, 8, cpu_offload=False, cpu_offload_params=False)[1:])
+"""
+    run = make_run("model=llama2_7b", "method=full", "hardware=8xa100", f"deepspeed=z{stage}", "data.max_length=8",
+                   "train.micro_batch_size=1", "train.gradient_checkpointing=true", "data.packing=false")  # fmt: skip
+    shape = run.model.architecture
+    sizes = [parameter_count(shape), layer_parameters(shape)]
+    done = subprocess.run([sys.executable, "-c", code, *map(str, sizes)], capture_output=True, text=True, check=True)
+    two, three, gathered = map(int, done.stdout.split()[-3:])
+    found = predict(run)
+    roots = 4 * sizes[0] / 8  # of torch's AdamW, which is no part of DeepSpeed's
+    assert found.moment == "the optimizer's step"
+    held = found.total - found.parts["gather buffers"] - roots
+    assert held == pytest.approx({2: two, 3: three - gathered + 2 * sizes[0] / 8}[stage], rel=1e-6)
+    if stage == 3:
+        assert found.parts["gather buffers"] == gathered
+
+
 @pytest.mark.parametrize(("double", "bits"), [("false", 0.5), ("true", 0.127)])
 def test_constants_of_4_bits_are_those_of_the_qlora_paper(make_run, double, bits):
     """Section 3 of https://arxiv.org/abs/2305.14314: 0.5 bits a parameter, and 0.127 under double quantization."""
@@ -45,34 +74,97 @@ def test_constants_of_4_bits_are_those_of_the_qlora_paper(make_run, double, bits
     assert parts["weights: layers"] == pytest.approx(of_linear / 2, rel=0.001)
 
 
-# What fits where, as https://github.com/hiyouga/LLaMA-Factory#hardware-requirement has it in gigabytes, at batches of
-# one short row: (model, method, its figure, device, whether it fits there).
-KNOWN = [
-    ("llama2_7b", "qlora", 6, "hardware.memory_gb=8", True),
-    ("llama2_7b", "lora", 16, "hardware.memory_gb=16", True),
-    ("llama2_7b", "lora", 16, "hardware=gpu_24gb", True),
-    ("llama2_13b", "qlora", 12, "hardware=gpu_24gb", True),
-    ("llama2_13b", "lora", 32, "hardware=gpu_24gb", False),
-    ("llama2_13b", "lora", 32, "hardware=a100_40gb", True),
-    ("llama2_70b", "qlora", 48, "hardware.memory_gb=48", True),
-    ("llama2_70b", "lora", 160, "hardware=a100_80gb", False),
-    ("llama2_7b", "full", 120, "hardware=a100_80gb", False),
-]
+# Sizes of published files in GB, of Llama 2 and the first LLaMA quantized by GPTQ in groups of so many weights: the
+# card of TheBloke/Llama-2-70B-Chat-GPTQ, the file lists of TinyLamda/llama-2-7b-4bit-128g and TheBloke/LLaMa-7B-GPTQ.
+PUBLISHED_FILES = [("70b", 4, -1, 35.33), ("70b", 4, 128, 36.65), ("70b", 4, 32, 40.66), ("7b", 4, 128, 3.89),
+                   ("7b", 8, 128, 7.16)]  # fmt: skip
+SHAPES = {
+    "7b": {"num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32},
+    "70b": {"num_hidden_layers": 80, "hidden_size": 8192, "intermediate_size": 28672, "num_attention_heads": 64,
+            "num_key_value_heads": 8},
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(("model", "method", "published", "device", "fits"), KNOWN)
-def test_known_models_fit_where_they_are_known_to_fit(make_run, model, method, published, device, fits):
-    run = make_run(f"model={model}", f"method={method}", device, "data.max_length=512", *LEAN,
-                   *(["train.optimizer=adamw_torch"] if method == "full" else []))  # fmt: skip
-    found = predict(run)
-    assert (fit.verdict(found) != "does not fit") == fits
-    assert found.needed / 1e9 == pytest.approx(published, rel=0.35)
+def folder_with(folder: Path, shape: dict[str, int], **quantization: object) -> Path:
+    """A model's folder as far as its config goes."""
+    from transformers import LlamaConfig
+
+    LlamaConfig(**shape, vocab_size=32000, quantization_config=quantization).save_pretrained(folder)
+    return folder
 
 
-def test_70b_trains_on_eight_devices_of_80_gb_with_lora_and_not_whole(make_run):
-    line = ("model=llama2_70b", "hardware=8xa100", "deepspeed=z3", *LEAN)
-    assert fit.verdict(predict(make_run(*line, "method=lora"))) == "fits"
-    assert fit.verdict(predict(make_run(*line, "method=full", "train.optimizer=adamw_torch"))) == "does not fit"
+@pytest.mark.parametrize(("shape", "bits", "group", "published"), PUBLISHED_FILES)
+def test_weights_that_come_quantized_are_as_large_as_published_files(make_run, tmp_path, shape, bits, group, published):
+    path = folder_with(tmp_path, SHAPES[shape], quant_method="gptq", bits=bits, group_size=group)
+    run = make_run("model=local", f"model.path={path}", "hardware=a100_80gb")
+    weights = sum(size for name, size in predict(run).parts.items() if name.startswith("weights"))
+    assert weights / 1e9 == pytest.approx(published, rel=0.002)
+    assert not any("method=qlora" in change.overrides for change in fit.cheapest_changes(run, device_of(run)))
+
+
+def test_awq_has_the_groups_of_gptq_and_no_order_of_inputs(make_run, tmp_path):
+    found = {}
+    for kind, keys in {"gptq": ("bits", "group_size"), "awq": ("w_bit", "q_group_size")}.items():
+        path = folder_with(tmp_path / kind, SHAPES["7b"], quant_method=kind, **dict(zip(keys, (4, 64))))
+        found[kind] = predict(make_run("model=local", f"model.path={path}", "hardware=a100_80gb")).parts
+    gptq, awq = (found[kind]["weights: quantization constants"] for kind in ("gptq", "awq"))
+    assert gptq - awq == 4 * 32 * (6 * 4096 + 11008), "the group of each input, of q, k, v, o, gate, up and down"
+    assert found["awq"]["weights: embeddings"] == 2 * found["gptq"]["weights: embeddings"], "which PEFT makes fp32"
+
+
+def test_a_checkpoint_of_4_bits_takes_what_qlora_takes(make_run, tmp_path):
+    """bitsandbytes' own checkpoints, and the same weights quantized as they are loaded."""
+    path = folder_with(tmp_path, SHAPES["7b"], load_in_4bit=True, bnb_4bit_use_double_quant=True)
+    line = ("hardware=gpu_24gb", "data.max_length=512", *LEAN, "lora.r=16")
+    found, wanted = (
+        predict(make_run("model=local", f"model.path={path}", *line)),
+        predict(make_run("model=llama2_7b", "method=qlora", *line)),
+    )
+    assert found.parts == pytest.approx(wanted.parts)
+
+
+def known_rows() -> list[tuple[str, list[str]]]:
+    """The rows of the table of larger models in docs/memory.md: the words of each, and its other cells."""
+    lines = (ROOT / "docs" / "memory.md").read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| `model=")]
+    return [(words.strip("`"), cells) for words, *cells in rows]
+
+
+KNOWN = known_rows()
+
+
+@pytest.mark.parametrize(("words", "cells"), KNOWN, ids=[words for words, _ in KNOWN])
+def test_known_models_fit_where_they_are_known_to_fit(make_run, words, cells):
+    """Every figure of the page is what its command says, and no farther from the published one than a third."""
+    run = make_run("data.max_length=512", *LEAN, *words.split())
+    found, device = predict(run), device_of(run)
+    told = fit.verdict(found)
+    solved = [fit.solve(run, key, device).value for key in SOLVED if run.method.name == "lora" or key != "lora.r"]
+    largest = [f"{value:,}" if value is not None else "none" for value in solved]
+    _, published, *_ = cells
+    assert cells == [f"{found.needed / 1e9:.3g}", published, told, *largest, *["none"] * (3 - len(largest))]
+    if published != "":
+        assert found.needed / 1e9 == pytest.approx(float(published), rel=0.35)
+
+
+SOLVED = ("data.max_length", "train.micro_batch_size", "lora.r")
+
+
+def test_the_page_has_the_numbers_that_users_know():
+    """Which models and devices people ask about, and what is known to fit."""
+    verdicts = {words: cells[2] for words, cells in KNOWN}
+    for words, wanted in {
+        "model=llama2_7b method=qlora hardware.memory_gb=8": "fits",
+        "model=llama2_7b method=lora hardware.memory_gb=16": "fits",
+        "model=llama2_7b method=lora hardware=gpu_24gb": "fits",
+        "model=llama2_13b method=qlora hardware=gpu_24gb": "fits",
+        "model=llama2_13b method=lora hardware=gpu_24gb": "does not fit",
+        "model=llama2_13b method=lora hardware=a100_40gb": "fits",
+        "model=llama2_70b method=qlora hardware.memory_gb=48": "tight",
+        "model=llama2_70b method=lora hardware=a100_80gb": "does not fit",
+        "model=llama2_70b method=lora hardware=8xa100 deepspeed=z3": "fits",
+    }.items():
+        assert verdicts[words] == wanted, words
 
 
 def test_65b_of_qlora_needs_less_than_its_papers_48_gb(make_run):
@@ -83,6 +175,56 @@ def test_65b_of_qlora_needs_less_than_its_papers_48_gb(make_run):
                    "hardware.memory_gb=48")  # fmt: skip
     assert parameter_count(run.model.architecture) == pytest.approx(65.2e9, rel=0.01)
     assert 36 < needed(run) < 48
+
+
+def test_keys_and_values_of_a_token_are_those_of_the_pagedattention_paper(make_run):
+    """Section 3 of https://arxiv.org/abs/2309.06180: 2 x 5120 x 40 x 2 bytes, 800 KB, for a token of OPT 13B, whose
+    layers and width Llama 2 13B has."""
+    assert act.cache_bytes(make_run("model=llama2_13b").model.architecture, 2, 1, 1) == 800 * 1024
+
+
+def test_a_rollout_holds_the_keys_and_values_of_every_completion_of_a_generation(make_run):
+    line = ("stage=grpo", "model=llama2_7b", "hardware=a100_80gb", "train.gradient_checkpointing=true",
+            "train.micro_batch_size=4", "train.gradient_accumulation_steps=64", "stage.max_new_tokens=512")  # fmt: skip
+    found = predict(make_run(*line))
+    completions, tokens, of_token = 4 * 64, 2048 + 512, 2 * 32 * 4096 * 2
+    assert found.moment == "the rollout's last token"
+    assert found.parts["KV cache"] == pytest.approx(completions * tokens * of_token, rel=0.02)
+    fewer = predict(make_run(*line, "stage.steps_per_generation=4"))
+    assert fewer.parts["KV cache"] == pytest.approx(found.parts["KV cache"] / 16)
+
+
+@pytest.mark.parametrize(
+    ("micro", "mini", "rows"),
+    [(1, 32, (300, 1, 300)), (4, 32, (400, 2, 800)), (4, 1, (300, 1, 100)), (64, 4, (300, 4, 400))],
+)
+def test_a_forward_of_ppo_takes_the_answers_that_its_rows_have_room_for(make_run, micro, mini, rows):
+    """Prompts of 200 tokens and answers of 100. Shorter ones fill the room too, and then nearly all of it is scored."""
+    run = make_run("stage=ppo", "data.max_length=200", "stage.max_new_tokens=100", f"train.micro_batch_size={micro}",
+                   f"stage.mini_batch_size={mini}", "stage.rollout_batch_size=32")  # fmt: skip
+    found = act.longest_rows(run)
+    assert (found.width, found.count, found.scored) == rows
+
+
+def test_experts_with_adapters_are_kept_once_more_for_the_backward(make_run):
+    """PEFT adds each adapter to the weights of all experts: in every layer, or under checkpointing in one at a time."""
+    line = (
+        "model=qwen3_30b_a3b",
+        "method=lora",
+        "hardware=a100_80gb",
+        "train.micro_batch_size=1",
+        "data.max_length=512",
+    )
+    experts = 2 * 128 * 3 * 2048 * 768  # bytes of a layer
+    kept = {}
+    for checkpointing in ("false", "true"):
+        with_them, without = (
+            predict(make_run(*line, f"lora.experts={on}", f"train.gradient_checkpointing={checkpointing}"))
+            for on in ("true", "false")
+        )
+        kept[checkpointing] = with_them.parts["activations"] - without.parts["activations"]
+    assert kept["false"] / experts == pytest.approx(48, abs=1)
+    assert kept["true"] / experts == pytest.approx(1, abs=0.5)
 
 
 def test_more_rows_ranks_and_lengths_take_more_and_what_saves_memory_less(make_run):
@@ -104,16 +246,31 @@ def test_the_largest_value_fits_and_the_next_does_not(make_run):
         assert predict(fit.with_values(run, {key: found.value + 1}), device).needed > 7 * GIB
 
 
-def test_every_change_that_is_named_makes_it_fit(make_run):
-    """Typed on the command line, each gives the figure beside it."""
-    line = ("model=llama2_70b", "method=full", "hardware=8xh100")
+CROWDED = (
+    ("model=llama2_70b", "method=full", "hardware=8xh100"), ("model=llama2_7b", "method=qlora", "hardware.memory_gb=8"),
+    ("model=llama2_7b", "method=lora", "hardware.memory_gb=16"), ("model=llama2_13b", "hardware=gpu_24gb"),
+    ("model=llama2_70b", "method=lora", "hardware=8xa100", "deepspeed=z3"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("line", CROWDED, ids=" ".join)
+def test_every_change_that_is_named_makes_it_fit(make_run, line):
+    """The recipes as they are do not fit. Typed on the command line, each change gives the figure beside it."""
     run = make_run(*line)
+    assert fit.verdict(predict(run)) == "does not fit"
     changes = fit.cheapest_changes(run, device_of(run))
     assert len(changes) == 3
     for change in changes:
         changed = make_run(*line, *(word for words in change.overrides for word in words.split()))
         assert fit.verdict(predict(changed)) == "fits"
         assert predict(changed).needed == pytest.approx(change.needed)
+
+
+def test_changes_are_of_several_kinds_before_they_are_of_several_sizes(make_run):
+    run = make_run("model=llama2_13b", "hardware=gpu_24gb", "method=qlora")
+    named = [" ".join(change.overrides) for change in fit.cheapest_changes(run, device_of(run))]
+    assert named[0] == "train.gradient_checkpointing=true"
+    assert len(named) == 3 and sum(one.startswith("data.max_length=") for one in named) == 1
 
 
 # --- against what is measured ----------------------------------------------------------------------------------------

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 
 import pytest
 
+from ftlab.errors import ConfigError
 from ftlab.planning import make_plan
+from ftlab.preflight import fit
+from ftlab.preflight.memory import device_of, predict
 from ftlab.use import plan
+from tests.conftest import ROOT
+from tests.runs import BARE, train_run
+from tests.test_width import too_wide
 
 QLORA_8 = "plan model=llama2_7b method=qlora hardware.memory_gb=8"
 
@@ -16,15 +24,18 @@ QLORA_8 = "plan model=llama2_7b method=qlora hardware.memory_gb=8"
 def test_a_question_that_is_asked_every_day_is_answered(each):
     lines = [QLORA_8, f"{QLORA_8} train.micro_batch_size=1 train.gradient_checkpointing=true",
              f"{QLORA_8} train.gradient_checkpointing=true solve=train.micro_batch_size", "plan format=json",
+             "plan model=llama2_70b method=qlora hardware.memory_gb=48 data.max_length=512 train.micro_batch_size=1 "
+             "train.gradient_checkpointing=true train.optimizer=adamw_8bit",
              "hardware=cpu hardware.memory_gb=0.01 run.name=small"]  # fmt: skip
     ended = each(lines)
-    too_much, fits, solved, as_json, refused = (ended[line] for line in lines)
+    too_much, fits, solved, as_json, tight, refused = (ended[line] for line in lines)
     assert {line: ended[line].heavy for line in lines if ended[line].heavy} == {}, "torch is not imported for it"
     assert {line: ended[line].left for line in lines if ended[line].left} == {}, "nothing is written"
     assert (too_much.returncode, fits.returncode, solved.returncode, as_json.returncode) == (1, 0, 0, 0)
+    assert (tight.returncode, "of 48.0 GiB: tight" in tight.stdout) == (0, True)
     assert "trains      39,976,960 of 6,778,392,576 parameters (0.59%)" in too_much.stdout
     assert "of 8.00 GiB: does not fit" in too_much.stdout and "It fits with one of:" in too_much.stdout
-    assert "of 8.00 GiB: fits" in fits.stdout or "of 8.00 GiB: tight" in fits.stdout
+    assert "of 8.00 GiB: fits" in fits.stdout
     assert "model.path=meta-llama/Llama-2-7b-hf is not in the cache" in fits.stdout
     assert solved.stdout.startswith("train.micro_batch_size=1  ")
     facts = json.loads(as_json.stdout)
@@ -54,10 +65,85 @@ def test_every_phase_of_a_curriculum_has_its_own_figures(make_run):
 
 
 def test_it_takes_under_two_seconds(make_run):
-    """The whole command, but for starting Python."""
+    """The whole command, but for starting Python and composing; benchmarks/plans.py has every model, method, device."""
     for line in (("model=llama3_1_405b", "method=full", "hardware=8xh200", "deepspeed=z3"),
-                 ("model=qwen3_30b_a3b", "stage=grpo", "hardware=a100_80gb")):  # fmt: skip
+                 ("model=qwen3_30b_a3b", "stage=grpo", "hardware=a100_80gb"),
+                 ("model=llama2_7b", "method=lora", "hardware=8xa100")):  # fmt: skip
         run = make_run(*line)
         began = time.process_time()
         plan.describe(make_plan(run, line))
         assert time.process_time() - began < 1.0
+
+
+@pytest.mark.matrix
+@pytest.mark.timeout(900)
+def test_every_shipped_model_is_planned_in_under_two_seconds():
+    """The benchmark ends with 1 where one takes longer or is refused."""
+    words = ["--hardware", "cpu", "8xh100", "--methods", "qlora", "full", "--commands", "4"]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "plans.py"), *words], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    models = [path for path in (ROOT / "conf" / "model").glob("*.yaml") if not path.name.startswith("_")]
+    assert f"in one process: {4 * len(models)}, median 0." in done.stdout
+    assert "whole commands: 4, median " in done.stdout
+
+
+def test_a_run_that_is_there_gives_its_steps_and_tokens(make_run, tmp_path):
+    run_dir = train_run(tmp_path / "run", *BARE, "train.max_steps=1", "data.max_samples=24")
+    line = (*BARE, "data.max_samples=24", f"run.dir={run_dir.path}")
+    facts = plan.describe(make_plan(make_run(*line), line))
+    ledger = json.loads(run_dir.ledger("sft").read_text())["splits"]["train"]
+    assert facts["directory"] == {"path": str(run_dir.path), "status": "finished"}
+    assert facts["phases"][0]["tokens"] == ledger["tokens"]["trained"] + ledger["tokens"]["masked"] > 0
+    assert facts["phases"][0]["steps"] == 4 * -(-ledger["packing"]["rows"] // 2)  # epochs, rows of a step
+    new = (*line, "run.if_exists=new")
+    assert plan.describe(make_plan(make_run(*new), new))["directory"] is None
+
+
+WRONG = {
+    "plan solve=lora.rank": "Did you mean lora.r?",
+    "plan solve=lora.r method=full": "task.solve=lora.r: method=full has no adapter. Use method=lora or qlora",
+    "plan hardware.memory_gb=inf": "hardware.memory_gb=inf: must be a finite number",
+    "plan format=xml": "task.format=xml: must be one of: table, json.",
+    "plan hardware=gpu_24gb hardware.memory_gb=null solve=lora.r": "give hardware.memory_gb=N",
+    "plan solve=lora.r hardware.memory_gb=0.1": "no lora.r fits: the smallest needs",
+}
+
+
+SWEEP = "plan -m lora.r=8 hardware.memory_gb=0.1,8"
+
+
+def test_wrong_questions_and_sweeps_get_answers_that_fit_a_terminal(each, env):
+    """Of a sweep a job that does not fit ends none of the others, and each says which it is."""
+    env["COLUMNS"] = "80"
+    ended = each([*WRONG, SWEEP])
+    sweep = ended.pop(SWEEP)
+    for line, done in ended.items():
+        assert done.returncode == 1 and WRONG[line] in " ".join(done.stderr.split()), done.stderr
+        assert not done.stdout and not too_wide(done.stderr) and "Traceback" not in done.stderr
+        assert done.heavy == done.left == []
+    titles = [line for line in sweep.stdout.splitlines() if line.startswith("ftlab plan")]
+    assert titles == [f"ftlab plan lora.r=8 hardware.memory_gb={gb}" for gb in (0.1, 8)]
+    assert (sweep.stdout.count(": does not fit"), sweep.stdout.count(": fits")) == (1, 1)
+    assert (sweep.returncode, too_wide(sweep.stdout)) == (1, [])
+    assert "This run does not fit: " in sweep.stderr
+
+
+def test_what_is_solved_for_can_be_typed(make_run):
+    """Under a global batch size a micro-batch divides it, and completions of grpo are whole groups."""
+    line = ("hardware=cpu", "hardware.memory_gb=1", "train.global_batch_size=48")
+    run = make_plan(make_run(*line), line).phases[0].config
+    found = fit.solve(run, "train.micro_batch_size", device_of(run))
+    assert found.value == 16, "24 rows would not fit, and none between divides 48"
+    typed = (*line, f"train.micro_batch_size={found.value}")
+    again = make_plan(make_run(*typed), typed).phases[0].config
+    assert again.train.gradient_accumulation_steps == 3
+    assert predict(again).needed == found.needed
+
+    line = ("stage=grpo", "hardware=cpu", "hardware.memory_gb=2", "stage.steps_per_generation=1")
+    run = make_run(*line)
+    found = fit.solve(run, "train.micro_batch_size", device_of(run))
+    assert found.value is not None and found.value % 16 == 0
+    with pytest.raises(ConfigError, match="has no adapter"):
+        fit.solve(make_run("method=freeze"), "lora.r", device_of(run))

@@ -1,4 +1,5 @@
 """How much memory a run takes on one device, from its config alone: arithmetic, without weights, network or torch.
+Of the model's files it reads config.json, where one is on this machine, for how weights are stored.
 
 Every figure is bytes. Sources of the formulas, by the letter that a comment names:
 
@@ -6,6 +7,8 @@ Every figure is bytes. Sources of the formulas, by the letter that a comment nam
     (https://arxiv.org/abs/2205.05198), written out for what this project's forward saves.
 [Q] Dettmers et al. 2023, QLoRA, sections 2 and 3 (https://arxiv.org/abs/2305.14314): 4 bits a weight, one constant for
     each block of 64, themselves in 8 bits for each block of 256 under double quantization.
+[G] Frantar et al. 2022, GPTQ, section 4 (https://arxiv.org/abs/2210.17323), and Lin et al. 2023, AWQ
+    (https://arxiv.org/abs/2306.00978): groups of weights that share a scale and a zero point.
 [8] Dettmers et al. 2021, 8-bit Optimizers via Block-wise Quantization (https://arxiv.org/abs/2110.02861).
 [Z] Rajbhandari et al. 2019, ZeRO, section 3 and figure 1 (https://arxiv.org/abs/1910.02054).
 [L] Hu et al. 2021, LoRA (https://arxiv.org/abs/2106.09685).

@@ -12,13 +12,16 @@ from dataclasses import dataclass
 
 from ftlab.distributed.sharding import uses_deepspeed
 from ftlab.preflight.memory.device import Device
-from ftlab.preflight.memory.layers import adapted, linears
-from ftlab.schema import Architecture, Run
+from ftlab.preflight.memory.layers import adapted, adapts_experts, expert_elements, is_upcast, linears
+from ftlab.schema import Architecture, GrpoStage, PpoStage, Run
 from ftlab.stages.trainer.batching import LOGIT_ELEMENTS, PAIRED_STAGES
 
 # What autograd holds of one chunk of fp32 logits at once: logits, their difference to the normalizer, its exponential,
 # and the gradient, which are made one after the other and freed together [T].
 _LOGITS_AT_ONCE = 4
+_LOGITS_AND_ENTROPY_AT_ONCE = 6.25  # of ppo: also their log-softmax, its exponential, and the gradients of both [T]
+_SCORED_AT_ONCE = 5
+_TILE_ROWS, _TILE_WIDTH, _TILES_AT_ONCE = 4096, 32768, 7.25  # of grpo
 _RESIDUALS = 2  # of a decoder layer: after the attention and after the feed-forward
 
 
@@ -41,12 +44,11 @@ class Rows:
 def longest_rows(run: Run) -> Rows:
     """The largest micro-batch that the config allows: every row as long as it may be, and every position scored."""
     stage, train, length = run.stage, run.train, run.data.max_length
-    if stage.name in ("ppo", "grpo"):
-        answer = getattr(stage, "max_new_tokens", 0)
-        # ppo takes as many answers as so many rows have room for, grpo counts completions
-        count = train.micro_batch_size
-        width = max(length, answer) if stage.name == "ppo" else length + answer
-        return Rows(width, count, count * min(answer, width) if stage.name == "grpo" else count * width, False)
+    if isinstance(stage, PpoStage):
+        return rows_of_answers(run, stage, stage.mini_batch_size)
+    if isinstance(stage, GrpoStage):
+        count, width = train.micro_batch_size, length + stage.max_new_tokens
+        return Rows(width, count, count * stage.max_new_tokens, True)  # padded on both sides, and so masked
     samples = 2 if stage.name in PAIRED_STAGES else 1
     width, count = length * samples, train.micro_batch_size
     scored = 2 * samples if stage.name == "rm" else width
@@ -55,6 +57,16 @@ def longest_rows(run: Run) -> Rows:
     if is_flat:
         return Rows(width * count, 1, scored * count, False)
     return Rows(width, count, scored * count, is_masked)
+
+
+def rows_of_answers(run: Run, stage: PpoStage, answers: int) -> Rows:
+    """What one forward of ppo takes of so many prompts with their answers: as many as ``train.micro_batch_size`` rows
+    of ``data.max_length`` tokens have room for, and one at least. Shorter ones fill that room too, with more answers.
+    """
+    width, room = run.data.max_length + stage.max_new_tokens, run.train.micro_batch_size * run.data.max_length
+    count = min(max(room // width, 1), answers)
+    tokens = min(max(room, width), answers * width)
+    return Rows(tokens // count, count, min(tokens, answers * stage.max_new_tokens), False)
 
 
 @dataclass(frozen=True)
@@ -67,7 +79,7 @@ class Widths:
 def widths(run: Run, device: Device) -> Widths:
     """Quantized and trained models have fp32 hidden states, others those of the compute dtype."""
     product = device.precision
-    if run.quant.name != "none":
+    if is_upcast(run):
         return Widths(4, 4, product)
     if uses_deepspeed(run):  # which trains in 16 bits throughout
         return Widths(product, product, product)
@@ -112,12 +124,22 @@ def _attention_square(run: Run, device: Device, rows: Rows) -> float:
 
 def _feed_forward(run: Run, device: Device, tokens: int) -> float:
     """Gate and up, and the gate's activation; without a gate, what goes into the activation. In a mixture of each
-    expert that a token passes, with the token's copies for them."""
+    expert that a token passes, with what comes out of it, which is weighed; where experts train, also what goes into
+    their two products."""
     shape, wide, inner = run.model.architecture, widths(run, device), run.model.architecture.intermediate_size
     each = (3 if shape.gated_mlp else 1) * wide.linear * inner
     if shape.experts > 1:
-        each += 2 * wide.stream * shape.hidden_size + wide.product * inner
-    return float(tokens * each * shape.experts_per_token)
+        each += wide.stream * shape.hidden_size
+        if run.method.name != "lora" or adapts_experts(run):
+            each += wide.stream * shape.hidden_size + wide.product * inner
+    return float(tokens * each * shape.experts_per_token) + _folded_bytes(run, device)
+
+
+def _folded_bytes(run: Run, device: Device) -> float:
+    """Of a layer's experts with their adapters: PEFT adds the product of an adapter to the weights of all experts, and
+    the sum stays for the backward (peft/tuners/lora/layer.py, ``_LoraFactorsProxy``)."""
+    is_folded = run.method.name == "lora" and adapts_experts(run)
+    return float(device.precision * expert_elements(run.model.architecture)) if is_folded else 0.0
 
 
 def _inputs(run: Run, device: Device, tokens: int) -> float:
@@ -169,17 +191,55 @@ def mask_bytes(rows: Rows) -> float:
     return float(rows.count) * rows.width**2 if rows.is_masked else 0.0
 
 
-def logit_bytes(shape: Architecture, rows: Rows) -> float:
+def logit_bytes(run: Run, device: Device, rows: Rows) -> float:
     """Of the chunk of logits that exists at once, forward and backward: the full logits never do."""
+    shape = run.model.architecture
+    if isinstance(run.stage, GrpoStage):
+        return _tile_bytes(shape, device, rows)
     chunk = max(LOGIT_ELEMENTS // shape.vocab_size, 1)
-    return 4.0 * _LOGITS_AT_ONCE * min(rows.scored, chunk) * shape.vocab_size
+    at_once = _LOGITS_AND_ENTROPY_AT_ONCE if isinstance(run.stage, PpoStage) else _LOGITS_AT_ONCE
+    return 4.0 * at_once * min(rows.scored, chunk) * shape.vocab_size
+
+
+def _tile_bytes(shape: Architecture, device: Device, rows: Rows) -> float:
+    """TRL's: a buffer for a tile of logits, as wide whatever the vocabulary is, and the gradient of the hidden states
+    in fp32. Without Triton it scores every position, and works the tile out in tensors of its own
+    (trl/kernels/chunked_logprob.py, 1.9)."""
+    count = rows.tokens if device.kind == "cpu" else rows.scored
+    tile = min(count, _TILE_ROWS)
+    working = 4.0 * _TILES_AT_ONCE * tile * min(shape.vocab_size, _TILE_WIDTH) if device.kind == "cpu" else 0.0
+    return float(device.precision * tile * _TILE_WIDTH + 4 * count * shape.hidden_size) + working
 
 
 def backward_bytes(run: Run, device: Device, rows: Rows) -> float:
-    """What the backward of one layer works with besides: gradients of the feed-forward's three inner tensors."""
+    """What the backward of one layer works with besides: three gradients of the feed-forward's inner width, less what
+    went into its last product, which is gone by then; under adapters of experts the gradient of all their down weights
+    (that of gate and up comes when those are gone)."""
     shape, wide = run.model.architecture, widths(run, device)
     inner = shape.intermediate_size * shape.experts_per_token
-    return float(rows.tokens * wide.linear * 3 * inner)
+    outward = 1 / 3 if shape.gated_mlp else 1 / 2
+    return float(rows.tokens * wide.linear * 2 * inner) + outward * _folded_bytes(run, device)
+
+
+def forward_bytes(run: Run, device: Device, rows: Rows) -> float:
+    """What one layer's forward works with where nothing is kept for a backward: hidden states in and out, and what is
+    larger of attention and feed-forward."""
+    shape, wide = run.model.architecture, widths(run, device)
+    q, k = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    attention = wide.linear * (3 * q + 2 * k) + wide.product * 2 * q
+    inner = shape.intermediate_size * shape.experts_per_token
+    return float(rows.tokens * (2 * wide.stream * shape.hidden_size + max(attention, 3 * wide.linear * inner)))
+
+
+def sampling_bytes(shape: Architecture, sequences: int) -> float:
+    """Logits of one place of each sequence, as they are, divided by the temperature, and as probabilities."""
+    return 4.0 * 4 * sequences * shape.vocab_size
+
+
+def scoring_bytes(run: Run, rows: Rows) -> float:
+    """Of a chunk of logits that no backward follows, with what its log-probabilities and entropy are made of."""
+    chunk = max(LOGIT_ELEMENTS // run.model.architecture.vocab_size, 1)
+    return 4.0 * _SCORED_AT_ONCE * min(rows.scored, chunk) * run.model.architecture.vocab_size
 
 
 def cache_bytes(shape: Architecture, element: int, sequences: int, length: int) -> float:

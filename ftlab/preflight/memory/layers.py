@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ftlab.model import prequantized
+from ftlab.model.prequantized import Packing
 from ftlab.pretrained import shape as counts
 from ftlab.schema import Architecture, Run
 
@@ -45,6 +47,21 @@ def linears(shape: Architecture) -> dict[str, Linear]:
 
 def _inner(shape: Architecture) -> int:
     return shape.intermediate_size
+
+
+def packing_of(run: Run) -> Packing | None:
+    """How the weights of linear layers are stored: as ``quant`` says, or as the checkpoint has them; None: as they
+    are."""
+    if run.quant.name == "none":
+        return prequantized.packing(run.model)
+    return Packing("bitsandbytes", 8 if run.quant.name == "int8" else 4, None, run.quant.double_quantization)
+
+
+def is_upcast(run: Run) -> bool:
+    """Whether PEFT makes everything fp32 that is not packed, and with it the hidden states: beside all packed weights
+    but GPTQ's (``prepare_model_for_kbit_training``)."""
+    packed = packing_of(run)
+    return packed is not None and packed.kind != "gptq"
 
 
 def expert_elements(shape: Architecture) -> int:
@@ -123,3 +140,16 @@ def trained_layers(run: Run) -> int:
     if method.name != "freeze" or method.train_embeddings or method.train_norms or not method.trainable_layers:
         return layers
     return method.trainable_layers if method.trainable_layers > 0 else layers
+
+
+def largest_trained(run: Run) -> int:
+    """Elements of the largest matrix that trains: of a layer, of all its experts (gate and up are one), or of the
+    embedding; 0 under adapters, whose are small."""
+    shape, method = run.model.architecture, run.method
+    if method.name == "lora":
+        return 0
+    inward = (2 if shape.gated_mlp else 1) * shape.hidden_size * shape.intermediate_size
+    found = [one.elements for one in linears(shape).values()] + [shape.experts * inward if shape.experts > 1 else 0]
+    if method.name == "full" or method.train_embeddings:
+        found.append(shape.vocab_size * shape.hidden_size)
+    return max(found)

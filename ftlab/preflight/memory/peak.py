@@ -13,6 +13,7 @@ from ftlab.preflight.memory.device import CONTEXT, Device, device_of
 from ftlab.preflight.memory.layers import adapter_elements, trainable_elements, trained_layers
 from ftlab.pretrained import shape as counts
 from ftlab.schema import GrpoStage, PpoStage, Run
+from ftlab.stages.grpo.generations import plan_generations
 
 
 @dataclass(frozen=True)
@@ -86,93 +87,134 @@ def _held(run: Run, device: Device) -> tuple[dict[str, float], float]:
 
 
 def _roles(run: Run, device: Device, weights: float, trained: dict[str, float]) -> dict[str, float]:
-    """Other models in the same memory (ftlab/model/roles.py): with adapters each is one more adapter on the same base;
-    without, the critic and the reference of ppo are copies. dpo, kto and grpo compute the reference's numbers with the
-    policy's own weights, before training or with its adapter switched off."""
+    """Other models in the same memory. With adapters each is one more adapter on the same base, without, the critic and
+    the reference of ppo are copies of what trains (ftlab/model/roles.py), as is the policy at the start of grpo
+    (StartPolicy), which under adapters is there for evaluations too. dpo and kto compute the reference's numbers with
+    the policy's own weights, before training or with its adapter switched off."""
     found: dict[str, float] = {}
     is_lora = run.method.name == "lora"
-    adapter = 4.0 * adapter_elements(run) if is_lora else 0.0
+    own = 4.0 * trainable_elements(run)
+    judge = 4.0 * adapter_elements(run) if is_lora else weights
     if isinstance(run.stage, PpoStage):
-        own = adapter if is_lora else weights
         found["critic"] = own + trained["optimizer states"]
         found["reference"] = own
-        if run.stage.reward_model is not None or any(name.startswith("model:") for name in run.stage.rewards):
-            found["reward model"] = own
+        if run.stage.reward_model is not None:
+            found["reward model"] = judge
+        else:
+            found["reward model"] = judge * _judges(run.stage)
     if isinstance(run.stage, GrpoStage):
-        judges = sum(name.startswith("model:") for name in run.stage.rewards)
-        found["reward model"] = judges * (adapter if is_lora else weights)
-        found["reference"] = weights if run.stage.beta and not is_lora else 0.0
+        found["reward model"] = judge * _judges(run.stage)
+        found["reference"] = own if run.stage.beta or is_lora else 0.0
     return found
+
+
+def _judges(stage: PpoStage | GrpoStage) -> int:
+    return sum(name.startswith("model:") for name in stage.rewards)
 
 
 def _moments(run: Run, device: Device) -> Iterator[tuple[str, dict[str, float]]]:
     """What is held beside that at each of the moments that may be the peak."""
-    shape, train, rows = run.model.architecture, run.train, act.longest_rows(run)
+    stage = run.stage
     gradients = states.trained_bytes(run, device)[0]["gradients"]
-    roles = 2 if isinstance(run.stage, PpoStage) else 1
+    step = states.temporaries_of_step(run, device)
+    # FSDP has given back by then what it had gathered.
+    gathered = {"gather buffers": 0.0} if run.hardware.fsdp else {}
+    rows = act.longest_rows(run)
+    logits = 0.0 if stage.name == "rm" else act.logit_bytes(run, device, rows)
+    # Gradients are freed before the first micro-batch of a step and stay until its last.
+    early = gradients if _accumulates(run, rows) else 0.0
+    yield from _backward(run, device, rows, early, 0.0, logits)
+    if isinstance(stage, PpoStage):
+        for name, more in _backward(run, device, rows, early, gradients, 0.0):
+            yield f"{name} of the critic", more
+    roles = 2 if isinstance(stage, PpoStage) else 1
+    yield "the optimizer's step", {"gradients": roles * gradients, "optimizer's temporaries": step, **gathered}
+    if isinstance(stage, PpoStage | GrpoStage):
+        yield from _rollout(run, device, stage, gradients)
+    if getattr(stage, "reference_model", None) is not None:
+        weights = sum(states.weight_bytes(run, device).values())
+        layer = act.layer_bytes(run, device, rows)
+        yield "the reference's pass", {"reference": weights, "activations": layer, "logits": logits / 2}
+
+
+def _backward(
+    run: Run, device: Device, rows: act.Rows, early: float, others: float, logits: float
+) -> Iterator[tuple[str, dict[str, float]]]:
+    """The moments of one model's forward and backward.
+
+    :param early: bytes of its gradients that are there before. :param others: bytes of another's gradients.
+    """
+    shape, train = run.model.architecture, run.train
+    gradients = states.trained_bytes(run, device)[0]["gradients"]
     layers, layer = trained_layers(run), act.layer_bytes(run, device, rows)
     saved = layers * (act.checkpoint_bytes(run, device, rows) if train.gradient_checkpointing else layer)
     if train.gradient_checkpointing:
         saved += act.mask_bytes(rows)
-    outside = act.kept_between_layers(run, device, rows)
-    # Gradients are freed before the first micro-batch of a step and stay until its last.
-    early = gradients if _accumulates(run) else 0.0
+    saved += act.kept_between_layers(run, device, rows)
     copies = _autocast_copies(run, device)
-    logits = 0.0 if run.stage.name == "rm" else act.logit_bytes(shape, rows)
     # The head's gradient is there first; where gradients are sharded it leaves in buckets, which are counted apart.
-    is_whole = run.method.name == "full" and run.stage.name != "rm" and states.sharded(run, device)[1] == 1
+    is_whole = run.method.name == "full" and logits > 0 and states.sharded(run, device)[1] == 1
     head = 4.0 * shape.vocab_size * shape.hidden_size if is_whole else 0.0
     working = act.backward_bytes(run, device, rows)
     one = layer if train.gradient_checkpointing else 0.0
-    largest = float(shape.vocab_size * shape.hidden_size if run.method.name == "full" else 0)
-    parts = states.sharded(run, device)[0]
-    step = states.temporary_of_step(train.optimizer, device, trainable_elements(run) / parts, largest / parts)
-    if uses_deepspeed(run):
-        step = 0.0
-    # FSDP has given back by then what it had gathered.
-    gathered = {"gather buffers": 0.0} if run.hardware.fsdp else {}
     yield (
         "the loss, at the start of the backward pass",
-        {"gradients": early, "activations": saved + outside, "autocast copies": copies, "logits": logits},
+        {"gradients": others + early, "activations": saved, "autocast copies": copies, "logits": logits},
     )
     yield (
         "the last layer's backward pass",
         {
-            "gradients": max(early, head),
-            "activations": saved + outside + one + working,
+            "gradients": others + max(early, head),
+            "activations": saved + one + working,
             "autocast copies": copies,
         },
     )
     yield (
         "the first layer's backward pass",
-        {"gradients": gradients, "activations": layer + working, "autocast copies": 0.0},
+        {"gradients": others + gradients, "activations": layer + working, "autocast copies": 0.0},
     )
-    yield "the optimizer's step", {"gradients": gradients * roles, "optimizer's temporaries": step, **gathered}
-    if isinstance(run.stage, PpoStage | GrpoStage):
-        yield "the rollout", {"gradients": gradients * roles, **_generation(run, device)}
-    if getattr(run.stage, "reference_model", None) is not None:
-        weights = sum(states.weight_bytes(run, device).values())
-        yield "the reference's pass", {"reference": weights, "activations": layer, "logits": logits / 2}
 
 
-def _accumulates(run: Run) -> bool:
-    return run.train.gradient_accumulation_steps > 1 or isinstance(run.stage, PpoStage)
+def _accumulates(run: Run, rows: act.Rows) -> bool:
+    if isinstance(run.stage, PpoStage):
+        return rows.count < run.stage.mini_batch_size
+    return run.train.gradient_accumulation_steps > 1
 
 
-def _generation(run: Run, device: Device) -> dict[str, float]:
-    """Sequences that are written at once, with their keys and values, and the logits of one place of each."""
-    stage, shape = run.stage, run.model.architecture
-    assert isinstance(stage, PpoStage | GrpoStage)
-    many = run.eval.batch_size
+def _rollout(
+    run: Run, device: Device, stage: PpoStage | GrpoStage, gradients: float
+) -> Iterator[tuple[str, dict[str, float]]]:
+    """Sequences that are written at once, with their keys and values, and the logits of one place of each. Gradients
+    are there where a rollout comes in the middle of a step."""
+    shape = run.model.architecture
     if isinstance(stage, GrpoStage):
-        many = run.train.micro_batch_size * (stage.steps_per_generation or run.train.gradient_accumulation_steps)
-    length = run.data.max_length + stage.max_new_tokens
-    element = act.widths(run, device).linear
-    return {
-        "KV cache": act.cache_bytes(shape, element, many, length),
-        "logits": 2.0 * 4 * many * shape.vocab_size,
-        "activations": act.layer_bytes(run, device, act.Rows(run.data.max_length, many, 0, True)),
-    }
+        steps = plan_generations(run, device.count).steps
+        many, there = run.train.micro_batch_size * steps, steps % run.train.gradient_accumulation_steps != 0
+    else:
+        many, there = min(run.eval.batch_size, stage.rollout_batch_size), False
+    width = run.data.max_length + stage.max_new_tokens
+    held = {"gradients": gradients if there else 0.0}
+    cache = act.cache_bytes(shape, act.widths(run, device).linear, many, width)
+    prompts = act.Rows(run.data.max_length, many, many, True)
+    yield (
+        "the rollout, as the prompts are read",
+        {
+            **held,
+            "KV cache": cache * run.data.max_length / width,
+            "activations": act.forward_bytes(run, device, prompts),
+        },
+    )
+    yield (
+        "the rollout's last token",
+        # Keys and values of a layer are written anew with each token, and what was there is freed.
+        {**held, "KV cache": cache * (1 + 0.5 / shape.layers), "logits": act.sampling_bytes(shape, many)},
+    )
+    if isinstance(stage, PpoStage):
+        scored = act.rows_of_answers(run, stage, stage.rollout_batch_size)
+        yield (
+            "the log-probabilities of the rollout",
+            {"activations": act.forward_bytes(run, device, scored), "logits": act.scoring_bytes(run, scored)},
+        )
 
 
 def _autocast_copies(run: Run, device: Device) -> float:

@@ -5,51 +5,85 @@ Bytes. P parameters that train, F frozen ones, N devices.
 
 from __future__ import annotations
 
+import math
+
 from ftlab.distributed.sharding import uses_deepspeed
+from ftlab.model.prequantized import Packing
 from ftlab.preflight.memory.device import Device
-from ftlab.preflight.memory.layers import adapter_elements, expert_elements, linears, trainable_elements
+from ftlab.preflight.memory.layers import (
+    Linear,
+    adapter_elements,
+    expert_elements,
+    is_upcast,
+    largest_trained,
+    linears,
+    packing_of,
+    trainable_elements,
+)
 from ftlab.pretrained import shape as counts
 from ftlab.schema import Run
 from ftlab.stages.trainer.optimizers import bytes_of_states
 
 _BLOCK, _NESTED = 64, 256  # elements with one constant: of 4-bit weights, of constants
+_SUB_GROUP = 10**9  # elements that DeepSpeed's stage 3 takes a step of at once
+_GROUPED = ("gptq", "awq")
 _STATE = 4  # bytes of an optimizer's running mean in fp32
 
 
-def temporary_of_step(optimizer: str, device: Device, trained: float, largest: float) -> float:
-    """What the step of torch's AdamW holds besides: on a GPU it takes all parameters at once (``foreach``), with one
-    square root for each; on a CPU one after the other, with the root and its quotient [T]."""
-    if optimizer in ("adamw_torch", "adagrad", "rmsprop", "adafactor", "stable_adamw", "grokadamw"):
-        return _STATE * trained if device.kind == "gpu" else 2 * _STATE * largest
-    return 0.0
+def temporaries_of_step(run: Run, device: Device) -> float:
+    """What the step of the optimizer works with besides. That of torch's AdamW, on a GPU, takes all parameters at once
+    (``foreach``), with one square root for each; on a CPU one after the other, with the root and its quotient [T].
+    DeepSpeed's makes a copy in fp32 of the gradients that the device has a share of (stage_1_and_2.py, ``step``), at
+    stage 3 in parts (``sub_group_size``).
+    """
+    deepspeed = run.deepspeed
+    if deepspeed.offload_optimizer:
+        return 0.0
+    trained = trainable_elements(run) / sharded(run, device)[0]
+    if deepspeed.stage == 3:
+        trained = min(trained, _SUB_GROUP)
+    found = _STATE * trained if uses_deepspeed(run) else 0.0
+    if run.train.optimizer in ("adamw_torch", "adagrad", "rmsprop", "adafactor", "stable_adamw", "grokadamw"):
+        found += _STATE * trained if device.kind == "gpu" else 2 * _STATE * min(largest_trained(run), trained)
+    return found
 
 
 def weight_bytes(run: Run, device: Device) -> dict[str, float]:
     """Of the base model by part, on one device and unsharded. Trained weights are fp32, frozen ones of the compute
     dtype; beside quantized ones PEFT makes everything fp32 but experts (ftlab/model/adapter.py)."""
-    shape, quant = run.model.architecture, run.quant.name
+    shape, packed = run.model.architecture, packing_of(run)
     is_frozen = run.method.name == "lora"
-    each = device.precision if is_frozen and quant == "none" else 4
-    linear = shape.layers * sum(one.elements for one in linears(shape).values())
+    each = device.precision if is_frozen and not is_upcast(run) else 4
+    every = linears(shape).values()
+    linear = shape.layers * sum(one.elements for one in every)
     experts = shape.layers * expert_elements(shape)
     head, embedding = counts.lm_head_parameters(shape), counts.embedding_parameters(shape)
     rest = counts.parameter_count(shape) - linear - experts - head - embedding  # norms, biases, routers
-    of_head = device.precision if run.stage.name == "rm" and quant == "none" else each  # it does not train
+    of_head = device.precision if run.stage.name == "rm" and packed is None else each  # it does not train
     found = {"embeddings": each * float(embedding), "head": of_head * float(head)}
     if experts:
         found["experts"] = float(experts) * (device.precision if is_frozen else 4)
     found["layers"] = each * float(rest)
-    if quant == "none":
+    if packed is None:
         found["layers"] += each * linear
-    elif quant == "int8":
-        found["layers"] += linear
-        found["quantization constants"] = 4.0 * shape.layers * sum(one.outputs for one in linears(shape).values())
+        return found
+    found["layers"] += linear * packed.bits / 8
+    if packed.kind in _GROUPED:
+        found["quantization constants"] = shape.layers * sum(_group_bytes(one, packed) for one in every)
+    elif packed.bits == 8:
+        found["quantization constants"] = 4.0 * shape.layers * sum(one.outputs for one in every)
     else:
-        found["layers"] += linear / 2
         blocks = linear / _BLOCK
         nested = blocks + 4 * blocks / _NESTED
-        found["quantization constants"] = nested if run.quant.double_quantization else 4 * blocks
+        found["quantization constants"] = nested if packed.double_quantization else 4 * blocks
     return found
+
+
+def _group_bytes(layer: Linear, packed: Packing) -> float:
+    """Of GPTQ and AWQ: for each group of an output's weights a scale in 16 bits and a zero point in as many as a weight
+    has; GPTQ also has the group of each input, in 32 bits [G]."""
+    groups = math.ceil(layer.inputs / (packed.group or layer.inputs))
+    return groups * layer.outputs * (2 + packed.bits / 8) + (4 * layer.inputs if packed.kind == "gptq" else 0)
 
 
 def sharded(run: Run, device: Device) -> tuple[int, int, int]:
