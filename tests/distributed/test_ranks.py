@@ -212,7 +212,7 @@ def test_golden_answers_are_shared_out(tmp_path, train):
     train(*words, "run.name=one")
     done = train(*words, "run.name=two", "hardware.devices=2")
     assert "answering golden prompts before training  3/3" in done.stdout, "three by the first and two by the second"
-    for name in ("01-sft-before.json", "01-sft-after.json"):
+    for name in ("sft-before.json", "sft-after.json"):
         one, two = (json.loads((tmp_path / "outputs" / run / "samples" / name).read_text()) for run in ("one", "two"))
         assert one == two and one["values"]["golden prompts"] == 5 and len(one["samples"]) == 4
 
