@@ -26,8 +26,11 @@ class RewardTrainer(StageTrainer):
         """Scores of the batch's samples, shape (S,), fp32."""
         hidden_BLD = packed_hidden(model, batch)
         hidden_SD = hidden_BLD.reshape(-1, hidden_BLD.shape[-1])[batch["ends"]]
+        head = score_of(self.accelerator.unwrap_model(model))
+        # fp32, but for DeepSpeed, which in 16 bits has all in them.
+        precision = next(p.dtype for p in head.parameters() if p.requires_grad)
         with torch.autocast(hidden_SD.device.type, enabled=False):
-            return score_of(self.accelerator.unwrap_model(model))(hidden_SD.float())[:, 0]
+            return head(hidden_SD.to(precision)).float()[:, 0]
 
     def terms(self, batch: dict[str, Any], outputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         assert isinstance(self.run.stage, RmStage)
