@@ -206,6 +206,12 @@ def test_a_forward_of_ppo_takes_the_answers_that_its_rows_have_room_for(make_run
     assert (found.width, found.count, found.scored) == rows
 
 
+def test_a_critic_has_no_states_of_a_head_that_values_are_not_made_of(make_run):
+    run = make_run("stage=ppo", "method=full", "train.optimizer=adamw_torch")
+    every, head = parameter_count(run.model.architecture), 2304 * 128
+    assert predict(run).parts["critic"] == 4 * every + 8 * (every - head)
+
+
 def test_experts_with_adapters_are_kept_once_more_for_the_backward(make_run):
     """PEFT adds each adapter to the weights of all experts: in every layer, or under checkpointing in one at a time."""
     line = (

@@ -142,6 +142,14 @@ def trained_layers(run: Run) -> int:
     return method.trainable_layers if method.trainable_layers > 0 else layers
 
 
+def critic_elements(run: Run) -> int:
+    """Parameters of ppo's critic that get a gradient: those of the policy without its head, which values are not made
+    of."""
+    trains_head = run.method.name == "full" or (run.method.name == "freeze" and run.method.train_embeddings)
+    idle = counts.lm_head_parameters(run.model.architecture) if trains_head else 0
+    return trainable_elements(run) - idle
+
+
 def largest_trained(run: Run) -> int:
     """Elements of the largest matrix that trains: of a layer, of all its experts (gate and up are one), or of the
     embedding; 0 under adapters, whose are small."""

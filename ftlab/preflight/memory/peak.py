@@ -10,7 +10,7 @@ from ftlab.distributed.sharding import uses_deepspeed
 from ftlab.preflight.memory import activations as act
 from ftlab.preflight.memory import states
 from ftlab.preflight.memory.device import CONTEXT, Device, device_of
-from ftlab.preflight.memory.layers import adapter_elements, trainable_elements, trained_layers
+from ftlab.preflight.memory.layers import adapter_elements, critic_elements, trainable_elements, trained_layers
 from ftlab.pretrained import shape as counts
 from ftlab.schema import GrpoStage, PpoStage, Run
 from ftlab.stages.grpo.generations import plan_generations
@@ -96,7 +96,7 @@ def _roles(run: Run, device: Device, weights: float, trained: dict[str, float]) 
     own = 4.0 * trainable_elements(run)
     judge = 4.0 * adapter_elements(run) if is_lora else weights
     if isinstance(run.stage, PpoStage):
-        found["critic"] = own + trained["optimizer states"]
+        found["critic"] = own + trained["optimizer states"] * critic_elements(run) / trainable_elements(run)
         found["reference"] = own
         if run.stage.reward_model is not None:
             found["reward model"] = judge
@@ -123,12 +123,12 @@ def _moments(run: Run, device: Device) -> Iterator[tuple[str, dict[str, float]]]
     logits = 0.0 if stage.name == "rm" else act.logit_bytes(run, device, rows)
     # Gradients are freed before the first micro-batch of a step and stay until its last.
     early = gradients if _accumulates(run, rows) else 0.0
-    yield from _backward(run, device, rows, early, 0.0, logits)
-    if isinstance(stage, PpoStage):
-        for name, more in _backward(run, device, rows, early, gradients, 0.0):
+    yield from _backward(run, device, rows, gradients, early, 0.0, logits)
+    of_critic = gradients * critic_elements(run) / trainable_elements(run) if isinstance(stage, PpoStage) else 0.0
+    if of_critic:
+        for name, more in _backward(run, device, rows, of_critic, min(early, of_critic), gradients, 0.0):
             yield f"{name} of the critic", more
-    roles = 2 if isinstance(stage, PpoStage) else 1
-    yield "the optimizer's step", {"gradients": roles * gradients, "optimizer's temporaries": step, **gathered}
+    yield "the optimizer's step", {"gradients": gradients + of_critic, "optimizer's temporaries": step, **gathered}
     if isinstance(stage, PpoStage | GrpoStage):
         yield from _rollout(run, device, stage, gradients)
     if getattr(stage, "reference_model", None) is not None:
@@ -138,14 +138,13 @@ def _moments(run: Run, device: Device) -> Iterator[tuple[str, dict[str, float]]]
 
 
 def _backward(
-    run: Run, device: Device, rows: act.Rows, early: float, others: float, logits: float
+    run: Run, device: Device, rows: act.Rows, gradients: float, early: float, others: float, logits: float
 ) -> Iterator[tuple[str, dict[str, float]]]:
     """The moments of one model's forward and backward.
 
-    :param early: bytes of its gradients that are there before. :param others: bytes of another's gradients.
+    :param gradients: bytes of all its own. :param early: of those that are there before. :param others: of another's.
     """
     shape, train = run.model.architecture, run.train
-    gradients = states.trained_bytes(run, device)[0]["gradients"]
     layers, layer = trained_layers(run), act.layer_bytes(run, device, rows)
     saved = layers * (act.checkpoint_bytes(run, device, rows) if train.gradient_checkpointing else layer)
     if train.gradient_checkpointing:
@@ -153,8 +152,11 @@ def _backward(
     saved += act.kept_between_layers(run, device, rows)
     copies = _autocast_copies(run, device)
     # The head's gradient is there first; where gradients are sharded it leaves in buckets, which are counted apart.
-    is_whole = run.method.name == "full" and logits > 0 and states.sharded(run, device)[1] == 1
-    head = 4.0 * shape.vocab_size * shape.hidden_size if is_whole else 0.0
+    is_whole = run.method.name == "full" and states.sharded(run, device)[1] == 1
+    matrix = 4.0 * shape.vocab_size * shape.hidden_size if is_whole else 0.0
+    head = matrix if logits > 0 else 0.0
+    # The embedding's comes last, unless it is the head's.
+    late = matrix if not (shape.tied_embeddings and head) and not early else 0.0
     working = act.backward_bytes(run, device, rows)
     one = layer if train.gradient_checkpointing else 0.0
     yield (
@@ -171,7 +173,7 @@ def _backward(
     )
     yield (
         "the first layer's backward pass",
-        {"gradients": others + gradients, "activations": layer + working, "autocast copies": 0.0},
+        {"gradients": others + gradients - late, "activations": layer + working, "autocast copies": 0.0},
     )
 
 
