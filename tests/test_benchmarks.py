@@ -15,7 +15,7 @@ SHORT = ("train.max_steps=2", "eval.golden_rows=4", "eval.samples=0", "data.max_
 
 COMMANDS = {
     "main_job.py --seeds 1": r"(?m)^mean +[\d.]+ +8\.\d{3}",
-    "effects.py --stages dpo --seeds 1 --out effects": r"golden pairs preferred \| 0\.\d+ -> .*\| 0\.\d+ -> 0\.\d+",
+    "effects.py --stages dpo --seeds 1 --out effects": r"golden pairs preferred \| 0\.\d+ -> 0\.\d+ \|",
 }
 
 

@@ -1,0 +1,218 @@
+"""Every stage under every way to train on several devices. Each cell is a run of two processes, against one process.
+
+OMP_NUM_THREADS=1 python -m tests.wrappers    # all of them, half an hour
+python -m tests.wrappers ddp --stages sft dpo # some
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import itertools
+import json
+import math
+import os
+import socket
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+
+from ftlab.config import command_line
+from ftlab.config.compose import read
+from ftlab.distributed.deepspeed import prepare_environment
+from ftlab.engine import worker
+from ftlab.errors import FtlabError
+from ftlab.planning import make_plan
+from ftlab.preflight import check as preflight
+from ftlab.rundir.claim import claim
+from ftlab.rundir.names import TIMES
+
+WRAPPERS = {
+    "ddp": (), "z0": ("deepspeed=z0",), "z1": ("deepspeed=z1",), "z2": ("deepspeed=z2",),
+    "z2_offload": ("deepspeed=z2_offload",), "z3": ("deepspeed=z3",), "z3_offload": ("deepspeed=z3_offload",),
+    "fsdp": ("hardware.fsdp=true",),
+}  # fmt: skip
+# Parameters that are gathered from the ranks are summed in another order.
+TOLERANCES = {"z3": 1e-4, "z3_offload": 1e-4, "fsdp": 1e-4}
+METHODS = {"full": ("method=full",), "lora": ("method=lora",), "qlora": ("method=qlora",)}
+GENERATING = ("ppo", "grpo")
+_REWARD = f"stage.rewards=[{Path(__file__).with_name('rewards.py')}:letters]"
+STAGES = {
+    "pt": ("data=phase1_foundation", "data.max_length=256", "data.overlap=0"), "sft": (), "rm": ("data=preferences",),
+    "dpo": ("data=preferences",), "kto": ("data=labels",), "orpo": ("data=preferences",),
+    "ppo": ("stage.rollout_batch_size=8", "stage.mini_batch_size=4", "stage.ppo_epochs=1", "stage.max_new_tokens=8",
+            "stage.temperature=1", _REWARD),
+    "grpo": ("stage.num_generations=2", "stage.max_new_tokens=8", "stage.temperature=1", _REWARD),
+}  # fmt: skip
+BASE = (
+    "hardware=cpu", "hardware.precision=fp32", "train.logging_steps=1", "train.learning_rate=1e-4", "lora.dropout=0",
+    "train.max_steps=3", "tracker=none", "eval.golden_rows=0", "eval.samples=0", "data.num_samples=48",
+    "data.split.validation=none", "data.split.golden=none",
+)  # fmt: skip
+# Micro-batch and accumulation in one process, and in each of two. The reference point of kto, and what TRL measures of
+# grpo, are means over one micro-batch of all processes.
+_SIZES = {"kto": ((4, 2), (2, 2)), "grpo": ((4, 2), (2, 2))}
+_OTHER_SIZES = ((2, 4), (2, 2))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One of the table. :param packing: None where a stage has answers instead of packed rows."""
+
+    stage: str
+    method: str
+    packing: bool | None
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        packing = () if self.packing is None else (f"data.packing={str(self.packing).lower()}",)
+        return (*BASE, f"stage={self.stage}", *STAGES[self.stage], *METHODS[self.method], *packing)
+
+    @property
+    def titles(self) -> tuple[str, str, str]:
+        return self.stage, self.method, {None: "answers", True: "packed", False: "alone"}[self.packing]
+
+
+def rows(stages: Iterable[str] = STAGES, methods: Iterable[str] = METHODS) -> Iterator[Row]:
+    for stage, method in itertools.product(stages, methods):
+        for packing in (None,) if stage in GENERATING else (True, False):
+            yield Row(stage, method, packing)
+
+
+def cells_of(row: Row, wrappers: Sequence[str], folder: Path) -> dict[str, str]:
+    """The row's cells by wrapper: ``yes``, ``refused``, or what was wrong."""
+    sizes = _SIZES.get(row.stage, _OTHER_SIZES)
+    alone = _trained(row, (), sizes[0], 1, folder / "one")
+    if isinstance(alone, str):
+        return dict.fromkeys(wrappers, alone)
+    cells = {}
+    for wrapper in wrappers:
+        found = _trained(row, (*WRAPPERS[wrapper], "hardware.devices=2"), sizes[1], 2, folder / wrapper)
+        cells[wrapper] = found if isinstance(found, str) else _verdict(alone, found, TOLERANCES.get(wrapper, 1e-5))
+    return cells
+
+
+def _trained(row: Row, more: Iterable[str], size: tuple[int, int], ranks: int, folder: Path) -> Path | str:
+    """The run directory of three steps, or why there is none."""
+    words = [*row.words, *more, f"train.micro_batch_size={size[0]}", f"train.gradient_accumulation_steps={size[1]}"]
+    try:
+        overrides = [*words, f"run.dir={folder}"]
+        plan = make_plan(read(command_line.read(overrides).overrides), overrides)
+        preflight.check_plan(plan)
+        with claim(plan) as run_dir:
+            pass
+    except FtlabError as error:
+        print(f"    {folder.name}: {error}", file=sys.stderr)
+        return "refused"
+    codes = _run_ranks(run_dir.path, ranks)
+    if any(codes):
+        lines = (folder / "output-0.txt").read_text(encoding="utf-8", errors="replace").splitlines()
+        print(f"    {folder.name}: " + "\n    ".join(lines[-12:]), file=sys.stderr)
+        return "failed"
+    return folder
+
+
+def _run_ranks(run_dir: Path, count: int) -> list[int]:
+    """Run the worker in so many processes, which begin as copies of this one: most of a small run is importing.
+
+    :return: their exit codes.
+    """
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    pids = [_begin_rank(run_dir, rank, count, port) for rank in range(count)]
+    return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+
+
+def _preload() -> None:
+    """What every process of a run imports, so that its copies have it: four fifths of a small run."""
+    prepare_environment(on_cpu=True)
+    for name in ("deepspeed", "peft", "ftlab.engine.run", "ftlab.model.load", *map("ftlab.stages.{}".format, _MODULES)):
+        importlib.import_module(name)
+
+
+_MODULES = ("sft", "rm", "preference", "kto", "ppo.trainer", "grpo.trainer")
+
+
+def _begin_rank(run_dir: Path, rank: int, count: int, port: int) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        output = os.open(run_dir / f"output-{rank}.txt", os.O_WRONLY | os.O_CREAT)
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(output, stream.fileno())
+        if count > 1:
+            os.environ.update(
+                {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count),
+                 "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+            )  # fmt: skip
+        sys.argv = ["worker", str(run_dir)]
+        code = worker.main()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _verdict(one: Path, other: Path, tolerance: float) -> str:
+    """Losses, gradient norms and measures of two runs, and the weights that they have saved."""
+    left, right = (
+        [json.loads(line) for line in (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        for path in (one, other)
+    )
+    if [line["step"] for line in left] != [line["step"] for line in right]:
+        return "other steps"
+    for a, b in zip(left, right):
+        if a.keys() != b.keys():
+            return "other measures"
+        for name in a.keys() - {*TIMES, "epoch"}:  # a row that fills a batch up is part of an epoch
+            close = a[name] == b[name] or (
+                isinstance(a[name], float) and math.isclose(a[name], b[name], rel_tol=tolerance, abs_tol=tolerance)
+            )
+            if not close:
+                return f"{name} {b[name]} for {a[name]} at step {a['step']}"
+    return _compare_weights(_weights(one), _weights(other))
+
+
+def _weights(run_dir: Path) -> dict[str, Any]:
+    (path,) = (run_dir / "final").glob("*.safetensors")
+    return safetensors.torch.load_file(path)
+
+
+def _compare_weights(one: dict[str, Any], other: dict[str, Any]) -> str:
+    """What Adam makes of a gradient of rounding errors alone is the one thing in which they may differ."""
+    if one.keys() != other.keys():
+        return f"saved {len(other)} tensors for {len(one)}"
+    for name, tensor in one.items():
+        off = (tensor.float() - other[name].float()).norm() / tensor.float().norm().clamp(min=1e-12)
+        if off > 0.01:
+            return f"{name} is off by {off:.1g}"
+    return "yes"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="stages x methods x packing x wrappers")
+    parser.add_argument("wrappers", nargs="*", choices=[*WRAPPERS, []], help="these alone, printed")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=[*STAGES])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=[*METHODS])
+    given = parser.parse_args()
+    wrappers = given.wrappers or [*WRAPPERS]
+    _preload()
+    for row in rows(given.stages, given.methods):
+        with tempfile.TemporaryDirectory() as folder:
+            cells = cells_of(row, wrappers, Path(folder))
+        print("| " + " | ".join([*row.titles, *(cells[wrapper] for wrapper in wrappers)]) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
