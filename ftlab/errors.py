@@ -87,6 +87,10 @@ class RankFailedError(FtlabError, RuntimeError):
         super().__init__(message)
 
 
+class NodeLostError(FtlabError, RuntimeError):
+    """One of the machines of a run has ended, or cannot be reached."""
+
+
 class JobFailedError(FtlabError, RuntimeError):
     """A run that was handed to a cluster did not come to its end there."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 import traceback
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from ftlab.errors import FtlabError, OtherRankError
 class RankFailure:
     """:param seconds: when, since the epoch. :param message: for the user. :param is_ours: whether it says all there is
     to say; else ``trace`` does. :param exit_code: what the process ends with. :param follows: whether it fails because
-    another has.
+    another has. :param signal: that has ended it.
     """
 
     rank: int
@@ -25,6 +26,7 @@ class RankFailure:
     trace: str
     exit_code: int
     follows: bool
+    signal: int = 0
 
 
 def record_failure(folder: Path, rank: int, error: BaseException) -> None:
@@ -41,10 +43,17 @@ def record_failure(folder: Path, rank: int, error: BaseException) -> None:
     part.replace(whole)
 
 
-def first_failure(folder: Path) -> RankFailure | None:
+def read_failure(text: str) -> RankFailure:
+    return RankFailure(**json.loads(text))
+
+
+def recorded_failures(folder: Path) -> list[RankFailure]:
+    return [read_failure(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")]
+
+
+def failure_of_first(failures: Iterable[RankFailure]) -> RankFailure | None:
     """The earliest of those that have a cause of their own, or, without any, of the others."""
-    found = [RankFailure(**json.loads(path.read_text(encoding="utf-8"))) for path in folder.glob("*.json")]
-    return min(found, key=lambda failure: (failure.follows, failure.seconds), default=None)
+    return min(failures, key=lambda failure: (failure.follows, failure.seconds), default=None)
 
 
 # What torch's process groups and stores say of a process that is gone.

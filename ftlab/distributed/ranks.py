@@ -7,12 +7,14 @@ waits as long as it takes: preparing the data of a large run is slower than the 
 from __future__ import annotations
 
 import math
+import os
 import pickle
 import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
 
+from ftlab.distributed.stores import describe_port
 from ftlab.distributed.world import World, current_world
 from ftlab.errors import FtlabError, NotReadyError, OtherRankError, first_line
 
@@ -150,9 +152,13 @@ def join_ranks() -> Ranks:
         return Ranks(world)
     import torch.distributed as dist
 
+    address, port = os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")
     try:
         store, _, _ = next(dist.rendezvous("env://", timeout=_MEETING))
     except (ValueError, RuntimeError) as error:
+        if world.is_first and isinstance(error, dist.DistNetworkError):
+            raise NotReadyError(describe_port(address, port, error)) from None
         line = f"Rank {world.rank} of {world.size} does not reach the others: {first_line(error)}"
         raise NotReadyError(line) from None
-    return Ranks(world, store)
+    # A launcher may keep one store for the processes of several phases.
+    return Ranks(world, dist.PrefixStore(os.environ.get("TORCHELASTIC_RUN_ID", "run"), store))

@@ -86,6 +86,24 @@ def slurm_nodes() -> Nodes | None:
     return Nodes(_variable("SLURM_NODEID", 0), count, *_slurm_meeting_point())
 
 
+def chosen_nodes(count: int, rank: int | None, address: str | None, port: int | None) -> Nodes | None:
+    """The machines of a run whose launchers are started by hand; None for one alone. What is not given is in torchrun's
+    variables, or its default.
+
+    :raises NotReadyError: it is not said which of them this is, or where the first is.
+    """
+    if count == 1 and rank is None:
+        return None
+    address = address or os.environ.get("MASTER_ADDR")
+    if rank is None or not rank < count or address is None:
+        given = "" if rank is None or rank < count else f"--node-rank={rank} is not below hardware.nodes={count}. "
+        raise NotReadyError(
+            f"{given}This run is planned for {count} machine{'s' * (count > 1)} (hardware.nodes), and each has to know "
+            f"which it is and where the first is: --node-rank=0{f' to {count - 1}' * (count > 1)} --master-addr=HOST."
+        )
+    return Nodes(rank, count, address, _variable("MASTER_PORT", 29500, least=1) if port is None else port)
+
+
 def take_slurm_variables() -> None:
     """Under srun, with a task for each process, say the same in torchrun's variables, which the libraries read."""
     size = os.environ.get("SLURM_STEP_NUM_TASKS") or os.environ.get("SLURM_NTASKS")

@@ -1,6 +1,7 @@
 """Start the processes of a run, one for each device of this machine, phase by phase, and see them to their end.
 
-``python -m ftlab.engine.launch RUN_DIR`` does the same from a shell, for a run directory that is there.
+``python -m ftlab.engine.launch RUN_DIR`` does the same from a shell, for a run directory that is there; on each machine
+of a run that is planned for several.
 """
 
 from __future__ import annotations
@@ -17,116 +18,198 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from torch.distributed.elastic.agent.server.api import WorkerGroup, WorkerSpec
+from torch.distributed import PrefixStore
+from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
-from torch.distributed.elastic.rendezvous import RendezvousParameters
-from torch.distributed.elastic.rendezvous import registry as rendezvous
+from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo, RendezvousStoreInfo
 
 from ftlab.base import machine
-from ftlab.base.terminal import echo_error
-from ftlab.distributed.failures import first_failure
-from ftlab.distributed.world import Nodes, planned_devices, planned_nodes, slurm_nodes, threads_of_rank
+from ftlab.base.terminal import echo, echo_error
+from ftlab.distributed.failures import RankFailure, failure_of_first, recorded_failures
+from ftlab.distributed.nodes import NodeLink
+from ftlab.distributed.world import Nodes, chosen_nodes, planned_devices, planned_nodes, slurm_nodes, threads_of_rank
 from ftlab.engine.process import SIGNALS, quiet_libraries
-from ftlab.engine.run import phases_to_run
-from ftlab.errors import FtlabError, Interrupted, NotReadyError, Preempted, RankFailedError
+from ftlab.engine.run import execute, phases_to_run
+from ftlab.errors import FtlabError, Interrupted, NodeLostError, NotReadyError, Preempted, RankFailedError
+from ftlab.preflight import check as preflight
 from ftlab.rundir.claim import hold
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.manifest import Manifest
 from ftlab.rundir.plan import Phase
 from ftlab.rundir.start_folder import in_start_folder
 
+_INTERRUPTIONS = {error.exit_code: error for error in (Interrupted, Preempted)}
+_ALONE = Nodes(0, 1, "localhost", 0)
 _GRACE = 20  # seconds that the others have to end once one has failed, before they are killed
 
 
 def main() -> None:
-    """Of the machines of a Slurm job step each runs this once; the first holds the lock for all."""
-    parser = argparse.ArgumentParser(prog="python -m ftlab.engine.launch", description=__doc__)
-    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR")
-    parser.add_argument("--checkpoint", type=int, help="the step to go on from")
-    given = parser.parse_args()
+    """Each of a run's machines runs this once; the first holds the lock for all."""
+    given = _parser().parse_args()
     quiet_libraries()
+    nodes = _ALONE
     try:
-        nodes = slurm_nodes()
         started = time.monotonic() - machine.process_age()
         with in_start_folder(RunDir.open(given.run_dir)) as (run_dir, _), ExitStack() as stack:
-            if nodes is None or nodes.rank == 0:
-                stack.enter_context(hold(run_dir))
-            launch(run_dir, given.checkpoint, started, nodes)
+            nodes = slurm_nodes() or _nodes_by_hand(run_dir, given)
+            link = stack.enter_context(NodeLink(nodes, echo))
+
+            def begin() -> None:
+                if nodes.rank == 0:
+                    stack.enter_context(hold(run_dir))
+                preflight.check_plan(run_dir.plan())
+
+            link.meet(run_dir.shared_mark)
+            link.agree(begin)
+            _launch(run_dir, given.checkpoint, started, link)
+    except KeyboardInterrupt:
+        echo_error(Interrupted("Interrupted before anything was begun."))
+        sys.exit(Interrupted.exit_code)
     except FtlabError as error:
-        echo_error(error)
+        # Under Slurm the machines have one output, and what all of them know is told by the first.
+        if not (nodes.rank and slurm_nodes() and isinstance(error, RankFailedError | Interrupted)):
+            echo_error(error)
         sys.exit(error.exit_code)
 
 
-def launch(run_dir: RunDir, checkpoint: int | None, started: float, nodes: Nodes | None = None) -> None:
-    """Run the phases that are left, each in processes of its own. The lock of the run directory must be held.
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m ftlab.engine.launch", description=__doc__)
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    parser.add_argument("--checkpoint", type=int, help="the step to go on from")
+    several = parser.add_argument_group("several machines", "Where Slurm starts them, it says all of this.")
+    several.add_argument("--node-rank", type=int, metavar="N", help="which of them this is, from 0")
+    several.add_argument("--master-addr", metavar="HOST", help="where the first is; MASTER_ADDR")
+    several.add_argument("--master-port", type=int, metavar="PORT", help="free there; MASTER_PORT, or 29500")
+    return parser
+
+
+def _nodes_by_hand(run_dir: RunDir, given: argparse.Namespace) -> Nodes:
+    count = max(planned_nodes(phase.config.hardware) for phase in run_dir.plan().phases)
+    return chosen_nodes(count, given.node_rank, given.master_addr, given.master_port) or _ALONE
+
+
+def launch(run_dir: RunDir, checkpoint: int | None, started: float) -> None:
+    """Run the phases that are left on this machine, each in processes of its own. The lock of the run directory must be
+    held.
 
     :param checkpoint: the step that the first of them goes on from. :param started: when the command began, as
-        ``time.monotonic()`` has it. :param nodes: the machines, of which this one runs its share; None: this alone.
-    :raises RankFailedError: what the first process that failed says.
+        ``time.monotonic()`` has it. :raises RankFailedError: what the first process that failed says.
     """
-    left = phases_to_run(run_dir)
-    several = len(run_dir.plan().phases) > 1
+    with NodeLink(_ALONE, echo) as link:
+        _launch(run_dir, checkpoint, started, link)
+
+
+def _launch(run_dir: RunDir, checkpoint: int | None, started: float, link: NodeLink) -> None:
+    """The same on this machine's share of those that are linked. :raises NodeLostError: one of them is gone."""
+    names = link.share([phase.name for phase in phases_to_run(run_dir)])
+    plan = run_dir.plan()
+    phases = [phase for phase in plan.phases if phase.name in names]
+    for phase in phases:
+        _check_nodes(phase, link.nodes)
+    if not phases and link.nodes.rank == 0:
+        execute(run_dir)  # which says so
     with tempfile.TemporaryDirectory(prefix="ftlab-errors-") as errors:
-        for number, phase in enumerate(left):
+        for number, phase in enumerate(phases):
             command = [str(run_dir.path), "--errors", errors, "--started", str(started)]
             command += ["--checkpoint", str(checkpoint)] if checkpoint is not None else []
-            command += ["--phase", phase.name] if several else []
+            command += ["--phase", phase.name] if len(plan.phases) > 1 else []
             command += ["--begun"] if number else []
-            command += ["--unfinished"] if phase is not left[-1] else []
-            _run(run_dir, command, planned_devices(phase.config.hardware), Path(errors), _several(nodes, phase), number)
+            command += ["--unfinished"] if phase is not phases[-1] else []
+            _run(run_dir, command, planned_devices(phase.config.hardware), Path(errors), link, f"phase-{number}")
             checkpoint = None  # it was a step of the phase at which the run stood
 
 
-def _several(nodes: Nodes | None, phase: Phase) -> Nodes | None:
-    """The machines that a phase runs on, where they are several.
-
-    :raises NotReadyError: it is planned for others than there are.
-    """
-    planned, count = planned_nodes(phase.config.hardware), 1 if nodes is None else nodes.count
-    if planned != count:
+def _check_nodes(phase: Phase, nodes: Nodes) -> None:
+    """:raises NotReadyError: a phase is planned for other machines than there are."""
+    planned = planned_nodes(phase.config.hardware)
+    if planned != nodes.count:
         raise NotReadyError(
-            f"hardware.nodes={planned}, and {count} machine{'s are' if count > 1 else ' is'} here. Several are started "
-            "by Slurm, with a task on each: srun --ntasks-per-node=1 python -m ftlab.engine.launch RUN_DIR."
+            f"Phase {phase.name} is planned for hardware.nodes={planned}, and {nodes.count} "
+            f"machine{'s are' if nodes.count > 1 else ' is'} here. All phases of a start need as many: run.phases "
+            "chooses some."
         )
-    return nodes if count > 1 else None
 
 
-def _run(run_dir: RunDir, command: list[str], size: int, errors: Path, nodes: Nodes | None, number: int) -> None:
-    """Run one phase. :param size: processes on all machines. :param number: of the phase among those of this start."""
-    count = size // (nodes.count if nodes else 1)
+def _run(run_dir: RunDir, command: list[str], size: int, errors: Path, link: NodeLink, name: str) -> None:
+    """Run one phase. :param size: processes on all machines. :param name: that all machines have for it."""
+    count = size // link.nodes.count
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # its tables say what is said below
-    address, port = "localhost", None
-    parameters = RendezvousParameters("c10d", "localhost:0", run_dir.path.name, 1, 1, local_addr=address)
-    if nodes is not None:
-        address, port = nodes.address, nodes.port + number  # the last phase's may not be free yet
-        parameters = RendezvousParameters(
-            "static", f"{address}:{port}", f"phase-{number}", nodes.count, nodes.count, rank=nodes.rank
-        )
     spec = WorkerSpec(
         role="rank", local_world_size=count, entrypoint=sys.executable, args=("-m", "ftlab.engine.worker", *command),
-        rdzv_handler=rendezvous.get_rendezvous_handler(parameters), max_restarts=0, monitor_interval=0.1,
-        **({"local_addr": address} if nodes is None else {"master_addr": address, "master_port": port}),
+        rdzv_handler=_Rendezvous(link, name), max_restarts=0, monitor_interval=0.1,
     )  # fmt: skip
     os.environ.setdefault("OMP_NUM_THREADS", str(threads_of_rank(count)))
-    agent = _Agent(spec, DefaultLogsSpecs(), shutdown_timeout=_GRACE)
-    try:
-        with agent.forwarding():
-            result = agent.run()
-    finally:
-        spec.rdzv_handler.shutdown()
+    agent = _Agent(link, spec, DefaultLogsSpecs(), shutdown_timeout=_GRACE)
+    with agent.forwarding():
+        result = agent.run()
     if result.is_failed():
-        raise _failure(run_dir, result.failures, size, errors)
+        own = _own_failure(result, errors)
+        if own is not None:
+            link.tell(own)
+        cause = link.cause(own)
+        assert cause is not None, "a process of this machine has failed, or another machine"
+        error = NodeLostError(link.describe_missing(cause)) if isinstance(cause, int) else _error(run_dir, cause, size)
+        if link.nodes.rank == 0:
+            _record(run_dir, error, "" if isinstance(cause, int) or cause.is_ours else cause.trace)
+        raise error
+
+
+class _Rendezvous(RendezvousHandler):
+    """The machines have met already: at the store of a :class:`NodeLink`."""
+
+    def __init__(self, link: NodeLink, name: str):
+        self._link, self._name = link, name
+
+    def get_backend(self) -> str:
+        return "ftlab"
+
+    @property
+    def use_agent_store(self) -> bool:
+        return True
+
+    def next_rendezvous(self) -> RendezvousInfo:
+        nodes, store = self._link.nodes, self._link.store
+        place = RendezvousStoreInfo(nodes.address, self._link.port)
+        return RendezvousInfo(PrefixStore(f"launch/{self._name}", store), nodes.rank, nodes.count, place)
+
+    def is_closed(self) -> bool:
+        return False
+
+    def set_closed(self) -> None:
+        pass
+
+    def num_nodes_waiting(self) -> int:
+        return 0
+
+    def get_run_id(self) -> str:
+        return self._name
+
+    def shutdown(self) -> bool:
+        return True
 
 
 class _Agent(LocalElasticAgent):
     """torch's own, which hands on the signals that it gets instead of ending every process with them: they have a step
-    to finish and a checkpoint to write."""
+    to finish and a checkpoint to write. It ends them where another machine has failed."""
 
-    def __init__(self, *given: Any, **more: Any):
+    def __init__(self, link: NodeLink, *given: Any, **more: Any):
         super().__init__(*given, **more)
+        self._link = link
         self._pids: dict[int, int] = {}
         self._early: list[int] = []  # signals that came before there was anybody to hear them
+
+    def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+        result = super()._monitor_workers(worker_group)
+        if result.state != WorkerState.HEALTHY:
+            return result
+        told = self._link.told()
+        if self._link.missing() is None and not told:
+            return result
+        # After a signal to all, those of this machine are about to end too.
+        if not any(failure.exit_code in _INTERRUPTIONS for failure in told):
+            self._hand_on(signal.SIGKILL, None)
+        return RunResult(state=WorkerState.FAILED)
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         self._pids = super()._start_workers(worker_group)
@@ -153,46 +236,53 @@ class _Agent(LocalElasticAgent):
                 os.kill(pid, number)
 
 
-def _failure(run_dir: RunDir, failures: dict[int, Any], count: int, errors: Path) -> Exception:
-    """The error of the process that failed first: the others fail because it is gone."""
-    killed = {rank: -one.exitcode for rank, one in failures.items() if one.exitcode < 0}
-    written = first_failure(errors)
-    if killed and (written is None or written.follows):
-        rank, number = next(iter(killed.items()))
-        line = f"Rank {rank} of {count} was ended by {_signal_name(number)}"
-        return _recorded(run_dir, RankFailedError(f"{line}; the others were stopped. {_WHY.get(number, '')}".strip()))
-    if written is None:
-        rank, one = next(iter(failures.items()))
-        line = f"Rank {rank} of {count} ended with exit code {one.exitcode} and without a word"
-        return _recorded(run_dir, RankFailedError(f"{line}; see {run_dir.rank_log(rank)}."))
-    if written.is_ours:
-        for interruption in (Preempted, Interrupted):
-            if written.exit_code == interruption.exit_code:
-                return interruption(written.message)
+def _own_failure(result: RunResult, errors: Path) -> RankFailure | None:
+    """Why the first process of this machine ended: the others fail because it is gone. None where none failed."""
+    written = recorded_failures(errors)
+    there = {failure.rank for failure in written}
+    ended = [
+        RankFailure(rank, time.time(), "", False, "", one.exitcode, False, max(-one.exitcode, 0))
+        for rank, one in result.failures.items()
+        if rank not in there
+    ]
+    # Of processes that only follow, one that was killed is the cause, and one that ended without a word may be.
+    return failure_of_first([*written, *ended])
+
+
+def _error(run_dir: RunDir, failure: RankFailure, count: int) -> FtlabError:
+    """What a process ended with, for the user."""
+    rank = f"Rank {failure.rank} of {count}"
+    if failure.signal:
+        number = signal.Signals(failure.signal)
+        line = f"{rank} was ended by {number.name}; the others were stopped. {_WHY.get(number, '')}"
+        return RankFailedError(line.strip())
+    if failure.is_ours:
+        if (interruption := _INTERRUPTIONS.get(failure.exit_code)) is not None:
+            return interruption(failure.message)
         # What the first met with, the others mostly have too.
-        line = written.message if written.rank == 0 else f"Rank {written.rank} of {count}: {written.message}"
-        return _recorded(run_dir, RankFailedError(line, written.exit_code))
-    with run_dir.log.open("a", encoding="utf-8") as log:
-        log.write(written.trace)
-    line = f"Rank {written.rank} of {count} failed: {written.message}"
-    return _recorded(run_dir, RankFailedError(f"{line}\nThe others were stopped. Its traceback is in {run_dir.log}."))
+        line = failure.message if failure.rank == 0 else f"{rank}: {failure.message}"
+        return RankFailedError(line, failure.exit_code)
+    if not failure.trace:
+        line = f"{rank} ended with exit code {failure.exit_code} and without a word"
+        return RankFailedError(f"{line}; see {run_dir.rank_log(failure.rank)}.")
+    return RankFailedError(
+        f"{rank} failed: {failure.message}\nThe others were stopped. Its traceback is in {run_dir.log}."
+    )
 
 
 _WHY = {signal.SIGKILL: "The system does that where memory runs out."}
 
 
-def _signal_name(number: int) -> str:
-    return signal.Signals(number).name
-
-
-def _recorded(run_dir: RunDir, error: Exception) -> Exception:
+def _record(run_dir: RunDir, error: FtlabError, trace: str) -> None:
     """In the manifest stands why the run ended, not what the first process met with because of it."""
-    if not run_dir.manifest_json.is_file():  # nothing had begun, and the run directory was taken away
-        return error
+    if trace:
+        with run_dir.log.open("a", encoding="utf-8") as log:
+            log.write(trace)
+    if isinstance(error, Interrupted) or not run_dir.manifest_json.is_file():  # nothing had begun, and all was removed
+        return
     manifest = Manifest(run_dir)
     if manifest.values.get("status") in ("running", "failed"):
         manifest.record(status="failed", error=str(error))
-    return error
 
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ from ftlab.slurm.script import Batch, Resources, check_submitit, check_template,
 from ftlab.slurm.waiting import Waited, wait
 
 # What a task runs, followed by the run directory: one that is a rank, or the only process; one that starts the ranks of
-# its node.
-_RANK, _NODE = "ftlab.engine.worker", "ftlab resume"
+# its node. Of several nodes the second knows more when one is gone.
+_RANK, _NODE = "ftlab.engine.worker", "ftlab.engine.launch"
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def _batches(paths: Sequence[Path], options: Options) -> Iterator[Batch]:
         if options.submitit_folder is not None:
             folder = _without_ids(Path(options.submitit_folder).expanduser().absolute())
         python = shlex.split(options.python) if options.python is not None else [sys.executable]
-        yield Batch(tuple(members), resources, (*python, "-m", *resources.module.split()), start, folder)
+        yield Batch(tuple(members), resources, (*python, "-m", resources.module), start, folder)
 
 
 def _without_ids(folder: Path) -> Path:
@@ -167,8 +167,8 @@ def _resources(hardware: Sequence[Hardware], options: Options) -> Resources:
         raise ConfigError(mistakes)
     is_asked = options.gres is not None or options.gpus_per_task is not None or not are_gpus
     gpus = options.gpus_per_node if options.gpus_per_node is not None else None if is_asked else devices
-    has_one_rank = devices == options.tasks_per_node
-    return Resources(nodes, options.tasks_per_node, gpus, _RANK if has_one_rank else _NODE)
+    is_rank = devices == options.tasks_per_node and (devices > 1 or nodes == 1)
+    return Resources(nodes, options.tasks_per_node, gpus, _RANK if is_rank else _NODE)
 
 
 def _submit(batch: Batch, options: Options) -> dict[Path, Submission]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from ftlab.base import machine
 from ftlab.base.terminal import echo
 from ftlab.distributed.sharding import needs_launch
+from ftlab.distributed.world import planned_nodes
 from ftlab.engine.hooks import PhaseHooks
 from ftlab.engine.process import quiet_libraries
 from ftlab.errors import ConfigError, DataError, Mistake, NotReadyError
@@ -84,9 +86,19 @@ def _beginning() -> float:
 
 
 def _execute(run_dir: RunDir, checkpoint: int | None, hooks: PhaseHooks | None, started: float) -> None:
+    """:raises NotReadyError: it is planned for several machines; it is told how it is started on them."""
     from ftlab.engine.run import execute, phases_to_run  # which import transformers
 
-    if any(needs_launch(phase.config) for phase in phases_to_run(run_dir)):
+    configs = [phase.config for phase in phases_to_run(run_dir)]
+    if (count := max((planned_nodes(config.hardware) for config in configs), default=1)) > 1:
+        path = shlex.quote(str(run_dir.path))
+        raise NotReadyError(
+            f"{run_dir.path} is ready. It is planned for {count} machines (hardware.nodes), and is started on each of "
+            f"them, with its number N from 0 to {count - 1} and the address of the first:\n"
+            f"  python -m ftlab.engine.launch {path} --node-rank=N --master-addr=HOST\n"
+            "On a Slurm cluster, hydra/launcher=slurm before the same words does that."
+        )
+    if any(map(needs_launch, configs)):
         from ftlab.engine.launch import launch
 
         launch(run_dir, checkpoint, started)

@@ -9,7 +9,7 @@ from ftlab.data.prepare import check_first_rows
 from ftlab.data.sources import resolve
 from ftlab.data.tokens.shipped_templates import template_problem
 from ftlab.distributed.sharding import uses_deepspeed
-from ftlab.distributed.world import current_world, planned_devices, planned_nodes
+from ftlab.distributed.world import current_world, planned_devices
 from ftlab.errors import ConfigError, DataError, FtlabError, NotReadyError
 from ftlab.model import prequantized, remote_code, saved_adapter
 from ftlab.model.module_names import NO_SUCH_LAYER, last_names, unknown_module_mistakes
@@ -92,7 +92,6 @@ def _missing_parts(run: Run) -> list[str]:
         f"deepspeed={run.deepspeed.name} for stage={run.stage.name}": is_zero and run.stage.name in ("ppo", "grpo"),
         f"deepspeed={run.deepspeed.name} for train.engine=trl": is_zero and run.train.engine == "trl",
         "more than one device for train.engine=trl": several and run.train.engine == "trl",
-        "more than one node": planned_nodes(run.hardware) > 1,
     }
     return [key for key, is_lacking in lacking.items() if is_lacking]
 

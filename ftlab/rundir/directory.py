@@ -93,6 +93,11 @@ class RunDir:
         return self.path / "ranks" / f"rank-{rank}-stacks.txt"
 
     @property
+    def shared_mark(self) -> Path:
+        """What the first of several machines writes, for the others to see that the directory is the same."""
+        return self.path / "ranks" / "shared.txt"
+
+    @property
     def prepared(self) -> Path:
         """The cache of prepared rows that several processes read, where the user has given none."""
         return self.path / "ranks" / "cache"
