@@ -115,6 +115,15 @@ class OutOfMemoryError(FtlabError, MemoryError):
     """Memory ran out, and a smaller batch was not wanted or did not help; names what would take less."""
 
 
+class StartAgainError(FtlabError, RuntimeError):
+    """One of several processes ran out of memory, and has left a note of what fits: all of them, started again, go on.
+
+    The exit code is that of :class:`Preempted`.
+    """
+
+    exit_code = 75
+
+
 class Interrupted(FtlabError):
     """The user stopped the run (Ctrl-C); what there is has been saved."""
 

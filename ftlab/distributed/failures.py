@@ -9,14 +9,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ftlab.errors import FtlabError, OtherRankError
+from ftlab.errors import FtlabError, OtherRankError, StartAgainError
 
 
 @dataclass(frozen=True)
 class RankFailure:
     """:param seconds: when, since the epoch. :param message: for the user. :param is_ours: whether it says all there is
     to say; else ``trace`` does. :param exit_code: what the process ends with. :param follows: whether it fails because
-    another has. :param signal: that has ended it.
+    another has. :param signal: that has ended it. :param again: whether all processes are to start again.
     """
 
     rank: int
@@ -27,6 +27,7 @@ class RankFailure:
     exit_code: int
     follows: bool
     signal: int = 0
+    again: bool = False
 
 
 def record_failure(folder: Path, rank: int, error: BaseException) -> None:
@@ -35,7 +36,7 @@ def record_failure(folder: Path, rank: int, error: BaseException) -> None:
     failure = RankFailure(
         rank, time.time(), str(error) if is_ours else f"{type(error).__name__}: {error}", is_ours,
         "".join(traceback.format_exception(error)), error.exit_code if isinstance(error, FtlabError) else 1,
-        misses_another(error),
+        misses_another(error), again=isinstance(error, StartAgainError),
     )  # fmt: skip
     whole = folder / f"{rank}.json"
     part = whole.with_suffix(".part")

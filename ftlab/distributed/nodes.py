@@ -198,31 +198,30 @@ class NodeLink:
 
     # ---------------------------------------------------------------------------------------------------- failures
 
-    def tell(self, failure: RankFailure) -> None:
-        """Let the others know why the processes of this machine ended."""
+    def tell(self, name: str, failure: RankFailure) -> None:
+        """Let the others know why the processes of this machine ended. :param name: of what they were started for."""
         if self._hosts:
             with suppress(RuntimeError):
-                self._line.set(f"{self.nodes.rank}/failure", json.dumps(vars(failure)))
+                self._line.set(f"{name}/{self.nodes.rank}/failure", json.dumps(vars(failure)))
 
-    def told(self) -> list[RankFailure]:
+    def told(self, name: str) -> list[RankFailure]:
         """Why those of the others did, as far as they have told."""
         if not self._hosts:
             return []
         with suppress(RuntimeError):
-            there = [f"{rank}/failure" for rank in self._others]
-            return [read_failure(self._line.get(key).decode()) for key in there if self._line.check([key])]
+            keys = [f"{name}/{rank}/failure" for rank in self._others]
+            return [read_failure(self._line.get(key).decode()) for key in keys if self._line.check([key])]
         return []
 
-    def cause(self, own: RankFailure | None) -> RankFailure | int | None:
+    def cause(self, name: str, own: RankFailure | None) -> RankFailure | int | None:
         """Why the processes of all machines ended: what the first that failed of itself says, or the number of a
-        machine that is missing. One that fails because another is gone knows not more, and that one's launcher does.
+        machine that is missing. Of one that failed because another is gone, that one's launcher knows more.
 
         :param own: what this machine knows.
         """
         until = time.monotonic() + (_SILENCE + _PARTING if self._hosts else 0)
         while True:
-            known = [failure for failure in (own, *self.told()) if failure is not None]
-            first = failure_of_first(known)
+            first = failure_of_first(failure for failure in (own, *self.told(name)) if failure is not None)
             if first is not None and not first.follows:
                 return first
             if (rank := self.missing()) is not None:

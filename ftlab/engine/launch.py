@@ -7,6 +7,7 @@ of a run that is planned for several.
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
 import os
 import signal
@@ -40,6 +41,7 @@ from ftlab.rundir.plan import Phase
 from ftlab.rundir.start_folder import in_start_folder
 
 _INTERRUPTIONS = {error.exit_code: error for error in (Interrupted, Preempted)}
+_RANK = "ftlab.engine.worker"
 _ALONE = Nodes(0, 1, "localhost", 0)
 _GRACE = 20  # seconds that the others have to end once one has failed, before they are killed
 
@@ -89,18 +91,19 @@ def _nodes_by_hand(run_dir: RunDir, given: argparse.Namespace) -> Nodes:
     return chosen_nodes(count, given.node_rank, given.master_addr, given.master_port) or _ALONE
 
 
-def launch(run_dir: RunDir, checkpoint: int | None, started: float) -> None:
+def launch(run_dir: RunDir, checkpoint: int | None, started: float, module: str = _RANK) -> None:
     """Run the phases that are left on this machine, each in processes of its own. The lock of the run directory must be
     held.
 
     :param checkpoint: the step that the first of them goes on from. :param started: when the command began, as
-        ``time.monotonic()`` has it. :raises RankFailedError: what the first process that failed says.
+        ``time.monotonic()`` has it. :param module: what each process runs.
+    :raises RankFailedError: what the first process that failed says.
     """
     with NodeLink(_ALONE, echo) as link:
-        _launch(run_dir, checkpoint, started, link)
+        _launch(run_dir, checkpoint, started, link, module)
 
 
-def _launch(run_dir: RunDir, checkpoint: int | None, started: float, link: NodeLink) -> None:
+def _launch(run_dir: RunDir, checkpoint: int | None, started: float, link: NodeLink, module: str = _RANK) -> None:
     """The same on this machine's share of those that are linked. :raises NodeLostError: one of them is gone."""
     names = link.share([phase.name for phase in phases_to_run(run_dir)])
     plan = run_dir.plan()
@@ -111,13 +114,18 @@ def _launch(run_dir: RunDir, checkpoint: int | None, started: float, link: NodeL
         execute(run_dir)  # which says so
     with tempfile.TemporaryDirectory(prefix="ftlab-errors-") as errors:
         for number, phase in enumerate(phases):
-            command = [str(run_dir.path), "--errors", errors, "--started", str(started)]
-            command += ["--checkpoint", str(checkpoint)] if checkpoint is not None else []
-            command += ["--phase", phase.name] if len(plan.phases) > 1 else []
-            command += ["--begun"] if number else []
-            command += ["--unfinished"] if phase is not phases[-1] else []
-            _run(run_dir, command, planned_devices(phase.config.hardware), Path(errors), link, f"phase-{number}")
-            checkpoint = None  # it was a step of the phase at which the run stood
+            given = ["--errors", errors, "--started", str(started)]
+            given += ["--phase", phase.name] if len(plan.phases) > 1 else []
+            given += ["--unfinished"] if phase is not phases[-1] else []
+            more = ["--checkpoint", str(checkpoint)] if checkpoint is not None else []  # of the first phase
+            more += ["--begun"] if number else []
+            size = planned_devices(phase.config.hardware)
+            for attempt in itertools.count():
+                name = f"phase-{number}-{attempt}"
+                if _run(run_dir, [module, str(run_dir.path), *given, *more], size, Path(errors), link, name):
+                    break
+                more = ["--begun"]
+            checkpoint = None
 
 
 def _check_nodes(phase: Phase, nodes: Nodes) -> None:
@@ -131,28 +139,47 @@ def _check_nodes(phase: Phase, nodes: Nodes) -> None:
         )
 
 
-def _run(run_dir: RunDir, command: list[str], size: int, errors: Path, link: NodeLink, name: str) -> None:
-    """Run one phase. :param size: processes on all machines. :param name: that all machines have for it."""
+def _run(run_dir: RunDir, command: list[str], size: int, errors: Path, link: NodeLink, name: str) -> bool:
+    """Run one phase. :param command: the module of a process, and what it is given. :param size: processes on all
+    machines. :param name: that all machines have for it. :return: False where it has to be started again.
+    """
     count = size // link.nodes.count
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # its tables say what is said below
+    for written in errors.iterdir():
+        written.unlink()
     spec = WorkerSpec(
-        role="rank", local_world_size=count, entrypoint=sys.executable, args=("-m", "ftlab.engine.worker", *command),
+        role="rank", local_world_size=count, entrypoint=sys.executable, args=("-m", *command),
         rdzv_handler=_Rendezvous(link, name), max_restarts=0, monitor_interval=0.1,
     )  # fmt: skip
     os.environ.setdefault("OMP_NUM_THREADS", str(threads_of_rank(count)))
-    agent = _Agent(link, spec, DefaultLogsSpecs(), shutdown_timeout=_GRACE)
+    agent = _Agent(link, name, spec, DefaultLogsSpecs(), shutdown_timeout=_GRACE)
     with agent.forwarding():
         result = agent.run()
-    if result.is_failed():
-        own = _own_failure(result, errors)
-        if own is not None:
-            link.tell(own)
-        cause = link.cause(own)
-        assert cause is not None, "a process of this machine has failed, or another machine"
-        error = NodeLostError(link.describe_missing(cause)) if isinstance(cause, int) else _error(run_dir, cause, size)
-        if link.nodes.rank == 0:
-            _record(run_dir, error, "" if isinstance(cause, int) or cause.is_ours else cause.trace)
-        raise error
+    if not result.is_failed():
+        return True
+    own = _own_failure(result, errors)
+    if own is not None:
+        link.tell(name, own)
+    cause = link.cause(name, own)
+    assert cause is not None, "a process of this machine has failed, or another machine"
+    if isinstance(cause, int):
+        error: FtlabError = NodeLostError(link.describe_missing(cause))
+    else:
+        if link.share(cause.again):
+            if link.nodes.rank == 0:
+                _go_on(run_dir, cause.message)
+            return False
+        error = _error(run_dir, cause, size)
+    if link.nodes.rank == 0:
+        _record(run_dir, error, "" if isinstance(cause, int) or cause.is_ours else cause.trace)
+    raise error
+
+
+def _go_on(run_dir: RunDir, line: str) -> None:
+    """:param line: why all processes are started again."""
+    echo(line)
+    if run_dir.manifest_json.is_file():
+        Manifest(run_dir).record(status="running", error=None)
 
 
 class _Rendezvous(RendezvousHandler):
@@ -193,9 +220,9 @@ class _Agent(LocalElasticAgent):
     """torch's own, which hands on the signals that it gets instead of ending every process with them: they have a step
     to finish and a checkpoint to write. It ends them where another machine has failed."""
 
-    def __init__(self, link: NodeLink, *given: Any, **more: Any):
+    def __init__(self, link: NodeLink, name: str, *given: Any, **more: Any):
         super().__init__(*given, **more)
-        self._link = link
+        self._link, self._name = link, name
         self._pids: dict[int, int] = {}
         self._early: list[int] = []  # signals that came before there was anybody to hear them
 
@@ -203,7 +230,7 @@ class _Agent(LocalElasticAgent):
         result = super()._monitor_workers(worker_group)
         if result.state != WorkerState.HEALTHY:
             return result
-        told = self._link.told()
+        told = self._link.told(self._name)
         if self._link.missing() is None and not told:
             return result
         # After a signal to all, those of this machine are about to end too.

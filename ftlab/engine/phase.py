@@ -27,9 +27,11 @@ from ftlab.policy import lineage
 from ftlab.preflight.fit import forecast
 from ftlab.preflight.remarks import remarks
 from ftlab.rundir.checkpoints import step_of
+from ftlab.rundir.memory_notes import leave_note, taken_notes
 from ftlab.rundir.plan import Phase
 from ftlab.schema import Data
 from ftlab.stages import trainer_class
+from ftlab.stages.trainer.batch_sizes import BatchSizes, initial_sizes
 from ftlab.stages.trainer.out_of_memory import told_in_words
 
 
@@ -248,20 +250,28 @@ class PhaseRun:
         trainer.watch(self.config.train.loss_spike, self._names(trainer, rows[0]), self.output.note, self._look_at)
         if isinstance(trainer, HalvingTrainer):
             tell = lambda line: self.output.say(f"[yellow]{escape(line)}[/yellow]")  # noqa: E731
-            trainer.keep_within_memory(self._batch_sizes(), tell)
+            trainer.keep_within_memory(self._batch_sizes(), tell, self._leave_note)
         for chatter in ("PrinterCallback", "ProgressCallback"):
             for callback in [c for c in trainer.callback_handler.callbacks if type(c).__name__ == chatter]:
                 trainer.remove_callback(callback)
         return trainer
 
-    def _batch_sizes(self) -> Any:
+    def _batch_sizes(self) -> BatchSizes:
         """What earlier starts of the phase came to, and where it is remembered."""
-        from ftlab.stages.trainer.batch_sizes import BatchSizes, initial_sizes
-
         manifest, name = self.session.manifest, self.phase.name
-        changes = manifest.values.get("batch_sizes", {}).get(name, [])
         record = lambda changes: manifest.record_item("batch_sizes", name, changes)  # noqa: E731
-        return BatchSizes(initial_sizes(self.config), changes, record)
+
+        def known() -> list[dict[str, int]]:
+            sizes = BatchSizes(initial_sizes(self.config), manifest.values.get("batch_sizes", {}).get(name, []), record)
+            with taken_notes(self.run_dir, name) as changes:
+                sizes.add(changes)
+            return sizes.changes
+
+        return BatchSizes(initial_sizes(self.config), self.session.once(known), record)
+
+    def _leave_note(self, change: dict[str, int]) -> None:
+        """For the first process of the next start, which alone writes what all remember."""
+        leave_note(self.run_dir, self.session.ranks.world.rank, self.phase.name, change)
 
     def _tell_warmup(self, total: int) -> None:
         """That no step has the learning rate that was asked for: the first step of a warm-up has none at all."""

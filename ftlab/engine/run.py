@@ -20,7 +20,7 @@ from ftlab.engine.finished import remarks_on_finished
 from ftlab.engine.hooks import PhaseHooks
 from ftlab.engine.phase import PhaseRun
 from ftlab.engine.session import Session, resume_command, session_of
-from ftlab.errors import DivergedError, FtlabError, RunDirError
+from ftlab.errors import DivergedError, FtlabError, RunDirError, StartAgainError
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.plan import Phase, Plan
 
@@ -143,7 +143,7 @@ def _ending(session: Session) -> Iterator[None]:
         raise
     except FtlabError as error:
         session.output.note(str(error))
-        if run_dir.has_begun or isinstance(error, DivergedError):
+        if run_dir.has_begun or isinstance(error, DivergedError | StartAgainError):
             manifest.record(status="failed", error=str(error))
         else:
             if session.writes:  # nothing was measured, and there are no weights: the mended command starts from nothing

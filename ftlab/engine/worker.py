@@ -23,6 +23,7 @@ from ftlab.base.terminal import echo_error
 from ftlab.distributed.failures import misses_another, record_failure
 from ftlab.distributed.ranks import Ranks, join_ranks
 from ftlab.distributed.world import ALONE, current_world, planned_devices, take_slurm_variables
+from ftlab.engine.hooks import PhaseHooks
 from ftlab.engine.process import quiet_libraries
 from ftlab.errors import FtlabError, Interrupted, NotReadyError, first_line
 from ftlab.rundir.claim import hold
@@ -33,8 +34,8 @@ _PATIENCE = 20.0  # seconds that a process which was told to stop waits for the 
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of linux/prctl.h
 
 
-def main() -> int:
-    """:returns: the exit code."""
+def main(hooks: PhaseHooks | None = None) -> int:
+    """:param hooks: are told of what happens meanwhile. :returns: the exit code."""
     given = _parser().parse_args()
     _die_with_parent()
     quiet_libraries()
@@ -50,7 +51,7 @@ def main() -> int:
             _check_world(run_dir, given.phase)
             ranks = join_ranks()
             ranks.fail = lambda error: _fail(error, given.errors, terminal)
-            _run(run_dir, given, ranks)
+            _run(run_dir, given, ranks, hooks)
         ranks.close()
     except (Exception, KeyboardInterrupt) as error:
         if isinstance(error, KeyboardInterrupt):
@@ -88,7 +89,7 @@ def _leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _run(run_dir: RunDir, given: argparse.Namespace, ranks: Ranks) -> None:
+def _run(run_dir: RunDir, given: argparse.Namespace, ranks: Ranks, hooks: PhaseHooks | None) -> None:
     from ftlab.engine.run import Part, execute
 
     started = time.monotonic() - machine.process_age() if given.started is None else given.started
@@ -96,7 +97,7 @@ def _run(run_dir: RunDir, given: argparse.Namespace, ranks: Ranks) -> None:
     # Who has launched the ranks holds the lock for them.
     takes_lock = ranks.world.is_first and given.errors is None
     with hold(run_dir) if takes_lock else nullcontext():
-        execute(run_dir, given.checkpoint, started=started, ranks=ranks, part=part)
+        execute(run_dir, given.checkpoint, hooks, started=started, ranks=ranks, part=part)
         ranks.meet()
 
 

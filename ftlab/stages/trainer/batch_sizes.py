@@ -40,18 +40,24 @@ class BatchSizes:
         return min([self._initial[key], *(change[key] for change in self.changes if key in change)])
 
     def halve(self, key: str, step: int) -> int:
-        """Return the new size, which holds from ``step`` on; an odd one is rounded up, so that there are two parts."""
-        size = (self.at(key, step) + 1) // 2
+        """Return the new size, which holds from ``step`` on."""
+        size = half(self.at(key, step))
         self.changes.append({"step": step, key: size})
         self._record(self.changes)
         return size
 
     def add(self, changes: Iterable[Change]) -> None:
         """Take up what a checkpoint knows, where the manifest has lost it."""
-        lacking = [change for change in changes if change not in self.changes]
-        if lacking:
-            self.changes = sorted([*self.changes, *lacking], key=lambda change: change["step"])
+        known = [*self.changes]
+        known += [change for change in changes if change not in self.changes]
+        if len(known) > len(self.changes):
+            self.changes = sorted(known, key=lambda change: change["step"])
             self._record(self.changes)
+
+
+def half(size: int) -> int:
+    """An odd one is rounded up, so that there are two parts."""
+    return (size + 1) // 2
 
 
 def initial_sizes(run: Run) -> dict[str, int]:

@@ -4,12 +4,16 @@ The rows of an optimizer step, their order and the number that the loss is divid
 them a forward takes changes, so that gradients are sums of the same terms in another order. (transformers'
 ``auto_find_batch_size`` begins the training loop anew with a smaller batch instead, on weights that have been trained
 already, with another global batch and another number of steps.)
+
+Of several processes, the one whose memory runs out cannot tell the others, which wait for its gradients. It leaves a
+note of the smaller size, and all of them start again from the last checkpoint: sizes belong to steps.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,12 +23,13 @@ from torch import Tensor
 
 from ftlab.base.machine import has_memory_limit
 from ftlab.data.packing.store import Rows
-from ftlab.errors import OutOfMemoryError, RunDirError, first_line
-from ftlab.stages.trainer.batch_sizes import MICRO_BATCH, BatchSizes, initial_sizes
+from ftlab.errors import OutOfMemoryError, StartAgainError, first_line
+from ftlab.stages.trainer.batch_sizes import MICRO_BATCH, BatchSizes, Change, half, initial_sizes
 from ftlab.stages.trainer.checkpoints import WholeCheckpoints
 from ftlab.stages.trainer.meter import Meter
 from ftlab.stages.trainer.optimizers import bytes_of_states
 from ftlab.stages.trainer.out_of_memory import advice, is_out_of_memory
+from ftlab.stages.trainer.shards import FILLER
 
 T = TypeVar("T")
 
@@ -41,19 +46,17 @@ class HalvingTrainer(WholeCheckpoints):
     def __init__(self, *args: Any, **more: Any) -> None:
         self.sizes = BatchSizes(initial_sizes(self.run))
         self._tell: Callable[[str], Any] = lambda line: None
+        self._leave_note: Callable[[Change], Any] = lambda change: None
         super().__init__(*args, **more)
         self._tr_loss = torch.zeros((), device=self.args.device)  # as the loop begins too
 
-    def keep_within_memory(self, sizes: BatchSizes, tell: Callable[[str], Any]) -> None:
+    def keep_within_memory(
+        self, sizes: BatchSizes, tell: Callable[[str], Any], leave_note: Callable[[Change], Any]
+    ) -> None:
         """:param sizes: what earlier starts came to. :param tell: takes a line for the user.
-        :raises RunDirError: they are smaller than the config's, which several processes cannot go on with.
+        :param leave_note: takes a change that the next start of several processes has to know.
         """
-        if sizes.changes and self.world.size > 1:
-            raise RunDirError(
-                "Memory has run out in this run, and some of its steps are taken in smaller parts (batch_sizes of "
-                "manifest.json): one process alone can continue it (hardware.devices=1)."
-            )
-        self.sizes, self._tell = sizes, tell
+        self.sizes, self._tell, self._leave_note = sizes, tell, leave_note
 
     @property
     def rows_at_once(self) -> int:
@@ -83,9 +86,11 @@ class HalvingTrainer(WholeCheckpoints):
     def _take(self, model: Any, index: int, batch: Any, items: Any) -> Tensor:
         """The loss of one of the step's batches, with its backward. :param batch: the whole of it."""
         size = self.sizes.at(MICRO_BATCH, self._next_step)
-        if size >= self.args.per_device_train_batch_size:
+        is_filler = batch is not None and FILLER in batch
+        if size >= self.args.per_device_train_batch_size or is_filler:
             return super().training_step(model, batch, items)
-        return self._take_rows(model, self.rows_of_step(self._next_step)[index], size, items)
+        own = self.rows_of_step(self._next_step)[self.world.rank :: self.world.size]
+        return self._take_rows(model, own[index], size, items)
 
     def _take_rows(self, model: Any, rows: list[int], size: int, items: Any) -> Tensor:
         dataset: Any = self.train_dataset
@@ -94,13 +99,27 @@ class HalvingTrainer(WholeCheckpoints):
         before, accumulation = len(self._parts), self.current_gradient_accumulation_steps
         self.current_gradient_accumulation_steps = accumulation * len(parts)
         try:
-            for part in parts:
-                super().training_step(model, {**part, **shared}, items)
+            for part in parts[:-1]:
+                with self._without_sums_of_ranks(model):
+                    super().training_step(model, {**part, **shared}, items)
+            super().training_step(model, {**parts[-1], **shared}, items)
         finally:
             self.current_gradient_accumulation_steps = accumulation
         loss = torch.stack(self._parts[before:]).sum()
         self._parts[before:] = [loss]
         return loss
+
+    @contextmanager
+    def _without_sums_of_ranks(self, model: Any) -> Iterator[None]:
+        """As between the micro-batches of a step: gradients are summed over the ranks once, at its end."""
+        state = self.accelerator.gradient_state
+        is_last = state.sync_gradients
+        state._set_sync_gradients(False)
+        try:
+            with self.accelerator.no_sync(model):
+                yield
+        finally:
+            state._set_sync_gradients(is_last)
 
     def of_whole_batch(self, model: Any, parts: list[dict[str, Any]]) -> dict[str, Any]:
         """What the loss of each part needs to know of all of them, to join each; a stage whose loss is no sum over
@@ -127,23 +146,31 @@ class HalvingTrainer(WholeCheckpoints):
 
     def _halve(self, key: str, step: int, reason: str) -> None:
         size, when = self.sizes.at(key, step), f"step {step}" if step else "the first step"
-        if self.run.train.on_oom == "stop" or size == 1 or self.world.size > 1 or self.sharding.wraps_early:
+        if self.run.train.on_oom == "stop" or size == 1 or self.sharding.wraps_early:
             why = ""
             if size == 1:
                 why = f" {key} is 1 already, and nothing is left to halve."
             elif self.sharding.wraps_early and not self.sharding.is_in_place:
                 why = " DeepSpeed cannot take back what it has added up of a step."
-            elif self.world.size > 1:
-                why = " Several processes would have to halve at the same step, which they cannot agree on."
+            elif self.sharding.wraps_early:
+                why = " Sharded weights are not computed with in smaller micro-batches."
             raise OutOfMemoryError(f"Out of memory in {when} ({reason}).{why} {advice(self.run, size, key)}")
-        smaller = self.sizes.halve(key, step)
+        smaller = half(size)
         twice = ""
         if key == MICRO_BATCH:
             train = self.run.train
             whole = train.micro_batch_size * train.gradient_accumulation_steps
             twice = f", accumulation {-(-whole // size)} -> {-(-whole // smaller)}"
         same = "the same rows and global batch" if key == MICRO_BATCH else "the same draws of the same prompts"
-        self._tell(f"out of memory in {when}: {key} {size} -> {smaller}{twice} from here on; {same} (train.on_oom)")
+        if self.world.size == 1:
+            self.sizes.halve(key, step)
+            self._tell(f"out of memory in {when}: {key} {size} -> {smaller}{twice} from here on; {same} (train.on_oom)")
+            return
+        self._leave_note({"step": step, key: smaller})
+        raise StartAgainError(
+            f"out of memory in {when} on rank {self.world.rank}: {key} {size} -> {smaller}{twice} from there on; "
+            f"{same} (train.on_oom). All processes go on with that from the last checkpoint"
+        )
 
     # -------------------------------------------------------------------------------------- the longest batch, first
 
