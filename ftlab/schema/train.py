@@ -16,6 +16,7 @@ from ftlab.schema.base import (
     PositiveFloat,
     choosing,
     operational,
+    sampling,
 )
 
 # Names of transformers' OptimizerNames; those that are not here cannot do what a step is in this project.
@@ -70,7 +71,7 @@ class Train(Group):
 
 class Eval(Group):
     steps: Annotated[Positive, choosing]
-    batch_size: Annotated[Positive, operational]
+    batch_size: Annotated[Positive, sampling]
     generate_every: Annotated[Positive | None, choosing]
     max_new_tokens: Annotated[Positive, choosing]
     samples: Annotated[NonNegative, operational]
