@@ -1,8 +1,8 @@
 """Types and bounds of every config key. Values live in ``conf/``; no field here has a default.
 
-Keys marked ``operational`` may differ between the start of a run and its continuation, those marked ``choosing`` where
-no evaluation decides which weights are kept, those marked ``sampling`` where no answer is trained on; all others are its
-identity.
+Keys marked ``operational`` may differ between the start of a run and its continuation; those marked ``choosing`` may
+where no evaluation decides which weights are kept, those marked ``sampling`` where no answer is trained on. All others
+are its identity.
 """
 
 from __future__ import annotations
