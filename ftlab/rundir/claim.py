@@ -14,7 +14,7 @@ import yaml
 
 from ftlab.base.redaction import mask_secrets
 from ftlab.errors import RunDirError
-from ftlab.rundir import extension
+from ftlab.rundir import extension, other_ranks
 from ftlab.rundir.checkpoints import MERGED, weights
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.documents import parse_yaml
@@ -173,11 +173,19 @@ def _check_identity(run_dir: RunDir, plan: Plan) -> None:
     # that is a run of its own, and was not even measured.
     may_change = len(here.phases) > 1 or not (run_dir.metrics.is_file() or run_dir.final.is_dir())
     fresh = [phase for phase in here.phases if may_change and not _is_trained(run_dir, phase)]
+    begun = ours.keys() & theirs.keys() - {phase.name for phase in fresh}
+    asked = {phase.name: phase.config for phase in plan.phases}
+    done, made_up = run_dir.manifest().get("phases", {}), {}
+    for phase in (one for one in here.phases if one.name in begun):
+        is_under_way = _is_trained(run_dir, phase) and phase.name not in done
+        if reason := other_ranks.why_not(phase.config, asked[phase.name], is_under_way):
+            raise RunDirError(f"{run_dir.path} cannot go on like this: {reason}")
+        made_up[phase.name] = other_ranks.same_rows(phase.config, asked[phase.name])
     different = [
         f"  - {f'phases.{name}.' if len(theirs) > 1 else ''}{key}: {ours[name].get(key)} there, {value} here"
-        for name in ours.keys() & theirs.keys() - {phase.name for phase in fresh}
+        for name in begun
         for key, value in theirs[name].items()
-        if ours[name].get(key) != value
+        if ours[name].get(key) != value and key not in made_up[name]
     ]
     longer = _longer_phase(ours, theirs, [phase.name for phase in fresh])
     if [*ours] == [*theirs] and longer is not None:

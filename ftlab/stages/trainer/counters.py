@@ -1,13 +1,15 @@
 """What was summed up since the last logged line, kept in every checkpoint: a run that goes on logs what the whole one
-would have, also where checkpoints fall between two lines."""
+would have, also where checkpoints fall between two lines, or other processes go on than have begun."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ftlab.errors import RunDirError
 from ftlab.stages.trainer.divergence import WatchedTrainer
 
 
@@ -36,10 +38,42 @@ class CountingTrainer(WatchedTrainer):
         torch.save(self.counters(), self._counters_file(output_dir))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
+        """:raises RunDirError: other processes go on than have begun, and the model draws from their random states."""
         super()._load_rng_state(checkpoint)
-        if checkpoint is not None:
-            file = self._counters_file(checkpoint)
-            self.restore_counters(torch.load(file, map_location=self.args.device.type, weights_only=True))
+        if checkpoint is None:
+            return
+        file, device = self._counters_file(checkpoint), self.args.device.type
+        if file.is_file():
+            self.restore_counters(torch.load(file, map_location=device, weights_only=True))
+            return
+        files = sorted(file.parent.glob("counters*.pt"))
+        if (drawn := what_is_drawn(self.model)) is not None:
+            raise RunDirError(
+                f"{checkpoint} was written by {len(files)} process{'es' * (len(files) > 1)}, and {self.world.size} go "
+                f"on. The model draws at random in a step ({drawn}), each process for itself: go on with as many."
+            )
+        states = [torch.load(path, map_location=device, weights_only=True) for path in files]
+        self.restore_counters(self.counters_of_others(states))
+
+    def counters_of_others(self, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Counters of this process with which all come to what processes of another number had counted.
+
+        :param states: of each of those.
+        """
+        loss = torch.stack([state["loss"] for state in states]).mean(0)  # each has counted a mean over all
+        return {**states[0], "loss": loss}
 
     def _counters_file(self, folder: str) -> Path:
         return Path(folder) / self.world.file_name("counters.pt")
+
+
+def what_is_drawn(model: Any) -> str | None:
+    """What of a model in training draws random numbers; None where nothing does."""
+    name = next((n for n, m in model.named_modules() if isinstance(m, torch.nn.Dropout) and m.p > 0), None)
+    if name is not None:
+        return f"dropout in {name}"
+    config = model.config.to_dict()
+    return next((f"{key} of its config.json" for key in _DRAWN_WITHIN if config.get(key)), None)
+
+
+_DRAWN_WITHIN = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")  # functions, not modules

@@ -143,6 +143,13 @@ class StageTrainer(HalvingTrainer):
         super().restore_counters(state)
         self._meter.totals = state["measures"]
 
+    def counters_of_others(self, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        counted = [state["measures"] for state in states]
+        totals = {name: torch.stack([measures[name] for measures in counted]).sum(0) for name in counted[0]}
+        if not self.world.is_first:  # which has what all had
+            totals = {name: torch.zeros_like(total) for name, total in totals.items()}
+        return {**super().counters_of_others(states), "measures": totals}
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         logs["tokens"] = self.state.num_input_tokens_seen
         if "loss" in logs:
