@@ -4,12 +4,17 @@ runs."""
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from ftlab.rundir.directory import RunDir
+from tests.conftest import ROOT
 from tests.runs import BARE, final_hash, logged, train_run
 
 TINY = (*BARE, "train.max_steps=2", "train.logging_steps=1", "data.max_samples=16")
@@ -169,18 +174,107 @@ def test_a_run_that_is_stopped_before_it_can_listen_is_queued_again(command, tmp
     assert RunDir.open(tmp_path / "run").manifest()["status"] == "finished"
 
 
-@pytest.mark.slurm
-def test_a_run_on_two_nodes_is_the_run_of_two_processes(command, tmp_path, ftlab):
-    """The nodes of this cluster are names of one machine, which nobody can look up."""
-    words = (*TINY, "train.max_steps=4", "hardware=cpu")
-    here = "hydra.launcher.setup=[export MASTER_ADDR=127.0.0.1]"
-    started = command(*words, "hardware.devices=1", "hardware.nodes=2", here, "run.dir=run")
-    assert started.end() == 0, started.output
-    local = ftlab(*words, "hardware.devices=2", "run.dir=local")
-    assert local.returncode == 0, local.stdout + local.stderr
-    ours, theirs = RunDir.open(tmp_path / "run"), RunDir.open(tmp_path / "local")
+# --------------------------------------------------------------------------------------------------- several processes
+
+# Two processes of a run: started by one task, as a task each, or on two nodes. The nodes of this cluster are names of
+# one machine, which nobody can look up.
+RANKS = ("hardware=cpu", "hardware.devices=2")
+LAYOUTS = {
+    "launched": RANKS,
+    "tasks": (*RANKS, "hydra.launcher.tasks_per_node=2"),
+    "nodes": ("hardware=cpu", "hardware.nodes=2", "hydra.launcher.setup=[export MASTER_ADDR=127.0.0.1]"),
+}
+OF_RANKS = (*LONG, "train.max_steps=40", "train.gradient_accumulation_steps=2")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Callable[..., RunDir]:
+    """``undisturbed("train.max_steps=4", ...)``: that run by two processes of this machine, trained once."""
+    folder, known = tmp_path_factory.mktemp("local"), dict[tuple[str, ...], RunDir]()
+
+    def run(*words: str) -> RunDir:
+        if words not in known:
+            place = folder / str(len(known))
+            place.mkdir()
+            paths = os.pathsep.join([str(ROOT), str(ROOT / "launchers")])
+            done = subprocess.run(
+                [sys.executable, "-m", "ftlab", *words, *RANKS, "run.dir=run"], cwd=place,
+                capture_output=True, text=True,
+                env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+            )  # fmt: skip
+            assert done.returncode == 0, done.stdout + done.stderr
+            known[words] = RunDir.open(place / "run")
+        return known[words]
+
+    return run
+
+
+def check_same(ours: RunDir, theirs: RunDir) -> None:
     assert final_hash(ours) == final_hash(theirs)
     assert logged(ours) == logged(theirs)
+
+
+@pytest.mark.slurm
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_two_processes_of_a_job_are_two_of_this_machine(command, tmp_path, undisturbed, layout):
+    words = (*TINY, "train.max_steps=4")
+    started = command(*words, *LAYOUTS[layout], "run.dir=run")
+    assert started.end() == 0, started.output
+    check_same(RunDir.open(tmp_path / "run"), undisturbed(*words))
+
+
+@pytest.mark.slurm
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("how", [usr2, requeue])
+def test_preempted_processes_agree_on_a_step(command, tmp_path, undisturbed, how, layout):
+    started = command(*OF_RANKS, *LAYOUTS[layout], "run.dir=run")
+    run = tmp_path / "run"
+    started.until(lambda: (run / "run.yaml").exists() and steps(run) >= 10)
+    how(started, started.submission().job)
+    assert started.end() == 0, started.output
+    run_dir = RunDir.open(run)
+    assert len(run_dir.manifest()["starts"]) == 2
+    check_same(run_dir, undisturbed(*OF_RANKS))
+
+
+@pytest.mark.slurm
+@pytest.mark.parametrize("layout", ["launched", "nodes"])
+def test_processes_go_on_after_the_time_limit(command, tmp_path, undisturbed, layout):
+    words = (*OF_RANKS, "train.max_steps=160", "eval.steps=80")
+    limit = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=25")
+    started = command(*words, *LAYOUTS[layout], *limit, "run.dir=run")
+    assert started.end(900) == 0, started.output
+    run_dir = RunDir.open(tmp_path / "run")
+    assert len(run_dir.manifest()["starts"]) > 1
+    check_same(run_dir, undisturbed(*words))
+
+
+@pytest.mark.slurm
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_process_of_a_job_that_fails_fails_it_and_is_named(command, tmp_path, layout):
+    started = command(*OF_RANKS, *LAYOUTS[layout], "run.dir=run")
+    run = tmp_path / "run"
+    started.until(lambda: (run / "run.yaml").exists() and steps(run) >= 2)
+    os.kill(second_process(run), signal.SIGKILL)
+    assert started.end() == 1, started.output
+    told = " ".join(started.output.split())
+    if layout == "tasks":  # srun has seen it
+        assert "was killed by SIGKILL" in told
+    else:
+        assert told.count("Rank 1 of 2 was ended by SIGKILL; the others were stopped.") == 1
+
+
+def second_process(run: Path) -> int:
+    """The id of rank 1 of a run."""
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            words, variables = ((path / name).read_bytes().decode().split("\0") for name in ("cmdline", "environ"))
+            is_of_run = "ftlab.engine.worker" in words and (path / "cwd").resolve() == run.parent.resolve()
+        except OSError:
+            continue
+        if is_of_run and ("RANK=1" in variables or not {"RANK=0", "SLURM_PROCID=0"} & {*variables}):
+            return int(path.name)
+    raise AssertionError("it is not there")
 
 
 # --------------------------------------------------------------------------------------------- leaving and cancelling
