@@ -100,6 +100,12 @@ class Ranks:
 
         backend, device = "gloo", None if on_cpu else torch.accelerator.current_accelerator()
         if device is not None:
+            count, local = torch.accelerator.device_count(), self.world.local_rank
+            if local >= count:
+                raise NotReadyError(
+                    f"Rank {self.world.rank} of {self.world.size} has no device: it is number {local} on its machine, "
+                    f"which shows {count}. Use hardware.devices={count}."
+                )
             torch.accelerator.set_device_index(self.world.local_rank)
             # Beside the device's own, for what is settled without it.
             backend = f"cpu:gloo,{device.type}:{dist.get_default_backend_for_device(device)}"

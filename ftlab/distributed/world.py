@@ -7,7 +7,7 @@ import platform
 import re
 from dataclasses import dataclass
 from glob import glob
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from ftlab.errors import NotReadyError
@@ -167,6 +167,21 @@ def may_have_accelerator() -> bool:
 
 _NVIDIA_DEVICES = ("/dev/nvidia[0-9]*", "/dev/dxg")  # the second is that of Windows' Linux
 _OTHER_DEVICES = ("/dev/kfd", "/dev/dri/render*", "/dev/accel*", "/dev/davinci*", "/dev/hl[0-9]*")
+
+
+def driver_gpus() -> int | None:
+    """GPUs that NVIDIA's driver shows to this process, told without torch; None where there is no such driver."""
+    count = len([*Path("/dev").glob("nvidia[0-9]*")])
+    return count_gpus(count, os.environ.get("CUDA_VISIBLE_DEVICES")) if count else None
+
+
+def count_gpus(there: int, visible: str | None) -> int:
+    """:param visible: CUDA_VISIBLE_DEVICES.
+
+    >>> count_gpus(8, None), count_gpus(8, "0,3"), count_gpus(8, "")
+    (8, 2, 0)
+    """
+    return there if visible is None else len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
 
 
 def visible_gpus() -> list[Gpu]:

@@ -62,7 +62,13 @@ def submit(run: Run, overrides: Sequence[str], options: Options) -> None:
     """
     check_ready(options)
     prepared = _resumed(run) if run.task.name == "resume" else prepare("", run, overrides, options)
-    (waited,) = run_all([prepared], options, prepared.path)
+    try:
+        (waited,) = run_all([prepared], options, prepared.path)
+    except NotReadyError:
+        is_named = run.task.name == "resume" or run.run.name is not None or run.run.dir is not None
+        if not is_named and SubmissionFiles(prepared.path).read() is None:
+            RunDir(prepared.path).remove()  # the mended command makes another
+        raise
     if waited is None:
         return
     if waited.failure is not None:

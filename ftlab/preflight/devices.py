@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-from ftlab.distributed.world import may_have_accelerator
+from ftlab.distributed.world import driver_gpus, may_have_accelerator
 from ftlab.schema import Run
 
 # Of bitsandbytes: on a CPU it has no pages for them.
@@ -20,6 +20,7 @@ def device_problems(run: Run) -> Iterator[str]:
             f"hardware={run.hardware.name} asks for an accelerator, and this machine has none (no driver's device in "
             "/dev, or CUDA_VISIBLE_DEVICES hides it). Use hardware=auto or cpu"
         )
+    yield from _count_problems(run, has_accelerator)
     on_cpu = run.hardware.name == "cpu" or not has_accelerator
     attention, optimizer = run.model.attention, run.train.optimizer
     if attention in ("flash_attention_2", "flex_attention") and on_cpu:
@@ -31,3 +32,20 @@ def device_problems(run: Run) -> Iterator[str]:
         )
     if optimizer in _NEED_A_GPU and on_cpu:
         yield f"train.optimizer={optimizer} needs a GPU; on a CPU use {optimizer.removeprefix('paged_')}"
+
+
+def _count_problems(run: Run, has_accelerator: bool) -> Iterator[str]:
+    name, devices = run.hardware.name, run.hardware.devices
+    if name == "cpu" or devices == "auto" or devices == 1:
+        return
+    if name == "auto" and not has_accelerator:
+        yield (
+            f"hardware.devices={devices}, and this machine has no accelerator. hardware=cpu hardware.devices={devices} "
+            "trains in as many processes of its CPU"
+        )
+    found = driver_gpus()
+    if has_accelerator and found is not None and devices > found:
+        yield (
+            f"hardware.devices={devices}, and this machine shows {found} GPU{'s' * (found != 1)} (those of the driver, "
+            f"less what CUDA_VISIBLE_DEVICES hides). Use hardware.devices={max(found, 1)}"
+        )

@@ -9,6 +9,7 @@ import pytest
 from ftlab.distributed.world import (
     Nodes,
     World,
+    count_gpus,
     current_world,
     drive_one_device,
     first_host,
@@ -80,6 +81,11 @@ def test_processes_that_did_not_find_each_other_do_not_train(world_of):
     world_of(RANK="0", WORLD_SIZE="2")
     with pytest.raises(FtlabError, match="WORLD_SIZE=2 of the environment, but 1 process found each other"):
         drive_one_device(Arguments())
+
+
+@pytest.mark.parametrize(("visible", "count"), [(None, 8), ("0,3", 2), ("GPU-8f6b", 1), ("", 0), ("-1", 0)])
+def test_gpus_that_are_hidden_do_not_count(visible, count):
+    assert count_gpus(8, visible) == count
 
 
 @pytest.mark.parametrize(

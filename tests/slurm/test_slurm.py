@@ -328,6 +328,14 @@ def test_what_sbatch_refuses_is_told_once_in_its_own_words(command):
 
 
 @pytest.mark.slurm
+def test_a_run_without_a_name_that_sbatch_refuses_leaves_no_run_directory(command, tmp_path):
+    started = command(*TINY, "hydra.launcher.partition=nowhere")
+    assert started.end() == 1
+    assert started.output.count("invalid partition specified: nowhere") == 1
+    assert [path.name for path in (tmp_path / "outputs").iterdir()] == [".slurm"]
+
+
+@pytest.mark.slurm
 def test_a_script_of_the_users_own(command, tmp_path):
     (tmp_path / "own.sh").write_text(
         "#!/bin/bash\n#SBATCH --time=7\necho before > before.txt\n@COMMAND@\necho $code > after.txt\n"
