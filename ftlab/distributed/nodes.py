@@ -48,6 +48,7 @@ class NodeLink:
         self._ended = threading.Event()
         self._seen: dict[int, float] = {}  # when each of the others gave its last sign
         self._looked = time.monotonic()
+        self._missing: int | None = None
         if nodes.count > 1:
             import torch.distributed as dist
 
@@ -64,7 +65,7 @@ class NodeLink:
         if not self._hosts:
             return
         with suppress(RuntimeError):
-            self._line.set(f"{self.nodes.rank}/ended", "")
+            self._line.set(f"{self.nodes.rank}/ended", "1")
             until = time.monotonic() + _PARTING
             while self.nodes.rank == 0 and time.monotonic() < until and not all(map(self._has_ended, self._others)):
                 time.sleep(_PAUSE)
@@ -129,9 +130,11 @@ class NodeLink:
             begin()
         except FtlabError as error:
             problem = str(error)
-        self._line.set(f"{self.nodes.rank}/agrees/{self._count}", problem)
+        key = f"agrees/{self._count}"
+        with _lost_first_is_told(self.nodes):
+            self._line.set(f"{self.nodes.rank}/{key}", json.dumps(problem))
         for rank in range(self.nodes.count):
-            if answer := self._answer(f"{rank}/agrees/{self._count}"):
+            if answer := json.loads(self._answer(f"{rank}/{key}")):
                 raise RankFailedError(f"{self._name(rank)}: {answer}")
 
     def _answer(self, key: str) -> str:
@@ -177,11 +180,14 @@ class NodeLink:
         self._looked = -math.inf
 
     def missing(self) -> int | None:
-        """A machine that has given no sign of life for too long; None where there is none."""
+        """A machine that has given no sign of life for too long; None where there is none. Whoever was missed once is
+        not waited for again."""
         now = time.monotonic()
-        if self.nodes.rank != 0 and self._hosts and now - self._looked > _SILENCE:
-            return 0
-        return next((rank for rank, when in [*self._seen.items()] if now - when > _SILENCE), None)
+        if self._missing is None and self.nodes.rank != 0 and self._hosts and now - self._looked > _SILENCE:
+            self._missing = 0
+        if self._missing is None:
+            self._missing = next((rank for rank, when in [*self._seen.items()] if now - when > _SILENCE), None)
+        return self._missing
 
     def describe_missing(self, rank: int) -> str:
         return (

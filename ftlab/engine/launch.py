@@ -152,10 +152,10 @@ def _run(run_dir: RunDir, command: list[str], size: int, errors: Path, link: Nod
         rdzv_handler=_Rendezvous(link, name), max_restarts=0, monitor_interval=0.1,
     )  # fmt: skip
     os.environ.setdefault("OMP_NUM_THREADS", str(threads_of_rank(count)))
-    agent = _Agent(link, name, spec, DefaultLogsSpecs(), shutdown_timeout=_GRACE)
+    agent = _Agent(link, name, spec, DefaultLogsSpecs(), exit_barrier_timeout=_GRACE, shutdown_timeout=_GRACE)
     with agent.forwarding():
         result = agent.run()
-    if not result.is_failed():
+    if not result.is_failed() and not link.told(name):
         return True
     own = _own_failure(result, errors)
     if own is not None:
@@ -234,7 +234,7 @@ class _Agent(LocalElasticAgent):
         if self._link.missing() is None and not told:
             return result
         # After a signal to all, those of this machine are about to end too.
-        if not any(failure.exit_code in _INTERRUPTIONS for failure in told):
+        if not any(failure.exit_code in _INTERRUPTIONS and not failure.again for failure in told):
             self._hand_on(signal.SIGKILL, None)
         return RunResult(state=WorkerState.FAILED)
 
