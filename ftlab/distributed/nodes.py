@@ -67,7 +67,8 @@ class NodeLink:
         with suppress(RuntimeError):
             self._line.set(f"{self.nodes.rank}/ended", "1")
             until = time.monotonic() + _PARTING
-            while self.nodes.rank == 0 and time.monotonic() < until and not all(map(self._has_ended, self._others)):
+            there = [rank for rank in self._others if rank != self._missing]
+            while self.nodes.rank == 0 and time.monotonic() < until and not all(map(self._has_ended, there)):
                 time.sleep(_PAUSE)
 
     @property

@@ -8,30 +8,22 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import logging
 import os
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
-
-from torch.distributed import PrefixStore
-from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
-from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
-from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
-from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo, RendezvousStoreInfo
 
 from ftlab.base import machine
 from ftlab.base.terminal import echo, echo_error
 from ftlab.distributed.failures import RankFailure, failure_of_first, recorded_failures
 from ftlab.distributed.nodes import NodeLink
 from ftlab.distributed.world import Nodes, chosen_nodes, planned_devices, planned_nodes, slurm_nodes, threads_of_rank
-from ftlab.engine.process import SIGNALS, quiet_libraries
-from ftlab.engine.run import execute, phases_to_run
+from ftlab.engine.process import quiet_libraries
 from ftlab.errors import FtlabError, Interrupted, NodeLostError, NotReadyError, Preempted, RankFailedError
 from ftlab.preflight import check as preflight
 from ftlab.rundir.claim import hold
@@ -40,10 +32,8 @@ from ftlab.rundir.manifest import Manifest
 from ftlab.rundir.plan import Phase
 from ftlab.rundir.start_folder import in_start_folder
 
-_INTERRUPTIONS = {error.exit_code: error for error in (Interrupted, Preempted)}
 _RANK = "ftlab.engine.worker"
 _ALONE = Nodes(0, 1, "localhost", 0)
-_GRACE = 20  # seconds that the others have to end once one has failed, before they are killed
 
 
 def main() -> None:
@@ -105,6 +95,8 @@ def launch(run_dir: RunDir, checkpoint: int | None, started: float, module: str 
 
 def _launch(run_dir: RunDir, checkpoint: int | None, started: float, link: NodeLink, module: str = _RANK) -> None:
     """The same on this machine's share of those that are linked. :raises NodeLostError: one of them is gone."""
+    from ftlab.engine.run import execute, phases_to_run  # which import transformers
+
     names = link.share([phase.name for phase in phases_to_run(run_dir)])
     plan = run_dir.plan()
     phases = [phase for phase in plan.phases if phase.name in names]
@@ -143,21 +135,16 @@ def _run(run_dir: RunDir, command: list[str], size: int, errors: Path, link: Nod
     """Run one phase. :param command: the module of a process, and what it is given. :param size: processes on all
     machines. :param name: that all machines have for it. :return: False where it has to be started again.
     """
+    from ftlab.engine.agent import run_ranks
+
     count = size // link.nodes.count
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # its tables say what is said below
     for written in errors.iterdir():
         written.unlink()
-    spec = WorkerSpec(
-        role="rank", local_world_size=count, entrypoint=sys.executable, args=("-m", *command),
-        rdzv_handler=_Rendezvous(link, name), max_restarts=0, monitor_interval=0.1,
-    )  # fmt: skip
     os.environ.setdefault("OMP_NUM_THREADS", str(threads_of_rank(count)))
-    agent = _Agent(link, name, spec, DefaultLogsSpecs(), exit_barrier_timeout=_GRACE, shutdown_timeout=_GRACE)
-    with agent.forwarding():
-        result = agent.run()
+    result = run_ranks(command, count, link, name)
     if not result.is_failed() and not link.told(name):
         return True
-    own = _own_failure(result, errors)
+    own = _own_failure(result.failures, errors)
     if own is not None:
         link.tell(name, own)
     cause = link.cause(name, own)
@@ -182,94 +169,13 @@ def _go_on(run_dir: RunDir, line: str) -> None:
         Manifest(run_dir).record(status="running", error=None)
 
 
-class _Rendezvous(RendezvousHandler):
-    """The machines have met already: at the store of a :class:`NodeLink`."""
-
-    def __init__(self, link: NodeLink, name: str):
-        self._link, self._name = link, name
-
-    def get_backend(self) -> str:
-        return "ftlab"
-
-    @property
-    def use_agent_store(self) -> bool:
-        return True
-
-    def next_rendezvous(self) -> RendezvousInfo:
-        nodes, store = self._link.nodes, self._link.store
-        place = RendezvousStoreInfo(nodes.address, self._link.port)
-        return RendezvousInfo(PrefixStore(f"launch/{self._name}", store), nodes.rank, nodes.count, place)
-
-    def is_closed(self) -> bool:
-        return False
-
-    def set_closed(self) -> None:
-        pass
-
-    def num_nodes_waiting(self) -> int:
-        return 0
-
-    def get_run_id(self) -> str:
-        return self._name
-
-    def shutdown(self) -> bool:
-        return True
-
-
-class _Agent(LocalElasticAgent):
-    """torch's own, which hands on the signals that it gets instead of ending every process with them: they have a step
-    to finish and a checkpoint to write. It ends them where another machine has failed."""
-
-    def __init__(self, link: NodeLink, name: str, *given: Any, **more: Any):
-        super().__init__(*given, **more)
-        self._link, self._name = link, name
-        self._pids: dict[int, int] = {}
-        self._early: list[int] = []  # signals that came before there was anybody to hear them
-
-    def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
-        result = super()._monitor_workers(worker_group)
-        if result.state != WorkerState.HEALTHY:
-            return result
-        told = self._link.told(self._name)
-        if self._link.missing() is None and not told:
-            return result
-        # After a signal to all, those of this machine are about to end too.
-        if not any(failure.exit_code in _INTERRUPTIONS and not failure.again for failure in told):
-            self._hand_on(signal.SIGKILL, None)
-        return RunResult(state=WorkerState.FAILED)
-
-    def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
-        self._pids = super()._start_workers(worker_group)
-        for number in self._early:
-            self._hand_on(number, None)
-        return self._pids
-
-    @contextmanager
-    def forwarding(self) -> Iterator[None]:
-        # torch takes its list of signals from here, and raises an exception at each.
-        os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGHUP,SIGQUIT"
-        before = {number: signal.signal(number, self._hand_on) for number in SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _hand_on(self, number: int, frame: Any) -> None:
-        if not self._pids:
-            self._early.append(number)
-        for pid in self._pids.values():
-            with suppress(ProcessLookupError):
-                os.kill(pid, number)
-
-
-def _own_failure(result: RunResult, errors: Path) -> RankFailure | None:
+def _own_failure(failures: Mapping[int, Any], errors: Path) -> RankFailure | None:
     """Why the first process of this machine ended: the others fail because it is gone. None where none failed."""
     written = recorded_failures(errors)
     there = {failure.rank for failure in written}
     ended = [
         RankFailure(rank, time.time(), "", False, "", one.exitcode, False, max(-one.exitcode, 0))
-        for rank, one in result.failures.items()
+        for rank, one in failures.items()
         if rank not in there
     ]
     # Of processes that only follow, one that was killed is the cause, and one that ended without a word may be.
@@ -284,8 +190,9 @@ def _error(run_dir: RunDir, failure: RankFailure, count: int) -> FtlabError:
         line = f"{rank} was ended by {number.name}; the others were stopped. {_WHY.get(number, '')}"
         return RankFailedError(line.strip())
     if failure.is_ours:
-        if (interruption := _INTERRUPTIONS.get(failure.exit_code)) is not None:
-            return interruption(failure.message)
+        for interruption in (Preempted, Interrupted):
+            if failure.exit_code == interruption.exit_code:
+                return interruption(failure.message)
         # What the first met with, the others mostly have too.
         line = failure.message if failure.rank == 0 else f"{rank}: {failure.message}"
         return RankFailedError(line, failure.exit_code)

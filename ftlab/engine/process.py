@@ -33,6 +33,7 @@ def quiet_libraries() -> None:
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TOKENIZERS_PARALLELISM": "true",
         "BITSANDBYTES_NOWELCOME": "1",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",  # a store that is gone is told in words, and not with its frames in C++
     }.items():
         os.environ.setdefault(name, value)
 
