@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+from ftlab.distributed.sharding import uses_deepspeed
 from ftlab.distributed.world import planned_devices
 from ftlab.schema import Run
 
@@ -41,7 +42,7 @@ def why_not(here: Run, there: Run, is_under_way: bool) -> str | None:
         reason = _remedy_of_rows(here, there)
     elif not is_under_way:
         return None
-    elif here.deepspeed.stage is not None or here.hardware.fsdp:
+    elif uses_deepspeed(here) or here.hardware.fsdp:
         wrapper = "hardware.fsdp=true" if here.hardware.fsdp else f"deepspeed={here.deepspeed.name}"
         reason = f"under {wrapper} each of them has saved its own share"
     elif name in ("ppo", "grpo"):
