@@ -9,6 +9,7 @@ import yaml
 
 from ftlab.data.sources import resolve
 from ftlab.data.sources.files import Files
+from ftlab.distributed.world import may_have_accelerator
 from ftlab.errors import ConfigError, DataError, NotReadyError
 from ftlab.preflight import check
 from ftlab.schema import StageName
@@ -211,3 +212,10 @@ def test_splits_can_be_left_out_or_replaced(make_run, tmp_path):
     assert source.splits == {
         "train": Files((DATASET / "instructions" / "train.jsonl",)), "validation": Files((tmp_path / "v.jsonl",)),
     }  # fmt: skip
+
+
+@pytest.mark.skipif(may_have_accelerator(), reason="there is one")
+def test_more_devices_than_a_machine_without_an_accelerator_has(make_run):
+    with pytest.raises(NotReadyError, match=r"hardware.devices=8, and this machine has no accelerator. hardware=cpu h"):
+        check(make_run("hardware.devices=8"))
+    check(make_run("hardware.devices=8", "hardware=cpu"))
