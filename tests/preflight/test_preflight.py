@@ -217,5 +217,5 @@ def test_splits_can_be_left_out_or_replaced(make_run, tmp_path):
 @pytest.mark.skipif(may_have_accelerator(), reason="there is one")
 def test_more_devices_than_a_machine_without_an_accelerator_has(make_run):
     with pytest.raises(NotReadyError, match=r"hardware.devices=8, and this machine has no accelerator. hardware=cpu h"):
-        check(make_run("hardware.devices=8"))
-    check(make_run("hardware.devices=8", "hardware=cpu"))
+        check.check(make_run("hardware.devices=8"))
+    check.check(make_run("hardware.devices=8", "hardware=cpu"))
