@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ftlab.errors import FtlabError, OtherRankError, StartAgainError
+from ftlab.errors import FtlabError, OtherRankError, StartAgainError, first_line
 
 
 @dataclass(frozen=True)
@@ -66,3 +66,10 @@ def misses_another(error: BaseException) -> bool:
     if isinstance(error, FtlabError):
         return isinstance(error, OtherRankError)
     return isinstance(error, RuntimeError) and any(word in str(error) for word in _GONE)
+
+
+def describe_missing(error: BaseException) -> str:
+    """What a process says that goes on no longer because of another, of which it knows no more."""
+    return (
+        f"another process of this run has ended, and tells why itself, or whoever started it does ({first_line(error)})"
+    )

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rich.markup import escape
 
+from ftlab.distributed.failures import describe_missing, misses_another
 from ftlab.distributed.ranks import Ranks
 from ftlab.engine import starts, summary
 from ftlab.engine.finished import remarks_on_finished
@@ -151,6 +152,7 @@ def _ending(session: Session) -> Iterator[None]:
             manifest.values["status"] = "failed"
         raise
     except BaseException as error:
-        manifest.record(status="failed", error=str(error))
+        follows = session.ranks.world.size > 1 and misses_another(error)
+        manifest.record(status="failed", error=describe_missing(error) if follows else str(error))
         session.output.note(traceback.format_exc())
         raise

@@ -20,7 +20,7 @@ from typing import NoReturn
 
 from ftlab.base import machine
 from ftlab.base.terminal import echo_error
-from ftlab.distributed.failures import misses_another, record_failure
+from ftlab.distributed.failures import describe_missing, misses_another, record_failure
 from ftlab.distributed.ranks import Ranks, join_ranks
 from ftlab.distributed.world import ALONE, current_world, planned_devices, take_slurm_variables
 from ftlab.engine.hooks import PhaseHooks
@@ -109,20 +109,21 @@ def _tell(error: Exception, errors: Path | None, terminal: int) -> None:
     if errors is not None:
         record_failure(errors, current_world().rank, error)
         return
-    if not isinstance(error, FtlabError):
-        traceback.print_exception(error)
     try:
         world = current_world()
     except NotReadyError:  # which is the error
         world = ALONE
-    if not world.is_first and misses_another(error):
+    follows = world.size > 1 and misses_another(error)
+    if not isinstance(error, FtlabError) and not (follows and world.is_first):
+        traceback.print_exception(error)
+    if not world.is_first and follows:
         return  # that one has told it
     os.dup2(terminal, sys.stderr.fileno())
     rank = f"Rank {world.rank} of {world.size}: " if world.size > 1 and not isinstance(error, Interrupted) else ""
     if isinstance(error, FtlabError):
         echo_error(f"{rank}{error}")
     elif world.size > 1:
-        echo_error(f"{rank}{first_line(error)}")
+        echo_error(f"{rank}{describe_missing(error) if follows else first_line(error)}")
 
 
 def _print_to(path: Path) -> int:
