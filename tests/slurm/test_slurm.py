@@ -229,7 +229,7 @@ def test_two_processes_of_a_job_are_two_of_this_machine(command, tmp_path, undis
 def test_preempted_processes_agree_on_a_step(command, tmp_path, undisturbed, how, layout):
     started = command(*OF_RANKS, *LAYOUTS[layout], "run.dir=run")
     run = tmp_path / "run"
-    started.until(lambda: (run / "run.yaml").exists() and steps(run) >= 10)
+    started.until(lambda: (run / "run.yaml").exists() and steps(run) >= 10, 300)
     how(started, started.submission().job)
     assert started.end() == 0, started.output
     run_dir = RunDir.open(run)
@@ -254,7 +254,7 @@ def test_processes_go_on_after_the_time_limit(command, tmp_path, undisturbed, la
 def test_a_process_of_a_job_that_fails_fails_it_and_is_named(command, tmp_path, layout):
     started = command(*OF_RANKS, *LAYOUTS[layout], "run.dir=run")
     run = tmp_path / "run"
-    started.until(lambda: (run / "run.yaml").exists() and steps(run) >= 2)
+    started.until(lambda: (run / "run.yaml").exists() and steps(run) >= 2, 300)
     os.kill(second_process(run), signal.SIGKILL)
     assert started.end() == 1, started.output
     told = " ".join(started.output.split())
