@@ -182,7 +182,7 @@ RANKS = ("hardware=cpu", "hardware.devices=2")
 LAYOUTS = {
     "launched": RANKS,
     "tasks": (*RANKS, "hydra.launcher.tasks_per_node=2"),
-    "nodes": ("hardware=cpu", "hardware.nodes=2", "hydra.launcher.setup=[export MASTER_ADDR=127.0.0.1]"),
+    "nodes": ("hardware=cpu", "hardware.nodes=2", "hydra.launcher.setup=['export MASTER_ADDR=127.0.0.1']"),
 }
 OF_RANKS = (*LONG, "train.max_steps=40", "train.gradient_accumulation_steps=2")
 
