@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ftlab.base.console import Terminal
 from ftlab.base.terminal import echo
 from ftlab.distributed.world import planned_layout
 from ftlab.engine import tasks
@@ -74,8 +75,9 @@ def submit(run: Run, overrides: Sequence[str], options: Options) -> None:
     if waited.failure is not None:
         go_on = f"Go on with the same command, or with: ftlab resume {shlex.quote(str(prepared.path))}"
         raise JobFailedError(f"{prepared.path} is not finished: {waited.failure}\n{go_on}")
+    to = Terminal(highlight=False, emoji=False)
     for line in next_lines(prepared.path, RunDir(prepared.path).plan()):
-        echo(line)
+        to.print(line, soft_wrap=True)
 
 
 def prepare(title: str, run: Run, overrides: Sequence[str], options: Options) -> Prepared:
