@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ftlab.base.console import Terminal
 from ftlab.base.terminal import echo
+from ftlab.distributed.sharding import needs_launch
 from ftlab.distributed.world import planned_layout
 from ftlab.engine import tasks
 from ftlab.engine.summary import next_lines
@@ -138,8 +139,10 @@ def _batches(paths: Sequence[Path], options: Options) -> Iterator[Batch]:
     groups: dict[tuple[Resources, Path], list[Path]] = {}
     for path in paths:
         run_dir = RunDir(path)
-        hardware = [phase.config.hardware for phase in run_dir.plan().phases]
-        wanted = _resources(hardware, options), (start_folder(run_dir) or Path.cwd()).absolute()
+        configs = [phase.config for phase in run_dir.plan().phases]
+        is_launched = any(map(needs_launch, configs))
+        resources = _resources([config.hardware for config in configs], options, is_launched)
+        wanted = resources, (start_folder(run_dir) or Path.cwd()).absolute()
         groups.setdefault(wanted, []).append(path.absolute())
     for (resources, start), members in groups.items():
         folder = SubmissionFiles(members[0]).folder
@@ -155,8 +158,9 @@ def _without_ids(folder: Path) -> Path:
     return Path(*parts[: next((i for i, part in enumerate(parts) if "%" in part), len(parts))])
 
 
-def _resources(hardware: Sequence[Hardware], options: Options) -> Resources:
-    """:param hardware: of each phase; the job has what the largest needs.
+def _resources(hardware: Sequence[Hardware], options: Options, is_launched: bool = False) -> Resources:
+    """:param hardware: of each phase; the job has what the largest needs. :param is_launched: whether even the only
+    process of a run is started by the launcher.
 
     :raises ConfigError: the launcher's keys contradict those of the run's hardware, which are their one home.
     """
@@ -175,7 +179,7 @@ def _resources(hardware: Sequence[Hardware], options: Options) -> Resources:
         raise ConfigError(mistakes)
     is_asked = options.gres is not None or options.gpus_per_task is not None or not are_gpus
     gpus = options.gpus_per_node if options.gpus_per_node is not None else None if is_asked else devices
-    is_rank = devices == options.tasks_per_node and (devices > 1 or nodes == 1)
+    is_rank = devices == options.tasks_per_node and (devices > 1 or (nodes == 1 and not is_launched))
     return Resources(nodes, options.tasks_per_node, gpus, _RANK if is_rank else _NODE)
 
 
