@@ -82,8 +82,7 @@ def slurm_nodes() -> Nodes | None:
     """
     if "SLURM_STEP_ID" not in os.environ:
         return None
-    count = _variable("SLURM_STEP_NUM_NODES", _variable("SLURM_NNODES", 1, least=1), least=1)
-    return Nodes(_variable("SLURM_NODEID", 0), count, *_slurm_meeting_point())
+    return Nodes(_variable("SLURM_NODEID", 0), _slurm_node_count(), *_slurm_meeting_point())
 
 
 def chosen_nodes(count: int, rank: int | None, address: str | None, port: int | None) -> Nodes | None:
@@ -122,9 +121,15 @@ def take_slurm_variables() -> None:
     os.environ.update({name: value for name, value in said.items() if value is not None})
 
 
+def _slurm_node_count() -> int:
+    return _variable("SLURM_STEP_NUM_NODES", _variable("SLURM_NNODES", 1, least=1), least=1)
+
+
 def _slurm_meeting_point() -> tuple[str, int]:
     """Where the processes of a job step find each other: its first machine, and a port that no other job takes."""
     hosts = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_JOB_NODELIST") or "localhost"
+    if _slurm_node_count() == 1:
+        hosts = "localhost"  # whether or not the machine can look up its own name
     step = os.environ["SLURM_STEP_ID"]
     number = _variable("SLURM_JOB_ID", 0) + (int(step) if step.isdigit() else 0)
     return os.environ.get("MASTER_ADDR") or first_host(hosts), _variable("MASTER_PORT", 20_000 + number % 10_000, 1)

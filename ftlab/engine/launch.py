@@ -45,6 +45,7 @@ def main() -> None:
         started = time.monotonic() - machine.process_age()
         with in_start_folder(RunDir.open(given.run_dir)) as (run_dir, _), ExitStack() as stack:
             nodes = slurm_nodes() or _nodes_by_hand(run_dir, given)
+            nodes = _ALONE if nodes.count == 1 else nodes  # at a port that is free
             link = stack.enter_context(NodeLink(nodes, echo))
 
             def begin() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-from ftlab.distributed.world import driver_gpus, may_have_accelerator
+from ftlab.distributed.world import driver_gpus, may_have_accelerator, planned_layout
 from ftlab.schema import Run
 
 # Of bitsandbytes: on a CPU it has no pages for them.
@@ -35,8 +35,8 @@ def device_problems(run: Run) -> Iterator[str]:
 
 
 def _count_problems(run: Run, has_accelerator: bool) -> Iterator[str]:
-    name, devices = run.hardware.name, run.hardware.devices
-    if name == "cpu" or devices == "auto" or devices == 1:
+    name, (_, devices, _) = run.hardware.name, planned_layout(run.hardware)
+    if name == "cpu" or devices == 1:
         return
     if name == "auto" and not has_accelerator:
         yield (

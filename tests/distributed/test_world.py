@@ -117,6 +117,12 @@ def test_srun_says_it_in_its_own_variables(world_of):
     assert slurm_nodes() == Nodes(1, 2, "gpu007", int(os.environ["MASTER_PORT"]))
 
 
+def test_processes_of_one_machine_meet_there_whatever_its_name_is(world_of):
+    world_of(**{**OF_SRUN, "SLURM_STEP_NUM_NODES": "1", "SLURM_NODEID": "0", "SLURM_STEP_NODELIST": "gpu007"})
+    take_slurm_variables()
+    assert os.environ["MASTER_ADDR"] == "localhost"
+
+
 @pytest.mark.parametrize("left_out", ["SLURM_STEP_ID", None])
 def test_a_job_without_srun_and_one_task_are_one_process(world_of, left_out):
     """sbatch sets the number of tasks for its script, which runs once."""
