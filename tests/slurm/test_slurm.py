@@ -262,7 +262,9 @@ def test_a_process_of_a_job_that_fails_fails_it_and_is_named(command, tmp_path, 
         assert "another process of this run has ended" in told
         assert "task 1: Killed" in Path(started.submission().stderr).read_text()  # as srun has seen it
     else:
-        assert told.count("Rank 1 of 2 was ended by SIGKILL; the others were stopped.") == 1
+        line = "Rank 1 of 2 was ended by SIGKILL; the others were stopped."
+        assert line in told
+        assert Path(started.submission().stderr).read_text().count(line) == 1
 
 
 def second_process(run: Path) -> int:
