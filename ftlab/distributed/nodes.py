@@ -45,10 +45,16 @@ class NodeLink:
         self.port: int = self.store.port
         self._hosts: list[str] = []  # empty where they have not met
         self._count = 0
+        self._name_of_work = ""
         self._ended = threading.Event()
         self._seen: dict[int, float] = {}  # when each of the others gave its last sign
         self._looked = time.monotonic()
         self._missing: int | None = None
+        # Calls of a store whose machine has frozen never end: from the meeting on the thread alone makes those that
+        # others would wait for.
+        self._thread: threading.Thread | None = None
+        self._to_tell: dict[str, str] = {}
+        self._told: dict[str, RankFailure] = {}
         if nodes.count > 1:
             import torch.distributed as dist
 
@@ -62,14 +68,8 @@ class NodeLink:
     def __exit__(self, *_: object) -> None:
         """The first stays until the others have heard all that it knows."""
         self._ended.set()
-        if not self._hosts:
-            return
-        with suppress(RuntimeError):
-            self._line.set(f"{self.nodes.rank}/ended", "1")
-            until = time.monotonic() + _PARTING
-            there = [rank for rank in self._others if rank != self._missing]
-            while self.nodes.rank == 0 and time.monotonic() < until and not all(map(self._has_ended, there)):
-                time.sleep(_PAUSE)
+        if self._thread is not None and self._missing != 0:
+            self._thread.join(_SILENCE + _PARTING)
 
     @property
     def _others(self) -> list[int]:
@@ -88,7 +88,8 @@ class NodeLink:
             self._hosts = [self._line.get(f"{rank}/host").decode() for rank in range(self.nodes.count)]
         self._seen = dict.fromkeys(self._others, time.monotonic())
         self._looked = time.monotonic()
-        threading.Thread(target=self._beat, daemon=True, name="nodes").start()
+        self._thread = threading.Thread(target=self._beat, daemon=True, name="nodes")
+        self._thread.start()
         if self.nodes.rank == 0:
             token = secrets.token_hex(8)
             shared.parent.mkdir(parents=True, exist_ok=True)
@@ -166,19 +167,35 @@ class NodeLink:
     # ------------------------------------------------------------------------------------------------ signs of life
 
     def _beat(self) -> None:
-        """Give a sign of life, and look for those of the others. Where the store is gone, so is the first machine."""
+        """Give signs of life and look for those of the others, with what they tell. Where the store is gone, so is the
+        first machine."""
         counts: dict[int, int] = {}
         with suppress(RuntimeError):
             while not self._ended.is_set():
-                self._line.add(f"{self.nodes.rank}/alive", 1)
-                for rank in self._others:
-                    count = self._line.add(f"{rank}/alive", 0)
-                    if count != counts.get(rank) or self._has_ended(rank):
-                        counts[rank], self._seen[rank] = count, time.monotonic()
-                self._looked = time.monotonic()
+                self._exchange(counts)
                 self._ended.wait(_BEAT)
+            self._exchange(counts)
+            self._line.set(f"{self.nodes.rank}/ended", "1")
+            until = time.monotonic() + _PARTING
+            there = [rank for rank in self._others if rank != self._missing]
+            while self.nodes.rank == 0 and time.monotonic() < until and not all(map(self._has_ended, there)):
+                time.sleep(_PAUSE)
             return
         self._looked = -math.inf
+
+    def _exchange(self, counts: dict[int, int]) -> None:
+        """:param counts: the last sign of each of the others."""
+        self._line.add(f"{self.nodes.rank}/alive", 1)
+        for name, text in [*self._to_tell.items()]:
+            self._line.set(f"{name}/{self.nodes.rank}/failure", text)
+        for rank in self._others:
+            count = self._line.add(f"{rank}/alive", 0)
+            if count != counts.get(rank) or self._has_ended(rank):
+                counts[rank], self._seen[rank] = count, time.monotonic()
+            key = f"{self._name_of_work}/{rank}/failure"
+            if key not in self._told and self._line.check([key]):
+                self._told[key] = read_failure(self._line.get(key).decode())
+        self._looked = time.monotonic()
 
     def missing(self) -> int | None:
         """A machine that has given no sign of life for too long; None where there is none. Whoever was missed once is
@@ -205,22 +222,20 @@ class NodeLink:
 
     # ---------------------------------------------------------------------------------------------------- failures
 
-    def tell(self, name: str, failure: RankFailure) -> None:
-        """Let the others know why the processes of this machine ended. :param name: of what they were started for."""
-        if self._hosts:
-            with suppress(RuntimeError):
-                self._line.set(f"{name}/{self.nodes.rank}/failure", json.dumps(vars(failure)))
+    def begin(self, name: str) -> None:
+        """From here on failures are those of this work. :param name: that all machines have for it."""
+        self._name_of_work = name
 
-    def told(self, name: str) -> list[RankFailure]:
+    def tell(self, failure: RankFailure) -> None:
+        """Let the others know why the processes of this machine ended."""
+        self._to_tell[self._name_of_work] = json.dumps(vars(failure))
+
+    def told(self) -> list[RankFailure]:
         """Why those of the others did, as far as they have told."""
-        if not self._hosts:
-            return []
-        with suppress(RuntimeError):
-            keys = [f"{name}/{rank}/failure" for rank in self._others]
-            return [read_failure(self._line.get(key).decode()) for key in keys if self._line.check([key])]
-        return []
+        work = f"{self._name_of_work}/"
+        return [failure for key, failure in [*self._told.items()] if key.startswith(work)]
 
-    def cause(self, name: str, own: RankFailure | None) -> RankFailure | int | None:
+    def cause(self, own: RankFailure | None) -> RankFailure | int | None:
         """Why the processes of all machines ended: what the first that failed of itself says, or the number of a
         machine that is missing. Of one that failed because another is gone, that one's launcher knows more.
 
@@ -228,7 +243,7 @@ class NodeLink:
         """
         until = time.monotonic() + (_SILENCE + _PARTING if self._hosts else 0)
         while True:
-            first = failure_of_first(failure for failure in (own, *self.told(name)) if failure is not None)
+            first = failure_of_first(failure for failure in (own, *self.told()) if failure is not None)
             if first is not None and not first.follows:
                 return first
             if (rank := self.missing()) is not None:

@@ -33,7 +33,7 @@ def run_ranks(command: Sequence[str], count: int, link: NodeLink, name: str) -> 
         role="rank", local_world_size=count, entrypoint=sys.executable, args=("-m", *command),
         rdzv_handler=_Rendezvous(link, name), max_restarts=0, monitor_interval=0.1,
     )  # fmt: skip
-    agent = _Agent(link, name, spec, DefaultLogsSpecs(), exit_barrier_timeout=_GRACE, shutdown_timeout=_GRACE)
+    agent = _Agent(link, spec, DefaultLogsSpecs(), exit_barrier_timeout=_GRACE, shutdown_timeout=_GRACE)
     with agent.forwarding():
         return agent.run()
 
@@ -76,9 +76,9 @@ class _Agent(LocalElasticAgent):
     """torch's own, which hands on the signals that it gets instead of ending every process with them: they have a step
     to finish and a checkpoint to write. It ends them where another machine has failed."""
 
-    def __init__(self, link: NodeLink, name: str, *given: Any, **more: Any):
+    def __init__(self, link: NodeLink, *given: Any, **more: Any):
         super().__init__(*given, **more)
-        self._link, self._name = link, name
+        self._link = link
         self._pids: dict[int, int] = {}
         self._early: list[int] = []  # signals that came before there was anybody to hear them
 
@@ -86,7 +86,7 @@ class _Agent(LocalElasticAgent):
         result = super()._monitor_workers(worker_group)
         if result.state != WorkerState.HEALTHY:
             return result
-        told = self._link.told(self._name)
+        told = self._link.told()
         if self._link.missing() is None and not told:
             return result
         # After a signal to all, those of this machine are about to end too.

@@ -142,13 +142,14 @@ def _run(run_dir: RunDir, command: list[str], size: int, errors: Path, link: Nod
     for written in errors.iterdir():
         written.unlink()
     os.environ.setdefault("OMP_NUM_THREADS", str(threads_of_rank(count)))
+    link.begin(name)
     result = run_ranks(command, count, link, name)
-    if not result.is_failed() and not link.told(name):
+    if not result.is_failed() and not link.told():
         return True
     own = _own_failure(result.failures, errors)
     if own is not None:
-        link.tell(name, own)
-    cause = link.cause(name, own)
+        link.tell(own)
+    cause = link.cause(own)
     assert cause is not None, "a process of this machine has failed, or another machine"
     if isinstance(cause, int):
         error: FtlabError = NodeLostError(link.describe_missing(cause))
