@@ -28,7 +28,6 @@ def test_a_step_that_stays_what_it_is(make_run, stage):
         (("stage=kto",), "kto takes its KL from one micro-batch of every process"),
         (("stage=ppo",), "ppo draws its answers process by process"),
         (("deepspeed=z2",), "under deepspeed=z2 each of them has saved its own share"),
-        (("hardware.fsdp=true",), "under hardware.fsdp=true each of them has saved its own share"),
     ],
 )
 def test_what_would_not(make_run, words, reason):
@@ -40,6 +39,12 @@ def test_what_would_not(make_run, words, reason):
     assert told.endswith("Go on with 1 process, or start another run with run.if_exists=new.")
     assert why_not(here, there, is_under_way=False) is None
     assert why_not(here, here, is_under_way=True) is None
+
+
+def test_shards_of_two_are_none_of_four(make_run):
+    here = make_run(*TWO, "hardware.fsdp=true")
+    told = why_not(here, make_run(*TWO, "hardware.fsdp=true", "hardware.devices=4", f"{SIZE}=1"), is_under_way=True)
+    assert told is not None and "under hardware.fsdp=true each of them has saved its own share" in told
 
 
 def test_dropout_that_a_stage_switches_off_is_none(make_run):
