@@ -99,7 +99,9 @@ def chunked_logprobs(
     :param smoothing: of the labels: this share of each target is spread over the whole vocabulary, so that what comes
         is (1 - s) log p(target) + s mean_v log p(v) (https://arxiv.org/abs/1512.00567, section 7).
     """
-    size = max(LOGIT_ELEMENTS // head.out_features, 1)  # of a sharded weight the shape is not there
+    weight = head.weight
+    # ZeRO-3 leaves an empty weight, and its shape beside.
+    size = max(LOGIT_ELEMENTS // getattr(weight, "ds_shape", weight.shape)[0], 1)
 
     def part(hidden_nD: Tensor, targets_n: Tensor) -> Tensor:
         logits_nV = logits(hidden_nD)
