@@ -8,7 +8,7 @@ from pathlib import Path
 from ftlab.use.help import TRY
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMAND = re.compile(r"^    (?:python -m )?ftlab\b([^#\n]*)", re.MULTILINE)
+COMMAND = re.compile(r"^    (?:python -m )?ftlab\b(?!\.)([^#\n]*)", re.MULTILINE)
 
 
 def commands() -> list[str]:
