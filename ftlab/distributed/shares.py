@@ -11,8 +11,8 @@ _Item = TypeVar("_Item")
 
 
 def own_share(items: Sequence[_Item], world: World) -> list[_Item]:
-    """This process's part: every so manieth item from its rank on. Where there are fewer items than processes, one
-    without any gets the first, and what it makes of it counts for nothing: models are called by all or by none."""
+    """This process's part: one item in ``world.size``, from its rank on. Where there are fewer items than processes,
+    one without any gets the first, and what it makes of it counts for nothing: models are called by all or by none."""
     return [*items[world.rank :: world.size]] or [*items[:1]]
 
 

@@ -14,7 +14,7 @@ from ftlab.data.prompts import prompt_rows
 from ftlab.data.row_origins import row_locations
 from ftlab.data.sources import resolve
 from ftlab.distributed.deepspeed import prepare_environment
-from ftlab.distributed.sharding import sharding_of, uses_deepspeed
+from ftlab.distributed.sharding import sharding_of
 from ftlab.engine import resume_point, summary
 from ftlab.engine.final_weights import changed_weights, link_final, save_final, weight_hashes
 from ftlab.engine.fingerprints import check_saved, weight_sums
@@ -139,8 +139,8 @@ class PhaseRun:
         from ftlab.model.load import uses_cpu
         from ftlab.policy.build import build_model
 
-        if uses_deepspeed(self.config):
-            prepare_environment(uses_cpu(self.config))  # the first call of a model imports it
+        # The first call of a model imports it wherever it is installed, and it tells of a device that it misses.
+        prepare_environment(uses_cpu(self.config))
         self.model, added = build_model(self.config, self.tokens)
         additions = str(self.tokens.additions)
         if additions:

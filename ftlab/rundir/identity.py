@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from ftlab.rundir.plan import Phase
-from ftlab.schema import CHOOSING, OPERATIONAL, SAMPLING, Run
+from ftlab.schema import CHOOSING, OPERATIONAL, Run
 
 
 def identity_of_phase(phase: Phase) -> dict[str, Any]:
@@ -23,8 +23,7 @@ def identity_of_config(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     schema = Run.model_json_schema()
     train = config["train"]
     chooses = bool(train.get("keep_best")) or train.get("early_stopping") is not None
-    marks = {True, *([] if chooses else [CHOOSING]), *([] if config["stage"]["name"] == "ppo" else [SAMPLING])}
-    yield from _identity(config, schema, schema["$defs"], "", marks)
+    yield from _identity(config, schema, schema["$defs"], "", (True, CHOOSING) if not chooses else (True,))
 
 
 def _identity(

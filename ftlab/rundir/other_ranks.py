@@ -11,7 +11,7 @@ from typing import Any
 
 from ftlab.distributed.sharding import uses_deepspeed
 from ftlab.distributed.world import planned_devices
-from ftlab.schema import Run
+from ftlab.schema import PpoStage, Run
 
 SIZE = "train.gradient_accumulation_steps"  # of a step, together with the processes
 _WITHOUT_DROPOUT = ("rm", "dpo", "orpo", "kto")
@@ -46,7 +46,7 @@ def why_not(here: Run, there: Run, is_under_way: bool) -> str | None:
         wrapper = "hardware.fsdp=true" if here.hardware.fsdp else f"deepspeed={here.deepspeed.name}"
         reason = f"under {wrapper} each of them has saved its own share"
     elif name in ("ppo", "grpo"):
-        reason = f"{name} draws its answers process by process"
+        reason = f"stage={name} has not been shown to go on exactly with others"
     elif here.train.engine == "trl":
         reason = "train.engine=trl runs in one"
     elif name == "kto":
@@ -72,6 +72,9 @@ def _remedy_of_rows(here: Run, there: Run) -> str:
 
 
 def _rows(run: Run) -> int:
+    """Of a step."""
+    if isinstance(run.stage, PpoStage):
+        return run.stage.mini_batch_size
     return run.train.micro_batch_size * run.train.gradient_accumulation_steps * planned_devices(run.hardware)
 
 

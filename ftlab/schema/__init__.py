@@ -1,8 +1,7 @@
 """Types and bounds of every config key. Values live in ``conf/``; no field here has a default.
 
-Keys marked ``operational`` may differ between the start of a run and its continuation; those marked ``choosing`` may
-where no evaluation decides which weights are kept, those marked ``sampling`` where no answer is trained on. All others
-are its identity.
+Keys marked ``operational`` may differ between the start of a run and its continuation, those marked ``choosing`` where
+no evaluation decides which weights are kept; all others are its identity.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from pydantic import AfterValidator, Field
 from ftlab.schema.base import (
     CHOOSING,
     OPERATIONAL,
-    SAMPLING,
     Format,
     Fraction,
     Group,
@@ -52,7 +50,6 @@ from ftlab.schema.train import Deepspeed, Eval, Hardware, Tracker, Train
 __all__ = [
     "CHOOSING",
     "OPERATIONAL",
-    "SAMPLING",
     "Architecture",
     "Data",
     "Deepspeed",

@@ -8,12 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 OPERATIONAL = "operational"
 CHOOSING = "unless evaluations choose the weights"
-SAMPLING = "unless its answers are trained on"
 operational = Field(json_schema_extra={OPERATIONAL: True})
 # Of evaluations: under train.keep_best and train.early_stopping they decide which weights a run ends with.
 choosing = Field(json_schema_extra={OPERATIONAL: CHOOSING})
-# Of generation: a batch draws its answers together, and ppo learns from them.
-sampling = Field(json_schema_extra={OPERATIONAL: SAMPLING})
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(gt=0)]

@@ -16,7 +16,6 @@ from ftlab.schema.base import (
     PositiveFloat,
     choosing,
     operational,
-    sampling,
 )
 
 # Names of transformers' OptimizerNames; those that are not here cannot do what a step is in this project.
@@ -71,7 +70,7 @@ class Train(Group):
 
 class Eval(Group):
     steps: Annotated[Positive, choosing]
-    batch_size: Annotated[Positive, sampling]
+    batch_size: Annotated[Positive, operational]
     generate_every: Annotated[Positive | None, choosing]
     max_new_tokens: Annotated[Positive, choosing]
     samples: Annotated[NonNegative, operational]

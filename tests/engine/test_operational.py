@@ -60,11 +60,6 @@ def test_every_key_that_may_change_is_changed_here_or_has_a_reason():
     assert operational == {*CHANGES} | {*NOT_CHANGED}
 
 
-def test_how_many_answers_are_drawn_at_once_is_part_of_a_run_that_learns_from_them():
-    assert "eval.batch_size" in dict(identity(make_run("stage=ppo")))
-    assert "eval.batch_size" not in dict(identity(make_run("stage=grpo")))
-
-
 @pytest.fixture
 def given(tmp_path) -> tuple[str, ...]:
     """A run that takes long enough to be stopped, on few rows."""
