@@ -114,18 +114,19 @@ def _gumbel(seeds_b: Tensor, at: int, logits_bV: Tensor) -> Tensor:
     size = logits_bV.shape[1]
     counters_V = torch.arange(at * size + 1, (at + 1) * size + 1, device=logits_bV.device)
     mixed = seeds_b[:, None] + counters_V * _signed(0x9E3779B97F4A7C15)  # which overflows, as it should
-    mixed = (mixed ^ _shifted(mixed, 30)) * _signed(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ _shifted(mixed, 27)) * _signed(0x94D049BB133111EB)
-    mixed = mixed ^ _shifted(mixed, 31)
+    shifted = torch.empty_like(mixed)  # in place: making tensors takes as long as all else
+    for bits, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
+        mixed.bitwise_xor_(_shift(shifted.copy_(mixed), bits)).mul_(_signed(factor))
     dtype, bits = (torch.float32, 23) if mixed.device.type == "mps" else (torch.float64, 52)  # mps has no fp64
-    uniform_bV = (_shifted(mixed, 64 - bits).to(dtype) + 0.5) * 2.0**-bits
+    uniform_bV = _shift(mixed, 64 - bits).to(dtype).add_(0.5).mul_(2.0**-bits)
     return uniform_bV.log_().neg_().log_().neg_()
 
 
-def _shifted(values: Tensor, bits: int) -> Tensor:
-    """To the right, without the sign."""
-    return (values >> bits) & ((1 << (64 - bits)) - 1)
+def _shift(values: Tensor, bits: int) -> Tensor:
+    """To the right, without the sign; in place."""
+    return values.bitwise_right_shift_(bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
 def _signed(number: int) -> int:
-    return number - (1 << 64)
+    """The same 64 bits."""
+    return number - (1 << 64) if number >> 63 else number
