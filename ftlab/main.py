@@ -45,6 +45,8 @@ def answer(argv: list[str]) -> Any:
         return resolve_name("ftlab.use.config:show")(given, cfg)
     if given.trains_sweep:
         sys.exit(resolve_name("ftlab.engine.sweep:run")(given, start))
+    if given.repeats_task:
+        sys.exit(resolve_name("ftlab.config.sweeps:run_each")(given, cfg.hydra, start))
     return start(given.for_hydra)
 
 

@@ -185,8 +185,8 @@ def test_a_task_can_be_swept(each):
         "seed=1,2 version --multirun",
         "hydra/launcher=basic -m seed=1,2 task=version hydra.sweep.dir=swept",
     ]
-    ends = {line: (done.returncode, done.stdout, done.stderr) for line, done in each(lines).items()}
-    assert ends == dict.fromkeys(lines, (0, f"ftlab {__version__}\n" * 2, ""))
+    ends = {line: (done.returncode, done.stdout, done.stderr, done.left) for line, done in each(lines).items()}
+    assert ends == dict.fromkeys(lines, (0, f"ftlab {__version__}\n" * 2, "", []))
 
 
 def test_the_version_is_ours_and_the_word_help_is_help(each):

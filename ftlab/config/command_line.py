@@ -36,6 +36,8 @@ _OPEN = re.compile(
     r"^(data\.(golden\.)?(columns|tags)|model\.recommended\.learning_rate|hydra\.launcher\.additional_parameters)[.=]"
 )
 
+LAUNCHED = ("train", "resume")  # tasks that a launcher may be given; all others run here
+
 
 @dataclass(frozen=True)
 class Arguments:
@@ -59,6 +61,11 @@ class Arguments:
     def trains_sweep(self) -> bool:
         """Whether it is a sweep of trainings that is to be run, and not only to be shown."""
         return self.is_multirun and self.task == "train" and self.flag("--cfg", "-c") is None
+
+    @property
+    def repeats_task(self) -> bool:
+        """Whether it is a sweep of a task that no launcher is given, because nothing is trained."""
+        return self.is_multirun and self.task not in LAUNCHED and self.flag("--cfg", "-c") is None
 
     @property
     def single_flags(self) -> list[str]:

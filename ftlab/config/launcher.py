@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
+from ftlab.config.command_line import LAUNCHED
 from ftlab.errors import ConfigError, Mistake, nearest
 from ftlab.slurm.options import TARGET, Options
 
@@ -72,7 +73,7 @@ def mistakes(cfg: DictConfig, task: str) -> list[Mistake]:
         asked = options(cfg.hydra)
     except ConfigError as error:
         return [*error.mistakes]
-    if asked is not None and task not in ("train", "resume"):
+    if asked is not None and task not in LAUNCHED:
         return [Mistake("hydra/launcher", f"ftlab {task} runs here; train and resume are handed to a cluster", "slurm")]
     if asked is not None and cfg.run.checkpoint is not None:
         reason = "is for a start on this machine: a job that is queued again would go back to it each time"

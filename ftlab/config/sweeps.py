@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -62,16 +62,44 @@ def read(arguments: Arguments) -> Sweep:
     setup_globals()  # the resolver of the time that the folder is named after
     hydra = compose(first_values(overrides), loader, config_name).hydra
     values = {one.key_or_group: one.value() for one in overrides}
-    jobs = None
-    if hydra.sweeper.get("_target_") == _BASIC:
-        sweeper: Any = OmegaConf.to_container(hydra.sweeper)
-        given = sweeper["params"] or {}
-        lines = parser.parse_overrides([*(f"{key}={value}" for key, value in given.items()), *arguments.overrides])
-        (every,) = BasicSweeper.split_arguments(lines, None)
-        jobs = tuple(identity(job) for job in every)
+    every = _jobs(hydra, arguments)
     return Sweep(
-        Path(hydra.sweep.dir), _DIR in values, values.get("run.if_exists") == "new", jobs, launcher.options(hydra)
-    )
+        Path(hydra.sweep.dir), _DIR in values, values.get("run.if_exists") == "new",
+        None if every is None else tuple(map(identity, every)), launcher.options(hydra),
+    )  # fmt: skip
+
+
+def _jobs(hydra: DictConfig, arguments: Arguments) -> list[list[str]] | None:
+    """The overrides of each job, as Hydra takes them; None where a sweeper chooses them on the way."""
+    if hydra.sweeper.get("_target_") != _BASIC:
+        return None
+    sweeper: Any = OmegaConf.to_container(hydra.sweeper)
+    given = sweeper["params"] or {}
+    lines = [*(f"{key}={value}" for key, value in given.items()), *arguments.overrides]
+    (every,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(lines), None)
+    return every
+
+
+def run_each(arguments: Arguments, hydra: DictConfig, start: Callable[[list[str]], None]) -> int:
+    """Run the jobs of a task that trains nothing one after the other, each as the command line that it is by itself:
+    Hydra's own sweep makes folders. One that fails has told why, and ends none of the others. Return the exit code.
+
+    :param hydra: the node of a composed config. :param start: lets Hydra run a command line.
+    :raises ConfigError: the sweeper chooses jobs by what trainings come to.
+    """
+    jobs = _jobs(hydra, arguments)
+    if jobs is None:
+        reason = f"chooses its jobs by how trainings end; ftlab {arguments.task} -m takes the values on its line"
+        raise ConfigError([Mistake("hydra/sweeper", reason, hydra.runtime.choices["hydra/sweeper"])])
+    code = 0
+    for number, job in enumerate(jobs):
+        try:
+            start([*arguments.single_flags, *job, f"hydra.job.num={number}"])
+        except SystemExit as end:
+            if end.code == Interrupted.exit_code:
+                raise
+            code = code or int(end.code or 0)
+    return code
 
 
 def identity(overrides: Sequence[str]) -> tuple[str, ...]:

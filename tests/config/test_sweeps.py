@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
 
-from ftlab.config import command_line, sweeps
+from ftlab.config import check, command_line, compose, phases, sweeps
 from ftlab.errors import ConfigError
 from ftlab.rundir.sweep import Journal, SweepDir, changed_overrides, is_same
 
@@ -42,6 +43,32 @@ def test_a_sweep_is_the_same_by_its_jobs_and_not_by_its_place():
 )
 def test_only_trainings_that_are_run_make_a_sweep(line, expected):
     assert read(line).trains_sweep is expected
+
+
+def test_a_task_that_trains_nothing_is_repeated_for_each_job_with_its_number():
+    given = read("plan -m lora.r=4,8 seed=1 phases.sft.lora.r=2")
+    lines: list[list[str]] = []
+
+    def start(line: list[str]) -> None:
+        lines.append(line)
+        sys.exit(len(lines) % 2)  # the first fails
+
+    assert given.repeats_task and not given.trains_sweep
+    assert sweeps.run_each(given, compose.compose(["lora.r=4"]).hydra, start) == 1
+    typed = [[phases.decode_override(word) for word in line] for line in lines]
+    same = ["seed=1", "phases.sft.lora.r=2"]
+    assert typed == [
+        ["task=plan", "lora.r=4", *same, "hydra.job.num=0"], ["task=plan", "lora.r=8", *same, "hydra.job.num=1"]
+    ]  # fmt: skip
+
+
+def test_a_sweeper_that_learns_from_trainings_is_for_trainings(tmp_path):
+    folder = tmp_path / "hydra" / "sweeper"
+    folder.mkdir(parents=True)
+    (folder / "guided.yaml").write_text("_target_: guided.Sweeper\n")
+    line = f"plan -m lora.r=4,8 hydra/sweeper=guided --config-dir={tmp_path}"
+    with pytest.raises(ConfigError, match="hydra/sweeper=guided: chooses its jobs by how trainings end; ftlab plan -m"):
+        sweeps.run_each(read(line), check.check(read(line)).hydra, lambda _: None)
 
 
 def test_resume_of_a_sweep_is_its_command_line(tmp_path, monkeypatch):

@@ -128,6 +128,7 @@ def test_wrong_questions_and_sweeps_get_answers_that_fit_a_terminal(each, env):
     assert (sweep.stdout.count(": does not fit"), sweep.stdout.count(": fits")) == (1, 1)
     assert (sweep.returncode, too_wide(sweep.stdout)) == (1, [])
     assert "This run does not fit: " in sweep.stderr
+    assert sweep.left == [], "no folder of a sweep"
 
 
 def test_what_is_solved_for_can_be_typed(make_run):
