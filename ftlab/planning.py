@@ -7,6 +7,8 @@ from pathlib import Path
 
 from ftlab.distributed.world import planned_devices
 from ftlab.errors import ConfigError, Mistake, RunDirError, nearest
+from ftlab.rundir.claim import named_folder
+from ftlab.rundir.directory import RunDir
 from ftlab.rundir.plan import WEIGHTS, Phase, Plan
 from ftlab.rundir.sources import policy_of_run
 from ftlab.schema import GrpoStage, PhaseEntry, PpoStage, Run, Stage
@@ -67,13 +69,10 @@ def _check(run: Run, phases: Sequence[Phase]) -> None:
 
 def _finished_phases(run: Run, phases: Sequence[Phase]) -> set[str]:
     """The phases that are finished in the directory that this command continues."""
-    from ftlab.rundir.directory import RunDir
-
-    keys = run.run
-    place = keys.dir or (None if keys.name is None else f"outputs/{keys.name}")
-    if place is None or keys.if_exists == "new":
+    place = named_folder(run.run)
+    if place is None or run.run.if_exists == "new":
         return set()
-    run_dir = RunDir(Path(place))
+    run_dir = RunDir(place)
     return {phase.name for phase in phases if run_dir.phase_files(phase.folder).final.is_dir()}
 
 

@@ -24,6 +24,7 @@ from ftlab.engine.questions import check_room, has_golden_answers
 from ftlab.engine.session import Session
 from ftlab.errors import NotReadyError, RunDirError
 from ftlab.policy import lineage
+from ftlab.preflight.directory import check_same_data, continuing_line
 from ftlab.preflight.fit import forecast
 from ftlab.preflight.remarks import remarks
 from ftlab.rundir.checkpoints import step_of
@@ -61,7 +62,7 @@ class PhaseRun:
         self.session.interruption.check()
         data = self._data()
         sources = resolve.resolve(data, self.config.stage.name)
-        self._check_same_data(sources)
+        check_same_data(self.run_dir, self.phase.name, sources)
         self._check_same_source()
         self._load_tokenizer()
         self.parts = split_parts(sources, data, self.config.seed, self.output.progress)
@@ -100,14 +101,6 @@ class PhaseRun:
         prepared: list[Prepared] = []
         self.session.once(lambda: prepared.append(work()))
         return prepared[0] if prepared else work()
-
-    def _check_same_data(self, sources: list[resolve.Source]) -> None:
-        """A run that goes on must read what it began with, or its weights belong to no data set at all."""
-        for change in resolve.file_changes(sources, self.run_dir.data_files(self.phase.name)):
-            raise RunDirError(
-                f"{change} since {self.run_dir.path} began. Put the data back as it was to continue, or start "
-                "another run: run.if_exists=new, or another run.name."
-            )
 
     def _check_same_source(self) -> None:
         """Nor may the weights have changed that the phase before it ended with."""
@@ -231,7 +224,7 @@ class PhaseRun:
         else:
             checkpoint = resume_point.chosen_checkpoint(folder, self._wanted, self.config.stage.name, self.output)
         if checkpoint is not None:
-            self.output.say(f"continuing from {escape(str(checkpoint))}")
+            self.output.say(escape(continuing_line(checkpoint)))
         return checkpoint
 
     def _trainer(self, prepared: Any, beside: list[Any]) -> Any:

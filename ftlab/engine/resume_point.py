@@ -11,8 +11,8 @@ from typing import Any
 from rich.markup import escape
 
 from ftlab.engine.output import Output
-from ftlab.errors import RunDirError
-from ftlab.rundir.checkpoints import checkpoints, flaw, others, set_aside, step_of
+from ftlab.preflight.directory import passed_over
+from ftlab.rundir.checkpoints import checkpoints, newest_whole, others, set_aside, whole_of_step
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.documents import is_there, kind_of, parse_line
 from ftlab.rundir.extension import is_moved_end
@@ -29,18 +29,16 @@ def newest_whole_checkpoint(folder: Path, stage: str, output: Output) -> Path | 
     :param folder: of the phase. :param stage: its name.
     """
     _pass_over_others(folder, output)
-    for checkpoint in checkpoints(folder):
-        reason = flaw(checkpoint, stage)
-        if reason is None:
-            return checkpoint
+    found, flaws = newest_whole(folder, stage)
+    for checkpoint, reason in flaws.items():
         # The trainer's state is written last, and then the manifest: where neither is, a process ended while it wrote.
         if any(is_there(checkpoint / name) for name in (CHECKPOINT_MANIFEST, TRAINER_STATE)):
             what = f"moved to {set_aside(checkpoint)}"
         else:
             shutil.rmtree(checkpoint)
             what = "removed"
-        output.say(f"[yellow]{escape(f'{checkpoint} {reason}; passed over and {what}')}[/yellow]")
-    return None
+        output.say(f"[yellow]{escape(f'{checkpoint} {passed_over(reason)} and {what}')}[/yellow]")
+    return found
 
 
 def _pass_over_others(folder: Path, output: Output) -> None:
@@ -60,16 +58,8 @@ def chosen_checkpoint(folder: Path, step: int, stage: str, output: Output) -> Pa
     :param folder: of the phase. :param stage: its name.
     :raises RunDirError: there is none, or it is torn; nothing has changed then.
     """
+    wanted = whole_of_step(folder, step, stage)
     there = checkpoints(folder)
-    wanted = next((checkpoint for checkpoint in there if step_of(checkpoint) == step), None)
-    reason = None if wanted is None else flaw(wanted, stage)
-    if wanted is None or reason is not None:
-        torn = f" ({wanted} {reason})" if wanted else ""
-        whole = [str(step_of(checkpoint)) for checkpoint in there if flaw(checkpoint, stage) is None]
-        raise RunDirError(
-            f"run.checkpoint={step}: {folder} has no whole checkpoint of that step{torn}. "
-            f"It has: {', '.join(whole) or 'none'}."
-        )
     _pass_over_others(folder, output)
     for checkpoint in there[: there.index(wanted)]:  # newest first: what is left is a run up to there at any moment
         place = set_aside(checkpoint)

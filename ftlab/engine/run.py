@@ -20,8 +20,9 @@ from ftlab.engine import starts, summary
 from ftlab.engine.finished import remarks_on_finished
 from ftlab.engine.hooks import PhaseHooks
 from ftlab.engine.phase import PhaseRun
-from ftlab.engine.session import Session, resume_command, session_of
+from ftlab.engine.session import Session, session_of
 from ftlab.errors import DivergedError, FtlabError, RunDirError, StartAgainError
+from ftlab.preflight.directory import finished_line, left_line, resume_command
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.plan import Phase, Plan
 
@@ -43,7 +44,7 @@ def execute(
     with _room(run_dir), session_of(run_dir, hooks or PhaseHooks(), started, ranks) as session:
         left = session.phases_left()
         if session.manifest.values.get("status") == "finished" and not left:
-            session.output.say(f"{run_dir.path} is finished already. run.if_exists=new starts another run beside it.")
+            session.output.say(escape(finished_line(run_dir)))
             for line in remarks_on_finished(run_dir):
                 session.output.say(f"[yellow]{escape(line)}[/yellow]")
             summary.results(session)
@@ -79,14 +80,13 @@ class Part:
 
 def _chosen(plan: Plan, left: Sequence[Phase], part: Part) -> list[Phase]:
     """Of the phases that are not done, those that this start runs, or, where it is but one's process, that one."""
-    names = plan.phases[0].config.run.phases if part.phase is None else (part.phase,)
-    return [phase for phase in left if names is None or phase.name in names]
+    return plan.chosen(left) if part.phase is None else [phase for phase in left if phase.name == part.phase]
 
 
 def phases_to_run(run_dir: RunDir) -> list[Phase]:
     """The phases that a start of a run has to do."""
-    plan, done = run_dir.plan(), run_dir.manifest().get("phases", {})
-    return _chosen(plan, [phase for phase in plan.phases if phase.name not in done], Part())
+    plan = run_dir.plan()
+    return plan.chosen(plan.left(run_dir.manifest().get("phases", {})))
 
 
 def _end(session: Session) -> None:
@@ -94,8 +94,7 @@ def _end(session: Session) -> None:
     session.manifest.record(status="stopped" if left else "finished", seconds=session.clock.seconds())
     summary.results(session)
     if left:
-        names = ", ".join(phase.name for phase in left)
-        session.output.say(f"Phases left: {escape(names)}. Continue with: {escape(session.resume_command)}")
+        session.output.say(escape(left_line(session.run_dir, left)))
 
 
 @contextmanager

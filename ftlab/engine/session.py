@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from ftlab.engine.output import Output
 from ftlab.engine.process import TURNS, Interruption, Turn
 from ftlab.engine.trackers.hub import Trackers
 from ftlab.errors import RunDirError
+from ftlab.preflight.directory import resume_command
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.manifest import Manifest
 from ftlab.rundir.plan import Phase, Plan
@@ -71,7 +71,7 @@ class Session:
 
     def phases_left(self) -> list[Phase]:
         """Phases that are not done, whether this start runs them or not."""
-        return [phase for phase in self.plan.phases if phase.name not in self.manifest.phases]
+        return self.plan.left(self.manifest.phases)
 
 
 @contextmanager
@@ -106,7 +106,3 @@ def _seconds_logged(run_dir: RunDir) -> float:
         return 0.0
     seconds = last.get("seconds")
     return float(seconds) if isinstance(seconds, int | float) else 0.0
-
-
-def resume_command(run_dir: RunDir) -> str:
-    return f"ftlab resume {shlex.quote(str(run_dir.path))}"

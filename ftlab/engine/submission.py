@@ -16,10 +16,9 @@ from ftlab.distributed.world import planned_layout
 from ftlab.engine import tasks
 from ftlab.engine.summary import next_lines
 from ftlab.errors import ConfigError, JobFailedError, Mistake, NotReadyError
-from ftlab.rundir.claim import choose_remaining_phases, hold
+from ftlab.rundir.claim import choose_remaining_phases, hold, named_folder
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.files import write_atomic
-from ftlab.rundir.names import OUTPUTS
 from ftlab.rundir.start_folder import start_folder
 from ftlab.rundir.submission import Submission, SubmissionFiles
 from ftlab.schema import Hardware, Run
@@ -86,9 +85,8 @@ def prepare(title: str, run: Run, overrides: Sequence[str], options: Options) ->
 
     :raises FtlabError: it cannot run, or is somebody else's.
     """
-    keys = run.run
-    path = Path(keys.dir) if keys.dir is not None else Path(OUTPUTS) / keys.name if keys.name else None
-    if path is not None and keys.if_exists == "resume" and (submission := _in_queue(path)) is not None:
+    path = named_folder(run.run)
+    if path is not None and run.run.if_exists == "resume" and (submission := _in_queue(path)) is not None:
         return Prepared(title or path.name, path, submission)
     _resources([run.hardware], options)
     run_dir = tasks.prepare(run, overrides)

@@ -32,7 +32,7 @@ from ftlab.engine.summary import next_lines
 from ftlab.errors import FtlabError, Interrupted, RunDirError
 from ftlab.planning import make_plan
 from ftlab.rundir import summary
-from ftlab.rundir.claim import claim
+from ftlab.rundir.claim import claim, named_folder
 from ftlab.rundir.compare import lower_is_better
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.lock import RunLock, is_held
@@ -182,8 +182,7 @@ def job_title(number: int, overrides: Sequence[str], jobs: Sequence[Sequence[str
 
 
 def _directory(config: Run, otherwise: Path) -> Path:
-    keys = config.run
-    return Path(keys.dir) if keys.dir is not None else Path("outputs") / keys.name if keys.name else otherwise
+    return named_folder(config.run) or otherwise
 
 
 def _how_to_go_on(sweep: SweepDir) -> str:

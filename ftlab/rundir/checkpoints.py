@@ -77,14 +77,15 @@ def is_whole(checkpoint: Path) -> bool:
     return seals.broken_file(checkpoint, CHECKPOINT_MANIFEST) is None
 
 
-def flaw(checkpoint: Path, stage: str) -> str | None:
+def flaw(checkpoint: Path, stage: str, reads_weights: bool = True) -> str | None:
     """Why a run cannot go on from a checkpoint; None where it can.
 
     :param stage: whose parts it must have: with fewer, a run would go on from a state that it never had.
+    :param reads_weights: whether every file is compared with its hash; else it is enough that they are there.
     """
-    if not is_whole(checkpoint):
-        return "is torn (a file is missing or changed)"
     files = seals.sealed_files(checkpoint, CHECKPOINT_MANIFEST) or {}
+    if not (is_whole(checkpoint) if reads_weights else files and all((checkpoint / file).is_file() for file in files)):
+        return "is torn (a file is missing or changed)"
     for part in (*_PARTS, *_PARTS_OF_STAGE.get(stage, ())):
         patterns = filter(None, (part, _INSTEAD.get(part)))
         if not any(fnmatch(Path(file).parts[0], pattern) for pattern in patterns for file in files):
@@ -96,6 +97,38 @@ def flaw(checkpoint: Path, stage: str) -> str | None:
     if state["global_step"] != step_of(checkpoint):
         return f"is of step {state['global_step']} (its {TRAINER_STATE} says so)"
     return None
+
+
+def newest_whole(folder: Path, stage: str, reads_weights: bool = True) -> tuple[Path | None, dict[Path, str]]:
+    """The checkpoint from which a phase goes on, or None where it begins; and the newer ones, each with its flaw.
+
+    :param folder: of the phase. :param stage, reads_weights: as of :func:`flaw`.
+    """
+    flaws: dict[Path, str] = {}
+    for checkpoint in checkpoints(folder):
+        reason = flaw(checkpoint, stage, reads_weights)
+        if reason is None:
+            return checkpoint, flaws
+        flaws[checkpoint] = reason
+    return None, flaws
+
+
+def whole_of_step(folder: Path, step: int, stage: str, reads_weights: bool = True) -> Path:
+    """The checkpoint that ``run.checkpoint`` names. :param folder: of the phase.
+
+    :param stage, reads_weights: as of :func:`flaw`. :raises RunDirError: there is none, or it is torn.
+    """
+    there = checkpoints(folder)
+    wanted = next((checkpoint for checkpoint in there if step_of(checkpoint) == step), None)
+    reason = None if wanted is None else flaw(wanted, stage, reads_weights)
+    if wanted is not None and reason is None:
+        return wanted
+    torn = f" ({wanted} {reason})" if wanted else ""
+    whole = [str(step_of(checkpoint)) for checkpoint in there if flaw(checkpoint, stage, reads_weights) is None]
+    raise RunDirError(
+        f"run.checkpoint={step}: {folder} has no whole checkpoint of that step{torn}. "
+        f"It has: {', '.join(whole) or 'none'}."
+    )
 
 
 def has_state(checkpoint: Path) -> bool:

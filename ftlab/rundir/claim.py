@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,10 @@ from ftlab.rundir.documents import parse_yaml
 from ftlab.rundir.files import write_atomic
 from ftlab.rundir.identity import identity_of_phase
 from ftlab.rundir.layout import check_layout
-from ftlab.rundir.lock import LockHeldError, RunLock, not_writable
-from ftlab.rundir.names import LATEST
+from ftlab.rundir.lock import LockHeldError, RunLock, held_by_another, is_held, not_writable
+from ftlab.rundir.names import LATEST, OUTPUTS
 from ftlab.rundir.plan import Phase, Plan
-from ftlab.schema import Train
+from ftlab.schema import RunKeys, Train
 
 _Identities = Mapping[str, Mapping[str, Any]]
 
@@ -36,13 +37,12 @@ def claim(plan: Plan) -> Iterator[RunDir]:
     :raises RunDirError: it cannot be written, is somebody else's, holds another run, or a process is at work in it.
     """
     keys = plan.phases[0].config.run
-    if keys.dir is None and keys.name == LATEST:
-        raise RunDirError(f"outputs/{LATEST} is a link to the run that was started last. Choose another run.name.")
-    name = keys.name or f"{plan.title}-{time.strftime('%Y%m%d-%H%M%S')}"
-    path = Path("outputs") / name if keys.dir is None else Path(keys.dir)
+    _check_name(keys)
+    path = named_folder(keys)
     with ExitStack() as stack:
-        if keys.if_exists == "new" or (keys.dir is None and keys.name is None):
-            run_dir = _lock_free_folder(path, stack)
+        if path is None or keys.if_exists == "new":
+            made_up = Path(OUTPUTS) / f"{plan.title}-{time.strftime('%Y%m%d-%H%M%S')}"
+            run_dir = _lock_free_folder(path or made_up, stack)
         else:
             _check_wanted(RunDir(path), keys.if_exists)
             stack.enter_context(RunLock(path, make=True))
@@ -51,6 +51,36 @@ def claim(plan: Plan) -> Iterator[RunDir]:
         check_layout(run_dir)
         _write_down(run_dir, plan)
         yield run_dir
+
+
+def named_folder(keys: RunKeys) -> Path | None:
+    """The folder that a command names for its run; None where one is made up."""
+    return Path(keys.dir) if keys.dir is not None else Path(OUTPUTS) / keys.name if keys.name is not None else None
+
+
+def look(plan: Plan) -> tuple[RunDir, Changes] | None:
+    """The directory that :func:`claim` would let a run go on in, and what it would change there; None where the run
+    begins. Nothing is written.
+
+    :raises RunDirError: as :func:`claim` does.
+    """
+    keys = plan.phases[0].config.run
+    _check_name(keys)
+    _text(plan)
+    path = named_folder(keys)
+    if path is None or keys.if_exists == "new" or not _is_taken(RunDir(path)):
+        return None
+    _check_wanted(RunDir(path), keys.if_exists)
+    if is_held(path):
+        raise held_by_another(path)
+    run_dir = RunDir.open(path)
+    check_layout(run_dir)
+    return run_dir, _changes(run_dir, plan) if run_dir.has_begun else Changes()
+
+
+def _check_name(keys: RunKeys) -> None:
+    if keys.dir is None and keys.name == LATEST:
+        raise RunDirError(f"{OUTPUTS}/{LATEST} is a link to the run that was started last. Choose another run.name.")
 
 
 @contextmanager
@@ -142,13 +172,26 @@ def _is_taken(run_dir: RunDir) -> bool:
 def _write_down(run_dir: RunDir, plan: Plan) -> None:
     """Write run.yaml, unless the run is finished. :raises RunDirError: the directory holds another run."""
     if run_dir.has_begun:
-        _check_identity(run_dir, plan)
+        changes = _changes(run_dir, plan)
+        if changes.longer is not None:
+            extension.extend(run_dir, changes.longer)
+        for phase in changes.anew:
+            _forget(run_dir, phase)
     if run_dir.manifest().get("status") != "finished":
         _write(run_dir, plan)  # what may differ is taken from the newer command
 
 
 def _write(run_dir: RunDir, plan: Plan) -> None:
     """:raises RunDirError: it cannot be written, or not without a secret that the run would need."""
+    text = _text(plan)
+    try:
+        write_atomic(run_dir.run_yaml, text)
+    except OSError as error:
+        raise not_writable(run_dir.path, error) from None
+
+
+def _text(plan: Plan) -> str:
+    """Of run.yaml. :raises RunDirError: it would lack a secret that the run needs."""
     text = _yaml(plan)
     for ours, written in zip(plan.phases, Plan.model_validate(parse_yaml(text)).phases):
         kept = identity_of_phase(written)
@@ -158,13 +201,21 @@ def _write(run_dir: RunDir, plan: Plan) -> None:
                     f"{key} holds what looks like a secret: run.yaml would have {kept[key]!r}, and a run reads its "
                     "config from there. Secrets come from the environment."
                 )
-    try:
-        write_atomic(run_dir.run_yaml, text)
-    except OSError as error:
-        raise not_writable(run_dir.path, error) from None
+    return text
 
 
-def _check_identity(run_dir: RunDir, plan: Plan) -> None:
+@dataclass(frozen=True)
+class Changes:
+    """What a command changes in the directory of the run that it goes on with.
+
+    :param longer: the phase that takes more steps than before. :param anew: those that begin anew with other values.
+    """
+
+    longer: str | None = None
+    anew: tuple[Phase, ...] = ()
+
+
+def _changes(run_dir: RunDir, plan: Plan) -> Changes:
     """:raises RunDirError: the directory holds another run than ``plan``; what differs is named."""
     plan = Plan.model_validate(parse_yaml(_yaml(plan)))  # as it would be written: without secrets
     here = run_dir.plan()
@@ -189,15 +240,13 @@ def _check_identity(run_dir: RunDir, plan: Plan) -> None:
     ]
     longer = _longer_phase(ours, theirs, [phase.name for phase in fresh])
     if [*ours] == [*theirs] and longer is not None:
-        extension.extend(run_dir, here, plan, longer)
+        extension.check_longer(run_dir, here, plan, longer)
     elif [*ours] != [*theirs] or different:
         raise RunDirError(
             "\n".join([f"{run_dir.path} holds another run:", *(different or [f"  - phases: {', '.join(ours)} there"])])
             + "\nrun.if_exists=new starts beside it; another run.name or run.dir starts elsewhere."
         )
-    for phase in fresh:
-        if ours[phase.name] != theirs[phase.name]:
-            _forget(run_dir, phase)
+    return Changes(longer, tuple(phase for phase in fresh if ours[phase.name] != theirs[phase.name]))
 
 
 def _longer_phase(ours: _Identities, theirs: _Identities, fresh: Collection[str]) -> str | None:

@@ -31,15 +31,15 @@ class _Progress:
     total: int
 
 
-def extend(run_dir: RunDir, here: Plan, plan: Plan, name: str) -> None:
-    """Let a phase take more steps than its run.yaml has it. The caller writes the new run.yaml after this.
+def check_longer(run_dir: RunDir, here: Plan, plan: Plan, name: str) -> None:
+    """Look whether a phase can take more steps than its run.yaml has it.
 
     :param here: the plan that is there. :param plan: the one that is asked for.
     :raises RunDirError: a run of so many steps would have had other weights on the way; says what can be done instead.
     """
     ours, theirs = (next(phase for phase in one.phases if phase.name == name) for one in (here, plan))
-    manifest = Manifest(run_dir)
-    later = [phase.name for phase in here.phases[here.phases.index(ours) + 1 :] if phase.name in manifest.phases]
+    done = run_dir.manifest().get("phases", {})
+    later = [phase.name for phase in here.phases[here.phases.index(ours) + 1 :] if phase.name in done]
     if later:
         raise _refusal(run_dir, ours, f"phase {later[0]} has begun with its weights")
     progress = _progress(run_dir, ours)
@@ -50,6 +50,11 @@ def extend(run_dir: RunDir, here: Plan, plan: Plan, name: str) -> None:
         raise _refusal(run_dir, ours, f"it was to take {progress.total} steps, and {total} are no more than that")
     if reason := _dependence(ours.config.train, theirs.config.train, ours.config.eval.steps, progress, total):
         raise _refusal(run_dir, ours, reason)
+
+
+def extend(run_dir: RunDir, name: str) -> None:
+    """Let a phase take more steps, as :func:`check_longer` allows. The caller writes the new run.yaml after this."""
+    manifest = Manifest(run_dir)
     if name in manifest.phases:
         result = manifest.phases[name]
         extended = [*manifest.values.get("extended", []), {"phase": name, **result}]

@@ -56,10 +56,7 @@ class RunLock:
         until = time.monotonic() + self._patience
         while not self._is_taken():
             if time.monotonic() > until:
-                raise LockHeldError(
-                    f"Another process is at work in {self.folder}. Wait for it, or start another run beside it: the "
-                    "command of a run with run.if_exists=new."
-                )
+                raise held_by_another(self.folder)
             time.sleep(_PAUSE)
 
     def release(self) -> None:
@@ -146,6 +143,14 @@ def _is_file(descriptor: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
         return False
+
+
+def held_by_another(folder: Path) -> LockHeldError:
+    """What there is to say of a run directory that somebody else has the lock of."""
+    return LockHeldError(
+        f"Another process is at work in {folder}. Wait for it, or start another run beside it: the command of a run "
+        "with run.if_exists=new."
+    )
 
 
 def not_writable(folder: Path, error: OSError) -> RunDirError:

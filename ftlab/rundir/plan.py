@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 from ftlab.schema import Group, Run
@@ -32,3 +33,12 @@ class Plan(Group):
     title: str
     overrides: tuple[str, ...]
     phases: tuple[Phase, ...]
+
+    def left(self, done: Collection[str]) -> list[Phase]:
+        """Phases that are not done, whether a start runs them or not."""
+        return [phase for phase in self.phases if phase.name not in done]
+
+    def chosen(self, phases: Sequence[Phase]) -> list[Phase]:
+        """Of some phases, those that a start runs."""
+        names = self.phases[0].config.run.phases
+        return [phase for phase in phases if names is None or phase.name in names]

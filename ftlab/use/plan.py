@@ -9,13 +9,16 @@ from typing import Any
 
 from ftlab.base.terminal import echo, echo_json
 from ftlab.distributed.world import planned_devices
-from ftlab.errors import ConfigError, DataError, NotReadyError
+from ftlab.errors import ConfigError, DataError, NotReadyError, RunDirError
 from ftlab.planning import make_plan
 from ftlab.preflight import check, fit
+from ftlab.preflight.directory import Continuation, continuation
 from ftlab.preflight.fit import size
 from ftlab.preflight.memory import Device, Prediction, device_of, predict
 from ftlab.preflight.memory.device import CONTEXT
-from ftlab.rundir.directory import RunDir
+from ftlab.rundir.checkpoints import step_of
+from ftlab.rundir.claim import named_folder
+from ftlab.rundir.names import OUTPUTS
 from ftlab.rundir.plan import Phase, Plan
 from ftlab.rundir.records import read_ledger
 from ftlab.schema import PlanTask, PpoStage, Run
@@ -28,7 +31,8 @@ _COLUMN = 44  # where the figures of a table end
 def plan(run: Run, overrides: Sequence[str]) -> None:
     """Print what the run of the command line would do and need.
 
-    :raises NotReadyError: it does not fit, or nothing that was to be found does, which has been printed in full.
+    :raises NotReadyError: it does not fit, or nothing that was to be found does, which has been printed in full; or
+        what is in its directory refuses it.
     :raises ConfigError: phases that do not follow from each other, or have nothing of what is to be found.
     """
     assert isinstance(run.task, PlanTask)
@@ -36,11 +40,14 @@ def plan(run: Run, overrides: Sequence[str]) -> None:
     if run.task.solve is not None:
         _solve(planned, run.task)
         return
-    facts = describe(planned)
+    facts = describe(planned, run.run.checkpoint)
     echo_json(facts) if run.task.format == "json" else echo("\n".join(report_lines(facts)))
     wrong = [phase for phase in facts["phases"] if phase["verdict"] == "does not fit"]
-    if wrong:
-        raise NotReadyError("\n".join(_does_not_fit(phase, len(facts["phases"]) > 1) for phase in wrong))
+    lines = [_does_not_fit(phase, len(facts["phases"]) > 1) for phase in wrong]
+    if (directory := facts["directory"]) is not None and directory["does"] == "refuse":
+        lines += directory["said"]
+    if lines:
+        raise NotReadyError("\n".join(lines))
 
 
 def _does_not_fit(phase: dict[str, Any], has_others: bool) -> str:
@@ -48,24 +55,28 @@ def _does_not_fit(phase: dict[str, Any], has_others: bool) -> str:
     return f"{'Phase ' + phase['name'] if has_others else 'This run'} does not fit: {needed} of {memory}."
 
 
-def describe(planned: Plan) -> dict[str, Any]:
-    """Everything that is told, as plain values; sizes are bytes."""
-    phases = [_phase(planned, phase) for phase in planned.phases]
+def describe(planned: Plan, checkpoint: int | None = None) -> dict[str, Any]:
+    """Everything that is told, as plain values; sizes are bytes. :param checkpoint: the step that is asked for."""
+    then = refusal = None
+    try:
+        then = continuation(planned, checkpoint)
+    except RunDirError as error:
+        refusal = str(error)
+    phases = [_phase(phase, then) for phase in planned.phases]
     order = ("does not fit", "tight", "unknown", "fits")
     verdict = next(one for one in order if any(phase["verdict"] == one for phase in phases))
     disk = sum(phase["disk"] for phase in phases)
-    keys = planned.phases[0].config.run
-    place = Path(keys.dir or "outputs").expanduser()
+    place = Path(planned.phases[0].config.run.dir or OUTPUTS).expanduser()
     there = next(folder for folder in (place.absolute(), *place.absolute().parents) if folder.is_dir())
     return {
         "verdict": verdict, "title": planned.title, "overrides": _words(planned), "phases": phases,
         "disk": {"needed": disk, "free": shutil.disk_usage(there).free, "folder": str(place)},
-        "directory": _directory(planned),
+        "directory": _directory(planned, then, refusal),
         "missing": _missing(planned),
     }  # fmt: skip
 
 
-def _phase(planned: Plan, phase: Phase) -> dict[str, Any]:
+def _phase(phase: Phase, then: Continuation | None) -> dict[str, Any]:
     run = phase.config
     device = device_of(run)
     found = predict(run, device)
@@ -73,7 +84,7 @@ def _phase(planned: Plan, phase: Phase) -> dict[str, Any]:
     changes = [] if told in ("fits", "unknown") else fit.cheapest_changes(run, device)
     return {
         "name": phase.name, "stage": run.stage.name, "model": run.model.name, "method": _method(run),
-        "from": phase.source, "trainable": found.trainable, "parameters": found.parameters, **_work(planned, phase),
+        "from": phase.source, "trainable": found.trainable, "parameters": found.parameters, **_work(phase, then),
         "device": {"kind": device.kind, "count": device.count, "memory": device.memory, "given": device.is_given},
         "memory": {**found.as_dict(), "outside": CONTEXT, "needed": round(found.needed), "host": round(found.host)},
         "verdict": told,
@@ -86,7 +97,7 @@ def _method(run: Run) -> str:
     return run.method.name + (f" on {run.quant.name}" if run.quant.name != "none" else "")
 
 
-def _work(planned: Plan, phase: Phase) -> dict[str, Any]:
+def _work(phase: Phase, then: Continuation | None) -> dict[str, Any]:
     """The batch of an optimizer step, and steps and tokens where a ledger of the run's directory has counted them."""
     run, train, count = phase.config, phase.config.train, planned_devices(phase.config.hardware)
     batch = train.micro_batch_size * train.gradient_accumulation_steps * count
@@ -95,8 +106,8 @@ def _work(planned: Plan, phase: Phase) -> dict[str, Any]:
         "global_batch_size": run.stage.mini_batch_size if isinstance(run.stage, PpoStage) else batch,
         "max_length": run.data.max_length, "epochs": train.epochs, "steps": train.max_steps, "tokens": None,
     }  # fmt: skip
-    run_dir = _run_dir(planned)
-    ledger = None if run_dir is None else read_ledger(run_dir.ledger(phase.name))
+    is_there = then is not None and phase.name in then.kept
+    ledger = read_ledger(then.run_dir.ledger(phase.name)) if then is not None and is_there else None
     if ledger is None or run.stage.name in ("ppo", "grpo"):
         return work
     split = ledger["splits"]["train"]
@@ -111,18 +122,18 @@ def _words(planned: Plan) -> list[str]:
     return [word for word in planned.overrides if not word.startswith("task")]
 
 
-def _run_dir(planned: Plan) -> RunDir | None:
-    """The directory that the run would go on in, where its command names one."""
-    keys = planned.phases[0].config.run
-    place = keys.dir or (None if keys.name is None else f"outputs/{keys.name}")
-    return None if place is None or keys.if_exists == "new" else RunDir(Path(place))
-
-
-def _directory(planned: Plan) -> dict[str, str] | None:
-    """The directory that the run would go on in, and what its manifest says; None where nothing is there yet."""
-    run_dir = _run_dir(planned)
-    status = None if run_dir is None else run_dir.manifest().get("status")
-    return None if run_dir is None or status is None else {"path": str(run_dir.path), "status": status}
+def _directory(planned: Plan, then: Continuation | None, refusal: str | None) -> dict[str, Any] | None:
+    """What the run would do with what is in its directory; None where nothing is there yet."""
+    if then is None and refusal is None:
+        return None
+    place = named_folder(planned.phases[0].config.run)
+    return {
+        "path": None if place is None else str(place),
+        "does": "refuse" if then is None else then.does,
+        "phase": None if then is None else then.phase,
+        "step": None if then is None or then.checkpoint is None else step_of(then.checkpoint),
+        "said": (refusal or "").splitlines() if then is None else list(then.lines),
+    }
 
 
 def _disk(run: Run, found: Prediction) -> float:
@@ -153,7 +164,9 @@ def report_lines(facts: dict[str, Any]) -> list[str]:
     lines += [line for phase in facts["phases"] for line in [*_phase_lines(phase), ""]]
     disk = facts["disk"]
     if (directory := facts["directory"]) is not None:
-        lines.append(f"directory   {directory['path']} holds a run already: {directory['status']}")
+        is_refused = directory["does"] == "refuse"
+        said = [f"{directory['path']} refuses this run"] if is_refused else directory["said"]
+        lines += [f"directory   {said[0]}", *(f"            {line}" for line in said[1:])]
     tight = "" if disk["needed"] < disk["free"] else ": NOT ENOUGH"
     lines.append(
         f"disk        about {size(disk['needed'])} for checkpoints and weights, {size(disk['free'])} free{tight}"

@@ -6,16 +6,20 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ftlab.errors import ConfigError
+from ftlab.errors import ConfigError, FtlabError
 from ftlab.planning import make_plan
 from ftlab.preflight import fit
 from ftlab.preflight.memory import device_of, predict
 from ftlab.use import plan
 from tests.conftest import ROOT
-from tests.runs import BARE, train_run
+from tests.runs import BARE, interrupted_run, train_run
+from tests.runs import make_run as run_of
 from tests.test_width import too_wide
 
 QLORA_8 = "plan model=llama2_7b method=qlora hardware.memory_gb=8"
@@ -89,14 +93,100 @@ def test_every_shipped_model_is_planned_in_under_two_seconds():
     assert "whole commands: 4, median " in done.stdout
 
 
+SHORT = (*BARE, "train.max_steps=4", "train.save_steps=2", "train.logging_steps=1", "train.lr_scheduler=constant")
+
+
+@pytest.fixture
+def same_as_run(tmp_path, capsys) -> Callable[..., dict[str, Any]]:
+    """``same_as_run("train.max_steps=4", ...)`` plans a run in a folder, starts it, and compares what they say of what
+    is there; returns what the plan found."""
+
+    def files() -> dict[Path, tuple[int, bytes]]:
+        paths = [path for path in tmp_path.rglob("*") if path.is_file()]
+        return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in paths}
+
+    def ended(do: Callable[[], Any]) -> tuple[str, str]:
+        refusal = ""
+        try:
+            do()
+        except FtlabError as error:
+            refusal = str(error)
+        return capsys.readouterr().out, refusal
+
+    def compare(*words: str) -> dict[str, Any]:
+        given = (*words, f"run.dir={tmp_path / 'run'}")
+        capsys.readouterr()
+        before = files()
+        planned, refusal = ended(lambda: plan.plan(run_of("task=plan", "task.format=json", *given), given))
+        assert files() == before, "a plan writes nothing"
+        found = json.loads(planned)
+        said, refusal_of_run = ended(lambda: train_run(tmp_path / "run", *words))
+        assert refusal == refusal_of_run
+        directory = found["directory"]
+        if directory["does"] in ("continue", "finished", "nothing"):
+            plain = " ".join(said.split())
+            assert [line for line in directory["said"] if line not in plain] == []
+        assert directory["does"] == "continue" or "continuing from" not in said
+        return found
+
+    return compare
+
+
+@pytest.mark.matrix
+def test_a_plan_says_what_the_run_does_with_what_is_there(same_as_run, tmp_path):
+    interrupted_run(tmp_path / "run", 2, *SHORT)
+    (tmp_path / "run" / "phases" / "01-sft" / "checkpoint-7").mkdir()  # torn: passed over
+    went_on = same_as_run(*SHORT)
+    assert (went_on["directory"]["does"], went_on["directory"]["step"]) == ("continue", 3)
+    assert same_as_run(*SHORT)["directory"]["does"] == "finished"
+    longer = same_as_run(*SHORT, "train.max_steps=5")["directory"]
+    assert (longer["does"], longer["phase"], longer["step"]) == ("continue", "sft", 4)
+    back = same_as_run(*SHORT, "train.max_steps=6", "run.checkpoint=4")["directory"]
+    assert (back["does"], back["step"]) == ("continue", 4)
+
+
+REFUSED = {
+    "seed=1": "seed: 42 there, 1 here\nrun.if_exists=new starts beside it",
+    "run.if_exists=refuse": "exists. run.if_exists=resume continues it",
+    "train.max_steps=3": "it was to take 4 steps, and 3 are no more than that",
+}
+
+
+def test_a_plan_refuses_what_the_run_refuses(same_as_run, tmp_path, make_run):
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps({"text": f"{'word ' * 40} {i}"}) + "\n" for i in range(16)))
+    rows = (*SHORT, "stage=pt", f"data.path={data}", "data.format=text")
+    interrupted_run(tmp_path / "run", 2, *rows)
+    for word, reason in REFUSED.items():
+        found = same_as_run(*rows, word)
+        assert found["directory"]["does"] == "refuse" and reason in "\n".join(found["directory"]["said"])
+        assert found["phases"][0]["tokens"] is None, "they are another run's"
+    text = data.read_text()
+    data.write_text(text + text)
+    told = "\n".join(same_as_run(*rows)["directory"]["said"])
+    assert "rows.jsonl has changed" in told and "Put the data back as it was to continue" in told
+    data.write_text(text)
+    lines = plan.report_lines(plan.describe(make_plan(make_run(*(line := (*rows, f"run.dir={tmp_path}"))), line)))
+    assert f"directory   {tmp_path} refuses this run" in lines, "it is no run directory"
+
+
+@pytest.mark.matrix
+def test_of_a_curriculum_a_plan_says_the_phase(same_as_run, tmp_path):
+    words = ("phases=[{name: read, stage: pt}, {name: instruct, stage: sft}]", *SHORT, "data.max_samples=40")
+    train_run(tmp_path / "run", *words, "run.phases=[read]")
+    assert same_as_run(*words, "run.phases=[read]")["directory"]["does"] == "nothing"
+    mended = same_as_run(*words, "phases.instruct.train.learning_rate=1e-5")["directory"]
+    assert (mended["does"], mended["said"]) == ("begin", ["phase instruct begins"])
+
+
 def test_a_run_that_is_there_gives_its_steps_and_tokens(make_run, tmp_path):
-    run_dir = train_run(tmp_path / "run", *BARE, "train.max_steps=1", "data.max_samples=24")
+    run_dir = interrupted_run(tmp_path / "run", 1, *BARE, "data.max_samples=24")
     line = (*BARE, "data.max_samples=24", f"run.dir={run_dir.path}")
     facts = plan.describe(make_plan(make_run(*line), line))
     ledger = json.loads(run_dir.ledger("sft").read_text())["splits"]["train"]
-    assert facts["directory"] == {"path": str(run_dir.path), "status": "finished"}
-    assert facts["phases"][0]["tokens"] == ledger["tokens"]["trained"] + ledger["tokens"]["masked"] > 0
+    assert facts["directory"]["does"] == "continue"
     assert facts["phases"][0]["steps"] == 4 * -(-ledger["packing"]["rows"] // 2)  # epochs, rows of a step
+    assert facts["phases"][0]["tokens"] == ledger["tokens"]["trained"] + ledger["tokens"]["masked"] > 0
     new = (*line, "run.if_exists=new")
     assert plan.describe(make_plan(make_run(*new), new))["directory"] is None
 
