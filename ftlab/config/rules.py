@@ -94,6 +94,9 @@ def _deepspeed_mistakes(run: Run) -> list[tuple[str, Any, str]]:
     if run.train.optimizer.startswith(_OF_SHAPES):
         reason = f"deepspeed={chosen.name} gives an optimizer rows of numbers, and this one needs the shapes of weights"
         found.append(("train.optimizer", run.train.optimizer, f"{reason}; use adamw_torch, or deepspeed=none"))
+    if run.stage.name in ("ppo", "grpo") and not run.phases:
+        reason = f"stage={run.stage.name} trains without it, on one device or several; use deepspeed=none"
+        found.append(("deepspeed", chosen.name, reason))
     return found
 
 
@@ -271,6 +274,13 @@ def _trl_mistakes(run: Run) -> list[tuple[str, Any, str]]:
         reason = f"TRL's own trainers here are those of {', '.join(TRL_STAGES)}; stage={run.stage.name} needs "
         return [("train.engine", "trl", f"{reason}train.engine=ftlab")]
     found: list[tuple[str, Any, str]] = []
+    several = {
+        f"hardware.devices makes {planned_devices(run.hardware)}": planned_devices(run.hardware) > 1,
+        f"deepspeed={run.deepspeed.name}": bool(run.deepspeed.stage), "hardware.fsdp=true": run.hardware.fsdp,
+    }  # fmt: skip
+    if asked := [name for name, is_asked in several.items() if is_asked]:
+        reason = f"trains in one process, on one device ({' and '.join(asked)}); use train.engine=ftlab, which takes "
+        found.append(("train.engine", "trl", f"{reason}the same rows on any number of devices"))
     if run.stage.name == "kto" and run.train.micro_batch_size == 1:
         reason = "TRL's KTO refuses one row at a time; use 2 or more, or train.engine=ftlab"
         found.append(("train.micro_batch_size", 1, reason))

@@ -8,7 +8,6 @@ from pathlib import Path
 from ftlab.data.prepare import check_first_rows
 from ftlab.data.sources import resolve
 from ftlab.data.tokens.shipped_templates import template_problem
-from ftlab.distributed.sharding import uses_deepspeed
 from ftlab.distributed.world import current_world, planned_devices
 from ftlab.errors import ConfigError, DataError, FtlabError, NotReadyError
 from ftlab.model import prequantized, remote_code, saved_adapter
@@ -57,7 +56,7 @@ def check(run: Run, adapter: Collection[str] | None = None, is_here: bool = True
     :raises NotReadyError: everything that is missing, at once.
     :raises ConfigError, DataError: the data does not exist or does not fit.
     """
-    missing = [f"{key} is not in this build yet" for key in _missing_parts(run)]
+    missing: list[str] = []
     if isinstance(run.stage, PpoStage) and (mistakes := reward_names.check_stage(run.stage)):
         raise ConfigError(mistakes)
     if run.stage.name == "grpo":
@@ -83,17 +82,6 @@ def check(run: Run, adapter: Collection[str] | None = None, is_here: bool = True
     missing += adapter_mistakes(run, ()) if adapter is None else adapter
     if missing:
         raise NotReadyError("\n".join(["This run cannot start here:", *(f"  - {line}" for line in missing)]))
-
-
-def _missing_parts(run: Run) -> list[str]:
-    """Valid choices whose machinery this build lacks."""
-    several, is_zero = planned_devices(run.hardware) > 1, uses_deepspeed(run)
-    lacking = {
-        f"deepspeed={run.deepspeed.name} for stage={run.stage.name}": is_zero and run.stage.name in ("ppo", "grpo"),
-        f"deepspeed={run.deepspeed.name} for train.engine=trl": is_zero and run.train.engine == "trl",
-        "more than one device for train.engine=trl": several and run.train.engine == "trl",
-    }
-    return [key for key, is_lacking in lacking.items() if is_lacking]
 
 
 def _phase_adapter_mistakes(plan: Plan, phase: Phase, given: Collection[str]) -> list[str]:

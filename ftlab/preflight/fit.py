@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, Literal
+from typing import Literal
 
 from ftlab.config.rules import cross_group_mistakes
 from ftlab.distributed.world import planned_devices
 from ftlab.errors import ConfigError, Mistake, NotReadyError
 from ftlab.preflight.memory import Device, Prediction, device_of, predict
 from ftlab.preflight.memory.device import GIB
-from ftlab.preflight.memory.layers import packing_of
 from ftlab.rundir.plan import Plan
 from ftlab.schema import GrpoStage, PpoStage, Run
+from ftlab.stages.trainer.remedies import Remedy, remedies, with_values
 
 Verdict = Literal["fits", "tight", "does not fit", "unknown"]
 TIGHT = 0.9  # share of the device's memory above which little is left for what nobody foresees
 
-_Option = tuple[float, str, dict[str, Any]]
 _SHOWN = 3
 _MOST_ROWS = 4096  # of a micro-batch
 
@@ -43,25 +42,25 @@ def cheapest_changes(run: Run, device: Device, is_here: bool = False) -> list[Ch
     """The three cheapest changes after which the run fits, the one that costs least time or quality first; several at
     once where none alone is enough. Each changes other keys than those before it; only where there are not three such,
     the same keys by more. Fewer where there are no more."""
-    options = list(_options(run))
+    options = remedies(run)
     found: list[tuple[float, frozenset[str], Change]] = []
     spare: list[tuple[float, frozenset[str], Change]] = []
     sets = [chosen for many in range(1, 5) for chosen in combinations(options, many)]
     for chosen in sorted(sets, key=_cost):
-        keys = [key for _, _, values in chosen for key in values]
-        names = frozenset(name for _, name, _ in chosen)
+        keys = [key for one in chosen for key in one.values]
+        names = frozenset(one.override for one in chosen)
         changes_twice = len(keys) != len(set(keys))
         if changes_twice or any(names >= set(one.overrides) for _, _, one in (*found, *spare)):
             continue
         is_another = not any(earlier <= set(keys) for _, earlier, _ in found)
         if not is_another and len(spare) == _SHOWN:
             continue
-        changed = with_values(run, {key: value for _, _, values in chosen for key, value in values.items()})
+        changed = with_values(run, {key: value for one in chosen for key, value in one.values.items()})
         if cross_group_mistakes(changed):
             continue
         needed = predict(changed, _same_memory(changed, device, is_here)).needed
         if device.memory is None or needed <= TIGHT * device.memory:
-            change = Change(tuple(name for _, name, _ in chosen), needed)
+            change = Change(tuple(one.override for one in chosen), needed)
             (found if is_another else spare).append((_cost(chosen), frozenset(keys), change))
             if len(found) == _SHOWN:
                 break
@@ -69,69 +68,13 @@ def cheapest_changes(run: Run, device: Device, is_here: bool = False) -> list[Ch
     return [change for _, _, change in shown]
 
 
-def _cost(chosen: Sequence[_Option]) -> float:
-    return sum(cost for cost, _, _ in chosen)
+def _cost(chosen: Sequence[Remedy]) -> float:
+    return sum(one.cost for one in chosen)
 
 
 def _same_memory(run: Run, device: Device, is_here: bool) -> Device:
     found = device_of(run, is_here)
     return Device(device.kind, device.memory, device.is_given, found.count, device.precision)
-
-
-def _options(run: Run) -> Iterator[_Option]:
-    """What may be changed: its cost in time and quality, relative to the others, how it is typed, and the values."""
-    train, length = run.train, run.data.max_length
-    many = planned_devices(run.hardware) > 1
-    is_ppo = run.stage.name == "ppo"
-    micro = train.micro_batch_size
-    for place, rows in enumerate(dict.fromkeys(rows for rows in (micro // 2, 1) if 0 < rows < micro)):
-        steps = train.gradient_accumulation_steps * micro // rows
-        named = f"train.micro_batch_size={rows}"
-        values = {"train.micro_batch_size": rows}
-        if train.global_batch_size is None and not is_ppo:
-            named += f" train.gradient_accumulation_steps={steps}"
-        values["train.gradient_accumulation_steps"] = steps
-        yield 1 + place / 2, named, values
-    if not train.gradient_checkpointing:
-        yield 2, "train.gradient_checkpointing=true", {"train.gradient_checkpointing": True}
-    if train.optimizer in ("adamw_torch", "adamw_torch_fused"):
-        yield 3, "train.optimizer=adamw_8bit", {"train.optimizer": "adamw_8bit"}
-    if many and not run.hardware.fsdp:
-        stage = run.deepspeed.stage or 0
-        for wanted, cost in ((2, 2.5), (3, 4.0)):
-            if stage < wanted:
-                yield cost, f"deepspeed=z{wanted}", _zero(f"z{wanted}", wanted, False)
-        if not run.deepspeed.offload_parameters:
-            yield 7, "deepspeed=z3_offload", _zero("z3_offload", 3, True)
-    is_plain = packing_of(run) is None and run.lora.variant != "pissa"
-    if run.method.name == "lora" and is_plain:
-        yield 5, "method=qlora", _QLORA
-    if run.method.name == "full":
-        yield 8, "method=lora", {"method.name": "lora"}
-        yield 9, "method=qlora", {"method.name": "lora", **_QLORA}
-    if run.method.name == "lora" and run.lora.r > 8:
-        yield 6, "lora.r=8", {"lora.r": 8}
-    shorter = [tokens for tokens in (length // 2, length // 4, length // 8) if tokens >= 128]
-    for place, tokens in enumerate(shorter):
-        yield 6.5 + 2 * place, f"data.max_length={tokens}", {"data.max_length": tokens}
-
-
-_QLORA = {"quant.name": "nf4", "quant.double_quantization": True}
-
-
-def _zero(name: str, stage: int, offloads: bool) -> dict[str, Any]:
-    return {
-        "deepspeed.name": name, "deepspeed.stage": stage, "deepspeed.offload_optimizer": offloads,
-        "deepspeed.offload_parameters": offloads,
-    }  # fmt: skip
-
-
-def with_values(run: Run, values: Mapping[str, Any]) -> Run:
-    """The run with other values at dotted keys of its groups."""
-    for key, value in values.items():
-        group, _, name = key.partition(".")
-        run = run.model_copy(update={group: getattr(run, group).model_copy(update={name: value})})
-    return run
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,18 @@ def refusal(ftlab, *words: str) -> str:
 
 def test_stages_that_it_does_not_train(ftlab):
     found = refusal(ftlab, "stage=grpo", "data=prompts", "stage.rewards=['length:9']", "deepspeed=z3")
-    assert "deepspeed=z3 for stage=grpo is not in this build yet" in found
+    assert "deepspeed=z3: stage=grpo trains without it, on one device or several; use deepspeed=none" in found
+
+
+@pytest.mark.parametrize("word", ["deepspeed=z2", "hardware.fsdp=true", "seed=1"])
+def test_trls_engine_says_what_trains_in_several_processes(mistakes, word):
+    found = mistakes(f"hardware=cpu hardware.devices=2 train.engine=trl {word}")
+    asked = "hardware.devices makes 2" + f" and {word}" * (word != "seed=1")
+    assert found == [
+        f"train.engine=trl: trains in one process, on one device ({asked}); use train.engine=ftlab, which takes the "
+        "same rows on any number of devices"
+    ]
+    assert mistakes("hardware=cpu train.engine=trl") == []
 
 
 @pytest.mark.skipif(find_spec("deepspeed") is not None, reason="DeepSpeed is installed")

@@ -14,6 +14,8 @@ from ftlab.preflight.memory import activations as act
 from ftlab.preflight.memory import device_of, predict
 from ftlab.preflight.memory.device import GIB
 from ftlab.pretrained.shape import layer_parameters, parameter_count
+from ftlab.stages.trainer.out_of_memory import advice
+from ftlab.stages.trainer.remedies import with_values
 
 ROOT = Path(__file__).resolve().parents[2]
 STATES = ("weights", "gradients", "fp32 copies", "optimizer states")
@@ -248,8 +250,8 @@ def test_the_largest_value_fits_and_the_next_does_not(make_run):
     for key in ("data.max_length", "train.micro_batch_size", "lora.r"):
         found = fit.solve(run, key, device)
         assert found.value is not None and found.value < found.limit
-        assert predict(fit.with_values(run, {key: found.value}), device).needed <= 7 * GIB
-        assert predict(fit.with_values(run, {key: found.value + 1}), device).needed > 7 * GIB
+        assert predict(with_values(run, {key: found.value}), device).needed <= 7 * GIB
+        assert predict(with_values(run, {key: found.value + 1}), device).needed > 7 * GIB
 
 
 CROWDED = (
@@ -277,6 +279,23 @@ def test_changes_are_of_several_kinds_before_they_are_of_several_sizes(make_run)
     named = [" ".join(change.overrides) for change in fit.cheapest_changes(run, device_of(run))]
     assert named[0] == "train.gradient_checkpointing=true"
     assert len(named) == 3 and sum(one.startswith("data.max_length=") for one in named) == 1
+
+
+def test_who_has_run_out_of_memory_is_told_the_changes_that_are_planned_with(make_run):
+    """Each kind once, cheapest first, with the batch as it was halved last; none that the config's rules forbid."""
+    run = make_run("hardware.devices=2", "hardware.precision=fp32", "train.micro_batch_size=6",
+                   "train.gradient_accumulation_steps=2", "data.max_length=512", "lora.r=16")  # fmt: skip
+    told = advice(run, 3).removeprefix("What takes less memory: ").partition(". Add it")[0].split("; ")
+    assert told == [
+        "train.micro_batch_size=1 train.gradient_accumulation_steps=12", "train.gradient_checkpointing=true",
+        "deepspeed=z2", "train.optimizer=adamw_8bit", "hardware.precision=bf16", "method=qlora", "lora.r=8",
+        "data.max_length=256",
+    ]  # fmt: skip
+    assert advice(run, 6).startswith("What takes less memory: train.micro_batch_size=3 train.gradient_accumulation")
+    sampling = advice(make_run("stage=ppo", "hardware.devices=2", "train.gradient_checkpointing=true"), 16,
+                      "evaluation_batch_size")  # fmt: skip
+    assert sampling.startswith("What takes less memory: eval.batch_size=8; train.optimizer=adamw_8bit; method=qlora")
+    assert "deepspeed" not in sampling and "micro_batch_size" not in sampling
 
 
 # --- against what is measured ----------------------------------------------------------------------------------------

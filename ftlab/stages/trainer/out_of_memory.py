@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from ftlab.errors import FtlabError, OutOfMemoryError, first_line
 from ftlab.schema import Run
 from ftlab.stages.trainer.batch_sizes import MICRO_BATCH
+from ftlab.stages.trainer.remedies import first_of_each_kind, with_values
 
 # What runs out without an exception type of its own: torch's allocator for CPUs, cuBLAS, Apple's GPUs, C++.
 _WORDS = (
@@ -44,20 +45,13 @@ def told_in_words(run: Run) -> Iterator[None]:
 def advice(run: Run, size: int, key: str = MICRO_BATCH) -> str:
     """Return what would take less memory, none of which the run has already. :param size: of its batches now.
     :param key: which batches."""
-    train, ways = run.train, []
-    if size > 1 and key != MICRO_BATCH:
-        ways.append(f"eval.batch_size={(size + 1) // 2}")
-    elif size > 1:
-        half, twice = (size + 1) // 2, train.gradient_accumulation_steps * train.micro_batch_size // ((size + 1) // 2)
-        ways.append(f"train.micro_batch_size={half} train.gradient_accumulation_steps={twice} (the same global batch)")
-    if not train.gradient_checkpointing:
-        ways.append("train.gradient_checkpointing=true")
-    ways.append(f"data.max_length={run.data.max_length // 2}")
-    if run.method.name != "lora":
-        ways.append("method=lora or method=qlora")
-    elif run.quant.name == "none":
-        ways.append("method=qlora")
-    if run.hardware.precision == "fp32":
-        ways.append("hardware.precision=bf16")
-    listed = "; ".join(ways)
-    return f"What takes less memory: {listed}. Add it to the command together with run.if_exists=new."
+    train = run.train
+    if key == MICRO_BATCH:
+        rows = train.micro_batch_size * train.gradient_accumulation_steps
+        now = next(one for one in range(size, 0, -1) if rows % one == 0)
+        run = with_values(run, {"train.micro_batch_size": now, "train.gradient_accumulation_steps": rows // now})
+    ways = [one.override for one in first_of_each_kind(run)]
+    if key != MICRO_BATCH:
+        ways = [way for way in ways if not way.startswith("train.micro_batch_size")]
+        ways = [f"eval.batch_size={(size + 1) // 2}"] * (size > 1) + ways
+    return f"What takes less memory: {'; '.join(ways)}. Add it to the command together with run.if_exists=new."
