@@ -10,7 +10,7 @@ from typing import Literal
 from ftlab.config.rules import cross_group_mistakes
 from ftlab.distributed.world import planned_devices
 from ftlab.errors import ConfigError, Mistake, NotReadyError
-from ftlab.preflight.memory import Device, Prediction, device_of, predict
+from ftlab.preflight.memory import Device, Host, Prediction, device_of, predict, predict_host
 from ftlab.preflight.memory.device import GIB
 from ftlab.rundir.plan import Plan
 from ftlab.schema import GrpoStage, PpoStage, Run
@@ -24,9 +24,25 @@ _MOST_ROWS = 4096  # of a micro-batch
 
 
 def verdict(found: Prediction) -> Verdict:
-    if found.device.memory is None:
+    """Whether a device has the memory."""
+    return _verdict(found.needed, found.device.memory)
+
+
+def host_verdict(host: Host) -> Verdict:
+    """Whether the main memory of a machine suffices."""
+    return _verdict(host.needed, host.memory)
+
+
+def worse(of_device: Verdict, of_host: Verdict) -> Verdict:
+    """Of both. Of a machine whose memory nobody knows nothing is expected."""
+    order: tuple[Verdict, ...] = ("fits", "unknown", "tight", "does not fit")
+    return max(of_device, "fits" if of_host == "unknown" else of_host, key=order.index)
+
+
+def _verdict(needed: float, memory: float | None) -> Verdict:
+    if memory is None:
         return "unknown"
-    share = found.needed / found.device.memory
+    share = needed / memory
     return "fits" if share <= TIGHT else "tight" if share <= 1 else "does not fit"
 
 
@@ -58,9 +74,10 @@ def cheapest_changes(run: Run, device: Device, is_here: bool = False) -> list[Ch
         changed = with_values(run, {key: value for one in chosen for key, value in one.values.items()})
         if cross_group_mistakes(changed):
             continue
-        needed = predict(changed, _same_memory(changed, device, is_here)).needed
-        if device.memory is None or needed <= TIGHT * device.memory:
-            change = Change(tuple(one.override for one in chosen), needed)
+        predicted = predict(changed, _same_memory(changed, device, is_here))
+        told = {verdict(predicted), host_verdict(predict_host(changed, predicted, is_here))}
+        if told <= {"fits", "unknown"}:
+            change = Change(tuple(one.override for one in chosen), predicted.needed)
             (found if is_another else spare).append((_cost(chosen), frozenset(keys), change))
             if len(found) == _SHOWN:
                 break
@@ -155,25 +172,33 @@ def check_fits(plan: Plan, is_here: bool = True) -> None:
     :raises NotReadyError: a phase does not fit, with what would do.
     """
     chosen = plan.phases[0].config.run.phases
-    lines = []
+    lines, keys = list[str](), set[str]()
     for phase in plan.phases:
         run = phase.config
         device = device_of(run, is_here)
-        if not device.is_given or (chosen is not None and phase.name not in chosen):
+        if chosen is not None and phase.name not in chosen:
             continue
         found = predict(run, device)
-        if verdict(found) == "does not fit":
+        host = predict_host(run, found, is_here)
+        too_much = []
+        if device.is_given and verdict(found) == "does not fit":
+            keys.add("hardware.memory_gb")
+            given = f"hardware.memory_gb={run.hardware.memory_gb:g}"
+            too_much.append(f"about {size(found.needed)} of one device, and {given}")
+        if host.is_given and host_verdict(host) == "does not fit":
+            keys.add("hardware.host_memory_gb")
+            given = f"hardware.host_memory_gb={run.hardware.host_memory_gb:g}"
+            too_much.append(f"about {size(host.needed)} of a machine's main memory {host.moment}, and {given}")
+        if too_much:
             where = f"Phase {phase.name}" if len(plan.phases) > 1 else "This run"
-            lines.append(
-                f"{where} needs about {size(found.needed)} of one device, and hardware.memory_gb="
-                f"{run.hardware.memory_gb:g}. It would fit with:"
-            )
+            lines.append(f"{where} needs {'; and '.join(too_much)}. It would fit with:")
             lines += [
                 f"  - {' '.join(change.overrides)}  ({size(change.needed)})"
                 for change in cheapest_changes(run, device, is_here)
-            ] or ["  - a smaller model, or a larger device"]
+            ] or ["  - a smaller model, or a larger device or machine"]
     if lines:
-        more = "`ftlab plan` before the same words shows where it goes; hardware.memory_gb=null tries it anyway."
+        tries = " ".join(f"{key}=null" for key in sorted(keys))
+        more = f"`ftlab plan` before the same words shows where it goes; {tries} tries it anyway."
         raise NotReadyError("\n".join([*lines, more]))
 
 
@@ -181,6 +206,14 @@ def forecast(run: Run) -> tuple[str, bool]:
     """What to say of memory as a phase begins, and whether it is a warning."""
     found = predict(run, device_of(run, is_here=True))
     about = f"memory: about {size(found.needed)} at its peak"
+    host = predict_host(run, found, is_here=True)
+    if (of_host := host_verdict(host)) not in ("fits", verdict(found)) and host.memory is not None:
+        ending = "that is tight" if of_host == "tight" else "that does not fit"
+        about += (
+            f"; and {size(host.needed)} of the machine's own {size(host.memory)} {host.moment}, in {host.processes} "
+            f"process{'es' * (host.processes > 1)}: {ending}. ftlab plan says what would make it fit"
+        )
+        return about, True
     if found.device.memory is None:
         return f"{about}, as predicted", False
     told = verdict(found)

@@ -43,6 +43,17 @@ def _hub_cache() -> Path:
     return Path(home).expanduser() / "hub"
 
 
+def stored_dtype(path: str | None, revision: str = "main") -> str | None:
+    """The type that config.json says the weights of ``model.path`` have (``bfloat16``); None where nobody knows."""
+    folder = local_folder(path, revision)
+    try:
+        found = read_object(folder / CONFIG) if folder is not None and (folder / CONFIG).is_file() else {}
+    except NotReadyError:
+        return None  # which preflight tells of
+    named = found.get("dtype", found.get("torch_dtype"))
+    return named if isinstance(named, str) else None
+
+
 def read_object(file: Path) -> dict[str, Any]:
     """The JSON object of a file.
 

@@ -89,6 +89,7 @@ class Hardware(Group):
     devices: Annotated[Positive | Literal["auto"], operational]
     nodes: Annotated[Positive, operational]
     memory_gb: Annotated[Annotated[PositiveFloat, Field(allow_inf_nan=False)] | None, operational]
+    host_memory_gb: Annotated[Annotated[PositiveFloat, Field(allow_inf_nan=False)] | None, operational]
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     fsdp: bool
     hang_minutes: Annotated[PositiveFloat | None, operational]

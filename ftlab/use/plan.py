@@ -14,7 +14,7 @@ from ftlab.planning import make_plan
 from ftlab.preflight import check, fit
 from ftlab.preflight.directory import Continuation, continuation
 from ftlab.preflight.fit import size
-from ftlab.preflight.memory import Device, Prediction, device_of, predict
+from ftlab.preflight.memory import Device, Prediction, device_of, predict, predict_host
 from ftlab.preflight.memory.device import CONTEXT
 from ftlab.rundir.checkpoints import step_of
 from ftlab.rundir.claim import named_folder
@@ -51,8 +51,15 @@ def plan(run: Run, overrides: Sequence[str]) -> None:
 
 
 def _does_not_fit(phase: dict[str, Any], has_others: bool) -> str:
-    needed, memory = size(phase["memory"]["needed"]), size(phase["device"]["memory"])
-    return f"{'Phase ' + phase['name'] if has_others else 'This run'} does not fit: {needed} of {memory}."
+    places = {"": phase["memory"]["needed"], " of a machine's main memory": phase["host"]["needed"]}
+    there = (phase["device"]["memory"], phase["host"]["memory"])
+    told = (phase["device_verdict"], phase["host"]["verdict"])
+    too_much = [
+        f"{size(needed)} of {size(memory)}{place}"
+        for (place, needed), memory, verdict in zip(places.items(), there, told)
+        if verdict == "does not fit"
+    ]
+    return f"{'Phase ' + phase['name'] if has_others else 'This run'} does not fit: {' and '.join(too_much)}."
 
 
 def describe(planned: Plan, checkpoint: int | None = None) -> dict[str, Any]:
@@ -80,14 +87,20 @@ def _phase(phase: Phase, then: Continuation | None) -> dict[str, Any]:
     run = phase.config
     device = device_of(run)
     found = predict(run, device)
-    told = fit.verdict(found)
+    host = predict_host(run, found)
+    told = fit.worse(fit.verdict(found), fit.host_verdict(host))
     changes = [] if told in ("fits", "unknown") else fit.cheapest_changes(run, device)
     return {
         "name": phase.name, "stage": run.stage.name, "model": run.model.name, "method": _method(run),
         "from": phase.source, "trainable": found.trainable, "parameters": found.parameters, **_work(phase, then),
         "device": {"kind": device.kind, "count": device.count, "memory": device.memory, "given": device.is_given},
         "memory": {**found.as_dict(), "outside": CONTEXT, "needed": round(found.needed), "host": round(found.host)},
-        "verdict": told,
+        "host": {
+            "moment": host.moment, "processes": host.processes, "each": round(host.each), "once": round(host.once),
+            "needed": round(host.needed), "memory": host.memory, "given": host.is_given,
+            "verdict": fit.host_verdict(host),
+        },
+        "device_verdict": fit.verdict(found), "verdict": told,
         "changes": [{"overrides": list(one.overrides), "needed": round(one.needed)} for one in changes],
         "disk": round(_disk(run, found)),
     }  # fmt: skip
@@ -192,9 +205,10 @@ def _phase_lines(phase: dict[str, Any]) -> list[str]:
     for name, count in sorted(memory["bytes"].items(), key=lambda one: -one[1]):
         lines.append(_row(name, count))
     outside = "Python and PyTorch themselves" if device["kind"] == "cpu" else "driver and PyTorch themselves"
-    lines += [_row(outside, memory["outside"]), _row("in all", memory["needed"]) + _of(device, phase["verdict"])]
+    lines += [_row(outside, memory["outside"]), _row("in all", memory["needed"]) + _of(device, phase["device_verdict"])]
     if memory["host"]:
         lines.append(f"  and {size(memory['host'])} in the host's memory for each device, of what is offloaded")
+    lines += _host_lines(phase["host"], bool(memory["host"]))
     if phase["changes"]:
         lines += ["", "It fits with one of:"]
         lines += [f"  {' '.join(one['overrides'])}  ({size(one['needed'])})" for one in phase["changes"]]
@@ -202,6 +216,14 @@ def _phase_lines(phase: dict[str, Any]) -> list[str]:
         lines += ["", "No change of batch, length, rank or method makes it fit: take a smaller model,"]
         lines += ["a larger device, or more of them with deepspeed=z3."]
     return lines
+
+
+def _host_lines(host: dict[str, Any], is_offloaded: bool) -> list[str]:
+    """Where it is more than one process that does not offload anything, and there is room for it."""
+    if host["processes"] == 1 and not is_offloaded and host["verdict"] in ("fits", "unknown"):
+        return []
+    row = _row(f"{host['processes']} x {size(host['each'])}", host["needed"])
+    return ["", f"Main memory of a machine, {host['moment']}:", row + _of(host, host["verdict"])]
 
 
 def _batch(phase: dict[str, Any]) -> str:
@@ -233,8 +255,8 @@ def _row(name: str, count: float) -> str:
     return f"  {name:<{_COLUMN - 10}}{size(count):>12}"
 
 
-def _of(device: dict[str, Any], verdict: str) -> str:
-    return "" if device["memory"] is None else f" of {size(device['memory'])}: {verdict}"
+def _of(place: dict[str, Any], verdict: str) -> str:
+    return "" if place["memory"] is None else f" of {size(place['memory'])}: {verdict}"
 
 
 # --- solving ---------------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ CHANGES: dict[str, tuple[Any, Any]] = {
     "eval.steps": (3, 4),
     "hardware.devices": ("auto", 1),
     "hardware.hang_minutes": (30, "null"),
+    "hardware.host_memory_gb": ("null", 16),
     "hardware.memory_gb": ("null", 16),
     "hardware.name": ("cpu", "auto"),
     "run.if_exists": ("refuse", "resume"),

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from ftlab.errors import NotReadyError
+from ftlab.planning import make_plan
 from ftlab.preflight import fit
 from ftlab.preflight.memory import activations as act
-from ftlab.preflight.memory import device_of, predict
-from ftlab.preflight.memory.device import GIB
+from ftlab.preflight.memory import device_of, predict, predict_host
+from ftlab.preflight.memory.device import CONTEXT, GIB
+from ftlab.preflight.memory.layers import adapter_elements
 from ftlab.pretrained.shape import layer_parameters, parameter_count
 from ftlab.stages.trainer.out_of_memory import advice
 from ftlab.stages.trainer.remedies import with_values
@@ -296,6 +299,92 @@ def test_who_has_run_out_of_memory_is_told_the_changes_that_are_planned_with(mak
                       "evaluation_batch_size")  # fmt: skip
     assert sampling.startswith("What takes less memory: eval.batch_size=8; train.optimizer=adamw_8bit; method=qlora")
     assert "deepspeed" not in sampling and "micro_batch_size" not in sampling
+
+
+# --- a machine's own memory ----------------------------------------------------------------------------------------
+
+FULL_70B = ("model=llama2_70b", "method=full", "hardware=8xa100", "deepspeed=z3")
+
+
+def host_of(run):
+    return predict_host(run, predict(run))
+
+
+def test_every_process_loads_a_model_of_its_own_unless_the_file_can_be_shared(make_run, tmp_path):
+    elements = parameter_count(make_run(*FULL_70B).model.architecture)
+    full = host_of(make_run(*FULL_70B))
+    assert (full.moment, full.processes, full.each) == ("as the model is loaded", 8, CONTEXT + 4 * elements)
+    assert full.memory is None, "nobody has said what that machine has"
+    assert host_of(make_run(*FULL_70B, "hardware.nodes=2")).needed == full.needed, "it is one machine's"
+    lora = make_run("model=llama2_70b", "method=lora", "hardware=8xa100", "deepspeed=z3")
+    assert host_of(lora).each == CONTEXT + 4 * adapter_elements(lora), "16 bits are pages of the file"
+    (tmp_path / "config.json").write_text(json.dumps({"dtype": "float32"}))
+    there = with_values(lora, {"model.path": str(tmp_path)})
+    assert host_of(there).each == pytest.approx(CONTEXT + 2 * elements + 4 * adapter_elements(lora))
+    qlora = make_run("model=llama2_70b", "method=qlora", "hardware=8xa100")
+    assert host_of(qlora).each == CONTEXT, "it goes to the device part by part"
+    sharded = make_run("model=llama2_70b", "method=qlora", "hardware=8xa100", "hardware.fsdp=true")
+    assert elements / 2 < host_of(sharded).each - 4 * adapter_elements(sharded) < elements
+    offloaded = make_run(*FULL_70B[:-1], "deepspeed=z2_offload", "hardware.devices=1")
+    assert (host_of(offloaded).moment, host_of(offloaded).each) == ("as it trains", CONTEXT + predict(offloaded).host)
+
+
+def test_processes_of_a_cpu_share_its_memory(make_run):
+    one, four = (make_run("hardware=cpu", f"hardware.devices={count}", "hardware.host_memory_gb=2") for count in (1, 4))
+    assert host_of(four).needed == 4 * predict(four).needed
+    assert (fit.host_verdict(host_of(one)), fit.host_verdict(host_of(four))) == ("fits", "does not fit")
+
+
+def test_what_the_machine_has_no_room_for_is_refused_where_the_config_says_what_it_has(make_run):
+    line = (*FULL_70B, "hardware.memory_gb=1000")
+    fit.check_fits(make_plan(make_run(*line), line), is_here=False)  # nobody knows
+    line = (*line, "hardware.host_memory_gb=2000")
+    with pytest.raises(NotReadyError) as caught:
+        fit.check_fits(make_plan(make_run(*line), line))
+    told = str(caught.value)
+    assert "needs about 2060 GiB of a machine's main memory as the model is loaded, and hardware.host_memory_gb" in told
+    assert told.endswith("shows where it goes; hardware.host_memory_gb=null tries it anyway.")
+    assert "method=lora" in told and "micro_batch_size" not in told, "only what helps there"
+    run = make_run("hardware=cpu", "hardware.devices=4", "hardware.host_memory_gb=2")
+    line, is_warning = fit.forecast(run)
+    assert is_warning and "and 2.24 GiB of the machine's own 2.00 GiB as it trains, in 4 processes: that does" in line
+
+
+@pytest.mark.matrix
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="the system does not say whose pages are")
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_what_a_process_has_for_itself_of_a_loaded_model(tmp_path, precision):
+    """Nothing where the file has the weights in the type that is asked for, all of them where not."""
+    done = subprocess.run([sys.executable, "-c", _LOADED, str(tmp_path), precision], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    measured, predicted = json.loads(done.stdout.splitlines()[-1])
+    assert measured == pytest.approx(predicted, rel=0.05, abs=6 * 2**20)
+
+
+_LOADED = r"""
+import json, re, sys
+from pathlib import Path
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+from ftlab.config import compose
+from ftlab.model.load import load_model
+from ftlab.preflight.memory import host, predict
+from ftlab.preflight.memory.layers import adapter_elements
+
+folder, precision = sys.argv[1:]
+shape = LlamaConfig(hidden_size=768, intermediate_size=2048, num_hidden_layers=6, num_attention_heads=12,
+                    vocab_size=16000)
+LlamaForCausalLM(shape).to(torch.bfloat16).save_pretrained(folder)
+line = ["model=local", f"model.path={folder}", "hardware=cpu", f"hardware.precision={precision}", "data.max_length=64"]
+run = compose.read(line, compose.config_loader())
+
+def own():
+    return 1024 * int(re.search(r"Anonymous: +(\d+)", Path("/proc/self/smaps_rollup").read_text())[1])
+
+before = own()
+model = load_model(run)
+print(json.dumps([own() - before, host._loaded(run, predict(run).device) - 4 * adapter_elements(run)]))
+"""
 
 
 # --- against what is measured ----------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ Every figure is bytes. Sources of the formulas, by the letter that a comment nam
 """
 
 from ftlab.preflight.memory.device import Device, device_of
+from ftlab.preflight.memory.host import Host, predict_host
 from ftlab.preflight.memory.peak import Prediction, predict
 
-__all__ = ["Device", "Prediction", "device_of", "predict"]
+__all__ = ["Device", "Host", "Prediction", "device_of", "predict", "predict_host"]
