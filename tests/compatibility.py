@@ -38,9 +38,11 @@ from tests.conftest import ROOT
 from tests.families import FAMILIES, family_model
 from tests.runs import make_run
 from tests.stages.trainers import plain_logprobs, trained
+from tests.tables import line_of, read_table, write_table
 
 _REWARD = f"stage.rewards=[{Path(__file__).with_name('rewards.py')}:letters]"
 DOCUMENT = ROOT / "docs" / "compatibility.md"
+TITLE = "family"  # of the table's first column
 STAGES = {
     "pt": ("data=phase1_foundation", "data.max_samples=2", "data.max_length=64", "data.overlap=0"),
     "sft": (), "rm": (), "dpo": (), "kto": (), "orpo": (),
@@ -204,24 +206,9 @@ def _score(model: Any, sample: Any) -> Tensor:
     return score
 
 
-def read_table() -> dict[str, list[str]]:
+def read_families() -> dict[str, list[str]]:
     """The document's rows by family."""
-    lines = [line for line in DOCUMENT.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    return {row[0].strip("`"): row[1:] for row in cells}
-
-
-def _line(family: str, row: list[str]) -> str:
-    return "| " + " | ".join([f"`{family}`", *row]) + " |"
-
-
-def write_table(table: dict[str, list[str]]) -> None:
-    """Put the rows in place of the document's own."""
-    lines = DOCUMENT.read_text(encoding="utf-8").splitlines()
-    others = [line for line in lines if not line.startswith("| `")]
-    end = next(at for at, line in enumerate(others) if line.startswith("|---")) + 1
-    found = [*others[:end], *(_line(family, row) for family, row in table.items()), *others[end:]]
-    DOCUMENT.write_text("\n".join(found) + "\n", encoding="utf-8")
+    return {family.strip("`"): row for family, *row in read_table(DOCUMENT, TITLE)[1]}
 
 
 def main() -> None:
@@ -230,10 +217,10 @@ def main() -> None:
     chosen = parser.parse_args().families
     table = {}
     for family in chosen or FAMILIES:
-        table[family] = row_of(family)
-        print(_line(family, table[family]), flush=True)
+        table[family] = [f"`{family}`", *row_of(family)]
+        print(line_of(table[family]), flush=True)
     if not chosen:
-        write_table(table)
+        write_table(DOCUMENT, TITLE, [*table.values()])
 
 
 if __name__ == "__main__":

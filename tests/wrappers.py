@@ -1,7 +1,8 @@
-"""Every stage under every way to train on several devices. Each cell is a run of two processes, against one process.
+"""docs/compatibility.md: every stage under every way to train on several devices. Each cell is a run of two processes,
+against one process.
 
-OMP_NUM_THREADS=1 python -m tests.wrappers    # all of them, half an hour
-python -m tests.wrappers ddp --stages sft dpo # some
+OMP_NUM_THREADS=1 python -m tests.wrappers    # all of them, half an hour; writes docs/compatibility.md
+python -m tests.wrappers ddp --stages sft dpo # some, printed
 """
 
 from __future__ import annotations
@@ -22,17 +23,23 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from ftlab.config import command_line
 from ftlab.config.compose import read
 from ftlab.distributed.deepspeed import prepare_environment
 from ftlab.engine import worker
 from ftlab.errors import FtlabError
-from ftlab.planning import make_plan
+from ftlab.planning import Plan, make_plan
 from ftlab.preflight import check as preflight
 from ftlab.rundir.claim import claim
 from ftlab.rundir.names import TIMES
+from tests.conftest import ROOT
+from tests.tables import line_of, read_table, write_table
 
+DOCUMENT = ROOT / "docs" / "compatibility.md"
+TITLE = "stage"  # of the table's first column
 WRAPPERS = {
     "ddp": (), "z0": ("deepspeed=z0",), "z1": ("deepspeed=z1",), "z2": ("deepspeed=z2",),
     "z2_offload": ("deepspeed=z2_offload",), "z3": ("deepspeed=z3",), "z3_offload": ("deepspeed=z3_offload",),
@@ -52,7 +59,7 @@ STAGES = {
 }  # fmt: skip
 BASE = (
     "hardware=cpu", "hardware.precision=fp32", "train.logging_steps=1", "train.learning_rate=1e-4", "lora.dropout=0",
-    "train.max_steps=3", "tracker=none", "eval.golden_rows=0", "eval.samples=0", "data.num_samples=48",
+    "train.max_steps=10", "tracker=none", "eval.golden_rows=0", "eval.samples=0", "data.num_samples=48",
     "data.split.validation=none", "data.split.golden=none",
 )  # fmt: skip
 # Micro-batch and accumulation in one process, and in each of two. The reference point of kto, and what TRL measures of
@@ -79,6 +86,12 @@ class Row:
         return self.stage, self.method, {None: "answers", True: "packed", False: "alone"}[self.packing]
 
 
+def read_wrappers() -> dict[tuple[str, str, str], dict[str, str]]:
+    """The document's cells: by stage, method and packing, and by wrapper."""
+    (_, _, _, *wrappers), found = read_table(DOCUMENT, TITLE)
+    return {(stage, method, packing): dict(zip(wrappers, cells)) for stage, method, packing, *cells in found}
+
+
 def rows(stages: Iterable[str] = STAGES, methods: Iterable[str] = METHODS) -> Iterator[Row]:
     for stage, method in itertools.product(stages, methods):
         for packing in (None,) if stage in GENERATING else (True, False):
@@ -94,18 +107,32 @@ def cells_of(row: Row, wrappers: Sequence[str], folder: Path) -> dict[str, str]:
     cells = {}
     for wrapper in wrappers:
         found = _trained(row, (*WRAPPERS[wrapper], "hardware.devices=2"), sizes[1], 2, folder / wrapper)
-        cells[wrapper] = found if isinstance(found, str) else _verdict(alone, found, TOLERANCES.get(wrapper, 1e-5))
+        cells[wrapper] = found if isinstance(found, str) else _verdict(row, alone, found, TOLERANCES.get(wrapper, 1e-5))
     return cells
 
 
+def refusal(row: Row, more: Iterable[str], folder: Path) -> str | None:
+    """Why the row's run is not begun, if it is not."""
+    try:
+        _checked([*row.words, *more], folder)
+    except FtlabError as error:
+        return str(error)
+    return None
+
+
+def _checked(words: Sequence[str], folder: Path) -> Plan:
+    """The plan of a run that may begin. :raises FtlabError: it may not."""
+    overrides = [*words, f"run.dir={folder}"]
+    plan = make_plan(read(command_line.read(overrides).overrides), overrides)
+    preflight.check_plan(plan)
+    return plan
+
+
 def _trained(row: Row, more: Iterable[str], size: tuple[int, int], ranks: int, folder: Path) -> Path | str:
-    """The run directory of three steps, or why there is none."""
+    """The run directory of ten steps, or why there is none."""
     words = [*row.words, *more, f"train.micro_batch_size={size[0]}", f"train.gradient_accumulation_steps={size[1]}"]
     try:
-        overrides = [*words, f"run.dir={folder}"]
-        plan = make_plan(read(command_line.read(overrides).overrides), overrides)
-        preflight.check_plan(plan)
-        with claim(plan) as run_dir:
+        with claim(_checked(words, folder)) as run_dir:
             pass
     except FtlabError as error:
         print(f"    {folder.name}: {error}", file=sys.stderr)
@@ -164,8 +191,8 @@ def _begin_rank(run_dir: Path, rank: int, count: int, port: int) -> int:
         os._exit(code)
 
 
-def _verdict(one: Path, other: Path, tolerance: float) -> str:
-    """Losses, gradient norms and measures of two runs, and the weights that they have saved."""
+def _verdict(row: Row, one: Path, other: Path, tolerance: float) -> str:
+    """Losses, gradient norms and measures of two runs, the weights that they have saved, and what those say."""
     left, right = (
         [json.loads(line) for line in (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         for path in (one, other)
@@ -181,7 +208,10 @@ def _verdict(one: Path, other: Path, tolerance: float) -> str:
             )
             if not close:
                 return f"{name} {b[name]} for {a[name]} at step {a['step']}"
-    return _compare_weights(_weights(one), _weights(other))
+    verdict = _compare_weights(_weights(one), _weights(other))
+    if verdict != "yes":
+        return verdict
+    return "yes" if _answer(row.stage, one) == _answer(row.stage, other) else "other answers"
 
 
 def _weights(run_dir: Path) -> dict[str, Any]:
@@ -200,6 +230,18 @@ def _compare_weights(one: dict[str, Any], other: dict[str, Any]) -> str:
     return "yes"
 
 
+def _answer(stage: str, run_dir: Path) -> list[int] | float:
+    """What the saved weights, loaded by transformers, say to a prompt: tokens, or a reward model's score of it."""
+    prompt = torch.arange(100, 108)[None]
+    if stage == "rm":
+        judge = AutoModelForSequenceClassification.from_pretrained(run_dir / "final").eval()
+        with torch.no_grad():
+            return round(float(judge(prompt).logits), 3)
+    model = AutoModelForCausalLM.from_pretrained(run_dir / "final").eval()
+    tokens = model.generate(prompt, max_new_tokens=8, min_new_tokens=8, do_sample=False)
+    return [int(token) for token in tokens[0, prompt.shape[1] :]]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="stages x methods x packing x wrappers")
     parser.add_argument("wrappers", nargs="*", choices=[*WRAPPERS, []], help="these alone, printed")
@@ -207,11 +249,15 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=[*METHODS])
     given = parser.parse_args()
     wrappers = given.wrappers or [*WRAPPERS]
+    table: list[list[str]] = []
     _preload()
     for row in rows(given.stages, given.methods):
         with tempfile.TemporaryDirectory() as folder:
             cells = cells_of(row, wrappers, Path(folder))
-        print("| " + " | ".join([*row.titles, *(cells[wrapper] for wrapper in wrappers)]) + " |", flush=True)
+        table.append([*row.titles, *(cells[wrapper] for wrapper in wrappers)])
+        print(line_of(table[-1]), flush=True)
+    if len(table) == len([*rows()]) and wrappers == [*WRAPPERS]:
+        write_table(DOCUMENT, TITLE, table)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Several processes that train one run: the same losses as one has, written once, and told once where one fails."""
+"""Several processes that train one run: the same losses as one has, written once, and told once where one fails. Every
+stage under every wrapper: test_wrappers.py."""
 
 from __future__ import annotations
 
@@ -15,14 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors import safe_open
 
 BASE = (
     "hardware=cpu", "train.logging_steps=1", "train.learning_rate=1e-3", "lora.dropout=0", "tracker=none",
     "eval.golden_rows=0", "eval.samples=0", "data.num_samples=120", "data.split.validation=none",
 )  # fmt: skip
-DATA = {"dpo": "preferences", "orpo": "preferences", "rm": "preferences", "kto": "labels", "pt": "phase1_foundation"}
 
 
 @pytest.fixture
@@ -83,76 +81,6 @@ def test_two_ranks_train_as_one_process_does(tmp_path, train):
     check_equal(tmp_path / "outputs/one", tmp_path / "outputs/two", 1e-5)
     assert "Finished after" in done.stdout and done.stdout.count("tiny: ") == 1  # one of them speaks
     assert done.stderr == ""
-
-
-STAGES, METHODS = ("sft", "pt", "rm", "dpo", "kto", "orpo"), ("full", "lora", "qlora")
-# What wraps the model, the stages that it is tested with, and how far losses may be from those of one process.
-WRAPPERS = {
-    "none": (STAGES, 1e-5),
-    "z0": (("sft",), 1e-5),
-    "z1": (("sft",), 1e-5),
-    "z2": (STAGES, 1e-5),
-    "z2_offload": (("sft",), 1e-5),
-    "z3": (STAGES, 1e-4),
-    "z3_offload": (("sft", "dpo"), 1e-4),
-    "fsdp": (STAGES, 1e-4),
-}
-CELLS = [
-    (stage, method, packing, wrapper)
-    for wrapper, (stages, _) in WRAPPERS.items()
-    for stage in stages
-    for method in METHODS
-    for packing in (("true", "false") if wrapper == "none" else ("true",))
-]
-
-
-@pytest.fixture(scope="session")
-def one_process(tmp_path_factory) -> Callable[..., Path]:
-    """``one_process(train, "stage=dpo", ...)``: the folder of that run of one process, which is trained once."""
-    folder, known = tmp_path_factory.mktemp("one"), dict[tuple[str, ...], Path]()
-
-    def run(train: Callable[..., Any], *words: str) -> Path:
-        if words not in known:
-            path = folder / str(len(known))
-            train(*words, f"run.dir={path}")
-            known[words] = path
-        return known[words]
-
-    return run
-
-
-@pytest.mark.distributed
-@pytest.mark.parametrize(("stage", "method", "packing", "wrapper"), CELLS)
-def test_ten_steps_of_every_stage(tmp_path, train, one_process, stage, method, packing, wrapper):
-    """KTO's reference point is the mean of a micro-batch over all processes: one has to have as many rows in it."""
-    if wrapper not in ("none", "z0", "fsdp"):
-        pytest.importorskip("deepspeed", reason="pip install 'ftlab[deepspeed]'")
-    # Training spreads differences of the last digit; at a tenth of the rate they stay where they are looked for.
-    words = [*BASE, f"stage={stage}", f"method={method}", f"data.packing={packing}", "train.max_steps=10"]
-    words += ["train.learning_rate=1e-4"]
-    words += [f"data={DATA[stage]}"] if stage in DATA else []
-    words += ["data.max_length=256", "data.overlap=0"] if stage == "pt" else []
-    batch, accumulation = (4, 2) if stage == "kto" else (2, 4)
-    sizes = f"train.micro_batch_size={batch}", f"train.gradient_accumulation_steps={accumulation}"
-    one = one_process(train, *words, *sizes)
-    sizes = "train.micro_batch_size=2", "train.gradient_accumulation_steps=2"
-    train(*words, *sizes, "hardware.devices=2", words_of(wrapper), "run.name=two")
-    two = tmp_path / "outputs/two"
-    check_equal(one, two, WRAPPERS[wrapper][1])
-    check_weights(one / "final", two / "final")
-
-
-def words_of(wrapper: str) -> str:
-    return "hardware.fsdp=true" if wrapper == "fsdp" else f"deepspeed={wrapper}"
-
-
-def check_weights(one: Path, other: Path) -> None:
-    """All of the weights are saved, and none is as it began: of a step's sign Adam makes as much as of its size."""
-    (left, right) = (next(folder.glob("*.safetensors")) for folder in (one, other))
-    with safe_open(left, "pt") as a, safe_open(right, "pt") as b:
-        assert sorted(a.keys()) == sorted(b.keys())
-        for name in a.keys():  # noqa: SIM118
-            torch.testing.assert_close(a.get_tensor(name), b.get_tensor(name), rtol=0, atol=2e-4)
 
 
 PPO = (

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from tests.compatibility import STAGES, read_table, row_of
+from tests.compatibility import STAGES, read_families, row_of
 from tests.families import FAMILIES
 
 FAST = "mpt"  # one of a way that no shipped model is trained in elsewhere
 
 
 def test_the_table_has_every_family_and_every_stage():
-    table = read_table()
+    table = read_families()
     assert list(table) == list(FAMILIES)
     assert all(len(row) == 1 + len(STAGES) for row in table.values())
 
@@ -23,6 +23,6 @@ def test_the_table_has_every_family_and_every_stage():
 def test_a_familys_row_is_what_the_code_does(family):
     """Three steps of each stage; each loss that of the samples one at a time."""
     stages = ("sft", "kto") if family == FAST else tuple(STAGES)
-    written = read_table()[family]
+    written = read_families()[family]
     expected = [written[0], *(written[1 + list(STAGES).index(stage)] for stage in stages)]
     assert row_of(family, stages) == expected
