@@ -28,9 +28,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Two workers take whole files: those of the longest tests first, or one would end with them while the other waits.
 LONGEST = (
-    "engine/test_kill.py", "engine/test_resume.py", "stages/test_ppo.py", "engine/test_curriculum.py",
-    "stages/test_engines.py", "stages/test_matrix.py", "stages/test_first_step.py", "stages/test_grpo.py",
-    "stages/test_sft_then_dpo.py", "stages/test_rl_means.py",
+    "engine/test_kill.py", "engine/test_main_job.py", "distributed/test_ranks.py", "engine/test_resume.py",
+    "stages/test_ppo.py", "engine/test_curriculum.py", "stages/test_engines.py", "stages/test_matrix.py",
+    "stages/test_first_step.py", "stages/test_grpo.py", "stages/test_sft_then_dpo.py", "stages/test_rl_means.py",
 )  # fmt: skip
 
 

@@ -35,6 +35,7 @@ def small_disk(tmp_path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.kill
 def test_a_full_disk_keeps_the_last_good_checkpoint(small_disk, tmp_path):
     folder = small_disk / "run"
     with pytest.raises(RunDirError) as caught:

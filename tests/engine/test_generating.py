@@ -77,6 +77,7 @@ def test_a_continued_run_answers_only_what_was_not_answered(tmp_path, answered, 
     assert logged(again) == logged(answered) and final_hash(again) == final_hash(answered)
 
 
+@pytest.mark.matrix
 def test_the_best_golden_answers_weights_are_the_final_ones(tmp_path):
     run = train_run(
         tmp_path / "r", *GIVEN, "eval.generate_every=3", "train.keep_best=true", "train.save_total_limit=1",

@@ -194,6 +194,7 @@ def test_a_copied_curriculum_that_followed_links_is_finished(given, tmp_path, ca
     assert "moved to" not in capsys.readouterr().out  # it was the first phase's: nothing of its own
 
 
+@pytest.mark.kill
 def test_a_curriculum_that_stopped_in_its_second_phase_and_was_copied_is_finished(given, tmp_path):
     train_run(tmp_path / "r", *given, *PHASES, "run.phases=[one]")
     check_copy(interrupted_run(tmp_path / "r", 1, *given, *PHASES), tmp_path / "copy")

@@ -72,6 +72,7 @@ def given(tmp_path) -> tuple[str, ...]:
     return (*FAST, *of_steps, f"data.path={tmp_path}/train.jsonl", "data.format=alpaca", *files)
 
 
+@pytest.mark.matrix
 def test_any_of_them_may_change_between_two_starts(given, tmp_path, capsys):
     """A measure that only one side has is shown with a dash."""
     starts: list[list[str]] = []

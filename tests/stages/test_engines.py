@@ -89,7 +89,7 @@ def test_both_engines_reach_the_same_numbers_on_pairs_and_labels(stage, batches,
 @pytest.mark.parametrize(
     # The formulas are compared in test_losses_trl; here that the trainers get there, with and without smoothing.
     "loss_type",
-    ["ipo", "exo", *(pytest.param(name, marks=pytest.mark.matrix) for name in ("hinge", "robust", "nca"))],
+    ["ipo", *(pytest.param(name, marks=pytest.mark.matrix) for name in ("exo", "hinge", "robust", "nca"))],
 )
 def test_every_loss_that_both_have(loss_type, tmp_path):
     smoothing = {"robust": 0.1, "exo": 0.001}.get(loss_type, 0.0)
@@ -100,11 +100,16 @@ def test_every_loss_that_both_have(loss_type, tmp_path):
     "overrides",
     [
         ("stage=rm", "stage.margin=0.7"),
-        ("stage=dpo", "stage.beta=0.3", "method=freeze", "train.optimizer=sgd", "train.learning_rate=0.1"),
+        pytest.param(
+            ("stage=dpo", "stage.beta=0.3", "method=freeze", "train.optimizer=sgd", "train.learning_rate=0.1"),
+            marks=pytest.mark.matrix,
+        ),
         ("stage=dpo", "method=qlora"),
         pytest.param(("stage=rm", "method=qlora"), marks=pytest.mark.matrix),
-        ("stage=dpo", "model=tiny", "lora.variant=pissa"),
-        ("stage=kto", "stage.desirable_weight=2.0", "stage.undesirable_weight=0.5"),
+        pytest.param(("stage=dpo", "model=tiny", "lora.variant=pissa"), marks=pytest.mark.matrix),
+        pytest.param(
+            ("stage=kto", "stage.desirable_weight=2.0", "stage.undesirable_weight=0.5"), marks=pytest.mark.matrix
+        ),
     ],
     ids=" ".join,
 )
@@ -112,6 +117,7 @@ def test_what_the_stage_and_the_method_say_reaches_trl(overrides, tmp_path):
     both(tmp_path, *overrides, *PAIRS)
 
 
+@pytest.mark.matrix
 def test_a_reference_that_is_another_adapter(tmp_path):
     reference = train_run(tmp_path / "reference", "stage=sft", *SHORT, "train.learning_rate=1e-2").final
     ours, theirs = both(tmp_path, "stage=dpo", f"stage.reference_model={reference}", *PAIRS)

@@ -52,6 +52,7 @@ def test_kto_begins_at_one_half(tmp_path):
     assert metrics(run, "grad_norm")[0] > 1e-3
 
 
+@pytest.mark.matrix
 def test_a_reference_is_computed_once_and_found_again(tmp_path, capsys):
     """Runs of a sweep that differ in the adapter that they will train have one reference."""
     cache = f"data.cache={tmp_path}/cache"

@@ -33,7 +33,7 @@ MEANS = {
     "int8 checkpointing": ("quant=int8", CHECKPOINTING),
 }
 # Each of precision, quantization and checkpointing once in each stage.
-FAST = {"ppo": ("full bf16 checkpointing", "int8"), "grpo": ("qlora bf16", "int8 checkpointing")}
+FAST = {"ppo": ("full bf16 checkpointing",), "grpo": ("int8 checkpointing",)}
 
 
 @pytest.mark.parametrize(("stage", "means"), across(OF_STAGE, MEANS, lambda stage, means: means in FAST[stage]))
@@ -54,7 +54,8 @@ def test_it_learns(stage, means, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("stage", "method"), across(OF_STAGE, ("lora", "full", "qlora"), lambda stage, method: method == "lora")
+    ("stage", "method"),
+    across(OF_STAGE, ("lora", "full", "qlora"), lambda stage, method: (stage, method) == ("grpo", "lora")),
 )
 def test_checkpointing_changes_no_gradient(stage, method, tmp_path):
     """With several adapters on one base the recomputation could run with another one: wrong gradients, no error."""
