@@ -1,8 +1,8 @@
 """docs/compatibility.md: every stage under every way to train on several devices. Each cell is a run of two processes,
 against one process.
 
-OMP_NUM_THREADS=1 python -m tests.wrappers    # all of them, half an hour; writes docs/compatibility.md
-python -m tests.wrappers ddp --stages sft dpo # some, printed
+OMP_NUM_THREADS=1 python -m tests.wrappers --write    # all of them, half an hour and more, into docs/compatibility.md
+python -m tests.wrappers ddp --stages sft dpo         # some
 """
 
 from __future__ import annotations
@@ -90,6 +90,13 @@ def read_wrappers() -> dict[tuple[str, str, str], dict[str, str]]:
     """The document's cells: by stage, method and packing, and by wrapper."""
     (_, _, _, *wrappers), found = read_table(DOCUMENT, TITLE)
     return {(stage, method, packing): dict(zip(wrappers, cells)) for stage, method, packing, *cells in found}
+
+
+def write_row(row: Row, cells: dict[str, str]) -> None:
+    """Put a row into the document, or in the place of what it has of it."""
+    known = {**read_wrappers(), row.titles: cells}
+    ordered = [other.titles for other in rows() if other.titles in known]
+    write_table(DOCUMENT, TITLE, [[*titles, *known[titles].values()] for titles in ordered])
 
 
 def rows(stages: Iterable[str] = STAGES, methods: Iterable[str] = METHODS) -> Iterator[Row]:
@@ -247,17 +254,18 @@ def main() -> None:
     parser.add_argument("wrappers", nargs="*", choices=[*WRAPPERS, []], help="these alone, printed")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=[*STAGES])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=[*METHODS])
+    parser.add_argument("--write", action="store_true", help="put the rows into docs/compatibility.md")
     given = parser.parse_args()
     wrappers = given.wrappers or [*WRAPPERS]
-    table: list[list[str]] = []
+    if given.write and given.wrappers:
+        parser.error("whole rows are written: leave the wrappers out")
     _preload()
     for row in rows(given.stages, given.methods):
         with tempfile.TemporaryDirectory() as folder:
             cells = cells_of(row, wrappers, Path(folder))
-        table.append([*row.titles, *(cells[wrapper] for wrapper in wrappers)])
-        print(line_of(table[-1]), flush=True)
-    if len(table) == len([*rows()]) and wrappers == [*WRAPPERS]:
-        write_table(DOCUMENT, TITLE, table)
+        print(line_of([*row.titles, *(cells[wrapper] for wrapper in wrappers)]), flush=True)
+        if given.write:
+            write_row(row, cells)
 
 
 if __name__ == "__main__":
