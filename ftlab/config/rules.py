@@ -71,7 +71,7 @@ def cross_group_mistakes(run: Run) -> list[tuple[str, Any, str]]:
         )
     if run.data.path is None and run.data.name is None:
         found.append(("data.path", None, "no data: choose data=NAME, or give data.path and data.format"))
-    return found + _deepspeed_mistakes(run) + _fsdp_mistakes(run)
+    return found + _generation_mistakes(run) + _deepspeed_mistakes(run) + _fsdp_mistakes(run)
 
 
 # Optimizers that compute with the shape of a weight: ZeRO gives them rows of numbers.
@@ -94,9 +94,6 @@ def _deepspeed_mistakes(run: Run) -> list[tuple[str, Any, str]]:
     if run.train.optimizer.startswith(_OF_SHAPES):
         reason = f"deepspeed={chosen.name} gives an optimizer rows of numbers, and this one needs the shapes of weights"
         found.append(("train.optimizer", run.train.optimizer, f"{reason}; use adamw_torch, or deepspeed=none"))
-    if run.stage.name in ("ppo", "grpo") and not run.phases:
-        reason = f"stage={run.stage.name} trains without it, on one device or several; use deepspeed=none"
-        found.append(("deepspeed", chosen.name, reason))
     return found
 
 
@@ -118,11 +115,6 @@ def _fsdp_mistakes(run: Run) -> list[tuple[str, Any, str]]:
         )  # fmt: skip
     if run.phases:
         return found
-    if run.stage.name in ("ppo", "grpo"):
-        found.append(
-            ("hardware.fsdp", True, f"stage={run.stage.name} writes answers with weights that FSDP gathers for every "
-             "token; use hardware.fsdp=false")
-        )  # fmt: skip
     if run.quant.name == "int8":
         found.append(("quant", "int8", "FSDP cannot shard int8 weights; use quant=nf4, or hardware.fsdp=false"))
     if run.hardware.precision == "fp16":
@@ -131,6 +123,22 @@ def _fsdp_mistakes(run: Run) -> list[tuple[str, Any, str]]:
     if run.train.optimizer not in _OF_SHARDS:
         reason = f"it does not know sharded weights; under hardware.fsdp=true use one of: {', '.join(_OF_SHARDS)}"
         found.append(("train.optimizer", run.train.optimizer, reason))
+    return found
+
+
+def _generation_mistakes(run: Run) -> list[tuple[str, Any, str]]:
+    """Weights in shards where a policy writes: one token at a time, and beside other roles."""
+    if run.phases or run.stage.name not in ("ppo", "grpo"):
+        return []
+    what = (
+        f"stage={run.stage.name} writes answers with weights that {{}} gathers for every token, and computes with the "
+    )
+    what += "policy as it is and as it was; use {}"
+    found: list[tuple[str, Any, str]] = []
+    if run.hardware.fsdp:
+        found.append(("hardware.fsdp", True, what.format("FSDP", "hardware.fsdp=false, or deepspeed=z2 instead of it")))
+    if run.deepspeed.stage == 3:
+        found.append(("deepspeed", run.deepspeed.name, what.format("ZeRO-3", "deepspeed=z2 or z2_offload")))
     return found
 
 

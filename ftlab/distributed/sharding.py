@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from ftlab.distributed import fsdp
-from ftlab.distributed.world import planned_devices
+from ftlab.distributed.gradients import StepGradients, ZeroGradients
+from ftlab.distributed.world import World, planned_devices
 from ftlab.schema import Run
 
 
@@ -73,11 +74,21 @@ class Sharding:
         """Within, these parameters are whole, to be read."""
         yield
 
+    def cast(self, model: Any, dtype: Any) -> None:
+        """Give the weights the precision that the wrapper will give them. :param dtype: of matrix products."""
+
     def shard(self, model: Any, config: dict[str, Any], dtype: Any, device: Any) -> None:
         """Keep this process's part of a model that is whole, where the wrapper would first put all of it on the device.
 
         :param config: of the wrapper. :param dtype: of the weights. :param device: that they are computed with on.
         """
+
+    def step_gradients(self, accelerator: Any, world: World, wrapped: Any) -> StepGradients:
+        """For one optimizer step of several backwards, where weights are whole.
+
+        :param wrapped: the model as it is called in training.
+        """
+        return StepGradients(accelerator, world)
 
     def state_dict(self, model: Any, is_wanted: Callable[[Any], bool]) -> dict[str, Any] | None:
         """The whole weights for a file, in the first process alone; None: the model's own ``state_dict`` has them.
@@ -115,6 +126,14 @@ class Zero(Sharding):
         host = [part is not None and part.device == "cpu" for part in (zero.offload_optimizer, zero.offload_param)]
         return _zero_layout(wrapped.zero_optimization_stage(), *host)
 
+    def cast(self, model: Any, dtype: Any) -> None:
+        for parameter in model.parameters():
+            if parameter.is_floating_point():  # what is quantized is not
+                parameter.data = parameter.data.to(dtype)
+
+    def step_gradients(self, accelerator: Any, world: World, wrapped: Any) -> StepGradients:
+        return ZeroGradients(accelerator, world, wrapped)
+
 
 class Zero3(Zero):
     """DeepSpeed at stage 3: of most weights a process has a share; a module's are gathered while it computes."""
@@ -127,9 +146,7 @@ class Zero3(Zero):
         """One weight at a time: the device need not hold the model, although the host must."""
         import deepspeed
 
-        for parameter in model.parameters():
-            if parameter.is_floating_point():  # what is quantized is not
-                parameter.data = parameter.data.to(dtype)
+        self.cast(model, dtype)
         deepspeed.zero.Init(module=model, config_dict_or_path=config, dtype=dtype)
         for buffer in model.buffers():
             buffer.data = buffer.data.to(device)

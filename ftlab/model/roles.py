@@ -7,7 +7,7 @@ share with the policy whatever does not train.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -46,7 +46,8 @@ class Roles:
             for parameter in self._others[REFERENCE].parameters():
                 parameter.requires_grad_(False)
             self._others[REFERENCE].eval()
-        self._trainable = {name: parameter.requires_grad for name, parameter in self.module().named_parameters()}
+        self._module = _Roles([policy, *self._others.values(), self.heads])
+        self._trainable = {name: parameter.requires_grad for name, parameter in self._module.named_parameters()}
 
     @contextmanager
     def acting(self, role: str) -> Iterator[Any]:
@@ -73,8 +74,9 @@ class Roles:
         return found
 
     def module(self) -> nn.Module:
-        """A module that holds everything that trains, for an optimizer to look through."""
-        return nn.ModuleList([self._policy, *self._others.values(), self.heads])
+        """A module that holds everything that trains, for an optimizer to look through and a wrapper to be put around.
+        Its forward calls what it is given."""
+        return self._module
 
     def train(self, mode: bool) -> None:
         """Policy and critic into training mode, in which alone activation checkpointing works, or out of it."""
@@ -101,3 +103,10 @@ class Roles:
         assert mine.keys() == state.keys(), "the critic of another run"
         for name, parameter in mine.items():
             parameter.data.copy_(state[name])
+
+
+class _Roles(nn.ModuleList):
+    """Which role a forward is of, and what is made of it, is known where it is called."""
+
+    def forward(self, compute: Callable[[], Any]) -> Any:
+        return compute()

@@ -212,13 +212,16 @@ NO_LAYERS = (
           "hardware.devices=N, or use hardware.fsdp=false"]),
         ("hardware=8xh100 hardware.fsdp=true stage=ppo method=qlora quant=int8 hardware.precision=fp16 "
          "train.optimizer=adamw_8bit",
-         ["hardware.fsdp=True: stage=ppo writes answers with weights that FSDP gathers for every token; use "
-          "hardware.fsdp=false",
+         ["hardware.fsdp=True: stage=ppo writes answers with weights that FSDP gathers for every token, and computes "
+          "with the policy as it is and as it was; use hardware.fsdp=false, or deepspeed=z2 instead of it",
           "quant=int8: FSDP cannot shard int8 weights; use quant=nf4, or hardware.fsdp=false",
           "hardware.precision=fp16: under FSDP no gradients are scaled, as fp16 needs it; use bf16, or "
           "hardware.fsdp=false",
           "train.optimizer=adamw_8bit: it does not know sharded weights; under hardware.fsdp=true use one of: "
           "adamw_torch, adamw_torch_fused, sgd, adagrad, rmsprop"]),
+        ("hardware=8xh100 deepspeed=z3_offload stage=grpo data=prompts",
+         ["deepspeed=z3_offload: stage=grpo writes answers with weights that ZeRO-3 gathers for every token, and "
+          "computes with the policy as it is and as it was; use deepspeed=z2 or z2_offload"]),
         ("lora=pissa method=qlora quant=int8 quant.double_quantization=true",
          ["quant.double_quantization=True: only quant=nf4 and fp4 have it, and this is quant=int8",
           "lora.variant=pissa: PiSSA takes the singular vectors of unquantized weights; use quant=none"]),

@@ -50,9 +50,11 @@ def refusal(ftlab, *words: str) -> str:
     return done.stderr
 
 
-def test_stages_that_it_does_not_train(ftlab):
-    found = refusal(ftlab, "stage=grpo", "data=prompts", "stage.rewards=['length:9']", "deepspeed=z3")
-    assert "deepspeed=z3: stage=grpo trains without it, on one device or several; use deepspeed=none" in found
+@pytest.mark.parametrize("stage", ["ppo", "grpo"])
+def test_policies_that_write_with_sharded_weights(ftlab, stage):
+    found = refusal(ftlab, f"stage={stage}", "stage.rewards=['length:9']", "deepspeed=z3")
+    assert f"deepspeed=z3: stage={stage} writes answers with weights that ZeRO-3 gathers for every token" in found
+    assert "use deepspeed=z2 or z2_offload" in found
 
 
 @pytest.mark.parametrize("word", ["deepspeed=z2", "hardware.fsdp=true", "seed=1"])

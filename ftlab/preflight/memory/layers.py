@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ftlab.distributed.sharding import uses_deepspeed
 from ftlab.model import prequantized
 from ftlab.model.prequantized import Packing
 from ftlab.pretrained import shape as counts
-from ftlab.schema import Architecture, Run
+from ftlab.schema import Architecture, PpoStage, Run
 
 # How linear layers of several families are called -> the ones of a decoder that they stand for.
 _FUSED = {
@@ -144,7 +145,11 @@ def trained_layers(run: Run) -> int:
 
 def critic_elements(run: Run) -> int:
     """Parameters of ppo's critic that get a gradient: those of the policy without its head, which values are not made
-    of."""
+    of; 0 without a critic. DeepSpeed has all that train in one row of numbers, with zeros for the head's."""
+    if not isinstance(run.stage, PpoStage):
+        return 0
+    if uses_deepspeed(run):
+        return trainable_elements(run)
     trains_head = run.method.name == "full" or (run.method.name == "freeze" and run.method.train_embeddings)
     idle = counts.lm_head_parameters(run.model.architecture) if trains_head else 0
     return trainable_elements(run) - idle

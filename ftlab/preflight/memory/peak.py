@@ -69,7 +69,8 @@ def _held(run: Run, device: Device) -> tuple[dict[str, float], float]:
     halves = uses_deepspeed(run) and device.precision == 2  # DeepSpeed's own fp32 copies are counted apart
     if halves and run.method.name != "lora":
         weights = {name: value / 2 for name, value in weights.items()}
-    adapter = (2 if halves else 4) * adapter_elements(run) if run.method.name == "lora" else 0
+    each = 2.0 if halves else 4.0
+    adapter = each * adapter_elements(run) if run.method.name == "lora" else 0
     held = {f"weights: {name}": value / divided for name, value in weights.items()}
     if "quantization constants" in weights:  # no parameters: every device has all of them
         held["weights: quantization constants"] = weights["quantization constants"]
@@ -82,21 +83,30 @@ def _held(run: Run, device: Device) -> tuple[dict[str, float], float]:
     trained, of_states = states.trained_bytes(run, device)
     held |= {name: value for name, value in trained.items() if name != "gradients"}
     held |= {"gather buffers": states.gather_bytes(run, device)}
-    held |= _roles(run, device, sum(weights.values()) / divided, trained)
-    return held, host + of_states
+    held |= _roles(run, sum(weights.values()) / divided, each, trained)
+    return held, host + of_states * (1 + _critics_share(run))
 
 
-def _roles(run: Run, device: Device, weights: float, trained: dict[str, float]) -> dict[str, float]:
+def _critics_share(run: Run) -> float:
+    """How much of what a policy's parameters have, gradients and states, ppo's critic has besides."""
+    return critic_elements(run) / trainable_elements(run)
+
+
+def _roles(run: Run, weights: float, each: float, trained: dict[str, float]) -> dict[str, float]:
     """Other models in the same memory. With adapters each is one more adapter on the same base, without, the critic and
     the reference of ppo are copies of what trains (ftlab/model/roles.py), as is the policy at the start of grpo
     (StartPolicy), which under adapters is there for evaluations too. dpo and kto compute the reference's numbers with
-    the policy's own weights, before training or with its adapter switched off."""
+    the policy's own weights, before training or with its adapter switched off.
+
+    :param each: bytes of a weight that trains. :param trained: what is held beside the policy's.
+    """
     found: dict[str, float] = {}
     is_lora = run.method.name == "lora"
-    own = 4.0 * trainable_elements(run)
-    judge = 4.0 * adapter_elements(run) if is_lora else weights
+    own = each * trainable_elements(run)
+    judge = each * adapter_elements(run) if is_lora else weights
     if isinstance(run.stage, PpoStage):
-        found["critic"] = own + trained["optimizer states"] * critic_elements(run) / trainable_elements(run)
+        beside = sum(value for name, value in trained.items() if name != "gradients")
+        found["critic"] = own + beside * _critics_share(run)
         found["reference"] = own
         if run.stage.reward_model is not None:
             found["reward model"] = judge
@@ -124,7 +134,7 @@ def _moments(run: Run, device: Device) -> Iterator[tuple[str, dict[str, float]]]
     # Gradients are freed before the first micro-batch of a step and stay until its last.
     early = gradients if _accumulates(run, rows) else 0.0
     yield from _backward(run, device, rows, gradients, early, 0.0, logits)
-    of_critic = gradients * critic_elements(run) / trainable_elements(run) if isinstance(stage, PpoStage) else 0.0
+    of_critic = gradients * _critics_share(run)
     if of_critic:
         for name, more in _backward(run, device, rows, of_critic, min(early, of_critic), gradients, 0.0):
             yield f"{name} of the critic", more

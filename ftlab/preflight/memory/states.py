@@ -13,6 +13,7 @@ from ftlab.preflight.memory.device import Device
 from ftlab.preflight.memory.layers import (
     Linear,
     adapter_elements,
+    critic_elements,
     expert_elements,
     is_upcast,
     largest_trained,
@@ -34,17 +35,18 @@ def temporaries_of_step(run: Run, device: Device) -> float:
     """What the step of the optimizer works with besides. That of torch's AdamW, on a GPU, takes all parameters at once
     (``foreach``), with one square root for each; on a CPU one after the other, with the root and its quotient [T].
     DeepSpeed's makes a copy in fp32 of the gradients that the device has a share of (stage_1_and_2.py, ``step``), at
-    stage 3 in parts (``sub_group_size``).
+    stage 3 in parts (``sub_group_size``), and gives torch's one row of numbers.
     """
     deepspeed = run.deepspeed
     if deepspeed.offload_optimizer:
         return 0.0
-    trained = trainable_elements(run) / sharded(run, device)[0]
+    trained = (trainable_elements(run) + critic_elements(run)) / sharded(run, device)[0]
     if deepspeed.stage == 3:
         trained = min(trained, _SUB_GROUP)
     found = _STATE * trained if uses_deepspeed(run) else 0.0
+    largest = trained if uses_deepspeed(run) else min(largest_trained(run), trained)
     if run.train.optimizer in ("adamw_torch", "adagrad", "rmsprop", "adafactor", "stable_adamw", "grokadamw"):
-        found += _STATE * trained if device.kind == "gpu" else 2 * _STATE * min(largest_trained(run), trained)
+        found += _STATE * trained if device.kind == "gpu" else 2 * _STATE * largest
     return found
 
 
@@ -98,14 +100,16 @@ def trained_bytes(run: Run, device: Device) -> tuple[dict[str, float], float]:
     """Gradients and optimizer states of the policy on one device, and bytes in the host's memory.
 
     Without DeepSpeed both are fp32. DeepSpeed in 16 bits keeps weights and gradients in 16 bits and an fp32 copy of the
-    weights with the states [Z]: 2 P + 2 P + (4 + states) P; the fp32 weights of :func:`weight_bytes` are then 2 P.
+    weights with the states [Z]: 2 P + 2 P + (4 + states) P; the fp32 weights of :func:`weight_bytes` are then 2 P. In
+    fp32 it has that copy too.
     """
     trained = float(trainable_elements(run))
     by_states, by_gradients, _ = sharded(run, device)
     states = bytes_of_states(run.train.optimizer, trained)
-    gradients, copies, host = 4 * trained, 0.0, 0.0
-    if uses_deepspeed(run) and device.precision == 2:
-        gradients, copies = 2 * trained, 4 * trained
+    is_zero = uses_deepspeed(run)
+    gradients, copies, host = 4 * trained, 4 * trained if is_zero else 0.0, 0.0
+    if is_zero and device.precision == 2:
+        gradients = 2 * trained
     states, gradients, copies = states / by_states, gradients / by_gradients, copies / by_states
     if run.deepspeed.offload_optimizer:
         host, states, copies = states + copies + gradients * 2 / device.precision, 0.0, 0.0

@@ -118,6 +118,7 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
                 processing_class=tokenizer,
                 callbacks=list(callbacks),
             )
+        self.place_early()
         guests = GuestAdapters(self.model) if has_adapter(self.model) else None
         self._judge = RewardScorer(run, files.phases, self.model, tokenizer, guests)
         # For a LoRA it costs a copy of the adapter, and evaluations can tell how far the policy has gone.

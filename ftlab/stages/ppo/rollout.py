@@ -20,7 +20,9 @@ from ftlab.data.packing.batches import batches_by_tokens
 from ftlab.distributed.shares import join_shares
 from ftlab.distributed.world import World
 from ftlab.model.head import logits_function
-from ftlab.stages.losses import entropy
+from ftlab.model.roles import CRITIC, POLICY, REFERENCE
+from ftlab.schema import PpoStage
+from ftlab.stages.losses import entropy, gae, kl_penalised_rewards, masked_mean, whiten
 from ftlab.stages.trainer.batching import LOGIT_ELEMENTS
 from ftlab.stages.trainer.forward import packed_hidden
 
@@ -134,6 +136,38 @@ class Rollout(Answers):
     def from_state(cls, state: dict[str, Any], device: Any) -> Rollout:
         there: dict[str, Any] = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in state.items()}
         return cls(**there)
+
+
+def make_rollout(
+    found: Sampled, number: int, coefficient: float, stage: PpoStage, stop: Sequence[int]
+) -> tuple[Rollout, Tensor]:
+    """What each token of some answers has to learn; and the KL of each answer to the reference, shape (B,).
+
+    :param coefficient: of the KL penalty. :param stop: tokens that are an answer's end.
+    """
+    answers, scores_B = found.answers, found.scores_B
+    logprobs_BT, reference_BT, values_BT = (found.measures[role] for role in (POLICY, REFERENCE, CRITIC))
+    known_B = ~scores_B.isnan()
+    learned_BT = answers.mask_BT & known_B[:, None]
+    rewards_BT, kl_BT = kl_penalised_rewards(scores_B.nan_to_num(), logprobs_BT, reference_BT, learned_BT, coefficient)
+    advantages_BT, returns_BT = gae(rewards_BT, values_BT, learned_BT, stage.gamma, stage.gae_lambda)
+    known = int(known_B.sum())
+    measures = {
+        "reward": masked_mean(scores_B, known_B).item(),
+        "reward_std": masked_mean((scores_B - masked_mean(scores_B, known_B)).square(), known_B).sqrt().item(),
+        "reward_missing": float(len(scores_B) - known),
+        "kl": masked_mean(kl_BT, learned_BT).item(),
+        "kl_of_answer": kl_BT.sum().item() / max(known, 1),
+        "kl_coefficient": coefficient,
+        "answer_length": (answers.ends_B - answers.starts_B).float().mean().item(),
+        "answers_cut": answers.cut_share(stop),
+        "value": masked_mean(values_BT, learned_BT).item(),
+    }
+    rollout = Rollout(
+        answers.ids_BL, answers.starts_B, answers.ends_B, number, scores_B, learned_BT, logprobs_BT, reference_BT,
+        values_BT, rewards_BT, whiten(advantages_BT, learned_BT), returns_BT, measures,
+    )  # fmt: skip
+    return rollout, kl_BT.sum(1)
 
 
 def answer_hidden(model: Any, answers: Answers, rows: Tensor) -> tuple[Tensor, Tensor]:

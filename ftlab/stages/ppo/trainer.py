@@ -18,10 +18,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import linear
 from transformers import TrainerCallback
 
 from ftlab.data.packing.batches import batches_by_tokens
 from ftlab.data.prompts import PromptRow, fingerprint
+from ftlab.distributed.gradients import StepGradients
 from ftlab.distributed.shares import own_share, sum_over_ranks
 from ftlab.distributed.world import ALONE
 from ftlab.errors import DivergedError
@@ -31,9 +33,17 @@ from ftlab.model.roles import CRITIC, POLICY, REFERENCE, Roles
 from ftlab.policy.tokens import load_tokens
 from ftlab.rundir.phase_files import PhaseFiles
 from ftlab.schema import PpoStage, Run
-from ftlab.stages.losses import AdaptiveKL, gae, kl_penalised_rewards, masked_mean, policy_loss, value_loss, whiten
+from ftlab.stages.losses import AdaptiveKL, masked_mean, policy_loss, value_loss
 from ftlab.stages.ppo import order
-from ftlab.stages.ppo.rollout import Answers, Rollout, Sampled, answer_hidden, logprobs_and_entropy, measure_all
+from ftlab.stages.ppo.rollout import (
+    Answers,
+    Rollout,
+    Sampled,
+    answer_hidden,
+    logprobs_and_entropy,
+    make_rollout,
+    measure_all,
+)
 from ftlab.stages.ppo.samples import write_rollout
 from ftlab.stages.rewards.judge import EVALUATED, RewardScorer
 from ftlab.stages.trainer.batch_sizes import EVALUATION, GENERATION, MICRO_BATCH, BatchSizes, initial_sizes
@@ -78,8 +88,10 @@ class PpoTrainer(StageTrainer):
         self._prompts, self._held_out = train_rows, validation_rows
         self._steps_per_rollout = order.steps_of_rollout(stage)
         rollouts = math.ceil(len(train_rows) / stage.rollout_batch_size)  # the last takes up what the next epoch begins
-        # One item of the data loader is one optimizer step; what a step takes is no business of the loader's.
-        one = run.train.model_copy(update={"micro_batch_size": 1, "gradient_accumulation_steps": 1})
+        # One item of the data loader is one optimizer step; what a step takes is no business of the loader's, nor what
+        # is clipped of it that of the loop or of DeepSpeed, which would clip everything by one norm.
+        alone = {"micro_batch_size": 1, "gradient_accumulation_steps": 1, "max_grad_norm": 0.0}
+        one = run.train.model_copy(update=alone)
         super().__init__(
             run.model_copy(update={"train": one}),
             model,
@@ -96,6 +108,8 @@ class PpoTrainer(StageTrainer):
         self._kl = AdaptiveKL(stage.kl_coefficient, stage.kl_target)
         self._rollout: Rollout | None = None
         self._tokens_of_step = 0
+        self._gradients: StepGradients
+        self.place_early()
         guests = GuestAdapters(model) if has_adapter(model) else None
         self.judge = RewardScorer(run, files.phases, model, tokenizer, guests)
         self.roles = Roles(model, guests)
@@ -118,6 +132,7 @@ class PpoTrainer(StageTrainer):
         """A backward of the policy and one of the critic, each in its role."""
         for parameter in self.roles.module().parameters():
             parameter.grad = None  # the loop clears those of the policy's module alone
+        self._gradients = self.sharding.step_gradients(self.accelerator, self.world, self.model_wrapped)
         number, step = divmod(self.state.global_step, self._steps_per_rollout)
         if self._rollout is None or self._rollout.number != number:
             self._rollout = self._make_rollout(number)
@@ -137,8 +152,7 @@ class PpoTrainer(StageTrainer):
             found = [self._learn_policy(policy, rollout, *group, tokens) for group in groups]
         with self.roles.acting(CRITIC) as critic:
             losses = [self._learn_critic(critic, rollout, *group, tokens) for group in groups]
-        trained = [*self.roles.parameters(POLICY).values(), *self.roles.parameters(CRITIC).values()]
-        sum_over_ranks([p.grad for p in trained if p.grad is not None], self.world)
+        self._gradients.end([*self.roles.parameters(POLICY).values(), *self.roles.parameters(CRITIC).values()])
         kl = torch.stack([kl for _, kl in found]).sum()
         sum_over_ranks([kl], self.world)
         rollout.stopped = self.stage.early_stop_kl is not None and kl.item() > self.stage.early_stop_kl
@@ -165,14 +179,16 @@ class PpoTrainer(StageTrainer):
         answered = rollout.mask_BT[rows]
         learned = learned_bT[answered]
         with self.accelerator.autocast():
-            logprobs_N, entropy_N = logprobs_and_entropy(policy, rollout, rows, self.stage.temperature)
+            logprobs_N, entropy_N = self._gradients.forward(
+                lambda: logprobs_and_entropy(policy, rollout, rows, self.stage.temperature)
+            )
         old_N, advantages_N = rollout.logprobs_BT[rows][answered], rollout.advantages_BT[rows][answered]
         found = policy_loss(logprobs_N, old_N, advantages_N, learned, self.stage.clip_range)
         losses_N = found.losses_BT
         if self.stage.entropy_coefficient:
             losses_N = losses_N - self.stage.entropy_coefficient * entropy_N.masked_fill(~learned, 0.0)
         loss = losses_N.sum() / tokens
-        self.accelerator.backward(loss)
+        self._gradients.backward(loss)
         self._measure(
             learned, policy_loss=found.losses_BT, clip_fraction=found.clipped_BT, entropy=entropy_N,
             update_kl=found.kl_BT,
@@ -183,11 +199,11 @@ class PpoTrainer(StageTrainer):
         answered = rollout.mask_BT[rows]
         learned = learned_bT[answered]
         with self.accelerator.autocast():
-            values_N = self._values(critic, rollout, rows)
+            values_N = self._gradients.forward(lambda: self._values(critic, rollout, rows))
         old_N, returns_N = rollout.values_BT[rows][answered], rollout.returns_BT[rows][answered]
         found = value_loss(values_N, old_N, returns_N, learned, self.stage.value_clip_range)
         loss = self.stage.value_coefficient * found.losses_BT.sum() / tokens
-        self.accelerator.backward(loss)
+        self._gradients.backward(loss)
         self._measure(learned, value_loss=found.losses_BT, value_clip_fraction=found.clipped_BT)
         return loss.detach()
 
@@ -198,8 +214,9 @@ class PpoTrainer(StageTrainer):
     def _values(self, critic: Any, answers: Answers, rows: Tensor) -> Tensor:
         """What the critic expects before each answer token, shape (N,), fp32."""
         hidden_ND, _ = answer_hidden(critic, answers, rows)
+        head: Any = self.roles.heads[CRITIC]
         with torch.autocast(hidden_ND.device.type, enabled=False):  # a value in bf16 has two or three digits
-            return self.roles.heads[CRITIC](hidden_ND.float())[:, 0]
+            return linear(hidden_ND.float(), head.weight.float())[:, 0]
 
     def _measure(self, learned_N: Tensor, **measures: Tensor) -> None:
         nothing = torch.full_like(learned_N, torch.nan, dtype=torch.float32)
@@ -209,14 +226,14 @@ class PpoTrainer(StageTrainer):
         """Rows of a step of a rollout."""
         return torch.from_numpy(order.mini_batch(number, step, self.stage, self.run.seed)).to(self.args.device)
 
-    def _clip_grad_norm(self, model: Any) -> Any:
-        """Each role on its own: the critic's norm can be many times the policy's. Returns the policy's."""
-        self.accelerator.unscale_gradients()
-        norms = {}
-        for role in (POLICY, CRITIC):
-            parameters = list(self.roles.parameters(role).values())
-            norms[role] = torch.nn.utils.clip_grad_norm_(parameters, self.args.max_grad_norm)
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """The policy's, and what has to be done before the optimizer's step, of which this is the last that the loop
+        asks. Each role is clipped on its own: the critic's norm can be many times the policy's."""
+        limit, gradients = self.run.train.max_grad_norm or math.inf, self._gradients
+        gradients.unscale()
+        norms = {role: gradients.clip([*self.roles.parameters(role).values()], limit) for role in (POLICY, CRITIC)}
         self._meter.add({"critic_grad_norm": norms[CRITIC][None]})
+        gradients.step()
         return norms[POLICY]
 
     # ---------------------------------------------------------------------------------------------------- a rollout
@@ -234,42 +251,16 @@ class PpoTrainer(StageTrainer):
                 f"The policy's weights are no longer numbers at step {self.state.global_step}: the run has diverged. "
                 "Lower train.learning_rate, or set stage.early_stop_kl; checkpoints from before are in phases/."
             )
-        stage = self.stage
         asked = [self._prompts[row] for row in self._prompts_of(number)]
         name = f"rollout {number + 1}"
         found = self._sample_answers(asked, number, name)
-        answers, scores_B = found.answers, found.scores_B
-        logprobs_BT, reference_BT, values_BT = (found.measures[role] for role in (POLICY, REFERENCE, CRITIC))
-        known_B = ~scores_B.isnan()
-        mask_BT = answers.mask_BT
-        learned_BT = mask_BT & known_B[:, None]
-        coefficient = self._kl.coefficient
-        rewards_BT, kl_BT = kl_penalised_rewards(
-            scores_B.nan_to_num(), logprobs_BT, reference_BT, learned_BT, coefficient
-        )
-        advantages_BT, returns_BT = gae(rewards_BT, values_BT, learned_BT, stage.gamma, stage.gae_lambda)
-        lengths_B = (answers.ends_B - answers.starts_B).float()
-        known = max(int(known_B.sum()), 1)
-        measures = {
-            "reward": masked_mean(scores_B, known_B).item(),
-            "reward_std": masked_mean((scores_B - masked_mean(scores_B, known_B)).square(), known_B).sqrt().item(),
-            "reward_missing": float(len(asked) - int(known_B.sum())),
-            "kl": masked_mean(kl_BT, learned_BT).item(),
-            "kl_of_answer": kl_BT.sum().item() / known,
-            "kl_coefficient": coefficient,
-            "answer_length": lengths_B.mean().item(),
-            "answers_cut": answers.cut_share(self._stop),
-            "value": masked_mean(values_BT, learned_BT).item(),
-        }
-        if known_B.any():
-            self._kl.update(measures["kl_of_answer"])
+        rollout, kl_B = make_rollout(found, number, self._kl.coefficient, self.stage, self._stop)
+        if not found.scores_B.isnan().all():
+            self._kl.update(rollout.measures["kl_of_answer"])
         if self.world.is_first:
-            rows = list(zip(asked, found.texts, scores_B.tolist(), kl_BT.sum(1).tolist()))[: self.run.eval.samples]
+            rows = list(zip(asked, found.texts, found.scores_B.tolist(), kl_B.tolist()))[: self.run.eval.samples]
             write_rollout(self.files.rollouts, number, self.state.global_step, rows)
-        return Rollout(
-            answers.ids_BL, answers.starts_B, answers.ends_B, number, scores_B, learned_BT, logprobs_BT, reference_BT,
-            values_BT, rewards_BT, whiten(advantages_BT, learned_BT), returns_BT, measures,
-        )  # fmt: skip
+        return rollout
 
     def _sample_answers(self, asked: Sequence[PromptRow], number: int, name: str) -> Sampled:
         """Answers with their scores, and of each of their tokens the log-probability of policy and reference and, in

@@ -69,10 +69,8 @@ class WholeCheckpoints(EvaluatingTrainer):
             load_whole_model(target, Path(resume_from_checkpoint), self.sharding)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """transformers asks the first process alone, and sharded weights all of them."""
-        if not self.sharding.is_in_place:
-            super().save_model(output_dir, _internal_call)
-            return
+        """transformers asks the first process alone, and sharded weights all of them; of a wrapper around more than the
+        model it would save all that."""
         state = whole_weights(self.model, self.sharding)
         if self.args.should_save:
             self._save(output_dir, state)
@@ -89,8 +87,7 @@ class WholeCheckpoints(EvaluatingTrainer):
     def _estimated_size(self) -> int:
         """Bytes of what trains, and of an optimizer with two states of each parameter in fp32. DeepSpeed has the
         weights a second time, and their copy in fp32."""
-        model: Any = self.model
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        trained = [parameter for parameter in self.trained_modules.parameters() if parameter.requires_grad]
         each = 12 + trained[0].element_size() if uses_deepspeed(self.run) else 8
         return sum(self.sharding.elements(p) * (p.element_size() + each) for p in trained)
 

@@ -70,11 +70,6 @@ class WatchedTrainer(FullyShardedTrainer):
         rows: Any = self.train_dataset
         return str(rows.fingerprint() if hasattr(rows, "fingerprint") else len(rows))
 
-    @property
-    def trained_modules(self) -> Any:
-        """A module with every weight that trains, of which all processes must have the same."""
-        return self.model
-
     def watch(self, loss_spike: float | None, name_rows: NameRows, note: Callable[[str], Any], look_at: str) -> None:
         """:param loss_spike: see ``train.loss_spike``. :param name_rows: what a user calls rows of the train split.
         :param note: takes a line for the log. :param look_at: the command that shows a step, but for its number.

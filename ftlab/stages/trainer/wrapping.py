@@ -28,20 +28,35 @@ class WrappedTrainer(Trainer):
     """
 
     run: Run
+    model: Any
     _early: dict[str, Any] | None = None  # what accelerate knows of the wrapper
 
     @property
     def sharding(self) -> Sharding:
         return sharding_of(self.run)
 
+    @property
+    def trained_modules(self) -> Any:
+        """A module with every weight that trains, of which all processes must have the same."""
+        return self.model
+
+    def place_early(self) -> None:
+        """Have the model where its wrapper will have it, and in that precision, for what is made of it before."""
+        if self.sharding.wraps_early and self.sharding.is_whole:
+            self.sharding.cast(self.model, compute_dtype(self.run))
+            self._move_model_to_device(self.model, self.args.device)
+
     def wrap(self, steps: int) -> None:
         """Hand the model over now, where the wrapper wants it early. :param steps: of the whole training."""
         if not self.sharding.wraps_early or self.sharding.is_in_place:
             return
         config = self.accelerator.state.deepspeed_plugin.deepspeed_config
+        model = self.model
+        self.model = self.model_wrapped = self.trained_modules  # transformers hands over what it finds there
         with redirect_stdout(io.StringIO()):  # it prints what it has compiled
             self.sharding.shard(self.model, config, compute_dtype(self.run), self.args.device)
             super()._prepare_for_training(steps, None, None)
+        self.model = model
         # The loop begins with taking apart whatever accelerate knows of.
         self._early = {name: getattr(self.accelerator, name) for name in _KEPT_BY_ACCELERATE}
         self.accelerator.deepspeed_engine_wrapped = None
