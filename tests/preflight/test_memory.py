@@ -217,6 +217,19 @@ def test_a_critic_has_no_states_of_a_head_that_values_are_not_made_of(make_run):
     assert predict(run).parts["critic"] == 4 * every + 8 * (every - head)
 
 
+def test_zero_shares_out_what_policy_and_critic_train(make_run):
+    """Of the critic too: 2 bytes a weight, and of states and their copy of the weights, 12 bytes, an eighth."""
+    words = ("model=llama2_7b", "method=full", "train.optimizer=adamw_torch", "hardware=8xa100")
+    run = make_run(*words, "stage=ppo", "deepspeed=z2")
+    every = parameter_count(run.model.architecture)
+    found = predict(run).parts
+    assert found["critic"] == 2 * every + 12 * every / 8 and found["reference"] == 2 * every
+    hosts = [predict(make_run(*words, f"stage={stage}", "deepspeed=z2_offload")).host for stage in ("sft", "ppo")]
+    assert hosts[1] == 2 * hosts[0] > 0
+    whole, shared = (predict(make_run(*words, "stage=ppo", f"deepspeed=z{n}")).parts["gradients"] for n in (1, 2))
+    assert shared == whole / 8
+
+
 def test_experts_with_adapters_are_kept_once_more_for_the_backward(make_run):
     """PEFT adds each adapter to the weights of all experts: in every layer, or under checkpointing in one at a time."""
     line = (

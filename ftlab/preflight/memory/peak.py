@@ -89,7 +89,8 @@ def _held(run: Run, device: Device) -> tuple[dict[str, float], float]:
 
 def _critics_share(run: Run) -> float:
     """How much of what a policy's parameters have, gradients and states, ppo's critic has besides."""
-    return critic_elements(run) / trainable_elements(run)
+    critic = critic_elements(run)
+    return critic / trainable_elements(run) if critic else 0.0
 
 
 def _roles(run: Run, weights: float, each: float, trained: dict[str, float]) -> dict[str, float]:
