@@ -308,10 +308,11 @@ def test_who_has_run_out_of_memory_is_told_the_changes_that_are_planned_with(mak
         "data.max_length=256",
     ]  # fmt: skip
     assert advice(run, 6).startswith("What takes less memory: train.micro_batch_size=3 train.gradient_accumulation")
-    sampling = advice(make_run("stage=ppo", "hardware.devices=2", "train.gradient_checkpointing=true"), 16,
-                      "evaluation_batch_size")  # fmt: skip
-    assert sampling.startswith("What takes less memory: eval.batch_size=8; train.optimizer=adamw_8bit; method=qlora")
-    assert "deepspeed" not in sampling and "micro_batch_size" not in sampling
+    words = ("stage=ppo", "hardware.devices=2", "train.gradient_checkpointing=true")
+    ways = {zero: advice(make_run(*words, f"deepspeed={zero}"), 16, "evaluation_batch_size") for zero in ("z1", "z2")}
+    begun = "What takes less memory: eval.batch_size=8; {}train.optimizer=adamw_8bit; method=qlora"
+    assert ways["z1"].startswith(begun.format("deepspeed=z2; ")) and ways["z2"].startswith(begun.format(""))
+    assert "z3" not in str(ways) and "micro_batch_size" not in str(ways)
 
 
 # --- a machine's own memory ----------------------------------------------------------------------------------------
