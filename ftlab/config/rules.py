@@ -130,10 +130,8 @@ def _generation_mistakes(run: Run) -> list[tuple[str, Any, str]]:
     """Weights in shards where a policy writes: one token at a time, and beside other roles."""
     if run.phases or run.stage.name not in ("ppo", "grpo"):
         return []
-    what = (
-        f"stage={run.stage.name} writes answers with weights that {{}} gathers for every token, and computes with the "
-    )
-    what += "policy as it is and as it was; use {}"
+    what = f"stage={run.stage.name} writes answers with weights that {{}} gathers for every token, and computes "
+    what += "with the policy as it is and as it was; use {}"
     found: list[tuple[str, Any, str]] = []
     if run.hardware.fsdp:
         found.append(("hardware.fsdp", True, what.format("FSDP", "hardware.fsdp=false, or deepspeed=z2 instead of it")))

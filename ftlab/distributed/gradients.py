@@ -63,9 +63,11 @@ class ZeroGradients(StepGradients):
         self._engine, self._optimizer = engine, engine.optimizer
         self._has_any = False
         engine.set_gradient_accumulation_boundary(False)
-        # Of a parameter that has none in the first backward of a step it would add what the step before has left.
-        for kept in getattr(self._optimizer, "accumulated_grads_in_cpu", {}).values():
-            kept.zero_()
+        if self._optimizer.cpu_offload:
+            # To the gradient of a parameter that has no part in the first backward of a step, what is in its buffer of
+            # the step before would be added.
+            for kept in self._optimizer.accumulated_grads_in_cpu.values():
+                kept.zero_()
 
     def forward(self, compute: Callable[[], _Outputs]) -> _Outputs:
         outputs: _Outputs = self._engine(compute)
