@@ -3,23 +3,52 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from safetensors import safe_open
 
 from tests.distributed.test_ranks import (
     BASE,
     GRPO,
     PPO,
     check_equal,
-    check_weights,
     lines,
-    need_deepspeed,
-    one_process,  # noqa: F401
     start,  # noqa: F401
     train,  # noqa: F401
-    words_of,
 )
+
+
+@pytest.fixture(scope="session")
+def one_process(tmp_path_factory) -> Callable[..., Path]:
+    """``one_process(train, "stage=ppo", ...)``: the folder of that run of one process, which is trained once."""
+    folder, known = tmp_path_factory.mktemp("one"), dict[tuple[str, ...], Path]()
+
+    def run(trained: Callable[..., Any], *words: str) -> Path:
+        if words not in known:
+            path = folder / str(len(known))
+            trained(*words, f"run.dir={path}")
+            known[words] = path
+        return known[words]
+
+    return run
+
+
+def need_deepspeed(wrapper: str) -> None:
+    if wrapper != "none":
+        pytest.importorskip("deepspeed", reason="pip install 'ftlab[deepspeed]'")
+
+
+def check_weights(one: Path, other: Path, tolerance: float = 2e-4) -> None:
+    """All of the weights are saved, and none is as it began: of a step's sign Adam makes as much as of its size."""
+    (left, right) = (next(folder.glob("*.safetensors")) for folder in (one, other))
+    with safe_open(left, "pt") as a, safe_open(right, "pt") as b:
+        assert sorted(a.keys()) == sorted(b.keys())
+        for name in a.keys():  # noqa: SIM118
+            torch.testing.assert_close(a.get_tensor(name), b.get_tensor(name), rtol=0, atol=tolerance)
 
 
 @pytest.mark.distributed
@@ -31,7 +60,7 @@ def test_ten_steps_of_ppo(tmp_path, train, one_process, method, wrapper):  # noq
     words = [*BASE, *PPO, f"method={method}", "train.max_steps=10", "train.micro_batch_size=2", "eval.samples=3"]
     words += ["data.split.validation=auto", "eval.steps=5"]
     one, two = one_process(train, *words), tmp_path / "outputs/two"
-    train(*words, "run.name=two", "hardware.devices=2", words_of(wrapper))
+    train(*words, "run.name=two", "hardware.devices=2", f"deepspeed={wrapper}")
     steps = [line for line in lines(one) if "loss" in line]
     assert len(steps) == 10 and all(line["critic_grad_norm"] > 0 for line in steps)
     assert len({line["reward"] for line in steps}) == 2 and any("eval_reward" in line for line in lines(one))
@@ -48,7 +77,7 @@ def test_policy_and_critic_are_clipped_apart(tmp_path, train, one_process, wrapp
     words = [*BASE, *PPO, "train.optimizer=sgd", "train.learning_rate=0.1", "train.max_grad_norm=0.5"]
     words += ["train.warmup_steps=0", "train.max_steps=4"]
     one, two = one_process(train, *words), tmp_path / "outputs/two"
-    train(*words, "run.name=two", "hardware.devices=2", words_of(wrapper))
+    train(*words, "run.name=two", "hardware.devices=2", f"deepspeed={wrapper}")
     norms = [line[name] for line in lines(one) if "loss" in line for name in ("grad_norm", "critic_grad_norm")]
     assert len(norms) == 8 and min(norms) > 0.5, "all of them are clipped"
     check_equal(one, two, 1e-5)
@@ -62,7 +91,7 @@ def test_a_rollout_that_is_stopped_takes_no_step(tmp_path, train, one_process, w
     need_deepspeed(wrapper)
     words = [*BASE, *PPO, "stage.early_stop_kl=1e-9", "train.weight_decay=0.1", "train.max_steps=8"]
     one, two = one_process(train, *words), tmp_path / "outputs/two"
-    train(*words, "run.name=two", "hardware.devices=2", words_of(wrapper))
+    train(*words, "run.name=two", "hardware.devices=2", f"deepspeed={wrapper}")
     norms = [line["grad_norm"] for line in lines(one) if "loss" in line]
     assert norms.count(0) > 2 and norms[-1] > 0, "the second rollout goes on"
     check_equal(one, two, 1e-5)
@@ -88,6 +117,6 @@ def test_ten_steps_of_grpo(tmp_path, train, one_process, wrapper, method, genera
     words += ["stage.rewards=['length:9']", "stage.max_new_tokens=8", "train.learning_rate=1e-4"]
     words += ["train.gradient_accumulation_steps=2", "data.split.validation=auto"]
     one, two = one_process(train, *words, "train.micro_batch_size=8"), tmp_path / "outputs/two"
-    train(*words, "run.name=two", "train.micro_batch_size=4", "hardware.devices=2", words_of(wrapper))
+    train(*words, "run.name=two", "train.micro_batch_size=4", "hardware.devices=2", f"deepspeed={wrapper}")
     assert len([line for line in lines(one) if "loss" in line]) == 10
     check_equal(one, two, 1e-5)
