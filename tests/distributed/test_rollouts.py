@@ -74,12 +74,12 @@ def test_ten_steps_of_ppo(tmp_path, train, one_process, method, wrapper):  # noq
 def test_policy_and_critic_are_clipped_apart(tmp_path, train, one_process, wrapper):  # noqa: F811
     """An optimizer that takes the size of a gradient as it is shows what it was clipped to; Adam would not."""
     need_deepspeed(wrapper)
-    words = [*BASE, *PPO, "train.optimizer=sgd", "train.learning_rate=0.1", "train.max_grad_norm=0.5"]
+    words = [*BASE, *PPO, "train.optimizer=sgd", "train.learning_rate=0.1", "train.max_grad_norm=0.1"]
     words += ["train.warmup_steps=0", "train.max_steps=4"]
     one, two = one_process(train, *words), tmp_path / "outputs/two"
     train(*words, "run.name=two", "hardware.devices=2", f"deepspeed={wrapper}")
     norms = [line[name] for line in lines(one) if "loss" in line for name in ("grad_norm", "critic_grad_norm")]
-    assert len(norms) == 8 and min(norms) > 0.5, "all of them are clipped"
+    assert len(norms) == 8 and min(norms) > 0.1, "all of them are clipped"
     check_equal(one, two, 1e-5)
     check_weights(one / "final", two / "final", 1e-6)
 
@@ -104,15 +104,16 @@ def answers_of(run_dir: Path) -> list[str]:
     return [json.loads(line)["answer"] for line in found]
 
 
+# Ten steps of one generation each, under every wrapper, are in docs/compatibility.md.
+GRPO_CELLS = [("none", method, generation) for method in ("full", "lora", "qlora") for generation in GRPO]
+GRPO_CELLS += [("z2", "lora", "several steps")]
+
+
 @pytest.mark.distributed
-@pytest.mark.parametrize("generation", GRPO)
-@pytest.mark.parametrize("method", ["full", "lora", "qlora"])
-@pytest.mark.parametrize("wrapper", ["none", "z1", "z2", "z2_offload"])
+@pytest.mark.parametrize(("wrapper", "method", "generation"), GRPO_CELLS)
 def test_ten_steps_of_grpo(tmp_path, train, one_process, wrapper, method, generation):  # noqa: F811
     """TRL's measures are means over micro-batches of all ranks: one process has to have as many rows in it."""
     need_deepspeed(wrapper)
-    if wrapper != "none" and generation == "a group over both ranks":
-        pytest.skip("who has written what is no business of the wrapper's")
     words = [*BASE, "stage=grpo", f"method={method}", *GRPO[generation], "train.max_steps=10", "eval.steps=5"]
     words += ["stage.rewards=['length:9']", "stage.max_new_tokens=8", "train.learning_rate=1e-4"]
     words += ["train.gradient_accumulation_steps=2", "data.split.validation=auto"]

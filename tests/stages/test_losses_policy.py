@@ -111,6 +111,14 @@ def test_before_the_first_update_the_loss_is_minus_the_advantage(rows):
     assert not found.clipped_BT.any() and not found.kl_BT.any()
 
 
+def test_values_within_the_range_are_not_clipped():
+    """Whatever their rounding: a difference that is added again is not always the value."""
+    draw = torch.Generator().manual_seed(0)
+    old, values = 0.01 * torch.randn(1000, generator=draw), 0.05 * torch.randn(1000, generator=draw).clamp(-3, 3)
+    found = value_loss(values, old, torch.randn(1000, generator=draw), torch.ones(1000), 0.2)
+    assert found.clipped_BT.sum() == 0
+
+
 def test_value_loss_by_hand():
     # old 1, range 0.2. Value 2, return 3: max(1, (1.2 - 3)^2 = 3.24) clipped. Value 2, return 1: max(1, 0.2^2) = 1.
     # Value 1.1, return 0: 1.21. Value 0, return -1: max(1, (0.8 + 1)^2 = 3.24) clipped.

@@ -131,7 +131,8 @@ def value_loss(
     mask_BT = mask_BT.bool()
     values_BT, old_BT = _inside(values_BT, mask_BT), _inside(old_values_BT, mask_BT).detach()
     returns_BT = _inside(returns_BT, mask_BT).detach()
-    kept_BT = old_BT + (values_BT - old_BT).clamp(-value_clip_range, value_clip_range)
+    # A value within the range stays what it is: old + (value - old) would be off by rounding, and count as clipped.
+    kept_BT = values_BT.clamp(old_BT - value_clip_range, old_BT + value_clip_range)
     free_BT, bound_BT = (values_BT - returns_BT).square(), (kept_BT - returns_BT).square()
     return Clipped(0.5 * torch.maximum(free_BT, bound_BT), (bound_BT > free_BT).float())
 
