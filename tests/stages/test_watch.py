@@ -153,13 +153,13 @@ def test_what_diverged_is_never_written(stage, bad, what, tmp_path, monkeypatch)
 
             trainer.add_callback(Strike())
             if bad == "gradient":
-                clip = trainer._clip_grad_norm
+                norm_of = trainer._get_grad_norm
 
-                def struck(model):
-                    found = clip(model)
+                def struck(model, grad_norm=None):
+                    found = norm_of(model, grad_norm=grad_norm)
                     return found * torch.nan if trainer.state.global_step == 1 else found
 
-                trainer._clip_grad_norm = struck
+                trainer._get_grad_norm = struck
 
     more = {
         "ppo": ("stage.rollout_batch_size=8", "stage.mini_batch_size=4", "stage.ppo_epochs=2"),
