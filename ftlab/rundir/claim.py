@@ -192,7 +192,10 @@ def _write(run_dir: RunDir, plan: Plan) -> None:
 
 def _text(plan: Plan) -> str:
     """Of run.yaml. :raises RunDirError: it would lack a secret that the run needs."""
-    text = _yaml(plan)
+    whole = _yaml(plan)
+    text = mask_secrets(whole)
+    if text == whole:
+        return text
     for ours, written in zip(plan.phases, Plan.model_validate(parse_yaml(text)).phases):
         kept = identity_of_phase(written)
         for key, value in identity_of_phase(ours).items():
@@ -217,7 +220,7 @@ class Changes:
 
 def _changes(run_dir: RunDir, plan: Plan) -> Changes:
     """:raises RunDirError: the directory holds another run than ``plan``; what differs is named."""
-    plan = Plan.model_validate(parse_yaml(_yaml(plan)))  # as it would be written: without secrets
+    plan = Plan.model_validate(parse_yaml(mask_secrets(_yaml(plan))))  # as it would be written: without secrets
     here = run_dir.plan()
     ours, theirs = ({phase.name: identity_of_phase(phase) for phase in p.phases} for p in (here, plan))
     # Nothing is lost of a phase of a curriculum that has no weights: it may be mended, and then begins anew. So may one
@@ -280,4 +283,5 @@ def _forget(run_dir: RunDir, phase: Phase) -> None:
 
 
 def _yaml(plan: Plan) -> str:
-    return mask_secrets(yaml.safe_dump(plan.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+    text: str = yaml.safe_dump(plan.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return text

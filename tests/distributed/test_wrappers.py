@@ -42,6 +42,6 @@ def test_a_row_of_the_table_is_what_the_code_does(env, stage, method):
     assert {cell for row in measured for cell in row[3:]} <= {"yes", "refused"}, done.stdout + done.stderr
     if stage in GENERATING:
         assert measured[0][3:] == ["refused" if wrapper in SHARDED else "yes" for wrapper in WRAPPERS], done.stderr
-    table = read_wrappers()
-    for stage, method, packing, *cells in measured:
-        assert cells == [*table.get((stage, method, packing), dict(enumerate(cells))).values()]
+    known = read_wrappers()
+    written = {tuple(row[:3]): row[3:] for row in measured if tuple(row[:3]) in known}
+    assert written == {titles: [*known[titles].values()] for titles in written}, "another than in the document"
