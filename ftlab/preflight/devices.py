@@ -32,6 +32,8 @@ def device_problems(run: Run) -> Iterator[str]:
         )
     if optimizer in _NEED_A_GPU and on_cpu:
         yield f"train.optimizer={optimizer} needs a GPU; on a CPU use {optimizer.removeprefix('paged_')}"
+    if run.hardware.precision == "fp16" and run.deepspeed.stage is not None and on_cpu:
+        yield "hardware.precision=fp16 under DeepSpeed needs a GPU; on a CPU use bf16 or fp32, or deepspeed=none"
 
 
 def _count_problems(run: Run, has_accelerator: bool) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -74,6 +75,16 @@ def test_two_gpus_over_nccl_train_as_one_does(tmp_path, train, wrapper, method, 
     said = train(*words, *two, "run.name=two")
     check_equal(tmp_path / "outputs/one", tmp_path / "outputs/two", TOLERANCE[precision])
     assert "Finished after" in said
+
+
+@pytest.mark.gpu(2)
+@pytest.mark.parametrize("wrapper", ["ddp", "z2"])
+def test_a_first_scale_of_fp16_that_is_too_large_is_no_divergence(tmp_path, train, wrapper):
+    """Steps whose gradients overflow are left out, with half the scale for the next, until they fit."""
+    words = (*BASE, "hardware.precision=fp16", "hardware.devices=2", "train.max_steps=30")
+    said = train(*words, f"deepspeed={'none' if wrapper == 'ddp' else wrapper}", "run.name=a")
+    assert "Finished after" in said
+    assert all(math.isfinite(line["loss"]) for line in steps(tmp_path / "outputs/a") if "loss" in line)
 
 
 @pytest.mark.gpu(2)

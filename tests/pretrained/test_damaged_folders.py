@@ -134,13 +134,15 @@ def test_it_is_told_before_torch_and_before_any_folder_is_made(each, folder):
         f"model=local model.path={folder} run.name=b",
         "model.attention=flash_attention_2 hardware=cpu run.name=c",
         "hardware=cpu train.optimizer=paged_ademamix_8bit run.name=d",
-        "lora.target_modules=[q_proj,v_prj] run.name=e",
+        "hardware=cpu hardware.devices=2 deepspeed=z2 hardware.precision=fp16 run.name=e",
+        "lora.target_modules=[q_proj,v_prj] run.name=f",
     ]
     said = [
         "is a pointer of Git LFS, not the file itself: the repository was cloned without its large files.",
         "is a pointer of Git LFS",
         "model.attention=flash_attention_2 needs a GPU; use model.attention=auto or sdpa",
         "train.optimizer=paged_ademamix_8bit needs a GPU; on a CPU use ademamix_8bit",
+        "hardware.precision=fp16 under DeepSpeed needs a GPU; on a CPU use bf16 or fp32, or deepspeed=none",
         "lora.target_modules=v_prj: the model has no such linear layer or embedding. Its linear layers: ",
     ]
     for line, end in each(lines).items():

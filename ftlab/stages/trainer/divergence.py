@@ -109,7 +109,8 @@ class WatchedTrainer(FullyShardedTrainer):
         if not steps:
             return
         own = torch.stack([torch.stack([step.loss, step.norm, self._step_loss(step)]) for step in steps])
-        scaled = self.accelerator.scaler is not None  # fp16 tries scales out, and leaves steps out that overflow
+        # accelerate's scaler or DeepSpeed's own: fp16 tries scales out, and leaves steps out that overflow
+        scaled = self.accelerator.scaler is not None or (self.is_deepspeed_enabled and self.args.fp16)
         for step, (total, norm, loss) in zip(steps, self.accelerator.reduce(own, "mean").tolist()):
             if not math.isfinite(total):
                 self._diverged(step, f"The loss is {total if math.isfinite(loss) else loss}")
