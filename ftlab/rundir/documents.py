@@ -15,6 +15,8 @@ from ftlab.errors import RunDirError
 
 # The C parser where PyYAML has it: listing hundreds of runs is mostly reading their run.yaml.
 _YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_NESTING = "[{-?:"  # without one of them no YAML collection begins within another
+_HARMLESS = 10_000  # levels; with a stack of 8 MiB the C parser ends the process somewhere above 20,000
 _TAIL = 1 << 16  # bytes that hold the last line of a file
 WITHOUT_LINE = "Put a copy back, or remove the line."
 
@@ -34,8 +36,25 @@ def read_yaml(path: Path, remedy: str) -> dict[str, Any]:
 
 
 def parse_yaml(text: str) -> Any:
-    """What a YAML document holds. :raises yaml.YAMLError: it is none."""
+    """What a YAML document holds.
+
+    :raises yaml.YAMLError: it is none. :raises RecursionError: it is nested too deep: the C parser would not raise
+        that, and end the process.
+    """
+    if sum(map(text.count, _NESTING)) > _HARMLESS and _depth(text) > _HARMLESS:
+        raise RecursionError
     return yaml.load(text, _YAML_LOADER)
+
+
+def _depth(text: str) -> int:
+    """Of the collections in a YAML document, by its events, which are read one after the other."""
+    depth = deepest = 0
+    for event in yaml.parse(text, _YAML_LOADER):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        deepest = max(deepest, depth)
+        if deepest > _HARMLESS:
+            break
+    return deepest
 
 
 # PyYAML ends in errors of many kinds on odd tags and numbers.

@@ -57,7 +57,7 @@ def put(path, damage: str) -> None:
         path.write_text(wrong_types(content.decode()) + "\n" if path.suffix != ".yaml" else "phases: 7\n")
     elif damage != "gone":
         written = {"empty": b"", "half": content[: len(content) // 2], "garbage": b"\xff\x00[[{\n", "list": b"[1]\n",
-                   "number": b"7\n", "null": b"null\n", "deep": b"[" * 5000 + b"\n", "file": b"x"}  # fmt: skip
+                   "number": b"7\n", "null": b"null\n", "deep": b"[" * 100_000 + b"\n", "file": b"x"}  # fmt: skip
         path.write_bytes(written[damage])
 
 
