@@ -53,7 +53,7 @@ def check(arguments: Arguments) -> DictConfig:
     _check_exclusive_keys(overrides, mistakes)
     _check_phases_is_list(overrides, mistakes)
     if not mistakes and (good := _first_of_all_good(list(_variants(overrides)), loader, config_name)) is not None:
-        if wrong := launcher.mistakes(good, arguments.task):
+        if wrong := launcher.mistakes(good, arguments.task, arguments.is_multirun):
             raise ConfigError(wrong)
         return good
     groups = group_choices(loader)
@@ -75,7 +75,7 @@ def check(arguments: Arguments) -> DictConfig:
     try:
         if launcher_keys:
             cfg = compose(first_values([*launchers, *chosen, *launcher_keys]), loader, config_name)
-        mistakes += launcher.mistakes(cfg, arguments.task)
+        mistakes += launcher.mistakes(cfg, arguments.task, arguments.is_multirun)
     except HydraException as error:
         mistakes.append(_hydra_message(error))
     for variant in _variants([*chosen, *known]):

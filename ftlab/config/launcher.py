@@ -12,30 +12,39 @@ from pydantic import ValidationError
 
 from ftlab.config.command_line import LAUNCHED
 from ftlab.errors import ConfigError, Mistake, nearest
+from ftlab.schema.launchers import Shards
 from ftlab.slurm.options import TARGET, Options
 
 NODE = "hydra.launcher"
 
 
-def options(of_hydra: Any) -> Options | None:
-    """What is asked of the cluster; None where another launcher is chosen.
+# What Hydra makes the launcher of -> the keys that it takes.
+_KINDS: dict[str, type[Options | Shards]] = {
+    TARGET: Options,
+    "hydra_plugins.ftlab_launchers.shards.ShardsLauncher": Shards,
+}
+
+
+def options(of_hydra: Any) -> Options | Shards | None:
+    """What is asked of a launcher of ours; None where another is chosen.
 
     :param of_hydra: the node ``hydra`` of a config. :raises ConfigError: every mistake at once.
     """
     node = of_hydra.launcher
-    if node.get("_target_") != TARGET:
+    kind = _KINDS.get(node.get("_target_"))
+    if kind is None:
         return None
     try:
         values: Any = OmegaConf.to_container(node, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError([Mistake(str(error.full_key or NODE), str(error).splitlines()[0])]) from None
-    return parse(values)
+    return parse(values, kind)
 
 
-def parse(values: Mapping[str, Any]) -> Options:
+def parse(values: Mapping[str, Any], kind: type[Options | Shards]) -> Options | Shards:
     """:param values: of the launcher's node. :raises ConfigError: every mistake at once."""
     try:
-        return Options.model_validate({key: value for key, value in values.items() if key != "_target_"})
+        return kind.model_validate({key: value for key, value in values.items() if key != "_target_"})
     except ValidationError as error:
         found = {".".join(map(str, one["loc"][:1])): one for one in error.errors()}
         raise ConfigError([_mistake(key, one["msg"], one["input"]) for key, one in found.items()]) from None
@@ -55,10 +64,11 @@ def is_key(override: Override) -> bool:
 def is_known_key(override: Override, cfg: DictConfig, mistakes: list[Mistake]) -> bool:
     """Whether there is the key of an override of the launcher. :param cfg: composed of the groups that were chosen."""
     key = override.key_or_group
-    if cfg.hydra.launcher.get("_target_") != TARGET:
+    kind = _KINDS.get(cfg.hydra.launcher.get("_target_"))
+    if kind is None:
         return True
     name = key.removeprefix(f"{NODE}.").split(".")[0]
-    known = [*Options.model_fields]
+    known = [*kind.model_fields]
     if name in known:
         return True
     reason = f"no such key. Keys of the launcher: {', '.join(known)}."
@@ -67,15 +77,30 @@ def is_known_key(override: Override, cfg: DictConfig, mistakes: list[Mistake]) -
     return False
 
 
-def mistakes(cfg: DictConfig, task: str) -> list[Mistake]:
+def mistakes(cfg: DictConfig, task: str, is_multirun: bool) -> list[Mistake]:
     """What is wrong with the launcher's keys, or with a task that it cannot launch."""
     try:
         asked = options(cfg.hydra)
     except ConfigError as error:
         return [*error.mistakes]
+    if isinstance(asked, Shards):
+        return _mistakes_in_turns(cfg, task, is_multirun)
     if asked is not None and task not in LAUNCHED:
         return [Mistake("hydra/launcher", f"ftlab {task} runs here; train and resume are handed to a cluster", "slurm")]
     if asked is not None and cfg.run.checkpoint is not None:
         reason = "is for a start on this machine: a job that is queued again would go back to it each time"
+        return [Mistake("run.checkpoint", reason, cfg.run.checkpoint)]
+    return []
+
+
+def _mistakes_in_turns(cfg: DictConfig, task: str, is_multirun: bool) -> list[Mistake]:
+    if task != "train":
+        return [
+            Mistake("hydra/launcher", f"ftlab {task} trains no configs that could take turns; leave it out", "shards")
+        ]
+    if not is_multirun:
+        return [Mistake("hydra/launcher", "is for the configs of a sweep: add -m, or leave it out", "shards")]
+    if cfg.run.checkpoint is not None:
+        reason = "is a step of one run; ftlab resume takes it, with the directory of that run"
         return [Mistake("run.checkpoint", reason, cfg.run.checkpoint)]
     return []

@@ -23,6 +23,7 @@ from ftlab.errors import ConfigError, FtlabError, Interrupted, Mistake
 from ftlab.rundir.start_folder import started_in, sweep_start_folder
 from ftlab.rundir.sweep import Jobs, SweepDir, is_sweep
 from ftlab.schema import Run
+from ftlab.schema.launchers import Shards
 from ftlab.slurm.options import Options
 
 _DIR = "hydra.sweep.dir"
@@ -35,13 +36,13 @@ _PLACE = (_DIR, "hydra.sweep.subdir", "run.if_exists")
 class Sweep:
     """:param path: its folder. :param is_chosen: whether the command line names it. :param wants_new: whether one that
     is there is not gone on with. :param jobs: the overrides of each; None where a sweeper chooses them on the way.
-    :param slurm: what is asked of a cluster; None where the jobs run here."""
+    :param launcher: what is asked of a launcher of ours; None where the jobs run one after the other."""
 
     path: Path
     is_chosen: bool
     wants_new: bool
     jobs: Jobs | None
-    slurm: Options | None
+    launcher: Options | Shards | None
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from ftlab.engine.trackers.rates import Rates
 
 
 class BetweenSteps(TrainerCallback):
-    """A stop lets the step end, saves and leaves the loop; of several processes all do, once one has been asked.
-    Waiting for other runs is neither work nor training.
+    """A stop lets the step end, saves and leaves the loop; of several processes all do, once one has been asked. So
+    does a run whose turn is over and whose place in memory another needs. Waiting for other runs is neither work nor
+    training.
 
     :param rates: measure how fast the run trains.
     """
@@ -22,24 +23,38 @@ class BetweenSteps(TrainerCallback):
         self._interruption, self._turn, self._clock, self._rates, self._ranks = (
             session.interruption, session.turn, session.clock, rates, session.ranks,
         )  # fmt: skip
+        self._begun = 0  # the step that the turn began after
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._interruption.is_training = True
+        self._begun = self._turn.step = state.global_step
+        self._turn.steps = state.max_steps
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._interruption.is_training = False
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._interruption.check()
-        if self._turn.is_wanted:
+        if self._is_turn_over:
             self._rates.pause()
             waited = self._turn.waited
             self._turn.let_others_work()
             self._clock.leave_out(self._turn.waited - waited)
+            self._begun = self._turn.step
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._turn.step = state.global_step
+        if self._is_turn_over:
+            self._turn.ended = self._turn.step
+            if self._turn.step < self._turn.steps and self._turn.must_leave:
+                self._turn.is_given_up = True
+                self._interruption.request(signal.SIGUSR1)
         agreed = self._ranks.greatest(int(self._interruption.asked_by or 0))
         if agreed:
             if not self._interruption.requested:
                 self._interruption.request(signal.Signals(agreed))
             control.should_save = control.should_training_stop = True
+
+    @property
+    def _is_turn_over(self) -> bool:
+        return self._turn.step > self._begun and self._turn.is_over

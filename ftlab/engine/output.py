@@ -15,12 +15,14 @@ class Output:
     """What a run tells: on the terminal, and in its log, which also gets the warnings that its work raises.
 
     :param log: the file that gets a copy of every line; None where what the process prints is in a file already.
+    :param has_terminal: False where the terminal is somebody else's.
     """
 
-    def __init__(self, log: Path | None):
+    def __init__(self, log: Path | None, has_terminal: bool = True):
         path = Path(os.devnull) if log is None else log
         self._file = path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
-        self.console = Terminal(log, highlight=False)
+        is_terminal = None if has_terminal else False  # None: rich looks
+        self.console = Terminal(log, highlight=False, quiet=not has_terminal, force_terminal=is_terminal)
         self._log = Terminal(file=self._file, width=160, highlight=False, color_system=None)
         self._warnings = collected_warnings(self.note)
 

@@ -134,7 +134,7 @@ class PhaseRun:
 
         # The first call of a model imports it wherever it is installed, and it tells of a device that it misses.
         prepare_environment(uses_cpu(self.config))
-        self.model, added = build_model(self.config, self.tokens)
+        self.model, added = build_model(self.config, self.tokens, self.session.load_base)
         additions = str(self.tokens.additions)
         if additions:
             self.output.say(escape(f"tokenizer: {additions}" + (f"; {added} embeddings added" if added else "")))

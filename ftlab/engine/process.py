@@ -1,23 +1,20 @@
-"""What a process has once, however many runs are at work in it: signals, warnings, random states.
+"""What a process has once, however many runs are at work in it: signals and warnings.
 
-A run asks for its share of each: its :class:`Interruption` hears the signals, its log takes the warnings that its own
-work raises, and :class:`Turns` gives it the random state that it left behind. Only the main thread can install signal
-handlers; runs in other threads hear of a signal from there. Imports no torch.
+A run asks for its share of each: its :class:`Interruption` hears the signals, and its log takes the warnings that its
+own work raises. Only the main thread can install signal handlers; runs in other threads hear of a signal from there.
+Imports no torch.
 """
 
 from __future__ import annotations
 
 import os
-import random
 import signal
 import threading
-import time
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from typing import Any, NamedTuple, TextIO
+from typing import Any, TextIO
 
 from ftlab.errors import Interrupted, Preempted
 
@@ -200,119 +197,3 @@ class _Warnings:
 
 _WARNINGS = _Warnings()
 collected_warnings: Callable[[Callable[[str], None]], Any] = _WARNINGS.collected
-
-
-# --- what the libraries keep once for the process ---------------------------------------------------------------------
-
-
-class Turn:
-    """A run's part of the process's time. :ivar waited: seconds that it has waited for the others."""
-
-    def __init__(self, turns: Turns):
-        self._turns = turns
-        self.thread = threading.get_ident()
-        self.waited = 0.0
-
-    @property
-    def is_wanted(self) -> bool:
-        """Whether another run is waiting."""
-        return self._turns.are_wanted
-
-    def let_others_work(self) -> None:
-        """Let each of the others have its turn. To be called where nothing is half done, as between two steps."""
-        if self.is_wanted:
-            begun = time.monotonic()
-            self._turns.hand_over(self)
-            self.waited += time.monotonic() - begun
-
-
-class Turns:
-    """One run of a process computes at a time, and finds what the libraries keep for the whole process as it left it:
-    random states, and accelerate's record of precision, devices and accumulation. A run that is alone never waits, and
-    nothing is copied."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._queue: deque[Turn] = deque()  # its first is at work
-
-    @property
-    def are_wanted(self) -> bool:
-        return len(self._queue) > 1
-
-    @contextmanager
-    def taking(self) -> Iterator[Turn]:
-        """Take a turn, and give it back at the end."""
-        turn = Turn(self)
-        with self._changed:
-            assert turn.thread not in [other.thread for other in self._queue], "it would wait for itself"
-            self._queue.append(turn)
-        try:
-            is_first = not self.are_wanted
-            self._wait_for(turn)
-            if not is_first:
-                _restore(_State.fresh())
-            yield turn
-        finally:
-            with self._changed:
-                self._queue.remove(turn)
-                self._changed.notify_all()
-
-    def hand_over(self, turn: Turn) -> None:
-        state = _State.current()
-        with self._changed:
-            self._queue.rotate(-1)
-            self._changed.notify_all()
-        self._wait_for(turn)
-        _restore(state)
-
-    def _wait_for(self, turn: Turn) -> None:
-        with self._changed:
-            while self._queue[0] is not turn:
-                self._changed.wait()
-
-
-TURNS = Turns()
-
-
-class _State(NamedTuple):
-    """:ivar random: states of Python, NumPy, torch and its devices; None leaves them as they are.
-    :ivar shared: what each of accelerate's states shares within the process."""
-
-    random: tuple[Any, ...] | None
-    shared: tuple[dict[str, Any], ...]
-
-    @classmethod
-    def fresh(cls) -> _State:
-        """Of a run that begins: it seeds what it draws from, and accelerate has not begun."""
-        return cls(None, tuple({} for _ in _shared_states()))
-
-    @classmethod
-    def current(cls) -> _State:
-        import numpy as np
-        import torch
-
-        devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        states = random.getstate(), np.random.get_state(), torch.get_rng_state(), devices
-        return cls(states, tuple(dict(state) for state in _shared_states()))
-
-
-def _shared_states() -> list[dict[str, Any]]:
-    from accelerate.state import AcceleratorState, GradientState, PartialState
-
-    return [state._shared_state for state in (PartialState, AcceleratorState, GradientState)]
-
-
-def _restore(state: _State) -> None:
-    import numpy as np
-    import torch
-
-    for shared, values in zip(_shared_states(), state.shared):
-        shared.clear()
-        shared.update(values)
-    if state.random is not None:
-        python, numpy_state, cpu, devices = state.random
-        random.setstate(python)
-        np.random.set_state(numpy_state)
-        torch.set_rng_state(cpu)
-        if devices:
-            torch.cuda.set_rng_state_all(devices)

@@ -20,7 +20,7 @@ from ftlab.engine import starts, summary
 from ftlab.engine.finished import remarks_on_finished
 from ftlab.engine.hooks import PhaseHooks
 from ftlab.engine.phase import PhaseRun
-from ftlab.engine.session import Session, session_of
+from ftlab.engine.session import Session, Share, session_of
 from ftlab.errors import DivergedError, FtlabError, RunDirError, StartAgainError
 from ftlab.preflight.directory import finished_line, left_line, resume_command
 from ftlab.rundir.directory import RunDir
@@ -31,17 +31,17 @@ _LITTLE = 1 << 20  # bytes: what a full disk may still have
 
 def execute(
     run_dir: RunDir, checkpoint: int | None = None, hooks: PhaseHooks | None = None, started: float | None = None,
-    ranks: Ranks | None = None, part: Part | None = None,
+    ranks: Ranks | None = None, part: Part | None = None, share: Share | None = None,
 ) -> None:  # fmt: skip
     """Run every phase of a run directory that is not done yet. Its lock must be held.
 
     :param checkpoint: the step of the checkpoint that the first of them goes on from; None: its newest.
     :param hooks: what the caller wants to be told of. :param started: when the command began; None: now.
     :param ranks: the processes that work on it together; None: this one alone. :param part: what this
-        process does of it; None: all.
+        process does of it; None: all. :param share: what it has of a process that others work in; None: it is its own.
     :raises Interrupted: on Ctrl-C, SIGTERM or SIGUSR1, with a checkpoint if training had begun.
     """
-    with _room(run_dir), session_of(run_dir, hooks or PhaseHooks(), started, ranks) as session:
+    with _room(run_dir), session_of(run_dir, hooks or PhaseHooks(), started, ranks, share) as session:
         left = session.phases_left()
         if session.manifest.values.get("status") == "finished" and not left:
             session.output.say(escape(finished_line(run_dir)))

@@ -6,22 +6,36 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ftlab.distributed.ranks import Ranks
 from ftlab.distributed.world import ALONE
 from ftlab.engine.clock import Clock
 from ftlab.engine.hooks import PhaseHooks
 from ftlab.engine.output import Output
-from ftlab.engine.process import TURNS, Interruption, Turn
+from ftlab.engine.process import Interruption
 from ftlab.engine.trackers.hub import Trackers
+from ftlab.engine.turns import TURNS, Turn
 from ftlab.errors import RunDirError
 from ftlab.preflight.directory import resume_command
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.manifest import Manifest
 from ftlab.rundir.plan import Phase, Plan
+from ftlab.schema import Run
 
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a run has of a process that other runs work in too, and whose terminal is none of theirs.
+
+    :param turn: reserved for it.
+    :param load_base: gives a base model with modules of the run's own, over frozen weights that others have too.
+    """
+
+    turn: Turn
+    load_base: Callable[[Run], Any]
 
 
 @dataclass(frozen=True)
@@ -30,6 +44,7 @@ class Session:
 
     :param plan: as run.yaml has it. :param manifest: kept in memory; only its :class:`Manifest` writes it.
     :param hooks: what the caller wants to be told of. :param turn: its part of the process's time.
+    :param share: what it has of a process that others work in too; None where that is the run's alone.
     :param ranks: the processes that work on the run together.
     """
 
@@ -42,6 +57,7 @@ class Session:
     trackers: Trackers
     hooks: PhaseHooks
     turn: Turn
+    share: Share | None
     ranks: Ranks
 
     def once(self, do: Callable[[], Result]) -> Result:
@@ -61,6 +77,14 @@ class Session:
     def has_several_phases(self) -> bool:
         return len(self.plan.phases) > 1
 
+    def load_base(self, config: Run) -> Any:
+        """:param config: the phase's."""
+        if self.share is not None:
+            return self.share.load_base(config)
+        from ftlab.model.load import load_model
+
+        return load_model(config)
+
     def steps_before(self) -> int:
         """Optimizer steps of the phases that are done."""
         return sum(result["steps"] for result in self.manifest.phases.values())
@@ -76,20 +100,24 @@ class Session:
 
 @contextmanager
 def session_of(
-    run_dir: RunDir, hooks: PhaseHooks, started: float | None = None, ranks: Ranks | None = None
-) -> Iterator[Session]:
+    run_dir: RunDir, hooks: PhaseHooks, started: float | None = None, ranks: Ranks | None = None,
+    share: Share | None = None,
+) -> Iterator[Session]:  # fmt: skip
     """The session of a run whose lock is held. :param ranks: None: this process is alone.
+    :param share: None: the process is the run's.
 
     :raises Interrupted: on Ctrl-C, SIGTERM or SIGUSR1, with a checkpoint if training had begun.
     """
     ranks = ranks or Ranks(ALONE)
     plan, manifest = run_dir.plan(), Manifest(run_dir, ranks.world.is_first)
     interruption = Interruption(f"Interrupted. Continue with: {resume_command(run_dir)}")
-    with Output(run_dir.log if ranks.world.is_first else None) as output, interruption, TURNS.taking() as turn:
+    log = run_dir.log if ranks.world.is_first else None
+    turn_of = TURNS.taking() if share is None else share.turn.at_work()
+    with Output(log, has_terminal=share is None) as output, interruption, turn_of as turn:
         clock = Clock(max(manifest.values.get("seconds") or 0, _seconds_logged(run_dir)), started)
         trackers = Trackers(run_dir, plan, manifest, output.say)
         try:
-            yield Session(run_dir, plan, manifest, output, clock, interruption, trackers, hooks, turn, ranks)
+            yield Session(run_dir, plan, manifest, output, clock, interruption, trackers, hooks, turn, share, ranks)
         finally:
             # Nothing had happened in a run directory that was taken away again; a full disk takes no other status.
             status = manifest.values.get("status", "running")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from ftlab.rundir.directory import RunDir
 from ftlab.rundir.files import write_atomic
 from ftlab.rundir.start_folder import start_folder
 from ftlab.rundir.submission import Submission, SubmissionFiles
+from ftlab.rundir.sweep import SweepDir
 from ftlab.schema import Hardware, Run
 from ftlab.slurm import commands
 from ftlab.slurm.options import Options
@@ -130,6 +131,13 @@ def run_all(runs: Sequence[Prepared], options: Options, name: Path) -> list[Wait
         return [None] * len(runs)
     jobs = [(one.title, submissions[one.path.absolute()]) for one in runs]
     return wait(jobs, lambda index, state: failure(runs[index].path, jobs[index][1], state), name)
+
+
+def train_all(runs: Sequence[Prepared], options: Options, sweep: SweepDir, failed: Callable[[int, str], None]) -> None:
+    """As :func:`run_all`, for a launcher. :param failed: is told of each that failed, by its place, and why."""
+    for index, waited in enumerate(run_all(runs, options, sweep.path)):
+        if waited is not None and waited.failure is not None:
+            failed(index, waited.failure)
 
 
 def _batches(paths: Sequence[Path], options: Options) -> Iterator[Batch]:

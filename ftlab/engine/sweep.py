@@ -7,7 +7,6 @@ sweep's folder.
 from __future__ import annotations
 
 import os
-import shlex
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -27,10 +26,10 @@ from ftlab.config import sweeps
 from ftlab.config.command_line import Arguments
 from ftlab.engine import submission, tasks
 from ftlab.engine.finished import remarks_on_finished
-from ftlab.engine.submission import Prepared
 from ftlab.engine.summary import next_lines
 from ftlab.errors import FtlabError, Interrupted, RunDirError
 from ftlab.planning import make_plan
+from ftlab.preflight.directory import how_to_go_on, resume_command
 from ftlab.rundir import summary
 from ftlab.rundir.claim import claim, named_folder
 from ftlab.rundir.compare import lower_is_better
@@ -59,8 +58,8 @@ def run(given: Arguments, start: Callable[[list[str]], None]) -> int:
     :raises RunDirError: the folder that was asked for holds another sweep, or a process is at work in it.
     """
     asked = sweeps.read(given)
-    if asked.slurm is not None:
-        submission.check_ready(asked.slurm)
+    if isinstance(asked.launcher, Options):
+        submission.check_ready(asked.launcher)
     sweep, is_new = _folder(asked)
     with RunLock(sweep.path, make=True):
         if is_new:
@@ -76,7 +75,7 @@ def run(given: Arguments, start: Callable[[list[str]], None]) -> int:
         try:
             start(sweeps.in_folder(given, sweep.path, is_new).for_hydra)
         except KeyboardInterrupt:  # between two jobs
-            raise Interrupted(f"Interrupted. {_how_to_go_on(sweep)}") from None
+            raise Interrupted(f"Interrupted. {how_to_go_on(sweep)}") from None
     return report(sweep)
 
 
@@ -118,19 +117,26 @@ def run_job(place: sweeps.Place, cfg: Any, of_hydra: Any) -> None:
     attempt(place, cfg, of_hydra, _train)
 
 
-def prepare_job(place: sweeps.Place, cfg: Any, of_hydra: Any, options: Options) -> tuple[JobRecord, Prepared] | None:
-    """Make one job's run directory, for the cluster to train in; None where it is finished or cannot run."""
-    return attempt(place, cfg, of_hydra, partial(submission.prepare, options=options))
+def prepare_job(
+    place: sweeps.Place, cfg: Any, of_hydra: Any, trains: Any, options: Any
+) -> tuple[JobRecord, Any] | None:
+    """Make one job's run directory, to be trained in later; None where it is finished or cannot run.
 
-
-def run_prepared(sweep: SweepDir, jobs: Sequence[tuple[JobRecord, Prepared]], options: Options) -> None:
-    """Let the cluster train the jobs of a sweep, wait for them, and write down why one failed.
-
-    :raises Interrupted: the user no longer waits.
+    :param trains: the module that does; its ``prepare`` is called here. :param options: of the launcher.
     """
-    for (job, _), waited in zip(jobs, submission.run_all([one for _, one in jobs], options, sweep.path)):
-        if waited is not None and waited.failure is not None:
-            sweep.record(job.model_copy(update={"error": waited.failure}))
+    return attempt(place, cfg, of_hydra, partial(trains.prepare, options=options))
+
+
+def run_prepared(sweep: SweepDir, jobs: Sequence[tuple[JobRecord, Any]], trains: Any, options: Any) -> None:
+    """Let the jobs of a sweep be trained, wait for them, and write down why one failed.
+
+    :raises Interrupted: it was stopped, or the user no longer waits.
+    """
+
+    def failed(index: int, why: str) -> None:
+        sweep.record(jobs[index][0].model_copy(update={"error": why}))
+
+    trains.train_all([one for _, one in jobs], options, sweep, failed)
 
 
 def _train(title: str, run: Run, overrides: Sequence[str]) -> None:
@@ -163,11 +169,11 @@ def attempt(
         sweep.record(job)
         return job, work(title, config, overrides)
     except Interrupted as error:
-        raise type(error)(f"Interrupted in {title}. {_how_to_go_on(sweep)}") from None
+        raise type(error)(f"Interrupted in {title}. {how_to_go_on(sweep)}") from None
     except FtlabError as error:
         echo_error(f"{title} failed:\n{error}")
         sweep.record(job.model_copy(update={"error": str(error)}))
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a user's reward may call sys.exit
         echo_error(f"{title} failed:\n{traceback.format_exc()}")
         sweep.record(job.model_copy(update={"error": f"{type(error).__name__}: {error}"}))
     return None
@@ -183,14 +189,6 @@ def job_title(number: int, overrides: Sequence[str], jobs: Sequence[Sequence[str
 
 def _directory(config: Run, otherwise: Path) -> Path:
     return named_folder(config.run) or otherwise
-
-
-def _how_to_go_on(sweep: SweepDir) -> str:
-    return f"Go on with the same command, or with: {resume_command(sweep)}"
-
-
-def resume_command(sweep: SweepDir) -> str:
-    return f"ftlab resume {shlex.quote(str(sweep.path))}"
 
 
 # --- how they compare ------------------------------------------------------------------------------------------------

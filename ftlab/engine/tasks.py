@@ -36,14 +36,14 @@ def train(run: Run, overrides: Sequence[str], hooks: PhaseHooks | None = None) -
         _execute(run_dir, run.run.checkpoint, hooks, started)
 
 
-def prepare(run: Run, overrides: Sequence[str]) -> RunDir:
-    """Check a run that another machine is to train, and make its directory, or find the one that it continues.
+def prepare(run: Run, overrides: Sequence[str], is_here: bool = False) -> RunDir:
+    """Check a run that is trained later, and make its directory, or find the one that it continues.
 
-    What devices and packages there are is the other machine's to check.
+    :param is_here: whether this machine trains it; else what devices and packages there are is the other's to check.
     """
     plan = make_plan(run, overrides)
-    preflight.check_plan(plan, is_here=False)
-    fit.check_fits(plan, is_here=False)
+    preflight.check_plan(plan, is_here)
+    fit.check_fits(plan, is_here)
     with claim(plan) as run_dir:
         return run_dir
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from transformers import set_seed
@@ -13,14 +14,15 @@ from ftlab.policy.tokens import Tokens
 from ftlab.schema import Run
 
 
-def build_model(run: Run, tokens: Tokens) -> tuple[Any, int]:
+def build_model(run: Run, tokens: Tokens, load: Callable[[Run], Any] = load_model) -> tuple[Any, int]:
     """The base with an embedding for every token, rm's value head, and what ``method`` trains, drawn from the seed; and
     how many embeddings that added.
 
+    :param load: gives the base.
     :raises NotReadyError, ConfigError: as loading and :func:`ftlab.model.adapter.apply_method` do.
     """
     set_seed(run.seed)
-    model = load_model(run)
+    model = load(run)
     added = fit_embeddings(model, tokens.tokenizer)
     if run.stage.name == "rm":
         attach_score(model)

@@ -15,6 +15,7 @@ from ftlab.rundir.checkpoints import newest_whole, whole_of_step
 from ftlab.rundir.claim import look
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.plan import Phase, Plan
+from ftlab.rundir.sweep import SweepDir
 
 
 @dataclass(frozen=True)
@@ -99,5 +100,9 @@ def passed_over(reason: str) -> str:
     return f"{reason}; passed over"
 
 
-def resume_command(run_dir: RunDir) -> str:
-    return f"ftlab resume {shlex.quote(str(run_dir.path))}"
+def resume_command(directory: RunDir | SweepDir) -> str:
+    return f"ftlab resume {shlex.quote(str(directory.path))}"
+
+
+def how_to_go_on(sweep: SweepDir) -> str:
+    return f"Go on with the same command, or with: {resume_command(sweep)}"

@@ -12,7 +12,8 @@ import pytest
 
 from ftlab.engine.hooks import PhaseHooks
 from ftlab.engine.output import Output
-from ftlab.engine.process import TURNS, Interruption, handled_signals
+from ftlab.engine.process import Interruption, handled_signals
+from ftlab.engine.turns import TURNS
 from ftlab.errors import Interrupted, Preempted
 from ftlab.rundir.directory import RunDir
 from tests.runs import Stop, final_hash, held_out, logged, resume_run, train_run

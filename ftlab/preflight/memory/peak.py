@@ -21,6 +21,7 @@ class Prediction:
     """The peak of one device.
 
     :param moment: when it is reached. :param parts: bytes held then, by name, largest kinds first as they are counted.
+    :param held: of what is there from the first step to the last, also between two of them.
     :param host: bytes in the host's memory besides, of what is offloaded.
     :param trainable, parameters: of the model.
     """
@@ -28,6 +29,7 @@ class Prediction:
     device: Device
     moment: str
     parts: dict[str, float]
+    held: dict[str, float]
     host: float
     trainable: int
     parameters: int
@@ -59,7 +61,7 @@ def predict(run: Run, device: Device | None = None) -> Prediction:
     total = counts.parameter_count(run.model.architecture)
     extra = run.model.architecture.hidden_size if run.stage.name == "rm" else 0
     extra = adapter_elements(run) if run.method.name == "lora" else extra  # with rm's head
-    return Prediction(device, moment, parts, host, trainable_elements(run), total + extra)
+    return Prediction(device, moment, parts, held, host, trainable_elements(run), total + extra)
 
 
 def _held(run: Run, device: Device) -> tuple[dict[str, float], float]:

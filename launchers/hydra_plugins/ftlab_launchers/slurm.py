@@ -1,68 +1,14 @@
 """``hydra/launcher=slurm``: the jobs of a sweep as an array of jobs of a Slurm cluster.
 
-Every config is composed, checked and written to its run directory here; a job is handed that directory. This module is
-imported at every start, because that is how Hydra finds plugins.
+This module is imported at every start, because that is how Hydra finds plugins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from pkgutil import resolve_name
-from typing import Any
-
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
-from hydra.plugins.launcher import Launcher
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from hydra_plugins.ftlab_launchers._prepared import PreparedLauncher
 
 
-class SlurmLauncher(Launcher):
+class SlurmLauncher(PreparedLauncher):
     """:param options: the keys of ``conf/hydra/launcher/slurm.yaml``."""
 
-    def __init__(self, **options: Any):
-        self._options = options
-
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self._context, self._config = hydra_context, config
-
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Submit the jobs and wait for them. What became of each is in the sweep's folder.
-
-        :raises SystemExit: ``sbatch`` refuses, or the user no longer waits; it is told.
-        """
-        try:
-            return self._launch(job_overrides, initial_job_idx)
-        except (Exception, KeyboardInterrupt) as error:
-            resolve_name("ftlab.base.ending:end_with")(error)
-            raise
-
-    def _launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        setup_globals()
-        Path(self._config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
-        sweep, sweeps = resolve_name("ftlab.engine.sweep"), resolve_name("ftlab.config.sweeps")
-        options = resolve_name("ftlab.config.launcher:options")(self._config.hydra)
-        prepared, returned = [], []
-        for number, overrides in enumerate(job_overrides, initial_job_idx):
-            config = self._context.config_loader.load_sweep_config(self._config, list(overrides))
-            with open_dict(config):
-                config.hydra.job.id = config.hydra.job.num = number
-
-            def prepare(cfg: DictConfig) -> Any:
-                of_hydra = HydraConfig.get()
-                return sweep.prepare_job(sweeps.place(of_hydra), cfg, of_hydra, options)
-
-            done = run_job(
-                hydra_context=self._context, task_function=prepare, config=config, job_dir_key="hydra.sweep.dir",
-                job_subdir_key="hydra.sweep.subdir",
-            )  # fmt: skip
-            prepared.append(done.return_value)  # or what went wrong
-            done.status, done.return_value = JobStatus.COMPLETED, None
-            returned.append(done)
-        ready = [one for one in prepared if one is not None]
-        if ready:
-            sweep.run_prepared(
-                resolve_name("ftlab.rundir.sweep:SweepDir")(Path(self._config.hydra.sweep.dir)), ready, options
-            )
-        return returned
+    trains = "ftlab.engine.submission"

@@ -1,0 +1,177 @@
+"""``hydra/launcher=shards``: runs of a sweep in turns, in this process and on its device, over one base in memory.
+
+Each is an ordinary run in a thread of its own (:mod:`ftlab.engine.turns`). Where there are more than fit, one whose
+turn is over saves a checkpoint and leaves; in its next turn it goes on from there, as a run that was interrupted does.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.markup import escape
+
+from ftlab.base.console import Terminal
+from ftlab.base.numbers import readable
+from ftlab.base.progress import Bar
+from ftlab.base.terminal import echo_error
+from ftlab.distributed.sharding import needs_launch
+from ftlab.engine import tasks
+from ftlab.engine.process import Interruption, quiet_libraries
+from ftlab.engine.session import Share
+from ftlab.engine.turns import TURNS
+from ftlab.errors import ConfigError, FtlabError, Interrupted, Mistake, RunDirError
+from ftlab.preflight.directory import how_to_go_on
+from ftlab.preflight.fit import size
+from ftlab.preflight.sharing import Sharing, sharing_of
+from ftlab.rundir.claim import choose_remaining_phases, hold
+from ftlab.rundir.directory import RunDir
+from ftlab.rundir.sweep import SweepDir
+from ftlab.schema import Run
+from ftlab.schema.launchers import Shards
+
+_GLANCE = 0.2  # seconds between two looks at where the runs are
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that is ready to begin or to go on. :param title: under which it is told of. :param path: its directory."""
+
+    title: str
+    path: Path
+
+
+def prepare(title: str, run: Run, overrides: Sequence[str], options: Shards) -> Prepared:
+    """Check a run and make its directory.
+
+    :param options: of the launcher; they say nothing about a single run.
+    :raises FtlabError: it cannot run, or is somebody else's.
+    """
+    if needs_launch(run):
+        reason = "takes turns in one process, and this config is trained by several; use hydra/launcher=basic"
+        raise ConfigError([Mistake("hydra/launcher", reason, "shards")])
+    return Prepared(title, tasks.prepare(run, overrides, is_here=True).path)
+
+
+def train_all(runs: Sequence[Prepared], options: Shards, sweep: SweepDir, failed: Callable[[int, str], None]) -> None:
+    """Train the runs of a sweep in turns. :param failed: is told of one that fails, by its place, and why; the others
+    go on.
+
+    :raises Interrupted: on a signal, when all of them have saved what they have come to; says how to go on.
+    """
+    from ftlab.engine.run import phases_to_run
+    from ftlab.model.shared_base import SharedBases
+
+    quiet_libraries()
+    configs = [[phase.config for phase in phases_to_run(RunDir(one.path))] for one in runs]
+    sharing = sharing_of(configs)
+    TURNS.places = min(options.resident or sharing.places, len(runs))
+    to = Terminal(highlight=False, emoji=False)
+    to.print(escape(_plan_line(sharing, TURNS.places, options.shards)), soft_wrap=True)
+    load = SharedBases(config for phases in configs for config in phases).load
+    jobs = [_Job(one, Share(TURNS.reserve(options.shards), load), to) for one in runs]
+    interruption = Interruption(f"Interrupted. {how_to_go_on(sweep)}")
+    with interruption, Bar(to, "sweep", len(jobs) * options.shards, "turns") as bar:
+        interruption.is_training = True  # the runs end their steps, and then this does
+        while any(job.is_left for job in jobs):
+            turn = TURNS.next_without_thread(_GLANCE)
+            for job in [job for job in jobs if job.share.turn is turn]:
+                if interruption.requested:
+                    job.stop()
+                else:
+                    job.start()
+            for index, job in enumerate(jobs):
+                job.tell()
+                if (why := job.take_failure()) is not None:
+                    failed(index, why)
+            bar.update(sum(job.turns_taken(options.shards) for job in jobs))
+        if any(job.is_stopped for job in jobs):
+            raise KeyboardInterrupt
+
+
+def _plan_line(sharing: Sharing, places: int, shards: int) -> str:
+    many = f"{sharing.runs} configs take turns, {shards} each"
+    about = f"about {size(sharing.needed(places))} at the peak"
+    if sharing.bases:
+        about += f", with the base in memory once ({size(sharing.bases)}) and {size(sharing.each)} for each config"
+    if sharing.memory is not None:
+        about += f", of {size(sharing.memory)}"
+    if places < sharing.runs:
+        about += f"; {places} of them in memory at a time, the others on the disk, as checkpoints"
+    return f"{many}: {about}"
+
+
+class _Job:
+    """One of the runs. :ivar is_stopped: a signal has ended it. :ivar is_left: it has not come to an end."""
+
+    def __init__(self, prepared: Prepared, share: Share, to: Terminal):
+        self.share = share
+        self._prepared, self._to = prepared, to
+        self._thread: threading.Thread | None = None
+        self._failure: str | None = None
+        self._told = 0  # the step that was told last
+        self.is_stopped, self.is_left = False, True
+
+    def start(self) -> None:
+        """Begin, or go on with, the run, whose turn it is."""
+        if self._thread is not None:
+            self._thread.join()  # it has left its place, and may be closing its files
+        self._thread = threading.Thread(target=self._work, name=str(self._prepared.path), daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Of a run that has no thread now."""
+        self.is_stopped, self.is_left = True, False
+        TURNS.cancel(self.share.turn)
+
+    def _work(self) -> None:
+        from ftlab.engine.run import execute
+
+        turn, run_dir = self.share.turn, RunDir(self._prepared.path)
+        try:
+            with hold(run_dir):
+                choose_remaining_phases(run_dir)
+                execute(run_dir, share=self.share)
+        except Interrupted:
+            self.is_stopped = not turn.is_given_up
+        except FtlabError as error:
+            self._fail(str(error), str(error))
+        except BaseException as error:  # a user's reward may call sys.exit
+            self._fail(f"{type(error).__name__}: {error}", traceback.format_exc())
+        gc.collect()  # a trainer, its model and its callbacks know each other
+        if not turn.is_given_up:
+            self.is_left = False
+            TURNS.cancel(turn)
+
+    def _fail(self, why: str, told: str) -> None:
+        self.share.turn.is_given_up = False
+        self._failure = why
+        echo_error(f"{self._prepared.title} failed:\n{told}")
+
+    def take_failure(self) -> str | None:
+        """Why it failed, once."""
+        why, self._failure = self._failure, None
+        return why
+
+    def turns_taken(self, count: int) -> int:
+        turn = self.share.turn
+        return count if not self.is_left else count * turn.step // max(turn.steps, 1)
+
+    def tell(self) -> None:
+        """A line, where a turn has ended since the last."""
+        turn = self.share.turn
+        if turn.ended == self._told:
+            return
+        self._told = turn.ended
+        loss = ""
+        try:
+            last = RunDir(self._prepared.path).read_last_metrics() or {}
+        except RunDirError:  # which ends the run itself, or is put right by it
+            last = {}
+        if isinstance(last.get("loss"), float):
+            loss = f", loss {readable(last['loss'])}"
+        self._to.print(escape(f"{self._prepared.title}: step {turn.ended} of {turn.steps}{loss}"), soft_wrap=True)
