@@ -61,7 +61,7 @@ def check(arguments: Arguments) -> DictConfig:
     shown = dataset_names.with_registered(groups, registered)
     chosen = [o for o in overrides if o.key_or_group in groups and _is_known_group(o, groups, shown, mistakes)]
     rest = [o for o in overrides if o.key_or_group not in groups]
-    launchers = [o for o in rest if o.key_or_group == "hydra/launcher"]
+    launchers = [o for o in rest if o.key_or_group == launcher.GROUP]
     try:
         cfg = compose(first_values([*launchers, *chosen]), loader, config_name)
     except (HydraException, YAMLError) as error:

@@ -15,7 +15,7 @@ from ftlab.errors import ConfigError, Mistake, nearest
 from ftlab.schema.launchers import Shards
 from ftlab.slurm.options import TARGET, Options
 
-NODE = "hydra.launcher"
+GROUP, NODE = "hydra/launcher", "hydra.launcher"
 
 
 # What Hydra makes the launcher of -> the keys that it takes.
@@ -86,7 +86,7 @@ def mistakes(cfg: DictConfig, task: str, is_multirun: bool) -> list[Mistake]:
     if isinstance(asked, Shards):
         return _mistakes_in_turns(cfg, task, is_multirun)
     if asked is not None and task not in LAUNCHED:
-        return [Mistake("hydra/launcher", f"ftlab {task} runs here; train and resume are handed to a cluster", "slurm")]
+        return [Mistake(GROUP, f"ftlab {task} runs here; train and resume are handed to a cluster", "slurm")]
     if asked is not None and cfg.run.checkpoint is not None:
         reason = "is for a start on this machine: a job that is queued again would go back to it each time"
         return [Mistake("run.checkpoint", reason, cfg.run.checkpoint)]
@@ -95,11 +95,9 @@ def mistakes(cfg: DictConfig, task: str, is_multirun: bool) -> list[Mistake]:
 
 def _mistakes_in_turns(cfg: DictConfig, task: str, is_multirun: bool) -> list[Mistake]:
     if task != "train":
-        return [
-            Mistake("hydra/launcher", f"ftlab {task} trains no configs that could take turns; leave it out", "shards")
-        ]
+        return [Mistake(GROUP, f"ftlab {task} trains no configs that could take turns; leave it out", "shards")]
     if not is_multirun:
-        return [Mistake("hydra/launcher", "is for the configs of a sweep: add -m, or leave it out", "shards")]
+        return [Mistake(GROUP, "is for the configs of a sweep: add -m, or leave it out", "shards")]
     if cfg.run.checkpoint is not None:
         reason = "is a step of one run; ftlab resume takes it, with the directory of that run"
         return [Mistake("run.checkpoint", reason, cfg.run.checkpoint)]

@@ -104,8 +104,12 @@ def run_each(arguments: Arguments, hydra: DictConfig, start: Callable[[list[str]
 
 
 def identity(overrides: Sequence[str]) -> tuple[str, ...]:
-    """The overrides of a job as they were typed, without those that say where its sweep is."""
-    return tuple(phases.decode_override(line) for line in overrides if _key(line) not in _PLACE)
+    """The overrides of a job as they were typed, without those that say where its sweep is, and how it is run."""
+    return tuple(phases.decode_override(line) for line in overrides if not _says_where(_key(line)))
+
+
+def _says_where(key: str) -> bool:
+    return key in _PLACE or key == launcher.GROUP or key.startswith(f"{launcher.NODE}.")
 
 
 def in_folder(arguments: Arguments, folder: Path, is_new: bool) -> Arguments:

@@ -1,0 +1,243 @@
+"""Configs of a sweep that take turns on one device: each is to the bit what it would have been alone."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ftlab.engine import shards
+from ftlab.errors import ConfigError
+from ftlab.preflight.sharing import sharing_of
+from ftlab.rundir.directory import RunDir
+from ftlab.rundir.sweep import SweepDir
+from ftlab.schema.launchers import Shards
+from tests.runs import BARE, final_hash, logged, make_run, train_run
+from tests.wrappers import STAGES
+
+BASE = (
+    "hardware=cpu", "hardware.precision=fp32", "train.logging_steps=1", "tracker=none", "eval.golden_rows=2",
+    "eval.samples=1", "data.max_samples=20", "data.max_length=64", "train.epochs=2", "eval.steps=5",
+    "lora.dropout=0.1", "train.micro_batch_size=2",
+)  # fmt: skip
+SHORT = (*BARE, "train.max_steps=4", "train.logging_steps=1", "data.max_samples=24", "hardware=cpu")
+CURRICULUM = (
+    "phases=[{name: read, stage: pt}, {name: instruct, stage: sft}, {name: prefer, stage: dpo}]", *SHORT
+)  # fmt: skip
+KILLED = (*BARE, "train.max_steps=40", "train.logging_steps=1", "train.save_steps=5", "data.max_samples=200",
+          "hardware=cpu", "lora.dropout=0.1")  # fmt: skip
+PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+COMMAND = [sys.executable, "-m", "ftlab", "-m", "lora.r=4,8", "seed=1,2", "hydra/launcher=shards", *KILLED]
+DIFFERENT = (
+    ("lora.r=4", "train.learning_rate=1e-3", "train.lr_scheduler=cosine", "train.gradient_accumulation_steps=1"),
+    ("lora.r=16", "train.learning_rate=3e-4", "train.lr_scheduler=linear", "train.warmup_steps=3"),
+    ("lora.r=8", "lora=dora", "train.lr_scheduler=constant_with_warmup", "train.warmup_ratio=0.5"),
+    ("lora.r=8", "seed=7", "train.micro_batch_size=1", "data.packing=false"),
+)
+
+
+def take_turns(folder: Path, configs: list[tuple[str, ...]], count: int = 8, resident: int | None = None) -> list[str]:
+    """Train configs in turns, each in a folder that is called by its number. Return why some failed."""
+    failures: list[str] = []
+    options = Shards(shards=count, resident=resident)
+    prepared = []
+    for number, overrides in enumerate(configs):
+        given = (*overrides, f"run.dir={folder / str(number)}")
+        prepared.append(shards.prepare(f"job {number + 1}", make_run(*given), given, options))
+    shards.train_all(prepared, options, SweepDir(folder), lambda place, why: failures.append(f"{place}: {why}"))
+    return failures
+
+
+def check_equal(folder: Path, configs: list[tuple[str, ...]]) -> None:
+    """That each config has come to what it comes to alone."""
+    for number, overrides in enumerate(configs):
+        turns, alone = RunDir.open(folder / str(number)), train_run(folder / f"{number}-alone", *overrides)
+        assert logged(turns) == logged(alone), overrides
+        assert final_hash(turns) == final_hash(alone), overrides
+        assert turns.manifest()["status"] == "finished"
+
+
+def stage_words(stage: str) -> tuple[str, ...]:
+    words = tuple(word for word in STAGES[stage] if not word.startswith("data.max_length"))
+    return (f"stage={stage}", *words)
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_each_config_is_what_it_is_alone(stage, method, tmp_path):
+    base = (*BASE, *stage_words(stage), f"method={method}")
+    configs = [(*base, *different) for different in DIFFERENT]
+    assert take_turns(tmp_path, configs) == []
+    check_equal(tmp_path, configs)
+
+
+def test_two_configs_in_turns_are_what_they_are_alone(tmp_path):
+    configs = [(*BASE, *different) for different in DIFFERENT[:2]]
+    assert take_turns(tmp_path, configs) == []
+    check_equal(tmp_path, configs)
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("resident", [1, 2])
+def test_a_config_that_left_its_place_in_memory_goes_on_as_if_it_had_not(resident, tmp_path):
+    configs = [(*BASE, *different) for different in DIFFERENT]
+    assert take_turns(tmp_path, configs, 4, resident) == []
+    starts = [len(RunDir.open(tmp_path / str(number)).manifest()["starts"]) for number in range(4)]
+    assert max(starts) > 1, "nobody had to leave"
+    check_equal(tmp_path, configs)
+
+
+@pytest.mark.matrix
+def test_configs_that_share_no_base_take_turns_too(tmp_path):
+    """Whole models, parts of them, and adapters whose start takes something out of the base."""
+    different = (
+        ("method=full",), ("method=freeze", "method.trainable_layers=2"), ("lora=pissa",), ("lora=loraplus",),
+        ("method=qlora",), ("lora=rslora",),
+    )  # fmt: skip
+    configs = [(*BASE, *words) for words in different]
+    assert take_turns(tmp_path, configs) == []
+    check_equal(tmp_path, configs)
+
+
+@pytest.mark.matrix
+def test_curricula_take_turns_phase_by_phase(tmp_path):
+    configs = [(*CURRICULUM, "seed=1"), (*CURRICULUM, "seed=2", "phases.prefer.train.max_steps=5")]
+    assert take_turns(tmp_path, configs, count=3) == []
+    check_equal(tmp_path, configs)
+
+
+def test_one_that_fails_or_leaves_the_process_is_one_failure(tmp_path):
+    """The others end as if it had not been there."""
+    (tmp_path / "rewards.py").write_text(
+        "import sys\n"
+        "def good(completions, **_):\n    return [len(one) / 10 for one in completions]\n"
+        "def leaves(completions, **_):\n    sys.exit(3)\n"
+        "def raises(completions, **_):\n    raise KeyError('no such answer')\n"
+    )
+    base = (*SHORT, "stage=grpo", "stage.num_generations=2", "stage.max_new_tokens=4", "train.micro_batch_size=2")
+    configs = [(*base, f"stage.rewards=[{tmp_path}/rewards.py:{name}]") for name in ("good", "leaves", "raises")]
+    failures = take_turns(tmp_path, configs)
+    assert [failure[:2] for failure in failures] == ["1:", "2:"]
+    assert "SystemExit: 3" in failures[0] and "no such answer" in failures[1]
+    assert RunDir.open(tmp_path / "1").manifest()["status"] == "failed"
+    assert not (tmp_path / "2").exists(), "the reward was tried out before anything was measured"
+    check_equal(tmp_path, configs[:1])
+
+
+def test_the_command_line(ftlab, tmp_path):
+    """Four configs by name of their differences, the table of a sweep at the end, and each what it is by itself."""
+    words = ("lora.r=4,8", "train.learning_rate=1e-4,1e-3", *SHORT)
+    done = ftlab("-m", *words, "hydra/launcher=shards", "hydra.launcher.shards=2", "hydra.sweep.dir=sweep")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 configs take turns, 2 each: about " in done.stdout and "with the base in memory once (" in done.stdout
+    title = "job 3 of 4: lora.r=8 train.learning_rate=0.0001"
+    assert f"{title}: step 2 of 4, loss " in done.stdout and f"{title}: step 4 of 4, loss " in done.stdout
+    assert "sweep sweep" in done.stdout and done.stdout.count("finished") == 4 and done.stderr == ""
+    alone = train_run(tmp_path / "alone", "lora.r=8", "train.learning_rate=1e-4", *SHORT)
+    turns = RunDir.open(tmp_path / "sweep" / "2")
+    assert logged(turns) == logged(alone) and final_hash(turns) == final_hash(alone)
+    again = ftlab("-m", *words, "hydra/launcher=shards", "hydra.sweep.dir=sweep")
+    assert again.returncode == 0 and again.stdout.count(": finished already, in sweep/") == 4, again.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("hydra/launcher=shards", "hydra/launcher=shards: is for the configs of a sweep: add -m, or leave it out"),
+        ("-m seed=1,2 hydra/launcher=shards hydra.launcher.shards=0", "hydra.launcher.shards=0: must be greater"),
+        ("-m seed=1,2 hydra/launcher=shards hydra.launcher.shard=4",
+         "hydra.launcher.shard=4: no such key. Keys of the launcher: shards, resident. Did you mean hydra"),
+        ("-m seed=1,2 hydra/launcher=shards hydra.launcher.resident=0", "hydra.launcher.resident=0: must be greater"),
+    ],
+)  # fmt: skip
+def test_wrong_words_are_told_before_anything_begins(each, words, message):
+    (done,) = each([words]).values()
+    assert done.returncode == 1 and message in done.stderr, done.stderr
+    assert done.heavy == [] and done.left == []
+
+
+def test_a_run_of_several_processes_cannot_take_turns(tmp_path):
+    with pytest.raises(ConfigError, match="takes turns in one process, and this config is trained by several"):
+        take_turns(tmp_path, [(*BASE, "hardware.devices=2")])
+
+
+def test_how_many_stay_in_memory():
+    """The base counts once; what each config holds, and what the one at work needs, decide how many fit."""
+    one = make_run("model=llama3_8b", "hardware=a100_40gb", "data.max_length=512")
+    runs = [one.model_copy(update={"seed": number}) for number in range(64)]
+    sharing = sharing_of([[run] for run in runs])
+    assert sharing.memory == 40 * 2**30
+    assert 14 * 2**30 < sharing.bases < 16 * 2**30, "8 billion weights of 16 bits"
+    assert sharing.needed(sharing.places) <= 0.9 * sharing.memory < sharing.needed(sharing.places + 1)
+    alone = sharing_of([[runs[0]]])
+    assert alone.bases == 0 and alone.needed(1) == pytest.approx(sharing.needed(1))
+    small = [run.model_copy(update={"hardware": run.hardware.model_copy(update={"memory_gb": 24.0})}) for run in runs]
+    assert sharing_of([[run] for run in small]).places == 1
+
+
+@pytest.mark.kill
+def test_ctrl_c_saves_all_and_the_same_command_goes_on(tmp_path, env):
+    command = [*COMMAND, "hydra.sweep.dir=sweep"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    wait_for_step(tmp_path / "sweep", 5, process)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert "Interrupted. Go on with the same command, or with: ftlab resume sweep" in said[1]
+    begun = [RunDir.open(tmp_path / "sweep" / str(n)) for n in range(4)]
+    assert all(run.manifest()["status"] == "interrupted" for run in begun if run.metrics.exists())
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    check_sweep(tmp_path / "sweep")
+
+
+@pytest.mark.kill
+@pytest.mark.timeout(1800)
+def test_a_sweep_that_is_killed_twenty_times_ends_as_if_nothing_had_been(tmp_path, env):
+    moments, kills = random.Random(20), 0
+    command = [*COMMAND, "hydra.sweep.dir=sweep", "train.max_steps=160"]
+    while kills < 20:
+        process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        try:
+            process.wait(moments.uniform(3, 14))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            kills += 1
+        assert process.wait() in (0, -signal.SIGKILL), process.stderr.read()
+        if process.returncode == 0:
+            break
+    assert kills > 5, "most of it has to be left when it is killed"
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    check_sweep(tmp_path / "sweep", "train.max_steps=160")
+
+
+def wait_for_step(sweep: Path, step: int, process: subprocess.Popen[str]) -> None:
+    """Until the second config has logged a step."""
+    until = time.monotonic() + 120
+    while not any(line["step"] >= step for line in lines_of(sweep / "1" / "metrics.jsonl")):
+        assert process.poll() is None and time.monotonic() < until, process.communicate()
+        time.sleep(0.05)
+
+
+def lines_of(path: Path) -> list[dict]:
+    whole = path.read_text().rpartition("\n")[0].splitlines() if path.exists() else []
+    return [line for line in map(json.loads, whole) if "loss" in line]
+
+
+def check_sweep(sweep: Path, *more: str) -> None:
+    """That the jobs of ``COMMAND`` are what they are alone."""
+    for number, words in enumerate(itertools.product(("lora.r=4", "lora.r=8"), ("seed=1", "seed=2"))):
+        alone = train_run(sweep.parent / f"alone-{number}", *words, *KILLED, *more)
+        assert logged(RunDir.open(sweep / str(number))) == logged(alone)
+        assert final_hash(RunDir.open(sweep / str(number))) == final_hash(alone)
