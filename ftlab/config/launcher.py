@@ -12,20 +12,21 @@ from pydantic import ValidationError
 
 from ftlab.config.command_line import LAUNCHED
 from ftlab.errors import ConfigError, Mistake, nearest
-from ftlab.schema.launchers import Shards
+from ftlab.schema.launchers import Gpus, Shards
 from ftlab.slurm.options import TARGET, Options
 
 GROUP, NODE = "hydra/launcher", "hydra.launcher"
 
 
 # What Hydra makes the launcher of -> the keys that it takes.
-_KINDS: dict[str, type[Options | Shards]] = {
+_KINDS: dict[str, type[Options | Shards | Gpus]] = {
     TARGET: Options,
     "hydra_plugins.ftlab_launchers.shards.ShardsLauncher": Shards,
+    "hydra_plugins.ftlab_launchers.gpus.GpusLauncher": Gpus,
 }
 
 
-def options(of_hydra: Any) -> Options | Shards | None:
+def options(of_hydra: Any) -> Options | Shards | Gpus | None:
     """What is asked of a launcher of ours; None where another is chosen.
 
     :param of_hydra: the node ``hydra`` of a config. :raises ConfigError: every mistake at once.
@@ -41,7 +42,7 @@ def options(of_hydra: Any) -> Options | Shards | None:
     return parse(values, kind)
 
 
-def parse(values: Mapping[str, Any], kind: type[Options | Shards]) -> Options | Shards:
+def parse(values: Mapping[str, Any], kind: type[Options | Shards | Gpus]) -> Options | Shards | Gpus:
     """:param values: of the launcher's node. :raises ConfigError: every mistake at once."""
     try:
         return kind.model_validate({key: value for key, value in values.items() if key != "_target_"})
@@ -83,8 +84,8 @@ def mistakes(cfg: DictConfig, task: str, is_multirun: bool) -> list[Mistake]:
         asked = options(cfg.hydra)
     except ConfigError as error:
         return [*error.mistakes]
-    if isinstance(asked, Shards):
-        return _mistakes_in_turns(cfg, task, is_multirun)
+    if isinstance(asked, Shards | Gpus):
+        return _mistakes_of_sweep(cfg, task, is_multirun)
     if asked is not None and task not in LAUNCHED:
         return [Mistake(GROUP, f"ftlab {task} runs here; train and resume are handed to a cluster", "slurm")]
     if asked is not None and cfg.run.checkpoint is not None:
@@ -93,11 +94,13 @@ def mistakes(cfg: DictConfig, task: str, is_multirun: bool) -> list[Mistake]:
     return []
 
 
-def _mistakes_in_turns(cfg: DictConfig, task: str, is_multirun: bool) -> list[Mistake]:
+def _mistakes_of_sweep(cfg: DictConfig, task: str, is_multirun: bool) -> list[Mistake]:
+    """Of a launcher that is for the configs of a sweep alone."""
+    name = cfg.hydra.runtime.choices[GROUP]
     if task != "train":
-        return [Mistake(GROUP, f"ftlab {task} trains no configs that could take turns; leave it out", "shards")]
+        return [Mistake(GROUP, f"ftlab {task} trains no configs that it could launch; leave it out", name)]
     if not is_multirun:
-        return [Mistake(GROUP, "is for the configs of a sweep: add -m, or leave it out", "shards")]
+        return [Mistake(GROUP, "is for the configs of a sweep: add -m, or leave it out", name)]
     if cfg.run.checkpoint is not None:
         reason = "is a step of one run; ftlab resume takes it, with the directory of that run"
         return [Mistake("run.checkpoint", reason, cfg.run.checkpoint)]

@@ -23,7 +23,7 @@ from ftlab.errors import ConfigError, FtlabError, Interrupted, Mistake
 from ftlab.rundir.start_folder import started_in, sweep_start_folder
 from ftlab.rundir.sweep import Jobs, SweepDir, is_sweep
 from ftlab.schema import Run
-from ftlab.schema.launchers import Shards
+from ftlab.schema.launchers import Gpus, Shards
 from ftlab.slurm.options import Options
 
 _DIR = "hydra.sweep.dir"
@@ -42,7 +42,7 @@ class Sweep:
     is_chosen: bool
     wants_new: bool
     jobs: Jobs | None
-    launcher: Options | Shards | None
+    launcher: Options | Shards | Gpus | None
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path, PurePath
@@ -178,6 +179,19 @@ def driver_gpus() -> int | None:
     """GPUs that NVIDIA's driver shows to this process, told without torch; None where there is no such driver."""
     count = len([*Path("/dev").glob("nvidia[0-9]*")])
     return count_gpus(count, os.environ.get("CUDA_VISIBLE_DEVICES")) if count else None
+
+
+def environment_of_devices(numbers: Sequence[int], slots: int, on_cpu: bool) -> dict[str, str]:
+    """The variables of a process that is to see some of this machine's devices only.
+
+    :param numbers: which, of those that this process sees. :param slots: how many processes share the machine. On a CPU
+        each has its share of the cores, unless the user has said how many.
+    """
+    if on_cpu:
+        return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads_of_rank(slots)))}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = None if visible is None else [name.strip() for name in visible.split(",")]
+    return {"CUDA_VISIBLE_DEVICES": ",".join(str(number) if names is None else names[number] for number in numbers)}
 
 
 def count_gpus(there: int, visible: str | None) -> int:

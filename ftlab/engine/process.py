@@ -7,8 +7,10 @@ Imports no torch.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,6 +20,7 @@ from typing import Any, TextIO
 
 from ftlab.errors import Interrupted, Preempted
 
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of linux/prctl.h
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -33,6 +36,12 @@ def quiet_libraries() -> None:
         "TORCH_CPP_LOG_LEVEL": "ERROR",  # a store that is gone is told in words, and not with its frames in C++
     }.items():
         os.environ.setdefault(name, value)
+
+
+def die_with_parent() -> None:
+    """A process whose launcher was killed must not go on writing into a run directory that nobody holds."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
 
 
 # --- signals ---------------------------------------------------------------------------------------------------------

@@ -2,11 +2,16 @@
 
 Each is an ordinary run in a thread of its own (:mod:`ftlab.engine.turns`). Where there are more than fit, one whose
 turn is over saves a checkpoint and leaves; in its next turn it goes on from there, as a run that was interrupted does.
+
+``python -m ftlab.engine.shards RUN_DIR...`` does the same with run directories, as :mod:`ftlab.engine.pool` starts it.
 """
 
 from __future__ import annotations
 
+import argparse
 import gc
+import hashlib
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
@@ -21,7 +26,7 @@ from ftlab.base.progress import Bar
 from ftlab.base.terminal import echo_error
 from ftlab.distributed.sharding import needs_launch
 from ftlab.engine import tasks
-from ftlab.engine.process import Interruption, quiet_libraries
+from ftlab.engine.process import Interruption, die_with_parent, quiet_libraries
 from ftlab.engine.session import Share
 from ftlab.engine.turns import TURNS
 from ftlab.errors import ConfigError, FtlabError, Interrupted, Mistake, RunDirError
@@ -30,6 +35,7 @@ from ftlab.preflight.fit import size
 from ftlab.preflight.sharing import Sharing, sharing_of
 from ftlab.rundir.claim import choose_remaining_phases, hold
 from ftlab.rundir.directory import RunDir
+from ftlab.rundir.files import write_atomic
 from ftlab.rundir.sweep import SweepDir
 from ftlab.schema import Run
 from ftlab.schema.launchers import Shards
@@ -63,6 +69,11 @@ def train_all(runs: Sequence[Prepared], options: Shards, sweep: SweepDir, failed
 
     :raises Interrupted: on a signal, when all of them have saved what they have come to; says how to go on.
     """
+    take_turns(runs, options, f"Interrupted. {how_to_go_on(sweep)}", failed)
+
+
+def take_turns(runs: Sequence[Prepared], options: Shards, message: str, failed: Callable[[int, str], None]) -> None:
+    """:param message: of the error that is raised when a signal has stopped them."""
     from ftlab.engine.run import phases_to_run
     from ftlab.model.shared_base import SharedBases
 
@@ -74,8 +85,7 @@ def train_all(runs: Sequence[Prepared], options: Shards, sweep: SweepDir, failed
     to.print(escape(_plan_line(sharing, TURNS.places, options.shards)), soft_wrap=True)
     load = SharedBases(config for phases in configs for config in phases).load
     jobs = [_Job(one, Share(TURNS.reserve(options.shards), load), to) for one in runs]
-    interruption = Interruption(f"Interrupted. {how_to_go_on(sweep)}")
-    with interruption, Bar(to, "sweep", len(jobs) * options.shards, "turns") as bar:
+    with Interruption(message) as interruption, Bar(to, "sweep", len(jobs) * options.shards, "turns") as bar:
         interruption.is_training = True  # the runs end their steps, and then this does
         while any(job.is_left for job in jobs):
             turn = TURNS.next_without_thread(_GLANCE)
@@ -175,3 +185,35 @@ class _Job:
         if isinstance(last.get("loss"), float):
             loss = f", loss {readable(last['loss'])}"
         self._to.print(escape(f"{self._prepared.title}: step {turn.ended} of {turn.steps}{loss}"), soft_wrap=True)
+
+
+def main() -> int:
+    """Train the runs of some directories in turns. Return 1 where one failed, else 0."""
+    parser = argparse.ArgumentParser(prog="python -m ftlab.engine.shards", description=__doc__)
+    parser.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR")
+    parser.add_argument("--shards", type=int, required=True, help="turns that the steps of each are divided into")
+    parser.add_argument("--resident", type=int, help="runs in memory at once, at most")
+    parser.add_argument("--failures", type=Path, required=True, help="a folder for why those failed that did")
+    given = parser.parse_args()
+    die_with_parent()
+    runs = [Prepared(str(path), path) for path in given.run_dirs]
+    failures: list[int] = []
+
+    def failed(place: int, why: str) -> None:
+        failures.append(place)
+        write_atomic(given.failures / failure_name(runs[place].path), why)
+
+    try:
+        take_turns(runs, Shards(shards=given.shards, resident=given.resident), "Interrupted.", failed)
+    except Interrupted as error:
+        return error.exit_code
+    return 1 if failures else 0
+
+
+def failure_name(run_dir: Path) -> str:
+    """The file that says why a run failed."""
+    return hashlib.sha256(str(run_dir).encode()).hexdigest()[:16]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

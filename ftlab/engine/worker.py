@@ -7,10 +7,8 @@ It takes everything from the run directory; which of the processes it is, the va
 from __future__ import annotations
 
 import argparse
-import ctypes
 import logging
 import os
-import signal
 import sys
 import time
 import traceback
@@ -24,20 +22,19 @@ from ftlab.distributed.failures import describe_missing, misses_another, record_
 from ftlab.distributed.ranks import Ranks, join_ranks
 from ftlab.distributed.world import ALONE, current_world, planned_devices, take_slurm_variables
 from ftlab.engine.hooks import PhaseHooks
-from ftlab.engine.process import quiet_libraries
+from ftlab.engine.process import die_with_parent, quiet_libraries
 from ftlab.errors import FtlabError, Interrupted, NotReadyError, first_line
 from ftlab.rundir.claim import hold
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.start_folder import in_start_folder
 
 _PATIENCE = 20.0  # seconds that a process which was told to stop waits for the others
-_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of linux/prctl.h
 
 
 def main(hooks: PhaseHooks | None = None) -> int:
     """:param hooks: are told of what happens meanwhile. :returns: the exit code."""
     given = _parser().parse_args()
-    _die_with_parent()
+    die_with_parent()
     quiet_libraries()
     logging.getLogger().addHandler(logging.NullHandler())  # without any, Python prints what libraries warn of
     terminal = 2
@@ -136,12 +133,6 @@ def _print_to(path: Path) -> int:
         os.dup2(descriptor, stream.fileno())
     os.close(descriptor)
     return before
-
-
-def _die_with_parent() -> None:
-    """A process whose launcher was killed must not go on writing into a run directory that nobody holds."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
 
 
 def _parser() -> argparse.ArgumentParser:
