@@ -38,7 +38,8 @@ def make_plan(run: Run, overrides: Sequence[str]) -> Plan:
 def _phase(run: Run, number: int, entry: PhaseEntry) -> Phase:
     config = Run.model_validate(entry.config)
     # What belongs to the run is the same for all, whatever a sweep or a resume made of it.
-    config = _resolve_batch_size(config.model_copy(update={"run": run.run, "task": run.task, "tracker": run.tracker}))
+    of_run = {"run": run.run, "sweep": run.sweep, "task": run.task, "tracker": run.tracker}
+    config = _resolve_batch_size(config.model_copy(update=of_run))
     return Phase(
         name=entry.name, folder=f"{number:02d}-{entry.name}", config=config, source=entry.source, start=entry.start
     )

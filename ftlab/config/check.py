@@ -12,11 +12,15 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from yaml import YAMLError
 
-from ftlab.config import dataset_names, experiments, foreign_names, launcher, phases, quoting
+from ftlab.config import dataset_names, experiments, foreign_names, launcher, objectives, phases, quoting, search
 from ftlab.config.command_line import Arguments, choices_of, first_values
-from ftlab.config.compose import compose, group_choices, read, select_loader, validate
+from ftlab.config.compose import compose, group_choices, select_loader, validate
 from ftlab.config.keys import takes_list, unknown_key
 from ftlab.errors import ConfigError, Mistake, nearest
+from ftlab.schema import Run
+
+_PLUGINS = ("hydra/launcher", "hydra/sweeper", "hydra/sweeper/sampler")
+_OF_SWEEPS = ("sweep.", "hydra.sweep.", "hydra.sweeper.", "hydra/sweeper")  # begin what a single run has no use for
 
 
 def check(arguments: Arguments) -> DictConfig:
@@ -39,49 +43,53 @@ def check(arguments: Arguments) -> DictConfig:
             one = f"; one list is '{key}=[{values}]'" if takes_list(key) else ""
             one = f": {quoting.shell_word(key, values)}" if quoting.is_path_key(key) else one
             mistakes.append(Mistake(typed, f"several values are a sweep: add -m, or quote the value{one}"))
-    if not any(override.key_or_group == "hydra/sweeper" for override in overrides):
-        for override in [o for o in overrides if o.is_sweep_override() and not o.is_discrete_sweep()]:
-            overrides.remove(override)
-            typed = phases.decode_override(str(override.input_line))
-            mistakes.append(Mistake(typed, "an interval needs a sweeper that samples: hydra/sweeper=..."))
+    _check_intervals(overrides, loader, config_name, mistakes)
+    _check_keys_of_sweeps(overrides, arguments, mistakes)
     if arguments.is_multirun:
         for override in [
             o for o in overrides if o.key_or_group in ("run.name", "run.dir") and not o.is_sweep_override()
         ]:
-            reason = "every run of a sweep needs a folder of its own; leave it out, or sweep it with hydra.sweep.dir"
+            reason = "every run of a sweep needs a folder of its own; sweep.name=NAME names that of the sweep"
             mistakes.append(Mistake(str(override.input_line), reason))
     _check_exclusive_keys(overrides, mistakes)
     _check_phases_is_list(overrides, mistakes)
     if not mistakes and (good := _first_of_all_good(list(_variants(overrides)), loader, config_name)) is not None:
-        if wrong := launcher.mistakes(good, arguments.task, arguments.is_multirun):
+        asked = [str(override.input_line) for override in overrides] if arguments.is_multirun else None
+        wrong = launcher.mistakes(good, arguments.task, arguments.is_multirun)
+        if wrong := [*wrong, *_search_mistakes(good, asked)]:
             raise ConfigError(wrong)
-        return good
+        more = _params(overrides, good) if arguments.is_multirun else []
+        if not more or _first_of_all_good(list(_variants([*overrides, *more])), loader, config_name) is not None:
+            return good
+        overrides += more
     groups = group_choices(loader)
     registered = {*dataset_names.names(arguments.overrides)}
     shown = dataset_names.with_registered(groups, registered)
     chosen = [o for o in overrides if o.key_or_group in groups and _is_known_group(o, groups, shown, mistakes)]
     rest = [o for o in overrides if o.key_or_group not in groups]
-    launchers = [o for o in rest if o.key_or_group == launcher.GROUP]
+    plugins = [o for o in rest if o.key_or_group in _PLUGINS]
     try:
-        cfg = compose(first_values([*launchers, *chosen]), loader, config_name)
+        cfg = compose(first_values([*plugins, *chosen]), loader, config_name)
     except (HydraException, YAMLError) as error:
         raise ConfigError([*mistakes, _hydra_message(error)]) from None
     known = [
         o
         for o in rest
-        if not launcher.is_key(o) and (o.is_hydra_override() or _is_known_key(o, cfg, sorted(groups), mistakes))
+        if not _is_plugin_key(o) and (o.is_hydra_override() or _is_known_key(o, cfg, sorted(groups), mistakes))
     ]
-    launcher_keys = [o for o in rest if launcher.is_key(o) and launcher.is_known_key(o, cfg, mistakes)]
+    plugin_keys = [o for o in rest if _is_plugin_key(o) and _is_known_plugin_key(o, cfg, mistakes)]
     try:
-        if launcher_keys:
-            cfg = compose(first_values([*launchers, *chosen, *launcher_keys]), loader, config_name)
+        if plugin_keys:
+            cfg = compose(first_values([*plugins, *chosen, *plugin_keys]), loader, config_name)
         mistakes += launcher.mistakes(cfg, arguments.task, arguments.is_multirun)
+        mistakes += _search_mistakes(cfg, [str(o.input_line) for o in overrides] if arguments.is_multirun else None)
     except HydraException as error:
         mistakes.append(_hydra_message(error))
-    for variant in _variants([*chosen, *known]):
+    for variant in _variants([*chosen, *known, *plugins, *plugin_keys]):
         _validate_lines(variant, loader, config_name, mistakes)
     if mistakes:
-        raise ConfigError(list({str(mistake): mistake for mistake in mistakes}.values()))
+        told = [_with_whole_numbers(mistake, overrides) for mistake in mistakes]
+        raise ConfigError(list({str(mistake): mistake for mistake in told}.values()))
     return compose(first_values(overrides), loader, config_name)
 
 
@@ -91,7 +99,8 @@ def _first_of_all_good(variants: Sequence[list[str]], loader: ConfigLoaderImpl, 
     try:
         for lines in variants:
             cfg = compose(lines, loader, config_name)
-            validate(cfg, lines, loader, config_name)
+            if _objective_mistakes(cfg, validate(cfg, lines, loader, config_name)):
+                return None
             first = first if first is not None else cfg
     except (HydraException, ValueError, YAMLError):
         return None
@@ -143,6 +152,82 @@ def _is_known_key(override: Override, cfg: DictConfig, groups: Sequence[str], mi
     return unknown is None
 
 
+def _is_plugin_key(override: Override) -> bool:
+    return launcher.is_key(override) or override.key_or_group.startswith(f"{search.NODE}.")
+
+
+def _is_known_plugin_key(override: Override, cfg: DictConfig, mistakes: list[Mistake]) -> bool:
+    known = launcher.is_known_key if launcher.is_key(override) else search.is_known_key
+    return known(override, cfg, mistakes)
+
+
+def _search_mistakes(cfg: DictConfig, lines: Sequence[str] | None) -> list[Mistake]:
+    """:param lines: of a sweep; None of a single run, of which nothing is searched."""
+    return [] if lines is None else search.mistakes(cfg, lines)
+
+
+def _params(overrides: Sequence[Override], cfg: DictConfig) -> list[Override]:
+    """What the sweeper's own config has it search, and the command line says nothing of."""
+    if not search.is_search(cfg.hydra):
+        return []
+    given = {override.key_or_group for override in overrides}
+    return [one for one in search.parse(search.param_lines(cfg.hydra)) if one.key_or_group not in given]
+
+
+def _objective_mistakes(cfg: DictConfig, run: Run) -> list[Mistake]:
+    """What a sweep is to be judged by, and cannot be. Of one that is judged by nothing there is nothing to say."""
+    if run.sweep.objective is None and run.sweep.direction is None and not search.is_search(cfg.hydra):
+        return []
+    found = objectives.mistakes(run)
+    try:
+        objectives.read(cfg.hydra, run)
+    except ConfigError as error:
+        found += error.mistakes
+    return found
+
+
+def _check_intervals(
+    overrides: list[Override], loader: ConfigLoaderImpl, config_name: str, mistakes: list[Mistake]
+) -> None:
+    """Hydra's own sweeper takes one value after the other, of which an interval has no first and no next."""
+    intervals = [o for o in overrides if o.is_sweep_override() and not o.is_discrete_sweep()]
+    if not intervals or any(override.key_or_group == "hydra/sweeper" for override in overrides):
+        return
+    try:  # the choice may be an experiment's
+        others = first_values([override for override in overrides if override not in intervals])
+        if search.is_basic(compose(others, loader, config_name).hydra):
+            raise ValueError
+    except (HydraException, ValueError, YAMLError):
+        for override in intervals:
+            overrides.remove(override)
+            typed = phases.decode_override(str(override.input_line))
+            mistakes.append(Mistake(typed, "an interval needs a sweeper that samples: hydra/sweeper=optuna"))
+
+
+def _with_whole_numbers(mistake: Mistake, overrides: Sequence[Override]) -> Mistake:
+    """What to write for an interval of a key that takes no others."""
+    for override in overrides:
+        if override.is_interval_sweep() and override.key_or_group == mistake.key and "integer" in mistake.reason:
+            whole = f"int({override.get_value_string()})"
+            return replace(mistake, reason=f"{mistake.reason}. Of whole numbers: '{mistake.key}={whole}'")
+    return mistake
+
+
+def _check_keys_of_sweeps(overrides: list[Override], arguments: Arguments, mistakes: list[Mistake]) -> None:
+    """What is said of a whole sweep: it has one value, and is said to a sweep."""
+    for override in [o for o in overrides if o.key_or_group.startswith(("sweep.", "hydra.", "hydra/"))]:
+        typed, key = str(override.input_line), override.key_or_group
+        if override.is_sweep_override():
+            overrides.remove(override)
+            values = typed.partition("=")[2]
+            one = f"; a value with a comma is {quoting.shell_word(key, values)}" if "/" not in key else ""
+            listed = f", a list is '{key}=[{values}]'" if takes_list(key) else ""
+            mistakes.append(Mistake(typed, f"is the whole sweep's, and cannot be swept{one}{listed}"))
+        elif not arguments.is_multirun and arguments.task == "train" and key.startswith(_OF_SWEEPS):
+            overrides.remove(override)
+            mistakes.append(Mistake(typed, "is for a sweep: add -m"))
+
+
 def _check_phases_is_list(overrides: list[Override], mistakes: list[Mistake]) -> None:
     """Hydra would not merge anything else with what is there, and say no more than that."""
     for override in [o for o in overrides if o.key_or_group == "phases" and not o.is_sweep_override()]:
@@ -172,7 +257,8 @@ def _variants(overrides: Sequence[Override]) -> Iterator[list[str]]:
 
 def _validate_lines(lines: list[str], loader: ConfigLoaderImpl, config_name: str, mistakes: list[Mistake]) -> None:
     try:
-        read(lines, loader, config_name)
+        cfg = compose(lines, loader, config_name)
+        mistakes.extend(_objective_mistakes(cfg, validate(cfg, lines, loader, config_name)))
     except ConfigError as error:
         mistakes.extend(error.mistakes)
         # Rules across groups are looked at only when every value is right in itself: leave the wrong ones out.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shlex
@@ -284,7 +285,17 @@ def first_values(overrides: Sequence[Any]) -> list[str]:
 
 
 def choices_of(override: Any) -> list[str]:
-    """The override for each value of its sweep; itself when it is none."""
+    """The override for each value of its sweep; of an interval for its ends and one between; itself when it is none."""
     if override.is_discrete_sweep():
         return ["=".join((override.get_key_element(), value)) for value in override.sweep_string_iterator()]
+    if override.is_interval_sweep():
+        return [f"{override.get_key_element()}={value!r}" for value in _examples(override.value())]
     return [] if override.is_sweep_override() else [str(override.input_line)]
+
+
+def _examples(interval: Any) -> list[float]:
+    """What may be drawn of an interval; of real numbers most are not whole."""
+    low, high = interval.start, interval.end
+    if isinstance(low, int) and isinstance(high, int):
+        return [low, high]
+    return [low, low + (high - low) / math.e, high]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from ftlab.config.command_line import LAUNCHED
 from ftlab.errors import ConfigError, Mistake, nearest
@@ -16,6 +16,8 @@ from ftlab.schema.launchers import Gpus, Shards
 from ftlab.slurm.options import TARGET, Options
 
 GROUP, NODE = "hydra/launcher", "hydra.launcher"
+
+_GroupT = TypeVar("_GroupT", bound=BaseModel)
 
 
 # What Hydra makes the launcher of -> the keys that it takes.
@@ -44,17 +46,22 @@ def options(of_hydra: Any) -> Options | Shards | Gpus | None:
 
 def parse(values: Mapping[str, Any], kind: type[Options | Shards | Gpus]) -> Options | Shards | Gpus:
     """:param values: of the launcher's node. :raises ConfigError: every mistake at once."""
+    return validated(kind, {key: value for key, value in values.items() if key != "_target_"}, NODE)
+
+
+def validated(kind: type[_GroupT], values: Mapping[str, Any], node: str) -> _GroupT:
+    """:param node: that the values are of, as it is typed. :raises ConfigError: every mistake at once."""
     try:
-        return kind.model_validate({key: value for key, value in values.items() if key != "_target_"})
+        return kind.model_validate(values)
     except ValidationError as error:
         found = {".".join(map(str, one["loc"][:1])): one for one in error.errors()}
-        raise ConfigError([_mistake(key, one["msg"], one["input"]) for key, one in found.items()]) from None
+        raise ConfigError([_mistake(f"{node}.{key}", one["msg"], one["input"]) for key, one in found.items()]) from None
 
 
 def _mistake(key: str, message: str, value: object) -> Mistake:
     if "valid tuple" in message:
-        return Mistake(f"{NODE}.{key}", f"must be a list: {NODE}.{key}=[{value}]")
-    return Mistake(f"{NODE}.{key}", message.replace("Input should be", "must be").split(", unable to parse")[0], value)
+        return Mistake(key, f"must be a list: {key}=[{value}]")
+    return Mistake(key, message.replace("Input should be", "must be").split(", unable to parse")[0], value)
 
 
 def is_key(override: Override) -> bool:

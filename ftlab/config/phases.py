@@ -30,7 +30,7 @@ _TYPED = re.compile(r"^\+{0,2}phases\.([^.=]+)((?:\.[^=]+)?)=(.*)$", re.DOTALL)
 _ENCODED = re.compile(rf"^\+\+{CARRIER}\.([^.=]+)((?:\.[^=]+)?)=(.*)$", re.DOTALL)
 
 # What a phase may not differ in from its run.
-_RUN_GROUPS = ("task", "run", "tracker", "phase", "phases", "experiment", "hydra")
+_RUN_GROUPS = ("task", "run", "sweep", "tracker", "phase", "phases", "experiment", "hydra")
 # What an entry says of the phase itself. Without ``from`` it starts where the last phase that trained a policy ended.
 PHASE_KEYS: Mapping[str, Any] = {"name": None, "from": None, "start": "continue"}
 # What an entry's choice of a data set leaves to the command line: not which rows, but how they are cut for the model.

@@ -190,6 +190,20 @@ _MEASURES = {
 }
 
 
+# Of these, what lines of training have no means of.
+_OF_EVALUATIONS = ("perplexity", "answer_length", "completion_length", "ended")
+
+
+def validation_measures(run: Run) -> tuple[str, ...]:
+    """What an evaluation logs of the validation split; of grpo also each reward function."""
+    return ("loss",) if run.train.engine == "trl" else _MEASURES[run.stage.name]
+
+
+def training_measures(run: Run) -> tuple[str, ...]:
+    """What lines of training log that runs can be compared by."""
+    return tuple(name for name in validation_measures(run) if name not in _OF_EVALUATIONS)
+
+
 def _training_mistakes(run: Run) -> list[tuple[str, Any, str]]:
     train, stage, found = run.train, run.stage, list[tuple[str, Any, str]]()
     if train.global_batch_size is not None and not run.phases:
@@ -220,7 +234,7 @@ def _best_metric_mistakes(run: Run) -> list[tuple[str, Any, str]]:
     wanted: tuple[str, Any] = ("train.early_stopping", train.early_stopping)
     if train.early_stopping is None:
         wanted = ("train.keep_best", "true")
-    known = [*(("loss",) if train.engine == "trl" else _MEASURES[stage])]
+    known = [*validation_measures(run)]
     if stage == "grpo":
         known.append("rewards/FUNCTION")
     if stage not in ("pt", "rm"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,38 +12,44 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import setup_globals
+from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from ftlab.base.terminal import echo
-from ftlab.config import launcher, phases
+from ftlab.config import launcher, objectives, phases, search
 from ftlab.config.command_line import Arguments, first_values, of_job
 from ftlab.config.compose import compose, select_loader, validate
 from ftlab.config.quoting import quote
 from ftlab.errors import ConfigError, FtlabError, Interrupted, Mistake
+from ftlab.rundir.names import MULTIRUN
 from ftlab.rundir.start_folder import started_in, sweep_start_folder
-from ftlab.rundir.sweep import Jobs, SweepDir, is_sweep
+from ftlab.rundir.sweep import Journal, Search, SweepDir, is_sweep
 from ftlab.schema import Run
 from ftlab.schema.launchers import Gpus, Shards
 from ftlab.slurm.options import Options
 
-_DIR = "hydra.sweep.dir"
-_BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
-# What says where a sweep is and not what it is.
-_PLACE = (_DIR, "hydra.sweep.subdir", "run.if_exists")
+_DIR, _NAME = "hydra.sweep.dir", "sweep.name"
+_IN_TURN = "hydra_plugins.ftlab_sweepers.numbered.NumberedSweeper"
+# What begins a key that says where a sweep is, how its jobs run and what they are judged by, and not what they are.
+_BESIDE = ("hydra.", "hydra/", "sweep.")
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """:param path: its folder. :param is_chosen: whether the command line names it. :param wants_new: whether one that
-    is there is not gone on with. :param jobs: the overrides of each; None where a sweeper chooses them on the way.
-    :param launcher: what is asked of a launcher of ours; None where the jobs run one after the other."""
+    """:param path: its folder. :param named: the key that gives it; None where one is made up.
+    :param if_exists: what to do where one is there: ``resume``, ``new`` or ``refuse``.
+    :param journal: what is asked for. :param launcher: what of a launcher of ours; None where the jobs run one after
+    the other. :param space: what a sweeper of ours chooses from. :param config: that of the first job, with Hydra's
+    node."""
 
     path: Path
-    is_chosen: bool
-    wants_new: bool
-    jobs: Jobs | None
+    named: str | None
+    if_exists: str
+    journal: Journal
     launcher: Options | Shards | Gpus | None
+    space: search.Space | None
+    config: DictConfig
 
 
 @dataclass(frozen=True)
@@ -61,24 +68,59 @@ def read(arguments: Arguments) -> Sweep:
     parser = OverridesParser.create()
     overrides = parser.parse_overrides(list(arguments.overrides))
     setup_globals()  # the resolver of the time that the folder is named after
-    hydra = compose(first_values(overrides), loader, config_name).hydra
-    values = {one.key_or_group: one.value() for one in overrides}
-    every = _jobs(hydra, arguments)
-    return Sweep(
-        Path(hydra.sweep.dir), _DIR in values, values.get("run.if_exists") == "new",
-        None if every is None else tuple(map(identity, every)), launcher.options(hydra),
-    )  # fmt: skip
+    lines = first_values(overrides)
+    cfg = compose(lines, loader, config_name)
+    keys = {one.key_or_group for one in overrides}
+    named = next((key for key in (_DIR, _NAME) if key in keys), None)
+    path = (
+        Path(MULTIRUN) / cfg.sweep.name if cfg.sweep.name is not None and named != _DIR else Path(cfg.hydra.sweep.dir)
+    )
+    named = _NAME if cfg.sweep.name is not None and named is None else named
+    every = _jobs(cfg.hydra, arguments)
+    space = search.read(cfg.hydra, arguments.overrides) if search.is_search(cfg.hydra) else None
+    is_judged = space is not None or cfg.sweep.objective is not None
+    journal = Journal(
+        overrides=arguments.overrides,
+        flags=tuple(arguments.single_flags),
+        folder=str(Path.cwd()),
+        jobs=None if every is None else tuple(map(identity, every)),
+        search=None if space is None else _search(space, cfg.hydra, arguments),
+        objectives=objectives.read(cfg.hydra, validate(cfg, lines, loader, config_name)) if is_judged else (),
+    )
+    return Sweep(path, named, cfg.run.if_exists, journal, launcher.options(cfg.hydra), space, cfg)
 
 
 def _jobs(hydra: DictConfig, arguments: Arguments) -> list[list[str]] | None:
     """The overrides of each job, as Hydra takes them; None where a sweeper chooses them on the way."""
-    if hydra.sweeper.get("_target_") != _BASIC:
+    if not search.is_basic(hydra):
         return None
-    sweeper: Any = OmegaConf.to_container(hydra.sweeper)
-    given = sweeper["params"] or {}
-    lines = [*(f"{key}={value}" for key, value in given.items()), *arguments.overrides]
+    lines = [*search.param_lines(hydra), *arguments.overrides]
     (every,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(lines), None)
     return every
+
+
+def _search(space: search.Space, hydra: DictConfig, arguments: Arguments) -> Search:
+    """What is searched. A study, and what a function adds, are part of it; how the sampler goes about it is not."""
+    kept = ("storage", "study_name", "custom_search_space")
+    own = [f"{search.NODE}.{key}={value}" for key in kept if (value := getattr(space.options, key)) is not None]
+    given = {_key(line) for line in arguments.overrides}
+    params = [line for line in search.param_lines(hydra) if _key(line) not in given]
+    return Search(
+        id=secrets.token_hex(8), space=(*identity([*params, *arguments.overrides]), *own), trials=space.trials
+    )
+
+
+def check_job(arguments: Arguments, lines: Sequence[str]) -> None:
+    """:param lines: the overrides of one job. :raises ConfigError: they make no run."""
+    loader, config_name = select_loader(arguments.config_dir, arguments.config_name)
+    try:
+        validate(compose(lines, loader, config_name), lines, loader, config_name)
+    except HydraException as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(
+            [Mistake("config", " ".join(str(error).partition("Config search path:")[0].split()))]
+        ) from None
 
 
 def run_each(arguments: Arguments, hydra: DictConfig, start: Callable[[list[str]], None]) -> int:
@@ -105,18 +147,20 @@ def run_each(arguments: Arguments, hydra: DictConfig, start: Callable[[list[str]
 
 def identity(overrides: Sequence[str]) -> tuple[str, ...]:
     """The overrides of a job as they were typed, without those that say where its sweep is, and how it is run."""
-    return tuple(phases.decode_override(line) for line in overrides if not _says_where(_key(line)))
+    return tuple(phases.decode_override(line) for line in overrides if not _is_beside(line))
 
 
-def _says_where(key: str) -> bool:
-    return key in _PLACE or key == launcher.GROUP or key.startswith(f"{launcher.NODE}.")
+def _is_beside(line: str) -> bool:
+    return _key(line) == "run.if_exists" or _key(line).startswith(_BESIDE)
 
 
-def in_folder(arguments: Arguments, folder: Path, is_new: bool) -> Arguments:
-    """The same sweep in a folder. :param is_new: nothing is there yet; else what is there is gone on with."""
+def in_folder(arguments: Arguments, folder: Path, is_new: bool, is_in_order: bool = True) -> Arguments:
+    """The same sweep in a folder. :param is_new: nothing is there yet; else what is there is gone on with.
+    :param is_in_order: whether its jobs have the numbers that Hydra would give them."""
     dropped = (_DIR,) if is_new else (_DIR, "run.if_exists")
     kept = [line for line in arguments.overrides if _key(line) not in dropped]
-    return replace(arguments, overrides=(*kept, f"{_DIR}={quote(str(folder))}"))
+    numbered = () if is_in_order else (f"{search.NODE}._target_={_IN_TURN}",)
+    return replace(arguments, overrides=(*kept, f"{_DIR}={quote(str(folder))}", *numbered))
 
 
 def resumed(arguments: Arguments) -> Arguments:
@@ -177,7 +221,8 @@ def prepare(cfg: DictConfig, of_hydra: Any) -> tuple[Run, list[str]]:
         cfg.run.dir = str(place(of_hydra).directory)
     given = of_job(of_hydra)
     run = validate(cfg, given.overrides, *select_loader(given.config_dir, given.config_name))
-    return run, [*given.flags, *map(phases.decode_override, given.overrides)]
+    typed = [phases.decode_override(line) for line in given.overrides if not line.startswith(_BESIDE)]
+    return run, [*given.flags, *typed]
 
 
 def _key(line: str) -> str:

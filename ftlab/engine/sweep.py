@@ -6,9 +6,10 @@ sweep's folder.
 
 from __future__ import annotations
 
+import math
 import os
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -24,7 +25,7 @@ from ftlab.base.numbers import readable
 from ftlab.base.terminal import echo, echo_error
 from ftlab.config import sweeps
 from ftlab.config.command_line import Arguments
-from ftlab.engine import submission, tasks
+from ftlab.engine import study, submission, sweep_folder, tasks
 from ftlab.engine.finished import remarks_on_finished
 from ftlab.engine.summary import next_lines
 from ftlab.errors import FtlabError, Interrupted, RunDirError
@@ -32,21 +33,15 @@ from ftlab.planning import make_plan
 from ftlab.preflight.directory import how_to_go_on, resume_command
 from ftlab.rundir import summary
 from ftlab.rundir.claim import claim, named_folder
-from ftlab.rundir.compare import lower_is_better
+from ftlab.rundir.compare import lower_is_better, pareto_front
 from ftlab.rundir.directory import RunDir
-from ftlab.rundir.lock import RunLock, is_held
-from ftlab.rundir.sweep import (
-    JobRecord,
-    Journal,
-    SweepDir,
-    changed_overrides,
-    is_same,
-    is_sweep,
-    unfinished_sweeps,
-)
+from ftlab.rundir.lock import RunLock
+from ftlab.rundir.names import EXACT_MATCH
+from ftlab.rundir.sweep import JobRecord, Journal, Objective, SweepDir, is_same
 from ftlab.schema import Run
 from ftlab.slurm.options import Options
 
+_TRAIN_LOSS = "loss"  # in a line of training
 _ResultT = TypeVar("_ResultT")
 
 
@@ -60,49 +55,24 @@ def run(given: Arguments, start: Callable[[list[str]], None]) -> int:
     asked = sweeps.read(given)
     if isinstance(asked.launcher, Options):
         submission.check_ready(asked.launcher)
-    sweep, is_new = _folder(asked)
+    if asked.space is not None and (lines := study.check(asked.space, asked.config)) is not None:
+        sweeps.check_job(given, lines)
+    sweep, journal = sweep_folder.find(asked)
+    is_new = journal is None
     with RunLock(sweep.path, make=True):
-        if is_new:
-            journal = Journal(
-                overrides=given.overrides, flags=tuple(given.single_flags), folder=str(Path.cwd()), jobs=asked.jobs
-            )
-            sweep.write(journal)
-        else:
-            done, jobs = len(sweep.finished()), sweep.jobs() or ()
-            another = "" if asked.is_chosen else ". run.if_exists=new starts another"
-            sweep.write(sweep.journal().model_copy(update={"overrides": given.overrides}))  # of hydra.* the newer
-            echo(f"Going on with {sweep.path}: {done} of {len(jobs)} jobs are finished{another}")
+        if journal is not None:
+            done, count, before = len(sweep.finished()), journal.count or 0, sweep.journal().count or 0
+            added = f", {count - before} are new" if count > before else ""
+            another = "" if asked.named else ". run.if_exists=new starts another"
+            echo(f"Going on with {sweep.path}: {done} of {count} jobs are finished{added}{another}")
+        journal = journal if journal is not None else asked.journal
+        sweep.write(journal)
         try:
-            start(sweeps.in_folder(given, sweep.path, is_new).for_hydra)
+            is_in_order = journal.jobs is None or is_same(journal.jobs, asked.journal.jobs)
+            start(sweeps.in_folder(given, sweep.path, is_new, is_in_order).for_hydra)
         except KeyboardInterrupt:  # between two jobs
             raise Interrupted(f"Interrupted. {how_to_go_on(sweep)}") from None
     return report(sweep)
-
-
-def _folder(asked: sweeps.Sweep) -> tuple[SweepDir, bool]:
-    """The folder of a sweep, and whether it begins there."""
-    if asked.is_chosen and is_sweep(asked.path):
-        sweep = SweepDir(asked.path)
-        if is_same(sweep.jobs(), asked.jobs):
-            return sweep, False
-        ours, theirs = sweep.jobs(), asked.jobs
-        there, here = (f"{len(jobs)} jobs" if jobs else "jobs that its sweeper chooses" for jobs in (ours, theirs))
-        first = next((pair for pair in zip(ours or (), theirs or ()) if sorted(pair[0]) != sorted(pair[1])), None)
-        differs = f"; the first that differs is {' '.join(first[0])} there, {' '.join(first[1])} here" if first else ""
-        raise RunDirError(
-            f"{asked.path} holds another sweep: {there} there, {here} here{differs}. Give another folder with "
-            "hydra.sweep.dir=FOLDER, or leave it out."
-        )
-    if asked.is_chosen:
-        return SweepDir(asked.path), True
-    if not asked.wants_new and asked.jobs is not None:
-        for sweep in unfinished_sweeps(asked.path.parent, asked.jobs):
-            if not is_held(sweep.path):
-                return sweep, False
-    path, number = asked.path, 2
-    while path.exists():  # of a sweep that began in the same second
-        path, number = asked.path.with_name(f"{asked.path.name}-{number}"), number + 1
-    return SweepDir(path), True
 
 
 # --- one job ---------------------------------------------------------------------------------------------------------
@@ -152,8 +122,8 @@ def attempt(
     :param work: takes the title of the job, its run and its overrides.
     :return: the record of the job, and what its work returned; None where there is nothing to do or it failed.
     """
-    sweep, jobs = place.sweep, place.sweep.jobs()
-    title = job_title(place.number, place.overrides, jobs)
+    sweep = place.sweep
+    title = job_title(place.number, place.overrides, sweep.journal())
     job = JobRecord(number=place.number, overrides=place.overrides, directory=sweep.relative(place.directory))
     try:
         config, overrides = sweeps.prepare(cfg, of_hydra)
@@ -179,11 +149,10 @@ def attempt(
     return None
 
 
-def job_title(number: int, overrides: Sequence[str], jobs: Sequence[Sequence[str]] | None) -> str:
+def job_title(number: int, overrides: Sequence[str], journal: Journal) -> str:
     """``job 2 of 4: lora.r=16``."""
-    of = f" of {len(jobs)}" if jobs is not None else ""
-    known = None if jobs is None else tuple(tuple(job) for job in jobs)
-    changed = " ".join(changed_overrides(overrides, known))
+    of = f" of {journal.count}" if journal.count is not None else ""
+    changed = " ".join(journal.changed(overrides))
     return f"job {number + 1}{of}" + (f": {changed}" if changed else "")
 
 
@@ -196,48 +165,96 @@ def _directory(config: Run, otherwise: Path) -> Path:
 
 def report(sweep: SweepDir) -> int:
     """Print what became of every job, the best first. Return 1 where one failed, else 0."""
-    records, jobs = sweep.records(), sweep.jobs()
+    records, journal = sweep.records(), sweep.journal()
     runs = {number: _summary(sweep, job) for number, job in records.items()}
-    measure = next((run.main for run in runs.values() if run.main is not None), None)
-    order = sorted(records, key=lambda number: _place(runs[number], measure))
-    table = Table(title=f"sweep {escape(str(sweep.path))}", title_justify="left")
-    columns = ["job", "overrides", "status", "train loss"]
-    columns += [measure.removeprefix(summary.VALIDATION)] if measure else []
-    columns += ["golden"] if any(summary.GOLDEN in run.after for run in runs.values()) else []
-    columns += ["folder"]
-    for name in columns:
-        table.add_column(
-            f"validation\n{name}" if measure and name == measure.removeprefix(summary.VALIDATION) else name,
-            justify="left" if name in ("overrides", "status", "folder") else "right", overflow="fold",
-        )  # fmt: skip
-    best = order[0] if order and measure is not None and measure in runs[order[0]].after and len(order) > 1 else None
-    for number in order:
-        job, run = records[number], runs[number]
-        loss = summary.last_loss(run.path)
-        cells = [str(number + 1), " ".join(changed_overrides(job.overrides, jobs)), run.status]
-        cells += ["-" if loss is None else readable(loss)]
-        cells += [_cell(run.after, measure)] if measure else []
-        cells += [_cell(run.after, summary.GOLDEN)] if "golden" in columns else []
-        cells += [job.directory]
-        table.add_row(*map(Text, cells), style="bold" if number == best else None)
+    objectives = journal.objectives or _main_objective(runs.values())
+    values = {number: _values(run, objectives) for number, run in runs.items()}
+    best = _best(values, objectives)
+    order = sorted(records, key=lambda number: (number not in best, _place(values[number], objectives)))
     to = Terminal(highlight=False, emoji=False)
     to.print()
-    to.print(table)
-    if best is not None:
-        place = os.path.normpath(sweep.run_dir(records[best]))
-        label = job_title(best, records[best].overrides, jobs)
-        to.print(Text(f"Best by {measure}: {label}, in {place}"), soft_wrap=True)
-        with suppress(RunDirError):  # a run.yaml that is damaged by now; the table stands without it
-            for line in next_lines(Path(place), RunDir(Path(place)).plan()):
-                to.print(line, soft_wrap=True)
+    to.print(_table(sweep, [(records[number], runs[number]) for number in order], objectives, best))
+    if best and len(records) > 1:
+        _tell_best(to, sweep, sorted(best, key=order.index), objectives)
     failed = [number for number, run in runs.items() if run.status != "finished" and records[number].error is not None]
-    left = len(jobs) - len(records) if jobs is not None else 0
     for number in failed:
         problem = (records[number].error or "").strip().splitlines()
         to.print(Text(f"job {number + 1} failed: {' '.join(problem[:2])}"), soft_wrap=True)
-    if failed or left or any(run.status != "finished" for run in runs.values()):
+    if not sweep.is_done(journal):
         to.print(Text(f"What is not finished goes on with: {resume_command(sweep)}"), soft_wrap=True)
+    elif failed:  # of a search, which leaves a trial that has failed behind
+        to.print(Text("The same command with a higher hydra.sweeper.n_trials adds more."), soft_wrap=True)
     return 1 if failed else 0
+
+
+def _main_objective(runs: Iterable[summary.Summary]) -> tuple[Objective, ...]:
+    """What the jobs are compared by where nothing is said: the main measure of their stage."""
+    for name in (run.main for run in runs if run.main is not None):
+        measure = summary.EVALUATED + name.removeprefix(summary.VALIDATION)
+        return (Objective(measure=measure, direction="minimize" if lower_is_better(measure) else "maximize"),)
+    return ()
+
+
+def _values(run: summary.Summary, objectives: Sequence[Objective]) -> list[float] | None:
+    """By objective; None where one of them is not there, or is no number."""
+    found = [summary.value_of(run, one.measure) for one in objectives]
+    numbers = [value for value in found if value is not None and not math.isnan(value)]
+    return numbers if objectives and len(numbers) == len(objectives) else None
+
+
+def _best(values: Mapping[int, list[float] | None], objectives: Sequence[Objective]) -> list[int]:
+    """The jobs that none is better than: of several objectives, that no other is as good as in all of them."""
+    known = {number: row for number, row in values.items() if row is not None}
+    front = pareto_front(known, [one.direction == "minimize" for one in objectives])
+    return front if len(objectives) > 1 else front[:1]
+
+
+def _place(values: Sequence[float] | None, objectives: Sequence[Objective]) -> tuple[int, float]:
+    """Better ones first, by the first objective; those without a value last."""
+    if values is None:
+        return (1, 0.0)
+    return (0, values[0] if objectives[0].direction == "minimize" else -values[0])
+
+
+def _table(
+    sweep: SweepDir,
+    jobs: Sequence[tuple[JobRecord, summary.Summary]],
+    objectives: Sequence[Objective],
+    best: Sequence[int],
+) -> Table:
+    journal = sweep.journal()
+    measures = [one.measure for one in objectives if one.measure not in (_TRAIN_LOSS, EXACT_MATCH)]
+    has_golden = any(summary.GOLDEN in run.after for _, run in jobs)
+    table = Table(title=f"sweep {escape(str(sweep.path))}", title_justify="left")
+    labels = [summary.label(measure).replace(" ", "\n", 1) for measure in measures]
+    columns = ["job", "overrides", "status", "train loss", *labels, *(["golden"] if has_golden else []), "folder"]
+    for name in columns:
+        justify: Any = "left" if name in ("overrides", "status", "folder") else "right"
+        table.add_column(name, justify=justify, overflow="fold")
+    for job, run in jobs:
+        cells = [str(job.number + 1), " ".join(journal.changed(job.overrides)), run.status]
+        cells += [_cell(run, measure) for measure in (_TRAIN_LOSS, *measures, *([EXACT_MATCH] if has_golden else []))]
+        is_best = job.number in best and len(jobs) > 1
+        table.add_row(*map(Text, [*cells, job.directory]), style="bold" if is_best else None)
+    return table
+
+
+def _tell_best(to: Terminal, sweep: SweepDir, best: Sequence[int], objectives: Sequence[Objective]) -> None:
+    """The best job and what one does with it; of several objectives, every job that may be meant."""
+    journal, records = sweep.journal(), sweep.records()
+    by = " and ".join(summary.label(one.measure) for one in objectives)
+    titles = {number: job_title(number, records[number].overrides, journal) for number in best}
+    places = {number: os.path.normpath(sweep.run_dir(records[number])) for number in best}
+    if len(objectives) > 1:
+        to.print(Text(f"Best by {by}, none as good in all as another (Pareto front):"), soft_wrap=True)
+        for number, title in titles.items():
+            to.print(Text(f"  {title}, in {places[number]}"), soft_wrap=True)
+        return
+    (number,) = best
+    to.print(Text(f"Best by {by}: {titles[number]}, in {places[number]}"), soft_wrap=True)
+    with suppress(RunDirError):  # a run.yaml that is damaged by now; the table stands without it
+        for line in next_lines(Path(places[number]), RunDir(Path(places[number])).plan()):
+            to.print(line, soft_wrap=True)
 
 
 def _summary(sweep: SweepDir, job: JobRecord) -> summary.Summary:
@@ -247,13 +264,6 @@ def _summary(sweep: SweepDir, job: JobRecord) -> summary.Summary:
     return found
 
 
-def _place(run: summary.Summary, measure: str | None) -> tuple[int, float]:
-    """Better ones first; those without a value, or with one that is no number, last."""
-    value = run.after.get(measure) if measure is not None and run.status == "finished" else None
-    if value is None or value != value:
-        return (1, 0.0)
-    return (0, value if measure is not None and lower_is_better(measure) else -value)
-
-
-def _cell(values: dict[str, float], measure: str) -> str:
-    return readable(values[measure], measure) if measure in values else "-"
+def _cell(run: summary.Summary, measure: str) -> str:
+    value = summary.measured(run, measure)
+    return "-" if value is None else readable(value, measure)

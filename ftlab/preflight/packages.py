@@ -21,7 +21,7 @@ def missing_trackers(run: Run) -> list[str]:
     return [
         f"tracker={name} needs {' and '.join(lacking)}: pip install 'ftlab[{name}]'"
         for name in run.tracker.names
-        if (lacking := [module for module in needs.get(name, []) if not _is_installed(module)])
+        if (lacking := [module for module in needs.get(name, []) if not is_installed(module)])
     ]
 
 
@@ -30,7 +30,7 @@ def deepspeed_problems(run: Run) -> list[str]:
     does that when it is imported."""
     if not uses_deepspeed(run):
         return []
-    if not _is_installed("deepspeed"):
+    if not is_installed("deepspeed"):
         return [f"deepspeed={run.deepspeed.name} needs the package deepspeed: pip install 'ftlab[deepspeed]'"]
     on_cpu = run.hardware.name == "cpu" or not may_have_accelerator()
     if not on_cpu or platform.system() != "Linux":  # elsewhere it does without
@@ -44,7 +44,7 @@ def deepspeed_problems(run: Run) -> list[str]:
     ] * bool(lacking)
 
 
-def _is_installed(module: str) -> bool:
+def is_installed(module: str) -> bool:
     """A folder of the same name where the command is run, such as wandb makes, is no package."""
     found = find_spec(module)
     return found is not None and found.origin is not None

@@ -31,8 +31,21 @@ _HASH = 12  # characters of one
 
 
 def lower_is_better(measure: str) -> bool:
-    """:param measure: as in a manifest, ``validation loss``, or as it is logged, ``loss`` or ``rewards/margins``."""
-    return measure.split()[-1] in _LOWER_IS_BETTER
+    """:param measure: as in a manifest, ``validation loss``, or as it is logged: ``eval_loss``, ``rewards/margins``."""
+    return measure.split()[-1].removeprefix("eval_") in _LOWER_IS_BETTER
+
+
+def pareto_front(values: Mapping[int, Sequence[float]], lower: Sequence[bool]) -> list[int]:
+    """The keys whose values no others are better than in one place and as good as in all.
+
+    :param lower: of each place, whether less is better.
+    """
+    signed = {key: [one if less else -one for one, less in zip(row, lower)] for key, row in values.items()}
+
+    def is_beaten(row: Sequence[float]) -> bool:
+        return any(other != row and all(a <= b for a, b in zip(other, row)) for other in signed.values())
+
+    return [key for key, row in signed.items() if not is_beaten(row)]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ DATA_SEAL = "seal.json"  # in a folder of the data cache: the hashes of its file
 METRICS = "metrics.jsonl"  # of a run; a checkpoint has a copy, as it was then
 SET_ASIDE = "set_aside"  # in a phase's folder: weights that no start goes on from
 OUTPUTS = "outputs"  # below the current folder: every run that is not given a folder of its own
+MULTIRUN = "multirun"  # below the current folder: every sweep that is given a name
 LATEST = "latest"  # below outputs/: a link to the run that was started last
 WEIGHT_FILES = {".safetensors", ".bin", ".pt", ".pth"}  # endings
 # Keys of a line of metrics.jsonl in which even equal runs differ.

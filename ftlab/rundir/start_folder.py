@@ -7,7 +7,7 @@ from contextlib import chdir, contextmanager
 from pathlib import Path
 
 from ftlab.rundir.directory import RunDir
-from ftlab.rundir.names import OUTPUTS
+from ftlab.rundir.names import MULTIRUN, OUTPUTS
 from ftlab.rundir.sweep import SweepDir
 
 
@@ -26,8 +26,11 @@ def start_folder(run_dir: RunDir) -> Path | None:
 def sweep_start_folder(sweep: SweepDir) -> Path | None:
     """The same of a sweep. :raises RunDirError: its journal is damaged."""
     journal = sweep.journal()
-    chosen = [line.partition("=")[2].strip("'\"") for line in journal.overrides if line.startswith("hydra.sweep.dir=")]
-    return _folder_of(sweep.journal_file, journal.folder, chosen[-1] if chosen else None)
+    given = dict(line.partition("=")[::2] for line in journal.overrides)
+    chosen = given["hydra.sweep.dir"].strip("'\"") if "hydra.sweep.dir" in given else None
+    if chosen is None and "sweep.name" in given:
+        chosen = str(Path(MULTIRUN) / given["sweep.name"])
+    return _folder_of(sweep.journal_file, journal.folder, chosen)
 
 
 def _folder_of(file: Path, recorded: str, chosen: str | None) -> Path | None:

@@ -15,14 +15,16 @@ from ftlab.errors import RunDirError
 from ftlab.rundir import records
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.documents import read_yaml
+from ftlab.rundir.names import EXACT_MATCH
 from ftlab.rundir.records import LineRecord, ManifestRecord
 
 GOLDEN = "golden exact match"
 # Beside it: how many prompts were answered, and how many of them have an answer to compare with. They are no measures.
 PROMPTS, ANSWERS = GOLDEN_COUNTS = ("golden prompts", "golden answers")
 VALIDATION = "validation "  # begins the name of every measure on that split
+EVALUATED = "eval_"  # begins it in metrics.jsonl
 # What a stage is about: the first of these that it measures.
-_MAIN = ("accuracy", "preference_accuracy", "reward", "loss")
+MAIN = ("accuracy", "preference_accuracy", "reward", "loss")
 
 
 class _Named(BaseModel):
@@ -78,7 +80,7 @@ class Summary:
     @property
     def main(self) -> str | None:
         """The measure on the validation split that says most about the stage."""
-        return next((VALIDATION + name for name in _MAIN if VALIDATION + name in self.after), None)
+        return next((VALIDATION + name for name in MAIN if VALIDATION + name in self.after), None)
 
 
 def find_runs(folder: Path) -> Iterator[Path]:
@@ -145,13 +147,32 @@ def _summarize(run_dir: RunDir) -> Summary:
     )
 
 
-def last_loss(path: Path) -> float | None:
-    """The last training loss that a run has logged; None where there is none, or the metrics cannot be read."""
+def value_of(run: Summary, measure: str) -> float | None:
+    """What a finished run has come to. :param measure: as it is logged: ``eval_loss``, ``golden_exact_match``.
+
+    :return: None where the run is not finished, or has not measured it.
+    """
+    return measured(run, measure) if run.status == "finished" else None
+
+
+def measured(run: Summary, measure: str) -> float | None:
+    """The same of a run as far as it has come."""
+    return run.after[label(measure)] if label(measure) in run.after else _last_logged(run.path, measure)
+
+
+def label(measure: str) -> str:
+    """``eval_loss`` as tables and manifests have it: ``validation loss``."""
+    if measure == EXACT_MATCH:
+        return GOLDEN
+    return VALIDATION + measure.removeprefix(EVALUATED) if measure.startswith(EVALUATED) else measure
+
+
+def _last_logged(path: Path, measure: str) -> float | None:
     try:
-        losses = [line["loss"] for line in RunDir(path).read_metrics() if isinstance(line.get("loss"), float)]
+        values = [line[measure] for line in RunDir(path).read_metrics() if isinstance(line.get(measure), int | float)]
     except RunDirError:
         return None
-    return losses[-1] if losses else None
+    return float(values[-1]) if values else None
 
 
 def read_plan(run_dir: RunDir) -> dict[str, Any]:

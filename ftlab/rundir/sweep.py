@@ -22,6 +22,7 @@ _REMEDY = "Put a copy back, or start the sweep in another folder: hydra.sweep.di
 _REMEDY_OF_JOB = "Put a copy back, or remove it: the job's run directory says how far it came."
 
 Jobs = tuple[tuple[str, ...], ...]
+_DIGITS = 4  # of a number that a sweeper has drawn, where it tells a job from others
 
 
 class _Written(BaseModel):
@@ -31,18 +32,52 @@ class _Written(BaseModel):
 _WrittenT = TypeVar("_WrittenT", bound=_Written)
 
 
+class Objective(_Written):
+    """:param measure: as it is logged, ``eval_loss``. :param direction: ``minimize`` or ``maximize``."""
+
+    measure: str
+    direction: str
+
+
+class Search(_Written):
+    """A sweep whose jobs are chosen on the way, by what those before have come to.
+
+    :param id: by which its trials are known in a study that other sweeps have trials in, too.
+    :param space: what is chosen from, and what is the same for all jobs, as it was typed.
+    :param trials: how many jobs there are to be.
+    """
+
+    id: str
+    space: tuple[str, ...]
+    trials: int
+
+
 class Journal(_Written):
     """What a sweep is. Written before its first job begins.
 
     :param overrides: of the command line, as Hydra takes them. :param flags: Hydra's, without ``-m``.
     :param folder: that relative paths start from.
     :param jobs: the overrides of each; None where only the sweeper knows.
+    :param objectives: what they are compared by; empty where that follows from what they have measured.
     """
 
     overrides: tuple[str, ...]
     flags: tuple[str, ...]
     folder: str
     jobs: Jobs | None
+    search: Search | None = None
+    objectives: tuple[Objective, ...] = ()
+
+    @property
+    def count(self) -> int | None:
+        """How many jobs the sweep has; None where only the sweeper knows."""
+        return self.search.trials if self.search is not None else None if self.jobs is None else len(self.jobs)
+
+    def changed(self, overrides: Sequence[str]) -> list[str]:
+        """Of a job's overrides, those that tell it from the others."""
+        if self.search is None:
+            return changed_overrides(overrides, self.jobs)
+        return [_shortened(line) for line in overrides if line not in self.search.space]
 
 
 class JobRecord(_Written):
@@ -78,6 +113,10 @@ class SweepDir:
         """The overrides of every job; None where they were not known beforehand."""
         return self.journal().jobs if self.journal_file.is_file() else None
 
+    def study(self) -> Path:
+        """What a sweeper keeps of its trials, where it is told no other place."""
+        return self.path / "study.jsonl"
+
     def record(self, job: JobRecord) -> None:
         write_atomic(self._job_file(job.number), mask_secrets(json.dumps(job.model_dump(), indent=2)) + "\n")
 
@@ -103,6 +142,16 @@ class SweepDir:
         """The numbers of the jobs that are."""
         return [number for number, job in self.records().items() if self.is_finished(job)]
 
+    def is_done(self, journal: Journal) -> bool:
+        """Whether nothing is left to do of a sweep. A trial that has failed is over; any other job is tried again.
+
+        :param journal: as it is asked for now.
+        """
+        count, records = journal.count, self.records()
+        over = [self.is_finished(job) or (journal.search is not None and job.error is not None)
+                for job in records.values()]  # fmt: skip
+        return all(over) and (count is None or sum(over) >= count)
+
     def _job_file(self, number: int) -> Path:
         return self.path / f"job-{number}.json"
 
@@ -122,16 +171,23 @@ def sweep_of_run(run_dir: Path) -> tuple[SweepDir, JobRecord] | None:
     return None
 
 
-def unfinished_sweeps(folder: Path, jobs: Jobs) -> Iterator[SweepDir]:
-    """Sweeps of the same jobs below ``folder`` that are not done, the newest first. One that is damaged is none."""
+def unfinished_sweeps(folder: Path, asked: Journal) -> Iterator[SweepDir]:
+    """Sweeps below ``folder`` that are what is asked for and not done, the newest first; a damaged one is none."""
     files = sorted(folder.glob(f"*/{JOURNAL}"), key=lambda path: path.stat().st_mtime, reverse=True)
     for sweep in (SweepDir(path.parent) for path in files):
         try:
-            is_left = is_same(sweep.jobs(), jobs) and len(sweep.finished()) < len(jobs)
+            is_left = is_same_sweep(sweep.journal(), asked) and not sweep.is_done(asked)
         except RunDirError:
             continue
         if is_left:
             yield sweep
+
+
+def is_same_sweep(ours: Journal, theirs: Journal) -> bool:
+    """Whether two sweeps have the same jobs, or choose them from the same by the same."""
+    if ours.search is None or theirs.search is None:
+        return ours.search is theirs.search and is_same(ours.jobs, theirs.jobs)
+    return _sorted([ours.search.space]) == _sorted([theirs.search.space]) and ours.objectives == theirs.objectives
 
 
 def is_same(ours: Jobs | None, theirs: Jobs | None) -> bool:
@@ -139,7 +195,31 @@ def is_same(ours: Jobs | None, theirs: Jobs | None) -> bool:
     return None not in (ours, theirs) and _sorted(ours or ()) == _sorted(theirs or ())
 
 
-def _sorted(jobs: Jobs) -> list[list[str]]:
+def with_new_jobs(ours: Jobs, asked: Jobs) -> Jobs | None:
+    """The jobs that a sweep has, which keep their numbers, and after them those that are asked for and are not there.
+
+    The order says nothing: the same command, given again once jobs were added, has another than the numbers.
+
+    :return: None where not all that are there are asked for.
+    """
+    left, new = _sorted(ours), []
+    for job, key in zip(asked, _sorted(asked)):
+        if key in left:
+            left.remove(key)
+        else:
+            new.append(job)
+    return (*ours, *new) if not left else None
+
+
+def numbers(jobs: Jobs, asked: Sequence[Sequence[str]]) -> list[int]:
+    """The number in ``jobs`` of each job that is asked for; of equal ones each has one of its own."""
+    free: dict[tuple[str, ...], list[int]] = {}
+    for number, key in enumerate(_sorted(jobs)):
+        free.setdefault(tuple(key), []).append(number)
+    return [free[tuple(key)].pop(0) for key in _sorted(asked)]
+
+
+def _sorted(jobs: Sequence[Sequence[str]]) -> list[list[str]]:
     return [sorted(mask_secrets(line) for line in job) for job in jobs]
 
 
@@ -147,6 +227,16 @@ def changed_overrides(job: Sequence[str], jobs: Jobs | None) -> list[str]:
     """What tells a job from the others: of its overrides those that not all of them have."""
     shared = set.intersection(*(set(one) for one in jobs)) if jobs and len(jobs) > 1 else set[str]()
     return [line for line in job if line not in shared]
+
+
+def _shortened(line: str) -> str:
+    """``train.learning_rate=0.000316227766`` with as many digits as tell it from others."""
+    key, separator, value = line.partition("=")
+    try:
+        short = f"{float(value):.{_DIGITS}g}"
+    except ValueError:
+        return line
+    return f"{key}{separator}{short}" if len(short) < len(value) else line
 
 
 def _validate(kind: type[_WrittenT], path: Path, remedy: str) -> _WrittenT:

@@ -6,7 +6,6 @@ no evaluation decides which weights are kept; all others are its identity.
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
@@ -23,11 +22,13 @@ from ftlab.schema.base import (
     PositiveFloat,
     StageName,
     Template,
+    folder_name,
     operational,
 )
 from ftlab.schema.data import Data, Golden, Hub, Split
 from ftlab.schema.model import Architecture, Lora, Method, Model, Quant, Recommended, RecommendedLora
 from ftlab.schema.stages import DpoStage, GrpoStage, KtoStage, OrpoStage, PpoStage, PtStage, RmStage, SftStage, Stage
+from ftlab.schema.sweep import SweepKeys
 from ftlab.schema.tasks import (
     DiffTask,
     EnvTask,
@@ -95,6 +96,7 @@ __all__ = [
     "Split",
     "Stage",
     "StageName",
+    "SweepKeys",
     "Task",
     "TaskGroup",
     "Template",
@@ -107,10 +109,7 @@ __all__ = [
 
 
 def _is_a_folder_name(name: str | None) -> str | None:
-    if name is not None and (not re.fullmatch(r"[A-Za-z0-9_.-]+", name) or set(name) == {"."}):
-        raise ValueError("names a folder of outputs/: letters, digits, _ . and -, and not dots alone. For a folder "
-                         "anywhere give run.dir")  # fmt: skip
-    return name
+    return folder_name(name, "outputs/", "run.dir")
 
 
 def _chooses_something(phases: tuple[str, ...] | None) -> tuple[str, ...] | None:
@@ -146,6 +145,7 @@ class Run(Group):
     task: Annotated[Task, operational]
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     run: RunKeys
+    sweep: Annotated[SweepKeys, operational]
     model: Model
     method: Method
     quant: Quant

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -31,3 +32,15 @@ Template = Literal[
 
 class Group(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+def folder_name(name: str | None, inside: str, elsewhere: str) -> str | None:
+    """A name that a folder can have on any system, as it is.
+
+    :param inside: the folder that it is in. :param elsewhere: the key that names a folder anywhere.
+    :raises ValueError: it cannot be one.
+    """
+    if name is not None and (not re.fullmatch(r"[A-Za-z0-9_.-]+", name) or set(name) == {"."}):
+        raise ValueError(f"names a folder of {inside}: letters, digits, _ . and -, and not dots alone. For a folder "
+                         f"anywhere give {elsewhere}")  # fmt: skip
+    return name

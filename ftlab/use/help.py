@@ -51,7 +51,7 @@ def _general_help() -> str:
     for group in [name for name in group_names() if name != "task"]:
         names = sorted(path.stem for path in (config_dir() / group).glob("[!_]*.yaml"))
         lines += _entry(group, "  ".join(f"{name}*" if name == defaults[group] else name for name in names), width)
-    lines += ["", "Keys: seed and those of run, train, eval and every group,"]
+    lines += ["", "Keys: seed and those of run, sweep, train, eval and every group,"]
     lines += ["  such as train.learning_rate=1e-4 lora.r=32; ftlab explain GROUP lists them", "", "Try"]
     for command, meaning in TRY:
         lines += [f"  {command}", f"      {meaning}"]

@@ -24,7 +24,7 @@ from ftlab.rundir import summary
 from ftlab.rundir.compare import lower_is_better
 from ftlab.rundir.names import LATEST
 from ftlab.rundir.summary import Summary
-from ftlab.rundir.sweep import changed_overrides, sweep_of_run
+from ftlab.rundir.sweep import sweep_of_run
 from ftlab.schema import LsTask, Run
 
 _COLOURS = {
@@ -33,7 +33,7 @@ _COLOURS = {
 }  # fmt: skip
 # Of what is told of a run, what a narrow terminal goes without, in this order.
 _DROPPED_FIRST = ("overrides", "seconds", "tokens", "method", "model", "steps", "began", "stage", "phases")
-_PLACES = ("run.", "hydra.", "task=", "tracker=", "-")  # begin what says where a run is, and not what
+_PLACES = ("run.", "sweep.", "hydra.", "task=", "tracker=", "-")  # begin what says where a run is, and not what
 _TO_THE_RIGHT = ("phases", "steps", "tokens", "seconds")
 _BETWEEN = 2  # cells between columns
 _NAME = 40  # cells of a name that stays whole, to be copied; a longer one is folded before measures are left out
@@ -193,7 +193,7 @@ def _chosen(one: Summary) -> list[str]:
 def _swept(one: Summary) -> list[str]:
     """Of a sweep's job, the overrides that tell it from the others."""
     found = sweep_of_run(one.path)
-    return changed_overrides(found[1].overrides, found[0].jobs()) if found is not None else []
+    return found[0].journal().changed(found[1].overrides) if found is not None else []
 
 
 def _cell(one: Summary, column: str) -> str:

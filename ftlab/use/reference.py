@@ -117,7 +117,7 @@ def _entries(
         inner = resolve_reference(schema, whole)
         if "properties" in inner:
             yield from _entries(whole, inner, files, f"{inside}{name}.", f"{prefix}{name}.")
-        elif name not in ("name", "words") or prefix in ("run.", "data."):
+        elif name not in ("name", "words") or prefix in ("run.", "sweep.", "data."):
             # A file of a group has its keys at the top, or below the group's name where it sets others' too.
             spelled = {f"{inside}{name}", f"{prefix}{name}"} if group in group_names() else {f"{inside}{name}"}
             stands = [settings[key] for settings in read for key in settings if key in spelled]

@@ -14,7 +14,7 @@ from ftlab.base.terminal import echo
 from ftlab.errors import ConfigError, Mistake, RunDirError
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.submission import Submission, SubmissionFiles
-from ftlab.rundir.sweep import SweepDir, changed_overrides, is_sweep
+from ftlab.rundir.sweep import SweepDir, is_sweep
 from ftlab.schema import Run, SlurmTask
 from ftlab.slurm import commands
 from ftlab.slurm.outcome import failure, log_file
@@ -50,9 +50,9 @@ def _runs(folder: Path) -> list[tuple[str, Path]]:
             reason = "is neither a sweep nor a run: ftlab slurm status outputs/my-sweep"
             raise ConfigError([Mistake("run.dir", reason, str(folder))]) from None
     sweep = SweepDir(folder)
-    jobs = sweep.jobs()
+    journal = sweep.journal()
     return [
-        (" ".join([str(number + 1), *changed_overrides(job.overrides, jobs)]), sweep.run_dir(job))
+        (" ".join([str(number + 1), *journal.changed(job.overrides)]), sweep.run_dir(job))
         for number, job in sweep.records().items()
     ]
 

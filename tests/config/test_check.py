@@ -25,7 +25,7 @@ def test_typos_in_keys(mistakes):
         "lora.alhpa=3: no such key. lora has: r, alpha, dropout, target_modules, experts, variant, loraplus_ratio. Did "
         "you mean lora.alpha?",
         "sede=3: no such key. Groups and keys: data, deepspeed, eval, hardware, hydra, lora, method, model, phases, "
-        "quant, run, seed, stage, task, tracker, train. Did you mean seed?",
+        "quant, run, seed, stage, sweep, task, tracker, train. Did you mean seed or sweep?",
         "data.split.goldn=none: no such key. data.split has: validation, test, golden, fraction, test_fraction. Did "
         "you mean data.split.golden?",
         "lora.r.x=3: lora.r is a value and has no keys.",

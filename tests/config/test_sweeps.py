@@ -11,30 +11,62 @@ import pytest
 
 from ftlab.config import check, command_line, compose, phases, sweeps
 from ftlab.errors import ConfigError
-from ftlab.rundir.sweep import Journal, SweepDir, changed_overrides, is_same
+from ftlab.rundir.sweep import Jobs, Journal, SweepDir, changed_overrides, is_same, numbers, with_new_jobs
 
 
 def read(line: str) -> command_line.Arguments:
     return command_line.read(shlex.split(line))
 
 
+def jobs_of(line: str) -> Jobs:
+    found = sweeps.read(read(line)).journal.jobs
+    assert found is not None
+    return found
+
+
 def test_the_jobs_are_those_that_hydra_will_start():
     found = sweeps.read(read("-m lora.r=4,8 seed=1 train.learning_rate=1e-3,1e-4 hydra.sweep.dir=mine"))
-    assert (found.path, found.is_chosen, found.wants_new) == (Path("mine"), True, False)
-    assert found.jobs is not None
-    assert [changed_overrides(job, found.jobs) for job in found.jobs] == [
+    assert (found.path, found.named, found.if_exists) == (Path("mine"), "hydra.sweep.dir", "resume")
+    jobs = found.journal.jobs
+    assert jobs is not None
+    assert [changed_overrides(job, jobs) for job in jobs] == [
         [f"lora.r={r}", f"train.learning_rate={rate}"] for r in (4, 8) for rate in ("0.001", "0.0001")
     ]
-    assert all("seed=1" in job for job in found.jobs)
+    assert all("seed=1" in job for job in jobs)
 
 
 def test_a_sweep_is_the_same_by_its_jobs_and_not_by_its_place():
-    first = sweeps.read(read("-m lora.r=4,8 seed=1")).jobs
-    assert is_same(first, sweeps.read(read("-m seed=1 lora.r=4,8 run.if_exists=new hydra.sweep.dir=x")).jobs)
-    assert not is_same(first, sweeps.read(read("-m lora.r=8,4 seed=1")).jobs)
-    assert not is_same(first, sweeps.read(read("-m lora.r=4,8,16 seed=1")).jobs)
-    assert not is_same(first, sweeps.read(read("-m lora.r=4,8 seed=2")).jobs)
+    first = jobs_of("-m lora.r=4,8 seed=1")
+    assert is_same(first, jobs_of("-m seed=1 lora.r=4,8 run.if_exists=new hydra.sweep.dir=x"))
+    assert is_same(first, jobs_of("-m lora.r=4,8 seed=1 sweep.name=x sweep.objective=eval_loss hydra/launcher=basic"))
+    assert not is_same(first, jobs_of("-m lora.r=8,4 seed=1"))
+    assert not is_same(first, jobs_of("-m lora.r=4,8,16 seed=1"))
+    assert not is_same(first, jobs_of("-m lora.r=4,8 seed=2"))
     assert sweeps.read(read("-m lora.r=4,8 seed=1")).path.name.startswith("sweep-2")
+
+
+def test_new_jobs_come_after_those_that_are_there_and_these_keep_their_numbers():
+    first = jobs_of("-m lora.r=4,16 seed=1")
+    asked = jobs_of("-m lora.r=4,8,16,32 seed=1")
+    more = with_new_jobs(first, asked)
+    assert more == (first[0], first[1], asked[1], asked[3])
+    assert numbers(more, asked) == [0, 2, 1, 3]
+    assert with_new_jobs(more, asked) == more, "the same command again"
+    assert with_new_jobs(first, jobs_of("-m lora.r=4,8 seed=1")) is None, "one is gone"
+    twice = jobs_of("-m lora.r=4,4 seed=1")
+    assert numbers(twice, twice) == [0, 1], "equal jobs are two"
+
+
+def test_a_name_is_a_folder_and_a_folder_wins_over_it():
+    assert sweeps.read(read("-m lora.r=4,8 sweep.name=mine")).path == Path("multirun/mine")
+    assert sweeps.read(read("-m lora.r=4,8 sweep.name=mine hydra.sweep.dir=here")).path == Path("here")
+
+
+def test_a_job_is_rerun_without_what_its_sweep_was_told():
+    line = "-m lora.r=4,8 sweep.name=mine sweep.objective=eval_loss"
+    journal = sweeps.read(read(line)).journal
+    assert [(one.measure, one.direction) for one in journal.objectives] == [("eval_loss", "minimize")]
+    assert journal.jobs == (("lora.r=4",), ("lora.r=8",))
 
 
 @pytest.mark.parametrize(

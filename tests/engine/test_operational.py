@@ -43,6 +43,9 @@ NOT_CHANGED = {
     "run.dir": "another run directory",
     "run.phases": "names of a curriculum: tests/engine/test_curriculum.py",
     "run.checkpoint": "changes where the run goes on: tests/engine/test_run_directory.py",
+    "sweep.name": "a single run has none",
+    "sweep.objective": "a single run is compared with none",
+    "sweep.direction": "a single run is compared with none",
     "hardware.nodes": "other processes, which a launcher starts",
 }
 

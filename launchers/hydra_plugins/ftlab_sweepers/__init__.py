@@ -1,0 +1,1 @@
+"""Hydra sweepers: which jobs a sweep has."""

@@ -1,0 +1,191 @@
+"""``hydra/sweeper=optuna`` and names of sweeps, with real runs: what is chosen, what goes on, what fails."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ftlab.rundir.directory import RunDir
+from ftlab.rundir.sweep import SweepDir
+from tests.runs import final_hash, held_out, logged
+
+SMALL = ("eval.golden_rows=0", "eval.samples=0", "data.max_samples=24", "tracker=none", "train.max_steps=2",
+         "data.split.golden=none", "train.logging_steps=1", "train.warmup_ratio=0")  # fmt: skip
+RATE = "train.learning_rate=tag(log, interval(1e-6, 1e-2))"
+
+
+def search(tmp_path: Path, trials: int, *more: str) -> tuple[str, ...]:
+    """A command line. Its validation split has a few rows."""
+    return ("-m", "hydra/sweeper=optuna", f"hydra.sweeper.n_trials={trials}", RATE, *SMALL,
+            held_out(tmp_path, "instructions"), *more)  # fmt: skip
+
+
+@pytest.fixture
+def ftlab(tmp_path, env):
+    """The real command, with the time that several runs take."""
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, "-m", "ftlab", *words]
+        return subprocess.run(line, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=500)
+
+    return run
+
+
+def runs(folder: Path) -> dict[int, RunDir]:
+    sweep = SweepDir(folder)
+    return {number: RunDir.open(sweep.run_dir(job)) for number, job in sweep.records().items()}
+
+
+def rates(folder: Path) -> list[float]:
+    return [run.plan().phases[0].config.train.learning_rate for run in runs(folder).values()]
+
+
+def losses(folder: Path) -> list[float]:
+    return [run.manifest()["phases"]["sft"]["after"]["validation loss"] for run in runs(folder).values()]
+
+
+def rows(said: str) -> list[list[str]]:
+    """Of the table of a sweep: job and status of each."""
+    found = [[cell.strip() for cell in line.split("│")[1:4]] for line in said.splitlines() if line.startswith("│")]
+    return [[job, status] for job, _, status in found if job.isdecimal()]
+
+
+def test_trials_are_chosen_run_and_compared(tmp_path, ftlab):
+    done = ftlab(*search(tmp_path, 2, "sweep.name=first"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = tmp_path / "multirun" / "first"
+    found = rates(folder)
+    assert len(found) == 2 and len({*found}) == 2 and all(1e-6 <= rate <= 1e-2 for rate in found)
+    for number, rate in enumerate(found, 1):
+        assert f"\njob {number} of 2: train.learning_rate={rate:.4g}\n" in done.stdout
+    best = losses(folder).index(min(losses(folder))) + 1
+    assert f"Best by validation loss: job {best} of 2: " in done.stdout
+    assert "Trial" not in done.stdout + done.stderr and "study" not in done.stdout + done.stderr, "what Optuna says"
+    assert "sweep." not in runs(folder)[0].manifest()["rerun"], "a run by itself is of no sweep"
+
+
+def test_a_package_that_is_missing_is_told_before_anything(tmp_path, ftlab, env):
+    (tmp_path / "without" / "optuna").mkdir(parents=True)  # a folder of its name is no package
+    (tmp_path / "without" / "sitecustomize.py").write_text(
+        "import importlib.util as util\nfind = util.find_spec\n"
+        "util.find_spec = lambda name, *more: None if name == 'optuna' else find(name, *more)\n"
+    )
+    env["PYTHONPATH"] = f"{tmp_path / 'without'}:{env['PYTHONPATH']}"
+    done = ftlab(*search(tmp_path, 2, "sweep.name=first"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "hydra/sweeper=optuna needs the package optuna: pip install 'ftlab[sweeps]'\n"
+    assert not (tmp_path / "multirun").exists()
+
+
+@pytest.mark.matrix
+def test_it_finds_better_than_the_worst_again_and_goes_on_with_more(tmp_path, ftlab):
+    first, second = (ftlab(*search(tmp_path, 6, f"hydra.sweep.dir={name}")) for name in "ab")
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    assert rates(tmp_path / "a") == rates(tmp_path / "b") and losses(tmp_path / "a") == losses(tmp_path / "b")
+    assert min(losses(tmp_path / "a")) < max(losses(tmp_path / "a")) - 0.1
+    more = ftlab(*search(tmp_path, 7, "hydra.sweep.dir=a"))
+    assert "Going on with a: 6 of 7 jobs are finished, 1 are new" in more.stdout, more.stdout
+    assert more.stdout.count("Finished after") == 1 and rates(tmp_path / "a")[:6] == rates(tmp_path / "b")
+    assert [len(run.manifest()["starts"]) for run in runs(tmp_path / "a").values()] == [1] * 7
+    other = ftlab(*search(tmp_path, 7, "hydra.sweep.dir=a", "lora.r=4"))
+    assert other.returncode == 1 and "a holds another sweep" in other.stderr and "lora.r=4 here" in other.stderr
+    other = ftlab(*search(tmp_path, 7, "hydra.sweep.dir=a", "sweep.objective=eval_perplexity"))
+    assert "minimize eval_loss there, minimize eval_perplexity here" in other.stderr
+
+
+@pytest.mark.matrix
+def test_a_job_that_raises_and_one_without_a_number_have_failed_and_the_others_go_on(tmp_path, ftlab):
+    missing = "data.split.validation=held_out/instructions.jsonl,missing.jsonl"
+    grid = ("hydra/sweeper/sampler=grid", missing, "train.learning_rate=1e-3,1e30", "sweep.name=some")
+    done = ftlab(*search(tmp_path, 4), *grid)
+    said = done.stdout + done.stderr
+    assert done.returncode == 1, said
+    folder = tmp_path / "multirun" / "some"
+    records = SweepDir(folder).records()
+    assert len(records) == 4, said
+    lacking = {number for number, job in records.items() if "missing.jsonl" in " ".join(job.overrides)}
+    assert {number for number, job in records.items() if "missing.jsonl" in (job.error or "")} == lacking
+    (wild,) = {number for number, job in records.items() if "1e+30" in " ".join(job.overrides)} - lacking
+    assert f"job {wild + 1} counts as failed: validation loss is no number" in said or records[wild].error, said
+    (good,) = {*records} - lacking - {wild}
+    assert f"Best by validation loss: job {good + 1} of 4" in done.stdout
+    states = [json.loads(line) for line in (folder / "study.jsonl").read_text().splitlines()]
+    assert sorted(line["state"] for line in states if line["op_code"] == 6) == [1, 3, 3, 3], "COMPLETE and FAIL"
+
+    again = ftlab(*search(tmp_path, 4), *grid)
+    assert "Going on with multirun/some" in again.stdout and "Finished after" not in again.stdout, "nothing twice"
+    strict = ftlab(*search(tmp_path, 4), *grid, "hydra.sweeper.max_failure_rate=0.25")
+    assert "3 of 4 trials have failed, more than hydra.sweeper.max_failure_rate=0.25 allows" in strict.stderr
+
+
+@pytest.mark.matrix
+def test_of_several_objectives_the_front_is_told(tmp_path, ftlab):
+    objectives = ("sweep.objective=[eval_loss,tokens_per_second]", "sweep.direction=[minimize,maximize]")
+    done = ftlab(*search(tmp_path, 3, *objectives, "sweep.name=two", "hydra.sweeper.n_jobs=2", "lora.r=2,64"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = {}
+    for number, run in runs(tmp_path / "multirun" / "two").items():
+        rate = [line["tokens_per_second"] for line in run.read_metrics() if "tokens_per_second" in line][-1]
+        found[number] = (run.manifest()["phases"]["sft"]["after"]["validation loss"], -rate)
+    front = {a for a in found if not any(all(x <= y for x, y in zip(found[b], found[a])) for b in found if b != a)}
+    told = done.stdout[done.stdout.index("Best by validation loss and tokens_per_second") :]
+    assert {int(number) - 1 for number in re.findall(r"\n  job (\d) of 3", told)} == front
+    assert len(rows(done.stdout)) == 3
+
+
+@pytest.mark.matrix
+def test_a_name_takes_more_jobs_and_no_others(tmp_path, ftlab):
+    given = ("-m", *SMALL, held_out(tmp_path, "instructions"), "sweep.name=mine")
+    assert ftlab(*given, "lora.r=2,8").returncode == 0
+    more = ftlab(*given, "lora.r=2,4,8")
+    assert more.returncode == 0, more.stdout + more.stderr
+    assert "Going on with multirun/mine: 2 of 3 jobs are finished, 1 are new" in more.stdout
+    folder = tmp_path / "multirun" / "mine"
+    ranks = [run.plan().phases[0].config.lora.r for run in runs(folder).values()]
+    assert ranks == [2, 8, 4], "numbers stay"
+    assert [len(run.manifest()["starts"]) for run in runs(folder).values()] == [1, 1, 1]
+    assert more.stdout.count("Finished after") == 1 and "job 3 of 3: lora.r=4" in more.stdout
+    refused = ftlab(*given, "lora.r=2,4")
+    assert refused.returncode == 1, refused.stdout
+    told = "multirun/mine holds another sweep: 3 jobs there, 2 jobs here; here is none with eval.golden_rows=0"
+    assert told in refused.stderr and "lora.r=8. Give another sweep.name" in refused.stderr
+    resumed = ftlab("resume", "multirun/mine")
+    assert resumed.returncode == 0 and "3 of 3 jobs are finished" in resumed.stdout, resumed.stderr
+    assert ftlab(*given, "lora.r=2,4,8", "run.if_exists=refuse").returncode == 1
+    ftlab(*given, "lora.r=2,8", "run.if_exists=new")
+    assert len(runs(tmp_path / "multirun" / "mine-2")) == 2
+
+
+@pytest.mark.kill
+@pytest.mark.parametrize("how", ["same command", "resume"])
+def test_a_search_that_is_killed_has_the_trials_of_one_that_was_not(tmp_path, ftlab, env, how):
+    more = ("train.max_steps=8", "train.save_steps=2", "hydra.sweeper.n_jobs=2", "data.max_samples=48")
+    given = search(tmp_path, 5, *more)
+    alone = ftlab(*given, "hydra.sweep.dir=alone")
+    assert alone.returncode == 0, alone.stderr
+    line = [sys.executable, "-m", "ftlab", *given, "sweep.name=killed"]
+    folder = tmp_path / "multirun" / "killed"
+    process = subprocess.Popen(line, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 200
+    while not [*folder.glob("3/phases/*/checkpoint-4/checkpoint.json")]:  # the second of the second batch
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    begun = {number: run.manifest() for number, run in runs(folder).items()}
+    done = ftlab(*given, "sweep.name=killed") if how == "same command" else ftlab("resume", "multirun/killed")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 of 5 jobs are finished" in done.stdout and "continuing from" in done.stdout
+    assert [*begun] == [0, 1, 2, 3]
+    for number, run in runs(folder).items():
+        theirs = RunDir.open(tmp_path / "alone" / str(number))
+        assert final_hash(run) == final_hash(theirs) and logged(run) == logged(theirs)
+        assert len(run.manifest()["starts"]) == (2 if number == 3 else 1), "nothing twice"
+    assert len(runs(folder)) == 5
