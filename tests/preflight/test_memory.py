@@ -405,6 +405,7 @@ print(json.dumps([own() - before, host._loaded(run, predict(run).device) - 4 * a
 
 
 @pytest.mark.matrix
+@pytest.mark.timeout(1800)  # some 200 seconds on a machine that does nothing else
 def test_predicted_and_measured_peaks_of_the_tiny_shape_are_within_5_percent():
     """benchmarks/memory.py has larger models; it ends with 1 where one is farther off."""
     command = [sys.executable, str(ROOT / "benchmarks" / "memory.py"), "--sizes", "tiny", "--lengths", "256"]

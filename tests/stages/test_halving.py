@@ -156,9 +156,10 @@ def test_a_rollout_in_smaller_batches_is_made_again_to_the_bit(tmp_path):
     assert logged(again) == logged(first)
 
 
-REAL = """
+REAL = '''
 import resource, sys
 from pathlib import Path
+from transformers import TrainerCallback
 from ftlab.engine.hooks import PhaseHooks
 from tests.runs import train_run
 
@@ -168,8 +169,17 @@ class Limit(PhaseHooks):
         used = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmData")) << 10
         resource.setrlimit(resource.RLIMIT_DATA, (used + (int(sys.argv[1]) << 20), resource.RLIM_INFINITY))
 
+    def trainer_built(self, phase, trainer):
+        trainer.add_callback(Lift())
+
+class Lift(TrainerCallback):
+    """Saving maps files into memory, and the heap is as large as it was allowed to be."""
+
+    def on_train_end(self, *_, **__):
+        resource.setrlimit(resource.RLIMIT_DATA, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
 train_run(Path(sys.argv[2]), *sys.argv[3:], hooks=Limit() if int(sys.argv[1]) else None)
-"""
+'''
 
 
 @pytest.mark.matrix
