@@ -54,11 +54,16 @@ def read(of_hydra: Any, run: Run) -> tuple[Objective, ...]:
     return _with_directions(names, direction, key)
 
 
+def default(run: Run) -> Objective:
+    """What a run is compared by where nothing is said. :raises ConfigError: nothing is measured on held-out rows."""
+    return _with_directions([_main_measure(run)], None, "sweep.direction")[0]
+
+
 def _main_measure(run: Run) -> str:
     known = logged(run)
     found = next((f"{EVALUATED}{name}" for name in MAIN if f"{EVALUATED}{name}" in known), None)
     if found is None:
-        reason = "the sweeper needs to know how runs do, and data.split.validation=none leaves nothing to measure it on"
+        reason = "something has to say how runs do, and data.split.validation=none leaves nothing to measure it on"
         raise ConfigError([Mistake(KEY, f"{reason}; name one of {', '.join(known)}", "null")])
     return found
 

@@ -49,6 +49,8 @@ class BetweenSteps(TrainerCallback):
             if self._turn.step < self._turn.steps and self._turn.must_leave:
                 self._turn.is_given_up = True
                 self._interruption.request(signal.SIGUSR1)
+        if self._turn.is_dismissed:
+            self._interruption.request(signal.SIGUSR1)
         agreed = self._ranks.greatest(int(self._interruption.asked_by or 0))
         if agreed:
             if not self._interruption.requested:

@@ -77,10 +77,9 @@ def _gpus(run: Run) -> int | None:
     return None if run.hardware.name == "cpu" else (driver_gpus() or None)
 
 
-def train_all(
-    runs: Sequence[_Pooled], options: Gpus, sweep: SweepDir, failed: Callable[[int, str], None]
-) -> None:  # fmt: skip
-    """Train the runs of a sweep. :param failed: is told of one that fails, by its place, and why; the others go on.
+def train_all(runs: Sequence[_Pooled], options: Gpus, sweep: SweepDir, ended: Callable[..., None]) -> None:
+    """Train the runs of a sweep. :param ended: is told of one that fails: ``ended(place, error=why)``. All others go
+    on.
 
     :raises Interrupted: on a signal, when all that were at work have saved; says how to go on.
     """
@@ -100,7 +99,7 @@ def train_all(
             pool.start_what_fits()
             time.sleep(_PAUSE)
             for place, why in pool.ended():
-                failed(place, why)
+                ended(place, error=why)
             bar.update(pool.done)
         if interruption.requested:
             raise KeyboardInterrupt

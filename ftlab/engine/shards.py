@@ -24,8 +24,10 @@ from ftlab.base.console import Terminal
 from ftlab.base.numbers import readable
 from ftlab.base.progress import Bar
 from ftlab.base.terminal import echo_error
+from ftlab.config import objectives
 from ftlab.distributed.sharding import needs_launch
 from ftlab.engine import tasks
+from ftlab.engine.early_stopping import Judge
 from ftlab.engine.process import Interruption, die_with_parent, quiet_libraries
 from ftlab.engine.session import Share
 from ftlab.engine.turns import TURNS
@@ -36,6 +38,7 @@ from ftlab.preflight.sharing import Sharing, sharing_of
 from ftlab.rundir.claim import choose_remaining_phases, hold
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.files import write_atomic
+from ftlab.rundir.manifest import Manifest
 from ftlab.rundir.sweep import SweepDir
 from ftlab.schema import Run
 from ftlab.schema.launchers import Shards
@@ -60,20 +63,48 @@ def prepare(title: str, run: Run, overrides: Sequence[str], options: Shards) -> 
     if needs_launch(run):
         reason = "takes turns in one process, and this config is trained by several; use hydra/launcher=basic"
         raise ConfigError([Mistake("hydra/launcher", reason, "shards")])
+    if options.stop != "none" and len(run.phases) > 1:
+        reason = "compares steps of one phase, and this config has several; use none"
+        raise ConfigError([Mistake("hydra.launcher.stop", reason, options.stop)])
     return Prepared(title, tasks.prepare(run, overrides, is_here=True).path)
 
 
-def train_all(runs: Sequence[Prepared], options: Shards, sweep: SweepDir, failed: Callable[[int, str], None]) -> None:
-    """Train the runs of a sweep in turns. :param failed: is told of one that fails, by its place, and why; the others
-    go on.
+def train_all(runs: Sequence[Prepared], options: Shards, sweep: SweepDir, ended: Callable[..., None]) -> None:
+    """Train the runs of a sweep in turns. :param ended: is told, by its place, of one that fails, ``ended(place,
+    error=why)``, and of one that is stopped early, ``ended(place, stopped=why)``; the others go on.
 
     :raises Interrupted: on a signal, when all of them have saved what they have come to; says how to go on.
     """
-    take_turns(runs, options, f"Interrupted. {how_to_go_on(sweep)}", failed)
+    judge = None if options.stop == "none" else _judge(runs, options, sweep)
+    take_turns(runs, options, f"Interrupted. {how_to_go_on(sweep)}", ended, judge)
 
 
-def take_turns(runs: Sequence[Prepared], options: Shards, message: str, failed: Callable[[int, str], None]) -> None:
-    """:param message: of the error that is raised when a signal has stopped them."""
+def _judge(runs: Sequence[Prepared], options: Shards, sweep: SweepDir) -> Callable[[Sequence[_Job]], dict[int, str]]:
+    """Of the runs that are trained now, those to stop, by their place."""
+    folders = lambda: {number: sweep.run_dir(job) for number, job in sweep.records().items()}  # noqa: E731
+    numbers = {path.absolute(): number for number, path in folders().items()}
+    own = [numbers[run.path.absolute()] for run in runs]
+    asked = sweep.journal().objectives
+    if len(asked) > 1:
+        reason = f"compares by one objective, and {objectives.KEY} names {len(asked)}; use none, or name one"
+        raise ConfigError([Mistake("hydra.launcher.stop", reason, options.stop)])
+    objective = asked[0] if asked else objectives.default(RunDir(runs[0].path).plan().phases[0].config)
+    judge = Judge(options, objective, folders)
+
+    def decide(jobs: Sequence[_Job]) -> dict[int, str]:
+        found = judge.judge(dict(zip(own, jobs)))
+        return {own.index(number): why for number, why in found.items()}
+
+    return decide
+
+
+def take_turns(
+    runs: Sequence[Prepared], options: Shards, message: str, ended: Callable[..., None],
+    judge: Callable[[Sequence[_Job]], dict[int, str]] | None = None,
+) -> None:  # fmt: skip
+    """:param message: of the error that is raised when a signal has stopped them. :param judge: says which runs are to
+    be stopped early, whenever a turn has ended.
+    """
     from ftlab.engine.run import phases_to_run
     from ftlab.model.shared_base import SharedBases
 
@@ -85,19 +116,26 @@ def take_turns(runs: Sequence[Prepared], options: Shards, message: str, failed: 
     to.print(escape(_plan_line(sharing, TURNS.places, options.shards)), soft_wrap=True)
     load = SharedBases(config for phases in configs for config in phases).load
     jobs = [_Job(one, Share(TURNS.reserve(options.shards), load), to) for one in runs]
+
+    def dismiss() -> None:
+        for place, why in judge(jobs).items() if judge is not None else ():
+            jobs[place].dismiss(why)
+
+    for job in jobs:
+        job.share.turn.when_over = dismiss
     with Interruption(message) as interruption, Bar(to, "sweep", len(jobs) * options.shards, "turns") as bar:
         interruption.is_training = True  # the runs end their steps, and then this does
         while any(job.is_left for job in jobs):
             turn = TURNS.next_without_thread(_GLANCE)
             for job in [job for job in jobs if job.share.turn is turn]:
-                if interruption.requested:
+                if interruption.requested or job.share.turn.is_dismissed:
                     job.stop()
                 else:
                     job.start()
             for index, job in enumerate(jobs):
                 job.tell()
-                if (why := job.take_failure()) is not None:
-                    failed(index, why)
+                for why in job.take_ends():
+                    ended(index, **why)
             bar.update(sum(job.turns_taken(options.shards) for job in jobs))
         if any(job.is_stopped for job in jobs):
             raise KeyboardInterrupt
@@ -122,7 +160,8 @@ class _Job:
         self.share = share
         self._prepared, self._to = prepared, to
         self._thread: threading.Thread | None = None
-        self._failure: str | None = None
+        self._ends: list[dict[str, str]] = []
+        self._dismissal: str | None = None
         self._told = 0  # the step that was told last
         self.is_stopped, self.is_left = False, True
 
@@ -135,8 +174,31 @@ class _Job:
 
     def stop(self) -> None:
         """Of a run that has no thread now."""
-        self.is_stopped, self.is_left = True, False
+        self.is_left = False
+        self.is_stopped = self._dismissal is None
         TURNS.cancel(self.share.turn)
+        run_dir = RunDir(self._prepared.path)
+        with hold(run_dir):
+            self._record_stop(run_dir)
+
+    def _record_stop(self, run_dir: RunDir) -> None:
+        if self._dismissal is not None:
+            Manifest(run_dir).record(status="stopped")
+
+    def dismiss(self, why: str) -> None:
+        """Let the run stop at its next chance: others do better."""
+        self._dismissal = why
+        self.share.turn.is_dismissed = True
+        self._ends.append({"stopped": why})
+        self._to.print(escape(f"{self._prepared.title}: stopped by {why}"), soft_wrap=True)
+
+    @property
+    def steps(self) -> int:
+        return self.share.turn.steps
+
+    @property
+    def ended(self) -> int:
+        return self.share.turn.ended
 
     def _work(self) -> None:
         from ftlab.engine.run import execute
@@ -145,9 +207,15 @@ class _Job:
         try:
             with hold(run_dir):
                 choose_remaining_phases(run_dir)
-                execute(run_dir, share=self.share)
+                try:
+                    execute(run_dir, share=self.share)
+                except Interrupted:
+                    self._record_stop(run_dir)
+                    raise
+                finally:
+                    turn.when_over()  # of a run that is over, or has left
         except Interrupted:
-            self.is_stopped = not turn.is_given_up
+            self.is_stopped = not turn.is_given_up and self._dismissal is None
         except FtlabError as error:
             self._fail(str(error), str(error))
         except BaseException as error:  # a user's reward may call sys.exit
@@ -159,13 +227,13 @@ class _Job:
 
     def _fail(self, why: str, told: str) -> None:
         self.share.turn.is_given_up = False
-        self._failure = why
+        self._ends.append({"error": why})
         echo_error(f"{self._prepared.title} failed:\n{told}")
 
-    def take_failure(self) -> str | None:
-        """Why it failed, once."""
-        why, self._failure = self._failure, None
-        return why
+    def take_ends(self) -> list[dict[str, str]]:
+        """Why it failed or was stopped, once."""
+        ends, self._ends = self._ends, []
+        return ends
 
     def turns_taken(self, count: int) -> int:
         turn = self.share.turn
@@ -199,12 +267,13 @@ def main() -> int:
     runs = [Prepared(str(path), path) for path in given.run_dirs]
     failures: list[int] = []
 
-    def failed(place: int, why: str) -> None:
+    def failed(place: int, error: str) -> None:
         failures.append(place)
-        write_atomic(given.failures / failure_name(runs[place].path), why)
+        write_atomic(given.failures / failure_name(runs[place].path), error)
 
+    options = Shards(shards=given.shards, resident=given.resident, stop="none", factor=2)
     try:
-        take_turns(runs, Shards(shards=given.shards, resident=given.resident), "Interrupted.", failed)
+        take_turns(runs, options, "Interrupted.", failed)
     except Interrupted as error:
         return error.exit_code
     return 1 if failures else 0

@@ -73,6 +73,11 @@ class Study:
         self._study.tell(trial.number, values, TrialState.COMPLETE if values is not None else without)
         self._asked.pop(number, None)
 
+    def stop(self, number: int) -> None:
+        """A trial did so badly that whoever ran it has stopped it."""
+        self._live(number).set_user_attr(_STOPPED, True)
+        self.tell(number, None)
+
     def report(self, number: int, step: int, value: float) -> bool:
         """What a trial has come to after a step. :return: whether to stop it. With several objectives none is."""
         if len(self._study.directions) > 1:

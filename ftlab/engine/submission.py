@@ -133,11 +133,11 @@ def run_all(runs: Sequence[Prepared], options: Options, name: Path) -> list[Wait
     return wait(jobs, lambda index, state: failure(runs[index].path, jobs[index][1], state), name)
 
 
-def train_all(runs: Sequence[Prepared], options: Options, sweep: SweepDir, failed: Callable[[int, str], None]) -> None:
-    """As :func:`run_all`, for a launcher. :param failed: is told of each that failed, by its place, and why."""
+def train_all(runs: Sequence[Prepared], options: Options, sweep: SweepDir, ended: Callable[..., None]) -> None:
+    """As :func:`run_all`, for a launcher. :param ended: is told of each that failed: ``ended(place, error=why)``."""
     for index, waited in enumerate(run_all(runs, options, sweep.path)):
         if waited is not None and waited.failure is not None:
-            failed(index, waited.failure)
+            ended(index, error=waited.failure)
 
 
 def _batches(paths: Sequence[Path], options: Options) -> Iterator[Batch]:

@@ -103,10 +103,10 @@ def run_prepared(sweep: SweepDir, jobs: Sequence[tuple[JobRecord, Any]], trains:
     :raises Interrupted: it was stopped, or the user no longer waits.
     """
 
-    def failed(index: int, why: str) -> None:
-        sweep.record(jobs[index][0].model_copy(update={"error": why}))
+    def ended(index: int, **why: str) -> None:
+        sweep.record(jobs[index][0].model_copy(update=why))
 
-    trains.train_all([one for _, one in jobs], options, sweep, failed)
+    trains.train_all([one for _, one in jobs], options, sweep, ended)
 
 
 def _train(title: str, run: Run, overrides: Sequence[str]) -> None:
@@ -135,6 +135,10 @@ def attempt(
                 for line in remarks_on_finished(run_dir):
                     echo(line)
             sweep.record(job)
+            return None
+        earlier = sweep.records().get(place.number)
+        if earlier is not None and earlier.stopped is not None:
+            echo(f"{title}: was stopped early, in {directory}: {earlier.stopped}")
             return None
         sweep.record(job)
         return job, work(title, config, overrides)

@@ -79,6 +79,9 @@ class Trials:
         if job is None:
             return False
         run = summary.summarize(self.sweep.run_dir(job))
+        if job.stopped is not None:
+            self.study.stop(number)
+            return True
         if run.status != "finished":
             if job.error is not None:
                 self.study.tell(number, None)

@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -23,6 +23,8 @@ class Turn:
     :ivar step: of the phase at work, the last that has ended; :ivar steps: how many it has.
     :ivar ended: the step that the last turn ended with. :ivar waited: seconds in which others were at work.
     :ivar is_given_up: the run has left its place in memory to another, and goes on from its checkpoint next.
+    :ivar is_dismissed: the run is to stop with its next step. :ivar when_over: is called when a turn has ended, and
+        what its steps have come to is logged, by the thread that hands over.
     """
 
     def __init__(self, turns: Turns, count: int | None, is_reserved: bool):
@@ -32,7 +34,8 @@ class Turn:
         self.thread: int | None = None
         self.step = self.steps = self.ended = 0
         self.waited = 0.0
-        self.is_given_up = False
+        self.is_given_up = self.is_dismissed = False
+        self.when_over: Callable[[], None] = lambda: None
 
     @property
     def is_wanted(self) -> bool:
@@ -54,6 +57,7 @@ class Turn:
     def let_others_work(self) -> None:
         """Let each of the others have its turn. To be called where nothing is half done, as between two steps."""
         if self.is_wanted:
+            self.when_over()
             begun = time.monotonic()
             self._turns.hand_over(self)
             self.waited += time.monotonic() - begun

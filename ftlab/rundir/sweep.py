@@ -84,12 +84,14 @@ class JobRecord(_Written):
     """A job that has begun.
 
     :param number: from 0. :param directory: its run directory, as seen from the sweep's. :param error: why it failed.
+    :param stopped: why it was stopped early: others did better.
     """
 
     number: int
     overrides: tuple[str, ...]
     directory: str
     error: str | None = None
+    stopped: str | None = None
 
 
 @dataclass(frozen=True)
@@ -148,8 +150,11 @@ class SweepDir:
         :param journal: as it is asked for now.
         """
         count, records = journal.count, self.records()
-        over = [self.is_finished(job) or (journal.search is not None and job.error is not None)
-                for job in records.values()]  # fmt: skip
+        is_search = journal.search is not None
+        over = [
+            self.is_finished(job) or job.stopped is not None or (is_search and job.error is not None)
+            for job in records.values()
+        ]
         return all(over) and (count is None or sum(over) >= count)
 
     def _job_file(self, number: int) -> Path:

@@ -19,7 +19,7 @@ from ftlab.preflight.sharing import sharing_of
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.sweep import SweepDir
 from ftlab.schema.launchers import Shards
-from tests.runs import BARE, final_hash, logged, make_run, train_run
+from tests.runs import BARE, final_hash, held_out, logged, make_run, train_run
 from tests.wrappers import STAGES
 
 BASE = (
@@ -46,12 +46,12 @@ DIFFERENT = (
 def take_turns(folder: Path, configs: list[tuple[str, ...]], count: int = 8, resident: int | None = None) -> list[str]:
     """Train configs in turns, each in a folder that is called by its number. Return why some failed."""
     failures: list[str] = []
-    options = Shards(shards=count, resident=resident)
+    options = Shards(shards=count, resident=resident, stop="none", factor=2)
     prepared = []
     for number, overrides in enumerate(configs):
         given = (*overrides, f"run.dir={folder / str(number)}")
         prepared.append(shards.prepare(f"job {number + 1}", make_run(*given), given, options))
-    shards.train_all(prepared, options, SweepDir(folder), lambda place, why: failures.append(f"{place}: {why}"))
+    shards.train_all(prepared, options, SweepDir(folder), lambda place, error: failures.append(f"{place}: {error}"))
     return failures
 
 
@@ -148,13 +148,43 @@ def test_the_command_line(ftlab, tmp_path):
     assert again.returncode == 0 and again.stdout.count(": finished already, in sweep/") == 4, again.stdout
 
 
+def test_those_that_do_badly_are_stopped_and_the_others_do_not_notice(ftlab, tmp_path):
+    """Of six every second goes on after each rung; the rest is as it is without, and stays stopped."""
+    rates = ("1e-6", "1e-5", "1e-4", "1e-3", "3e-3", "1e-2")
+    held_out(tmp_path, "instructions")
+    words = (*SHORT, "train.max_steps=8", "eval.steps=2", "data.split.validation=held_out/instructions.jsonl")
+    more = ("hydra/launcher=shards", "hydra.launcher.shards=4", "hydra.launcher.stop=asha", "hydra.launcher.factor=2",
+            "sweep.objective=eval_loss", "hydra.sweep.dir=sweep")  # fmt: skip
+    done = ftlab("-m", f"train.learning_rate={','.join(rates)}", *words, *more)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("stopped by asha after step 2: eval_loss ") == 3, done.stdout
+    assert done.stdout.count("stopped by asha after step 4: eval_loss ") == 2
+    assert "was 6 of 6, and 3 went on" in done.stdout and "was 3 of 3, and 1 went on" in done.stdout
+    runs = [RunDir.open(tmp_path / "sweep" / str(number)) for number in range(6)]
+    statuses = [run.manifest()["status"] for run in runs]
+    assert sorted(statuses) == ["finished"] + 5 * ["stopped"], statuses
+    best = statuses.index("finished")
+    at_first = {n: next(line["eval_loss"] for line in run.read_metrics() if line["step"] == 2 and "eval_loss" in line)
+                for n, run in enumerate(runs)}  # fmt: skip
+    went_on = sorted(at_first, key=at_first.__getitem__)[:3]
+    assert {n for n, run in enumerate(runs) if lines_of(run.metrics)[-1]["step"] > 3} == {*went_on}
+    base = [word.replace("held_out/", f"{tmp_path}/held_out/") for word in words]
+    alone = train_run(tmp_path / "alone", f"train.learning_rate={rates[best]}", *base)
+    assert logged(runs[best]) == logged(alone) and final_hash(runs[best]) == final_hash(alone)
+    again = ftlab("-m", f"train.learning_rate={','.join(rates)}", *words, *more)
+    assert again.returncode == 0 and again.stdout.count("was stopped early, in sweep/") == 5, again.stdout
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        ("-m seed=1,2 hydra/launcher=shards hydra.launcher.stop=hyperband",
+         "hydra.launcher.stop=hyperband: must be 'none', 'median' or 'asha'"),
+        ("-m seed=1,2 hydra/launcher=shards hydra.launcher.factor=1", "hydra.launcher.factor=1: must be greater"),
         ("hydra/launcher=shards", "hydra/launcher=shards: is for the configs of a sweep: add -m, or leave it out"),
         ("-m seed=1,2 hydra/launcher=shards hydra.launcher.shards=0", "hydra.launcher.shards=0: must be greater"),
         ("-m seed=1,2 hydra/launcher=shards hydra.launcher.shard=4",
-         "hydra.launcher.shard=4: no such key. Keys of the launcher: shards, resident. Did you mean hydra"),
+         "hydra.launcher.shard=4: no such key. Keys of the launcher: shards, resident, stop, factor. Did"),
         ("-m seed=1,2 hydra/launcher=shards hydra.launcher.resident=0", "hydra.launcher.resident=0: must be greater"),
     ],
 )  # fmt: skip
