@@ -9,19 +9,15 @@ from __future__ import annotations
 import math
 import os
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
 
 from ftlab.base.console import Terminal
-from ftlab.base.numbers import readable
 from ftlab.base.terminal import echo, echo_error
 from ftlab.config import sweeps
 from ftlab.config.command_line import Arguments
@@ -31,12 +27,11 @@ from ftlab.engine.summary import next_lines
 from ftlab.errors import FtlabError, Interrupted, RunDirError
 from ftlab.planning import make_plan
 from ftlab.preflight.directory import how_to_go_on, resume_command
-from ftlab.rundir import summary
+from ftlab.rundir import leaderboard, leaderboard_table, summary
 from ftlab.rundir.claim import claim, named_folder
-from ftlab.rundir.compare import lower_is_better, pareto_front
+from ftlab.rundir.compare import pareto_front
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.lock import RunLock
-from ftlab.rundir.names import EXACT_MATCH
 from ftlab.rundir.sweep import JobRecord, Journal, Objective, SweepDir, is_same
 from ftlab.schema import Run
 from ftlab.slurm.options import Options
@@ -169,105 +164,47 @@ def _directory(config: Run, otherwise: Path) -> Path:
 
 def report(sweep: SweepDir) -> int:
     """Print what became of every job, the best first. Return 1 where one failed, else 0."""
-    records, journal = sweep.records(), sweep.journal()
-    runs = {number: _summary(sweep, job) for number, job in records.items()}
-    objectives = journal.objectives or _main_objective(runs.values())
-    values = {number: _values(run, objectives) for number, run in runs.items()}
-    best = _best(values, objectives)
-    order = sorted(records, key=lambda number: (number not in best, _place(values[number], objectives)))
+    board, journal = leaderboard.read_sweep(sweep), sweep.journal()
     to = Terminal(highlight=False, emoji=False)
     to.print()
-    to.print(_table(sweep, [(records[number], runs[number]) for number in order], objectives, best))
-    if best and len(records) > 1:
-        _tell_best(to, sweep, sorted(best, key=order.index), objectives)
-    failed = [number for number, run in runs.items() if run.status != "finished" and records[number].error is not None]
-    for number in failed:
-        problem = (records[number].error or "").strip().splitlines()
-        to.print(Text(f"job {number + 1} failed: {' '.join(problem[:2])}"), soft_wrap=True)
+    leaderboard_table.show(board, to)
+    if len(journal.objectives) > 1:
+        _tell_front(to, sweep, journal.objectives)
+    elif (line := leaderboard_table.best_line(board)) is not None and board.best is not None:
+        place = Path(os.path.normpath(board.best.path or sweep.path))
+        to.print(Text(line), soft_wrap=True)
+        with suppress(RunDirError):  # a run.yaml that is damaged by now; the table stands without it
+            for line in next_lines(place, RunDir(place).plan()):
+                to.print(line, soft_wrap=True)
+    for line in leaderboard_table.problems(board):
+        to.print(Text(line), soft_wrap=True)
+    has_failed = any(entry.state == "failed" for entry in board.entries)
     if not sweep.is_done(journal):
         to.print(Text(f"What is not finished goes on with: {resume_command(sweep)}"), soft_wrap=True)
-    elif failed:  # of a search, which leaves a trial that has failed behind
+    elif has_failed:  # of a search, which leaves a trial that has failed behind
         to.print(Text("The same command with a higher hydra.sweeper.n_trials adds more."), soft_wrap=True)
-    return 1 if failed else 0
+    return 1 if has_failed else 0
 
 
-def _main_objective(runs: Iterable[summary.Summary]) -> tuple[Objective, ...]:
-    """What the jobs are compared by where nothing is said: the main measure of their stage."""
-    for name in (run.main for run in runs if run.main is not None):
-        measure = summary.EVALUATED + name.removeprefix(summary.VALIDATION)
-        return (Objective(measure=measure, direction="minimize" if lower_is_better(measure) else "maximize"),)
-    return ()
-
-
-def _values(run: summary.Summary, objectives: Sequence[Objective]) -> list[float] | None:
-    """By objective; None where one of them is not there, or is no number."""
-    found = [summary.value_of(run, one.measure) for one in objectives]
-    numbers = [value for value in found if value is not None and not math.isnan(value)]
-    return numbers if objectives and len(numbers) == len(objectives) else None
-
-
-def _best(values: Mapping[int, list[float] | None], objectives: Sequence[Objective]) -> list[int]:
-    """The jobs that none is better than: of several objectives, that no other is as good as in all of them."""
+def _tell_front(to: Terminal, sweep: SweepDir, objectives: Sequence[Objective]) -> None:
+    """Of several objectives, every job that may be meant by the best: no other is as good in all of them."""
+    journal, records = sweep.journal(), sweep.records()
+    values = {number: _values(sweep, job, objectives) for number, job in records.items()}
     known = {number: row for number, row in values.items() if row is not None}
     front = pareto_front(known, [one.direction == "minimize" for one in objectives])
-    return front if len(objectives) > 1 else front[:1]
-
-
-def _place(values: Sequence[float] | None, objectives: Sequence[Objective]) -> tuple[int, float]:
-    """Better ones first, by the first objective; those without a value last."""
-    if values is None:
-        return (1, 0.0)
-    return (0, values[0] if objectives[0].direction == "minimize" else -values[0])
-
-
-def _table(
-    sweep: SweepDir,
-    jobs: Sequence[tuple[JobRecord, summary.Summary]],
-    objectives: Sequence[Objective],
-    best: Sequence[int],
-) -> Table:
-    journal = sweep.journal()
-    measures = [one.measure for one in objectives if one.measure not in (_TRAIN_LOSS, EXACT_MATCH)]
-    has_golden = any(summary.GOLDEN in run.after for _, run in jobs)
-    table = Table(title=f"sweep {escape(str(sweep.path))}", title_justify="left")
-    labels = [summary.label(measure).replace(" ", "\n", 1) for measure in measures]
-    columns = ["job", "overrides", "status", "train loss", *labels, *(["golden"] if has_golden else []), "folder"]
-    for name in columns:
-        justify: Any = "left" if name in ("overrides", "status", "folder") else "right"
-        table.add_column(name, justify=justify, overflow="fold")
-    for job, run in jobs:
-        cells = [str(job.number + 1), " ".join(journal.changed(job.overrides)), run.status]
-        cells += [_cell(run, measure) for measure in (_TRAIN_LOSS, *measures, *([EXACT_MATCH] if has_golden else []))]
-        is_best = job.number in best and len(jobs) > 1
-        table.add_row(*map(Text, [*cells, job.directory]), style="bold" if is_best else None)
-    return table
-
-
-def _tell_best(to: Terminal, sweep: SweepDir, best: Sequence[int], objectives: Sequence[Objective]) -> None:
-    """The best job and what one does with it; of several objectives, every job that may be meant."""
-    journal, records = sweep.journal(), sweep.records()
-    by = " and ".join(summary.label(one.measure) for one in objectives)
-    titles = {number: job_title(number, records[number].overrides, journal) for number in best}
-    places = {number: os.path.normpath(sweep.run_dir(records[number])) for number in best}
-    if len(objectives) > 1:
-        to.print(Text(f"Best by {by}, none as good in all as another (Pareto front):"), soft_wrap=True)
-        for number, title in titles.items():
-            to.print(Text(f"  {title}, in {places[number]}"), soft_wrap=True)
+    if not front or len(records) == 1:
         return
-    (number,) = best
-    to.print(Text(f"Best by {by}: {titles[number]}, in {places[number]}"), soft_wrap=True)
-    with suppress(RunDirError):  # a run.yaml that is damaged by now; the table stands without it
-        for line in next_lines(Path(places[number]), RunDir(Path(places[number])).plan()):
-            to.print(line, soft_wrap=True)
+    by = " and ".join(summary.label(one.measure) for one in objectives)
+    to.print(Text(f"Best by {by}, none as good in all as another (Pareto front):"), soft_wrap=True)
+    sign = 1 if objectives[0].direction == "minimize" else -1
+    for number in sorted(front, key=lambda number: sign * known[number][0]):
+        place = os.path.normpath(sweep.run_dir(records[number]))
+        to.print(Text(f"  {job_title(number, records[number].overrides, journal)}, in {place}"), soft_wrap=True)
 
 
-def _summary(sweep: SweepDir, job: JobRecord) -> summary.Summary:
-    found = summary.summarize(sweep.run_dir(job))
-    if found.status != "finished" and job.error is not None:
-        return replace(found, status="failed")
-    return found
-
-
-def _cell(run: summary.Summary, measure: str) -> str:
-    value = summary.measured(run, measure)
-    return "-" if value is None else readable(value, measure)
+def _values(sweep: SweepDir, job: JobRecord, objectives: Sequence[Objective]) -> list[float] | None:
+    """By objective; None where one of them is not there, or is no number."""
+    run = summary.summarize(sweep.run_dir(job))
+    found = [summary.value_of(run, one.measure) for one in objectives]
+    numbers = [value for value in found if value is not None and not math.isnan(value)]
+    return numbers if len(numbers) == len(objectives) else None

@@ -22,7 +22,7 @@ from ftlab.rundir.documents import read_yaml
 from ftlab.rundir.names import FINAL, LATEST, METRICS, OUTPUTS
 from ftlab.rundir.phase_files import PhaseFiles
 from ftlab.rundir.plan import Plan
-from ftlab.rundir.records import read_last_line, read_ledger, read_lines, read_manifest
+from ftlab.rundir.records import read_last_line, read_last_lines, read_ledger, read_lines, read_manifest
 
 _START_AGAIN = "Another run.name, or run.if_exists=new, starts again."
 _SHOWN = 5  # mistakes of a run.yaml
@@ -69,6 +69,10 @@ class RunDir:
     def read_last_metrics(self) -> dict[str, Any] | None:
         """Return the last whole line of ``metrics.jsonl``, without reading what is before."""
         return read_last_line(self.metrics)
+
+    def read_latest_metrics(self) -> Iterator[dict[str, Any]]:
+        """The last hundreds of lines of ``metrics.jsonl``, the newest first."""
+        return read_last_lines(self.metrics)
 
     def samples_file(self, phase: str, when: str | int) -> Path:
         """The file of generations and measures. :param when: ``before`` or ``after`` training, or after a step."""

@@ -18,6 +18,7 @@ _YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _NESTING = "[{-?:"  # without one of them no YAML collection begins within another
 _HARMLESS = 10_000  # levels; with a stack of 8 MiB the C parser ends the process somewhere above 20,000
 _TAIL = 1 << 16  # bytes that hold the last line of a file
+_LAST_LINES = 1 << 18  # bytes from the end that hold the last hundreds of lines
 WITHOUT_LINE = "Put a copy back, or remove the line."
 
 
@@ -157,6 +158,19 @@ def last_json_line(path: Path) -> dict[str, Any] | None:
         start = last[:60].decode(errors="replace")
         raise RunDirError(f"{path}: its last line is no JSON object: {start}. {WITHOUT_LINE}")
     return values
+
+
+def last_json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The JSON objects of the last lines, the newest first, as far as a quarter of a megabyte reaches back. What is no
+    JSON object is passed over. :raises RunDirError: the file cannot be read."""
+    try:
+        with open_regular(path) as file:
+            begins = max(0, os.fstat(file.fileno()).st_size - _LAST_LINES)
+            file.seek(begins)
+            lines = file.read().split(b"\n")[1 if begins else 0 : -1]
+    except OSError as error:
+        raise _unreadable(path, error, WITHOUT_LINE) from None
+    yield from (values for line in reversed(lines) if (values := parse_line(line)) is not None)
 
 
 def parse_line(line: str | bytes) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ftlab.errors import RunDirError
-from ftlab.rundir.documents import WITHOUT_LINE, is_there, json_lines, last_json_line, read_json
+from ftlab.rundir.documents import WITHOUT_LINE, is_there, json_lines, last_json_line, last_json_lines, read_json
 
 _WITHOUT_MANIFEST = "Put a copy back, or remove it: a run goes on from the checkpoints that its phases have."
 _WITHOUT_LEDGER = "Put a copy back, or remove it: then a resume cannot tell whether the data has changed since."
@@ -167,6 +167,12 @@ def read_last_line(path: Path) -> dict[str, Any] | None:
     if line is not None:
         _check_line(line, f"{path}: its last line")
     return line
+
+
+def read_last_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The last lines of ``metrics.jsonl``, the newest first, without reading what is long before. What no run writes is
+    passed over. :raises RunDirError: it cannot be read."""
+    yield from (line for line in (last_json_lines(path) if is_there(path) else ()) if is_line(line))
 
 
 def is_line(values: Any) -> bool:

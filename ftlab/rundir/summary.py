@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -31,9 +31,15 @@ class _Named(BaseModel):
     name: str
 
 
+class _Train(BaseModel):
+    max_steps: int | None = None
+    epochs: float | None = None
+
+
 class _Config(BaseModel):
     """The part of a run's config that is looked at; the rest may be of any version."""
 
+    train: _Train = _Train()
     model: _Named
     method: _Named
     quant: _Named
@@ -59,6 +65,8 @@ class Summary:
     :param problem: why it failed or cannot be read. :param done: names of the phases that are, of ``phases``.
     :param before: measures of the last phase that is done. :param after: the same after it.
     :param began: seconds since the epoch. :param overrides: of the command that started it.
+    :param lengths: of each phase the optimizer steps that it takes, or was asked for; None where epochs decide.
+    :param epochs: of each phase; None where a config does not say.
     """
 
     path: Path
@@ -76,11 +84,32 @@ class Summary:
     after: dict[str, float]
     began: float
     overrides: tuple[str, ...]
+    lengths: tuple[int | None, ...]
+    epochs: tuple[float | None, ...]
 
     @property
     def main(self) -> str | None:
         """The measure on the validation split that says most about the stage."""
-        return next((VALIDATION + name for name in MAIN if VALIDATION + name in self.after), None)
+        return main_measure(self.after)
+
+
+def main_measure(measures: Collection[str]) -> str | None:
+    """Of some measures, the one on the validation split that says most about the stage."""
+    return next((VALIDATION + name for name in MAIN if VALIDATION + name in measures), None)
+
+
+def measure_word(measure: str) -> str:
+    """``golden exact match`` as it is typed: ``golden_exact_match``."""
+    return measure.lower().replace(" ", "_")
+
+
+def find_measure(word: str, known: Iterable[str]) -> str | None:
+    """Of the ``known`` measures the one that is meant by ``golden_exact_match``, ``validation_loss``, ``eval_loss`` or
+    ``loss``; None where it is none of them."""
+    by_word = {measure_word(name): name for name in known}
+    typed = measure_word(word)
+    meant = (typed, measure_word(VALIDATION) + typed.removeprefix("eval_"))
+    return next((by_word[name] for name in meant if name in by_word), None)
 
 
 def find_runs(folder: Path) -> Iterator[Path]:
@@ -100,7 +129,7 @@ def summarize(path: Path) -> Summary:
         nothing: dict[str, Any] = {"done": (), "phases": (), "stages": (), "before": {}, "after": {}}
         return Summary(
             path, "unreadable", " ".join(str(error).split()), **nothing, model="", method="", steps=0, tokens=0,
-            seconds=None, began=path.stat().st_mtime if path.exists() else 0.0, overrides=(),
+            seconds=None, began=path.stat().st_mtime if path.exists() else 0.0, overrides=(), lengths=(), epochs=(),
         )  # fmt: skip
 
 
@@ -144,6 +173,11 @@ def _summarize(run_dir: RunDir) -> Summary:
         after=results[-1].after if results else {},
         began=began,
         overrides=plan.overrides,
+        lengths=tuple(
+            manifest.phases[phase.name].steps if phase.name in done else phase.config.train.max_steps
+            for phase in phases
+        ),
+        epochs=tuple(phase.config.train.epochs for phase in phases),
     )
 
 

@@ -73,8 +73,11 @@ class MineTask(TaskGroup):
 class LsTask(TaskGroup):
     name: Literal["ls"]
     folder: str
-    sort: str
-    status: Literal["running", "finished", "stopped", "interrupted", "failed", "killed", "new", "unreadable"] | None
+    sort: str | None
+    status: (
+        Literal["running", "finished", "stopped", "interrupted", "failed", "killed", "new", "unreadable", "waiting"]
+        | None
+    )
     format: Literal["table", "json"]
     limit: Positive | None
 

@@ -19,29 +19,26 @@ from rich.text import Text
 from ftlab.base.console import Terminal
 from ftlab.base.numbers import readable
 from ftlab.base.terminal import echo, echo_json
-from ftlab.errors import ConfigError, Mistake, nearest
+from ftlab.errors import ConfigError, Mistake
 from ftlab.rundir import summary
 from ftlab.rundir.compare import lower_is_better
+from ftlab.rundir.leaderboard_table import COLOURS
 from ftlab.rundir.names import LATEST
 from ftlab.rundir.summary import Summary
-from ftlab.rundir.sweep import sweep_of_run
+from ftlab.rundir.sweep import SweepDir, is_sweep, sweep_of_run
 from ftlab.schema import LsTask, Run
+from ftlab.use.sweep_board import COUNTS, ls_sweep, unsortable
 
-_COLOURS = {
-    "finished": "green", "running": "cyan", "stopped": "yellow", "interrupted": "yellow", "new": "yellow",
-    "killed": "red", "failed": "red", "unreadable": "red",
-}  # fmt: skip
 # Of what is told of a run, what a narrow terminal goes without, in this order.
 _DROPPED_FIRST = ("overrides", "seconds", "tokens", "method", "model", "steps", "began", "stage", "phases")
 _PLACES = ("run.", "sweep.", "hydra.", "task=", "tracker=", "-")  # begin what says where a run is, and not what
 _TO_THE_RIGHT = ("phases", "steps", "tokens", "seconds")
 _BETWEEN = 2  # cells between columns
 _NAME = 40  # cells of a name that stays whole, to be copied; a longer one is folded before measures are left out
-_COUNTS = ("steps", "tokens", "seconds")
 
 
 def ls(run: Run, overrides: Sequence[str]) -> None:
-    """Print the runs below ``task.folder``. Writes nothing.
+    """Print the runs below ``task.folder``; of a sweep its leaderboard. Writes nothing.
 
     :raises ConfigError: there is no such folder, or nothing to sort by.
     """
@@ -54,9 +51,13 @@ def ls(run: Run, overrides: Sequence[str]) -> None:
         reason = "is no folder" if folder.exists() else "does not exist"
         where = "Runs are in outputs/ of the folder that they were started in: ftlab ls FOLDER"
         raise ConfigError([Mistake("task.folder", f"{reason}. {where}", task.folder)])
+    if is_sweep(folder):
+        ls_sweep(SweepDir(folder), task)
+        return
     every = [summary.summarize(path) for path in summary.find_runs(folder)]
-    measure = None if task.sort in ("time", "name", *_COUNTS) else _measure(every, task.sort)
-    chosen = _sorted([one for one in every if task.status in (None, one.status)], measure or task.sort)
+    by = task.sort or "time"
+    measure = None if by in ("time", "name", *COUNTS) else _measure(every, by)
+    chosen = _sorted([one for one in every if task.status in (None, one.status)], measure or by)
     shown = chosen[: task.limit]
     if task.format == "json":
         echo_json([_as_dict(one) for one in shown])
@@ -71,13 +72,10 @@ def ls(run: Run, overrides: Sequence[str]) -> None:
 
 def _measure(every: list[Summary], word: str) -> str:
     """The measure that is meant by ``golden_exact_match``, ``validation_loss`` or ``loss``."""
-    known = {_measure_word(name): name for one in every for name in one.after}
-    found = next(
-        (known[name] for name in (_measure_word(word), _measure_word(summary.VALIDATION + word)) if name in known), None
-    )
+    known = [name for one in every for name in one.after]
+    found = summary.find_measure(word, known)
     if found is None and every:
-        words = ["time", "name", *_COUNTS, *known]
-        raise ConfigError([Mistake("task.sort", f"must be one of: {', '.join(words)}.", word, nearest(word, words))])
+        raise ConfigError([unsortable(word, known)])
     return found or word
 
 
@@ -87,7 +85,7 @@ def _sorted(runs: list[Summary], by: str) -> list[Summary]:
         return sorted(runs, key=lambda one: -one.began)
     if by == "name":
         return sorted(runs, key=lambda one: [_natural(part) for part in one.path.parts])
-    if by in _COUNTS:
+    if by in COUNTS:
         return sorted(runs, key=lambda one: -(getattr(one, by) or 0))
     sign = 1 if lower_is_better(by) else -1
 
@@ -97,11 +95,6 @@ def _sorted(runs: list[Summary], by: str) -> list[Summary]:
         return (1, 0.0) if math.isnan(one.after[by]) else (0, sign * one.after[by])
 
     return sorted(runs, key=place)
-
-
-def _measure_word(measure: str) -> str:
-    """``golden exact match`` as it is typed: ``golden_exact_match``."""
-    return measure.lower().replace(" ", "_")
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -115,7 +108,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
 def _print(to: Terminal, folder: Path, runs: Sequence[Summary], total: int, measure: str | None) -> None:
     """:param total: how many there were before ``limit``. :param measure: what they are sorted by, if by a measure."""
     columns = {"run": [_name(one.path, folder) for one in runs], "status": [one.status for one in runs]}
-    columns |= {name: [_cell(one, name) for one in runs] for name in ("phases", "stage", "model", "method", *_COUNTS)}
+    columns |= {name: [_cell(one, name) for one in runs] for name in ("phases", "stage", "model", "method", *COUNTS)}
     columns["golden exact match"] = [_change(one, summary.GOLDEN) for one in runs]
     columns["validation"] = [_main_change(one, measure) for one in runs]
     columns["began"] = [time.strftime("%Y-%m-%d %H:%M", time.localtime(one.began)) for one in runs]
@@ -132,7 +125,7 @@ def _print(to: Terminal, folder: Path, runs: Sequence[Summary], total: int, meas
             _header(name), justify="right" if name in _TO_THE_RIGHT else "left", overflow="fold", no_wrap=name != "run"
         )
     for cells in zip(*columns.values()):
-        styles = (_COLOURS.get(cell, "") if name == "status" else "" for name, cell in zip(columns, cells))
+        styles = (COLOURS.get(cell, "") if name == "status" else "" for name, cell in zip(columns, cells))
         table.add_row(*(Text(cell, style=style) for cell, style in zip(cells, styles)))
     wide = to if to.known_width is not None else Terminal(highlight=False, emoji=False, width=_width(columns))
     wide.print(Text(str(folder), style="bold"), soft_wrap=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from ftlab.base.numbers import readable
-from ftlab.errors import ConfigError
+from ftlab.errors import ConfigError, RunDirError
 from ftlab.planning import make_plan
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.manifest import Manifest
@@ -342,6 +342,71 @@ def test_the_jobs_of_a_sweep_are_told_apart_at_any_width(width, outputs, listed,
         folder.record(JobRecord(number=number, overrides=overrides, directory=str(number), error=None))
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
     monkeypatch.setenv("COLUMNS", str(width))
-    words = listed("outputs/s").split()
+    words = listed().split()
     for overrides in jobs:
         assert overrides[0] in words and "seed=1" not in words
+
+
+# ------------------------------------------------------------------------------------------------ a sweep
+
+
+@pytest.fixture
+def swept(outputs) -> Path:
+    """A sweep of four: two are finished, the second with the better loss, one has failed, and one has not begun."""
+    jobs = tuple((f"lora.r={r}", "seed=1") for r in (4, 8, 16, 32))
+    sweep = SweepDir(outputs / "s")
+    sweep.write(Journal(overrides=("lora.r=4,8,16,32", "seed=1"), flags=(), folder="/", jobs=jobs))
+    for number, loss in enumerate((2.0, 1.0)):
+        shutil.copytree(outputs / "first", sweep.path / str(number), symlinks=True)
+        Manifest(RunDir.open(sweep.path / str(number))).record(phases={"sft": result(4, validation_loss=loss)})
+        sweep.record(JobRecord(number=number, overrides=jobs[number], directory=str(number)))
+    sweep.record(JobRecord(number=2, overrides=jobs[2], directory="2", error="no room\nat all"))
+    return sweep.path
+
+
+def test_a_sweep_is_its_leaderboard(swept, listed):
+    head, *lines = listed("outputs/s").splitlines()
+    assert head == "sweep outputs/s"
+    rows = [line.split() for line in lines if re.match(r" +[-\d]+  +\d ", line)]
+    assert [row[:5] for row in rows] == [
+        ["1", "2", "8", "finished", "4/4"], ["2", "1", "4", "finished", "4/4"],
+        ["-", "3", "16", "failed", "-"], ["-", "4", "32", "waiting", "-"],
+    ]  # fmt: skip
+    loss = [line["loss"] for line in RunDir.open(swept / "1").read_metrics() if "loss" in line][-1]
+    assert rows[0][5:7] == [readable(loss), "1.0000"]
+    assert lines[-4:] == [
+        "4 jobs: 2 finished, 1 failed, 1 waiting",
+        "Best by validation loss: job 2 of 4: lora.r=8, in outputs/s/1",
+        "job 3 failed: no room",
+        "What is not finished goes on with: ftlab resume outputs/s",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("argv", "order"),
+    [
+        ((), [1, 0, 2, 3]),
+        (("sort=name",), [0, 1, 2, 3]),
+        (("sort=time", "status=finished"), [1, 0]),
+        (("sort=train_loss", "limit=1"), [0]),
+        (("status=waiting",), [3]),
+    ],
+)
+def test_which_jobs_of_a_sweep_and_in_which_order(swept, listed, argv, order):
+    found = json.loads(listed("outputs/s", "format=json", *argv))
+    assert [job["number"] for job in found["jobs"]] == order
+    assert found["states"] == {"finished": 2, "failed": 1, "waiting": 1}
+
+
+def test_what_no_job_measured_and_no_job_is(swept, listed):
+    with pytest.raises(ConfigError, match="Did you mean validation_loss"):
+        listed("outputs/s", "sort=validation_los")
+    assert listed("outputs/s", "status=killed") == (
+        "No job of outputs/s has status=killed. There are: 2 finished, 1 failed, 1 waiting.\n"
+    )
+
+
+def test_a_damaged_journal_is_told(swept, listed):
+    (swept / "sweep.json").write_text('{"jobs": 3}')
+    with pytest.raises(RunDirError, match=r"sweep.json is not what a run writes: .* Put a copy back"):
+        listed("outputs/s")
