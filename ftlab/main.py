@@ -17,6 +17,7 @@ TASKS = {
     "init": "ftlab.use.init.command:init",
     "mine": "ftlab.use.mine.command:mine",
     "ls": "ftlab.use.ls:ls",
+    "report": "ftlab.use.report.command:report",
     "slurm": "ftlab.use.slurm:slurm",
     "diff": "ftlab.use.diff:diff",
     "plan": "ftlab.use.plan:plan",

@@ -226,6 +226,7 @@ COMPLETIONS = {
     "ftlab lora=r64 quant=n": ["quant=nf4", "quant=none"],
     "ftlab inspect outputs/": ["outputs/my-run/", "outputs/other/"],
     "ftlab diff outputs/other outputs/m": ["outputs/my-run/"],
+    "ftlab report outputs/my-run outputs/other outputs/o": ["outputs/other/"],
     "ftlab explain train.max_": ["train.max_grad_norm", "train.max_steps"],
     "ftlab explain lo": ["lora", "lora."],
     "ftlab explain lora.r stage=d": ["stage=dpo"],

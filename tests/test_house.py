@@ -55,7 +55,7 @@ FOLDERS = {
     "data": (("formats",), ("sources",), ("tokens",), ("ledger",), ("packing",), ("",)),
     "stages": (("losses",), ("trainer",), ("rewards",), ("ppo", "grpo"), ("",)),
     "engine": (("trackers",), ("",)),
-    "use": (("inspect", "mine"), ("init",), ("",)),
+    "use": (("inspect", "mine", "report"), ("init",), ("",)),
 }
 MAY_IMPORT_HYDRA = {"main", "config", "errors", "launchers"}
 _TARGET = re.compile(r"^ftlab(\.\w+)+(:\w+)?$")
@@ -476,6 +476,7 @@ LIGHT = {
     "explain lora.r": (0, "lora.r = 16"),
     "ls .": (0, "No run in ."),
     "diff nowhere elsewhere": (1, "nowhere is no run directory"),
+    "report nowhere": (1, "task.runs=nowhere: is no folder of a sweep or a run"),
     "data.path=nope.json data.format=alpaca": (1, "nope.json does not exist"),
 }
 

@@ -53,6 +53,7 @@ BEFORE = {
         "ftlab run.name=a train.max_steps=44 eval.steps=20 eval.generate_every=20",
         "ftlab run.name=b train.max_steps=44 lora.r=8",
     ),
+    "report.md": ("ftlab run.name=a train.max_steps=44", "ftlab run.name=b train.max_steps=44 lora.r=8"),
     "data.md": (
         "ftlab data.path=chats.jsonl data.format=messages model.template=qwen3 data.max_length=512",
         "ftlab data.path=my.json data.format=alpaca data.split.golden=golden.jsonl",

@@ -16,6 +16,7 @@ COMMANDS = (
     "ls .", "diff one two", "inspect one step=2", "inspect one", "explain train.learning_rate", "env", "version",
     "resume nowhere", "reproduce nowhere", "train.learning_rat=1", "data.path=no/such/file.jsonl data.format=alpaca",
     "model=no_such_model", "lora.r=8,16", "resume one train.learning_rate=1e-4", "diff one", "ls nowhere",
+    "report one two", "report",
     "plan run.dir=one", "plan phase=rlhf", "plan model=llama2_7b hardware.memory_gb=24 stage=dpo",
 )  # fmt: skip
 

@@ -6,7 +6,7 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from ftlab.base import filenames
 from ftlab.config import dataset_names, experiments, foreign_names, keys, phases, quoting
 from ftlab.config.compose import compose, select_loader
-from ftlab.config.paths import config_dir, group_names, task_names
+from ftlab.config.paths import REPEATED, config_dir, group_names, task_names
 from ftlab.config.quoting import path_override, quote, text
 from ftlab.errors import ConfigError, Mistake, nearest
 from ftlab.schema import Run
@@ -133,7 +133,7 @@ def read(argv: Sequence[str]) -> Arguments:
     if task not in known:
         raise ConfigError([Mistake(task, f"is no task. Tasks: {', '.join(known)}.", None, nearest(task, known))])
     declared = yaml.safe_load((config_dir() / "task" / f"{task}.yaml").read_text())
-    if len(words) > len(declared["words"]):
+    if len(words) > len(declared["words"]) and not any(key.endswith(REPEATED) for key in declared["words"]):
         takes = " ".join(f"<{key}>" for key in declared["words"]) or "no bare words"
         raise ConfigError([Mistake(" ".join(words), f"ftlab {task} takes {takes}; a value is given as key=value.")])
     own = declared.keys() - {"name", "words"}
@@ -150,8 +150,17 @@ def read(argv: Sequence[str]) -> Arguments:
     overrides = _resolve_dataset_names(overrides, flags)
     if task != "train" and not named:
         overrides.insert(0, f"task={task}")
-    overrides += [f"{key}={text(word)}" for key, word in zip(declared["words"], words)]
+    overrides += _word_overrides(declared["words"], words)
     return Arguments(task, tuple(flags), tuple(overrides))
+
+
+def _word_overrides(declared: Sequence[str], words: Sequence[str]) -> Iterator[str]:
+    """Bare words as the values of a task's keys; the last key may take all that are left, as a list."""
+    for at, key in enumerate(declared[: len(words)]):
+        if key.endswith(REPEATED):
+            yield f"{key.removesuffix(REPEATED)}=[{','.join(map(text, words[at:]))}]"
+        else:
+            yield f"{key}={text(words[at])}"
 
 
 def of_job(of_hydra: Any) -> Arguments:

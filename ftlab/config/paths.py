@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent.parent
+REPEATED = "..."  # ends the last of a task's bare words, where there may be several of it
 
 
 def shipped(relative: str) -> str:

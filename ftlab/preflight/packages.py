@@ -25,6 +25,11 @@ def missing_trackers(run: Run) -> list[str]:
     ]
 
 
+def missing_plots() -> list[str]:
+    """What the pictures of a report are drawn with, where it is not installed."""
+    return [] if _is_installed("plotly") else ["ftlab report needs the package plotly: pip install 'ftlab[sweeps]'"]
+
+
 def deepspeed_problems(run: Run) -> list[str]:
     """What DeepSpeed needs that is not here. On a CPU it compiles a library for its processes, once, and looks for what
     does that when it is imported."""

@@ -132,7 +132,7 @@ def read_sweep(
     """The leaderboard of a sweep as it is now, whether it is at work or not.
 
     :param objective: a measure, as it is typed: ``eval_loss``, ``golden_exact_match``, ``train_loss``, or any key of
-        ``metrics.jsonl``. None: the first that the sweep is judged by (``sweep.objective``), or what the stage is about.
+        ``metrics.jsonl``. None: the first that the sweep is judged by (``sweep.objective``), or the stage's own.
     :param minimize: whether less of it is better; None: as is known of it. :param now: seconds since the epoch.
     :raises RunDirError: the journal or the record of a job is damaged.
     """

@@ -82,6 +82,14 @@ class LsTask(TaskGroup):
     limit: Positive | None
 
 
+class ReportTask(TaskGroup):
+    name: Literal["report"]
+    runs: tuple[str, ...]
+    out: str | None
+    objective: str | None
+    smoothing: Fraction
+
+
 class SlurmTask(TaskGroup):
     name: Literal["slurm"]
     action: Literal["status", "cancel"]
@@ -119,6 +127,7 @@ Task = Annotated[
     | MineTask
     | ExplainTask
     | LsTask
+    | ReportTask
     | SlurmTask
     | DiffTask
     | PlanTask

@@ -12,10 +12,10 @@ from pathlib import Path
 import yaml
 
 from ftlab.base.terminal import echo_document
-from ftlab.config.paths import config_dir, task_names
+from ftlab.config.paths import REPEATED, config_dir, task_names
 from ftlab.config.quoting import is_path_key
 
-_FILES = ("run.dir", "task.file", "task.folder", "task.first", "task.second", "task.repo", "task.out")
+_FILES = ("run.dir", "task.file", "task.folder", "task.first", "task.second", "task.repo", "task.out", "task.runs...")
 
 
 def answer(argv: Sequence[str], start: Callable[[Sequence[str]], None]) -> None:
@@ -67,7 +67,8 @@ def _is_file(task: str, words: Sequence[str], last: str) -> bool:
     if has_value:
         return is_path_key(key) or key in ("--config-dir", "-cd")
     declared = yaml.safe_load((config_dir() / "task" / f"{task}.yaml").read_text(encoding="utf-8"))["words"]
-    return len(words) < len(declared) and declared[len(words)] in _FILES
+    repeated = [key for key in declared if key.endswith(REPEATED)]  # takes all the words that are left
+    return [*declared[len(words) :], *repeated, None][0] in _FILES
 
 
 def _of_files(last: str) -> list[str]:
