@@ -7,6 +7,7 @@ that the leaderboard of a sweep that is at work may be taken every second.
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -238,9 +239,16 @@ def _newest(lines: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     found: dict[str, float] = {}
     for line in lines:
         for key, value in line.items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
+            if is_number(value):
                 found.setdefault(key, value)
     return found
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is one that fits a float, be it none that can be computed with."""
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) < sys.float_info.max
+    return isinstance(value, float)
 
 
 def _measures(run: Summary, lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -270,16 +278,18 @@ def _total_steps(run: Summary, lines: Sequence[Mapping[str, Any]]) -> int | None
 def _steps_of_epochs(epochs: float | None, phase: str, lines: Sequence[Mapping[str, Any]]) -> int | None:
     """From how much of an epoch a step was."""
     for line in lines:
-        epoch = line.get("epoch")
-        if line["phase"] == phase and isinstance(epoch, int | float) and epoch > 0 and line["step"] and epochs:
-            return math.ceil(epochs * math.ceil(line["step"] / epoch - 1e-6))
+        epoch: Any = line.get("epoch")
+        if line["phase"] != phase or not is_number(epoch) or not epoch > 0 or not line["step"] or not epochs:
+            continue
+        of_epoch = line["step"] / epoch - 1e-6
+        return math.ceil(epochs * math.ceil(of_epoch)) if math.isfinite(of_epoch * epochs) else None
     return None
 
 
 def _eta(run: Summary, lines: Sequence[Mapping[str, Any]], now: float) -> float | None:
     """By the pace of the last lines, evaluations included."""
     total = _total_steps(run, lines)
-    timed = [line for line in lines if isinstance(line.get("seconds"), int | float)]
+    timed = [line for line in lines if line.get("seconds") is not None]
     if total is None or not timed or timed[0]["step"] == timed[-1]["step"]:
         return None
     pace = (timed[0]["seconds"] - timed[-1]["seconds"]) / (timed[0]["step"] - timed[-1]["step"])

@@ -97,6 +97,14 @@ def test_epochs_in_steps(sweep, epochs, step, epoch, total):
     assert read_sweep(sweep).entries[0].total_steps == total
 
 
+@pytest.mark.parametrize("line", [{"loss": 10**400}, {"epoch": 5e-324}, {"epoch": 10**400}, {"epoch": "1", "loss": []}])
+def test_numbers_that_no_float_holds_are_no_values(sweep, line):
+    folder = write_run(begin(sweep, 0), "interrupted", max_steps=None)
+    log(folder, {"step": 3, **line})
+    (first, *_) = read_sweep(sweep).entries
+    assert (first.step, first.loss) == (3, None) and first.total_steps in (None, 0)
+
+
 def test_states_errors_and_what_has_no_rank(sweep):
     write_run(begin(sweep, 0, "job ended with 1:\n  CUDA out of memory\n  more"), "running", validation_loss=0.1)
     begin(sweep, 1, "data.path: nope.json does not exist")

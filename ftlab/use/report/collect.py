@@ -13,7 +13,7 @@ from ftlab.errors import ConfigError, Mistake, RunDirError
 from ftlab.rundir import leaderboard, summary
 from ftlab.rundir.compare import flatten
 from ftlab.rundir.directory import RunDir
-from ftlab.rundir.leaderboard import Entry, Leaderboard, measure_of_key
+from ftlab.rundir.leaderboard import Entry, Leaderboard, is_number, measure_of_key
 from ftlab.rundir.records import read_samples
 from ftlab.rundir.sweep import SweepDir, changed_overrides, is_sweep
 
@@ -211,9 +211,9 @@ def _read_curves(run_dir: RunDir, train: dict[str, Curve], measured: dict[str, C
     tokens = 0.0
     try:
         for line in run_dir.read_metrics():
-            tokens = line.get("total_tokens", tokens)
+            tokens = line["total_tokens"] if is_number(line.get("total_tokens")) else tokens
             for key, value in line.items():
-                if key in _COUNTS or isinstance(value, bool) or not isinstance(value, int | float):
+                if key in _COUNTS or not is_number(value):
                     continue
                 measure = measure_of_key(key)
                 if measure is not None and not measure.endswith(_NO_LEARNING):
