@@ -18,7 +18,7 @@ _YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _NESTING = "[{-?:"  # without one of them no YAML collection begins within another
 _HARMLESS = 10_000  # levels; with a stack of 8 MiB the C parser ends the process somewhere above 20,000
 _TAIL = 1 << 16  # bytes that hold the last line of a file
-_LAST_LINES = 1 << 18  # bytes from the end that hold the last hundreds of lines
+_LAST_LINES = 1 << 17  # bytes from the end that hold the last hundreds of lines
 WITHOUT_LINE = "Put a copy back, or remove the line."
 
 
@@ -161,7 +161,7 @@ def last_json_line(path: Path) -> dict[str, Any] | None:
 
 
 def last_json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The JSON objects of the last lines, the newest first, as far as a quarter of a megabyte reaches back. What is no
+    """The JSON objects of the last lines, the newest first, as far as 128 KiB reach back. What is no
     JSON object is passed over. :raises RunDirError: the file cannot be read."""
     try:
         with open_regular(path) as file:
