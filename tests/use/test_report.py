@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from plotly.offline import get_plotlyjs
 
 from ftlab.config import command_line
 from ftlab.errors import ConfigError, NotReadyError, RunDirError
@@ -57,7 +58,7 @@ class Page(HTMLParser):
 
     def __init__(self, path: Path):
         super().__init__()
-        self.source = path.read_text(encoding="utf-8")
+        self.source = path.read_text(encoding="utf-8").replace(get_plotlyjs(), "")  # which takes seconds to parse
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.texts: list[str] = []
         self.rows: dict[str, list[list[str]]] = {}
