@@ -27,7 +27,7 @@ def missing_trackers(run: Run) -> list[str]:
 
 def missing_plots() -> list[str]:
     """What the pictures of a report are drawn with, where it is not installed."""
-    return [] if _is_installed("plotly") else ["ftlab report needs the package plotly: pip install 'ftlab[sweeps]'"]
+    return [] if is_installed("plotly") else ["ftlab report needs the package plotly: pip install 'ftlab[sweeps]'"]
 
 
 def deepspeed_problems(run: Run) -> list[str]:
