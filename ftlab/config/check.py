@@ -53,13 +53,16 @@ def check(arguments: Arguments) -> DictConfig:
             mistakes.append(Mistake(str(override.input_line), reason))
     _check_exclusive_keys(overrides, mistakes)
     _check_phases_is_list(overrides, mistakes)
-    if not mistakes and (good := _first_of_all_good(list(_variants(overrides)), loader, config_name)) is not None:
-        asked = [str(override.input_line) for override in overrides] if arguments.is_multirun else None
-        wrong = launcher.mistakes(good, arguments.task, arguments.is_multirun)
+    is_sweep = arguments.is_multirun
+    good = None if mistakes else _first_of_all_good(list(_variants(overrides)), loader, config_name, is_sweep)
+    if good is not None:
+        asked = [str(override.input_line) for override in overrides] if is_sweep else None
+        wrong = launcher.mistakes(good, arguments.task, is_sweep)
         if wrong := [*wrong, *_search_mistakes(good, asked)]:
             raise ConfigError(wrong)
-        more = _params(overrides, good) if arguments.is_multirun else []
-        if not more or _first_of_all_good(list(_variants([*overrides, *more])), loader, config_name) is not None:
+        more = _params(overrides, good) if is_sweep else []
+        variants = list(_variants([*overrides, *more]))
+        if not more or _first_of_all_good(variants, loader, config_name, is_sweep) is not None:
             return good
         overrides += more
     groups = group_choices(loader)
@@ -81,25 +84,28 @@ def check(arguments: Arguments) -> DictConfig:
     try:
         if plugin_keys:
             cfg = compose(first_values([*plugins, *chosen, *plugin_keys]), loader, config_name)
-        mistakes += launcher.mistakes(cfg, arguments.task, arguments.is_multirun)
-        mistakes += _search_mistakes(cfg, [str(o.input_line) for o in overrides] if arguments.is_multirun else None)
+        mistakes += launcher.mistakes(cfg, arguments.task, is_sweep)
+        mistakes += _search_mistakes(cfg, [str(o.input_line) for o in overrides] if is_sweep else None)
     except HydraException as error:
         mistakes.append(_hydra_message(error))
-    for variant in _variants([*chosen, *known, *plugins, *plugin_keys]):
-        _validate_lines(variant, loader, config_name, mistakes)
+    for variant in _variants([*chosen, *known, *plugin_keys]):
+        _validate_lines(variant, loader, config_name, mistakes, is_sweep)
     if mistakes:
         told = [_with_whole_numbers(mistake, overrides) for mistake in mistakes]
         raise ConfigError(list({str(mistake): mistake for mistake in told}.values()))
     return compose(first_values(overrides), loader, config_name)
 
 
-def _first_of_all_good(variants: Sequence[list[str]], loader: ConfigLoaderImpl, config_name: str) -> DictConfig | None:
+def _first_of_all_good(
+    variants: Sequence[list[str]], loader: ConfigLoaderImpl, config_name: str, is_sweep: bool
+) -> DictConfig | None:
     """The composed config of the first of some command lines; None where one of them has a mistake."""
     first = None
     try:
         for lines in variants:
             cfg = compose(lines, loader, config_name)
-            if _objective_mistakes(cfg, validate(cfg, lines, loader, config_name)):
+            run = validate(cfg, lines, loader, config_name)
+            if is_sweep and _objective_mistakes(cfg, run):
                 return None
             first = first if first is not None else cfg
     except (HydraException, ValueError, YAMLError):
@@ -255,10 +261,13 @@ def _variants(overrides: Sequence[Override]) -> Iterator[list[str]]:
             yield [line, *first_values([other for other in overrides if other is not override])]
 
 
-def _validate_lines(lines: list[str], loader: ConfigLoaderImpl, config_name: str, mistakes: list[Mistake]) -> None:
+def _validate_lines(
+    lines: list[str], loader: ConfigLoaderImpl, config_name: str, mistakes: list[Mistake], is_sweep: bool
+) -> None:
     try:
         cfg = compose(lines, loader, config_name)
-        mistakes.extend(_objective_mistakes(cfg, validate(cfg, lines, loader, config_name)))
+        run = validate(cfg, lines, loader, config_name)
+        mistakes.extend(_objective_mistakes(cfg, run) if is_sweep else [])
     except ConfigError as error:
         mistakes.extend(error.mistakes)
         # Rules across groups are looked at only when every value is right in itself: leave the wrong ones out.
@@ -266,7 +275,7 @@ def _validate_lines(lines: list[str], loader: ConfigLoaderImpl, config_name: str
         right = [line for line in lines if line.partition("=")[0].lstrip("+") not in wrong]
         if len(right) < len(lines):
             further: list[Mistake] = []
-            _validate_lines(right, loader, config_name, further)
+            _validate_lines(right, loader, config_name, further, is_sweep)
             mistakes.extend(mistake for mistake in further if mistake.key not in wrong)
     except HydraException as error:
         mistakes.append(_hydra_message(error))

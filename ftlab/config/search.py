@@ -17,6 +17,7 @@ from pydantic import Field
 from ftlab.config import phases
 from ftlab.config.keys import flatten
 from ftlab.config.launcher import validated
+from ftlab.config.paths import group_names
 from ftlab.config.quoting import quote
 from ftlab.errors import ConfigError, Mistake, nearest
 from ftlab.schema.base import Group, Positive
@@ -110,7 +111,9 @@ class Space:
         if twice := sorted({*added} & self.taken):
             reason = "the search space of the function has it, and so has the command line; take one of them out"
             raise ConfigError([Mistake(name, reason) for name in twice])
-        return (*self.fixed, *lines, *(f"{name}={_written(value)}" for name, value in added.items()))
+        groups = group_names()
+        more = (phases.encode_override(f"{name}={_written(value)}", groups) for name, value in added.items())
+        return (*self.fixed, *lines, *more)
 
 
 def _written(value: Value) -> str:

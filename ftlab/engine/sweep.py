@@ -57,7 +57,7 @@ def run(given: Arguments, start: Callable[[list[str]], None]) -> int:
     with RunLock(sweep.path, make=True):
         if journal is not None:
             done, count, before = len(sweep.finished()), journal.count or 0, sweep.journal().count or 0
-            added = f", {count - before} are new" if count > before else ""
+            added = f", {count - before} new" if count > before else ""
             another = "" if asked.named else ". run.if_exists=new starts another"
             echo(f"Going on with {sweep.path}: {done} of {count} jobs are finished{added}{another}")
         journal = journal if journal is not None else asked.journal

@@ -131,3 +131,17 @@ def test_what_a_sweep_is_judged_by(line, objectives):
 @pytest.mark.parametrize("line", [f"{OPTUNA} 'lora.r=tag(fast, range(1,4))'", f"{OPTUNA} lora.r=range(4,4)"])
 def test_what_cannot_be_chosen_from_is_told(line, mistakes):
     assert any("no such tag: fast" in one or "nothing in this range" in one for one in mistakes(line))
+
+
+def test_an_experiment_may_choose_the_sweeper_and_what_it_searches(tmp_path, mistakes):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\n# Mine.\ndefaults:\n  - override /hydra/sweeper: optuna\n"
+        "hydra:\n  sweeper:\n    n_trials: 4\n    params:\n      train.learning_rate: tag(log, interval(1e-5, 1e-3))\n"
+    )
+    line = f"--config-dir={tmp_path} experiment=mine"
+    found = sweeps.read(command_line.read(shlex.split(f"-m {line} 'lora.r=int(interval(4, 8))'")))
+    assert found.space is not None and found.journal.count == 4
+    assert [one.name for one in found.space.parameters] == ["train.learning_rate", "lora.r"]
+    assert mistakes(f"-m {line} 'lora.r=int(interval(4, 8))'") == []
+    assert mistakes(f"{line} data.split.validation=none") == [], "a single run of it is judged by nothing"

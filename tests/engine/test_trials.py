@@ -91,7 +91,7 @@ def test_it_finds_better_than_the_worst_again_and_goes_on_with_more(tmp_path, ft
     assert rates(tmp_path / "a") == rates(tmp_path / "b") and losses(tmp_path / "a") == losses(tmp_path / "b")
     assert min(losses(tmp_path / "a")) < max(losses(tmp_path / "a")) - 0.1
     more = ftlab(*search(tmp_path, 7, "hydra.sweep.dir=a"))
-    assert "Going on with a: 6 of 7 jobs are finished, 1 are new" in more.stdout, more.stdout
+    assert "Going on with a: 6 of 7 jobs are finished, 1 new" in more.stdout, more.stdout
     assert more.stdout.count("Finished after") == 1 and rates(tmp_path / "a")[:6] == rates(tmp_path / "b")
     assert [len(run.manifest()["starts"]) for run in runs(tmp_path / "a").values()] == [1] * 7
     other = ftlab(*search(tmp_path, 7, "hydra.sweep.dir=a", "lora.r=4"))
@@ -146,7 +146,7 @@ def test_a_name_takes_more_jobs_and_no_others(tmp_path, ftlab):
     assert ftlab(*given, "lora.r=2,8").returncode == 0
     more = ftlab(*given, "lora.r=2,4,8")
     assert more.returncode == 0, more.stdout + more.stderr
-    assert "Going on with multirun/mine: 2 of 3 jobs are finished, 1 are new" in more.stdout
+    assert "Going on with multirun/mine: 2 of 3 jobs are finished, 1 new" in more.stdout
     folder = tmp_path / "multirun" / "mine"
     ranks = [run.plan().phases[0].config.lora.r for run in runs(folder).values()]
     assert ranks == [2, 8, 4], "numbers stay"

@@ -3,6 +3,7 @@ runs."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -47,6 +48,24 @@ def test_a_sweep_has_the_losses_that_it_has_without_a_cluster(command, tmp_path)
     again = command("-m", *TINY, "lora.r=4,8", "train.learning_rate=1e-3,1e-4", "hydra.sweep.dir=swept")
     assert again.end() == 0
     assert again.output.count("finished already") == 4 and "Submitted" not in again.output
+
+
+@pytest.mark.slurm
+def test_a_search_submits_its_proposals_together_and_learns_from_what_they_came_to(command, tmp_path):
+    rate = "train.learning_rate=tag(log, interval(1e-5, 1e-2))"
+    given = ("-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=2", *TINY, rate,
+             "sweep.objective=loss", "hydra.sweep.dir=swept")  # fmt: skip
+    started = command(*given)
+    assert started.end(900) == 0, started.output
+    assert started.output.count("an array of 2") == 2 and "Best by loss: job " in started.output
+    states = [json.loads(line) for line in (tmp_path / "swept" / "study.jsonl").read_text().splitlines()]
+    told = [line["values"] for line in states if line["op_code"] == 6]
+    losses = [
+        [line["loss"] for line in logged(RunDir.open(tmp_path / "swept" / str(n))) if "loss" in line] for n in range(4)
+    ]
+    assert told == [[loss[-1]] for loss in losses]
+    again = command(*given)
+    assert again.end() == 0 and "4 of 4 jobs are finished" in again.output and "Submitted" not in again.output
 
 
 REWARDS = """
