@@ -45,6 +45,7 @@ NAMES = {
 NEEDS_A_CLUSTER = "hydra/launcher=slurm"  # the script alone is written
 NEEDS_THE_HUB = {"ftlab model=llama3_8b"}  # its config is shown
 NEEDS_DEEPSPEED = "deepspeed=z"  # its config is shown where the package is not installed
+NEEDS_GPUS = "hardware=8x"  # its config is shown
 DOES_NOT_FIT = "This run does not fit"  # what ftlab plan says at its end, with exit code 1
 # Where a page's words are about a run that is there, or about rows of one kind.
 BEFORE = {
@@ -108,7 +109,8 @@ def faults(said: Said) -> list[str]:
 
 def to_type(command: str) -> str:
     """What a user types who has read ``command``: with names of their own, and here few steps of training."""
-    if command in NEEDS_THE_HUB or (NEEDS_DEEPSPEED in command and find_spec("deepspeed") is None):
+    lacks_package = NEEDS_DEEPSPEED in command and find_spec("deepspeed") is None
+    if command in NEEDS_THE_HUB or NEEDS_GPUS in command or lacks_package:
         return f"{command} --cfg job"
     if NEEDS_A_CLUSTER in command and "dry_run" not in command:
         command = f"{command} hydra.launcher.dry_run=true"
