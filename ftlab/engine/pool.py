@@ -20,11 +20,11 @@ from pathlib import Path
 from rich.markup import escape
 
 from ftlab.base.console import Terminal
-from ftlab.base.progress import Bar
 from ftlab.base.terminal import echo_error
 from ftlab.distributed.sharding import needs_launch
 from ftlab.distributed.world import driver_gpus, environment_of_devices, planned_devices, threads_of_rank
 from ftlab.engine import tasks
+from ftlab.engine.live_leaderboard import sweep_progress
 from ftlab.engine.process import Interruption
 from ftlab.engine.shards import Prepared, failure_name
 from ftlab.errors import ConfigError, Mistake, RunDirError
@@ -89,7 +89,7 @@ def train_all(runs: Sequence[_Pooled], options: Gpus, sweep: SweepDir, ended: Ca
     with (
         Interruption(f"Interrupted. {how_to_go_on(sweep)}") as interruption,
         tempfile.TemporaryDirectory(prefix="ftlab-failures-") as failures,
-        Bar(to, "sweep", len(runs), "configs") as bar,
+        sweep_progress(to, sweep, len(runs), "configs") as bar,
     ):
         interruption.is_training = True  # the runs end their steps, and then this does
         pool = _Pool(runs, options, slots, Path(failures), to)

@@ -22,12 +22,12 @@ from rich.markup import escape
 
 from ftlab.base.console import Terminal
 from ftlab.base.numbers import readable
-from ftlab.base.progress import Bar
 from ftlab.base.terminal import echo_error
 from ftlab.config import objectives
 from ftlab.distributed.sharding import needs_launch
 from ftlab.engine import tasks
 from ftlab.engine.early_stopping import Judge
+from ftlab.engine.live_leaderboard import sweep_progress
 from ftlab.engine.process import Interruption, die_with_parent, quiet_libraries
 from ftlab.engine.session import Share
 from ftlab.engine.turns import TURNS
@@ -76,7 +76,7 @@ def train_all(runs: Sequence[Prepared], options: Shards, sweep: SweepDir, ended:
     :raises Interrupted: on a signal, when all of them have saved what they have come to; says how to go on.
     """
     judge = None if options.stop == "none" else _judge(runs, options, sweep)
-    take_turns(runs, options, f"Interrupted. {how_to_go_on(sweep)}", ended, judge)
+    take_turns(runs, options, f"Interrupted. {how_to_go_on(sweep)}", ended, judge, sweep)
 
 
 def _judge(runs: Sequence[Prepared], options: Shards, sweep: SweepDir) -> Callable[[Sequence[_Job]], dict[int, str]]:
@@ -100,10 +100,10 @@ def _judge(runs: Sequence[Prepared], options: Shards, sweep: SweepDir) -> Callab
 
 def take_turns(
     runs: Sequence[Prepared], options: Shards, message: str, ended: Callable[..., None],
-    judge: Callable[[Sequence[_Job]], dict[int, str]] | None = None,
+    judge: Callable[[Sequence[_Job]], dict[int, str]] | None = None, sweep: SweepDir | None = None,
 ) -> None:  # fmt: skip
     """:param message: of the error that is raised when a signal has stopped them. :param judge: says which runs are to
-    be stopped early, whenever a turn has ended.
+    be stopped early, whenever a turn has ended. :param sweep: whose leaderboard is shown meanwhile.
     """
     from ftlab.engine.run import phases_to_run
     from ftlab.model.shared_base import SharedBases
@@ -123,7 +123,8 @@ def take_turns(
 
     for job in jobs:
         job.share.turn.when_over = dismiss
-    with Interruption(message) as interruption, Bar(to, "sweep", len(jobs) * options.shards, "turns") as bar:
+    total = len(jobs) * options.shards
+    with Interruption(message) as interruption, sweep_progress(to, sweep, total, "turns") as bar:
         interruption.is_training = True  # the runs end their steps, and then this does
         while any(job.is_left for job in jobs):
             turn = TURNS.next_without_thread(_GLANCE)

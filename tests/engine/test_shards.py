@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from ftlab.rundir.directory import RunDir
 from ftlab.rundir.sweep import SweepDir
 from ftlab.schema.launchers import Shards
 from tests.runs import BARE, final_hash, held_out, logged, make_run, train_run
+from tests.walkthrough import in_terminal
 from tests.wrappers import STAGES
 
 BASE = (
@@ -79,6 +81,18 @@ def test_each_config_is_what_it_is_alone(stage, method, tmp_path):
     check_equal(tmp_path, configs)
 
 
+@pytest.mark.matrix
+def test_the_leaderboard_is_drawn_anew_on_a_terminal(tmp_path, env):
+    words = ["lora.r=4,8", "train.learning_rate=1e-4,1e-3", *BARE, "train.max_steps=60", "train.logging_steps=1"]
+    command = [sys.executable, "-m", "ftlab", "-m", *words, "hydra/launcher=shards", "hydra.sweep.dir=sweep"]
+    said = in_terminal(shlex.join(command), tmp_path, env, "", timeout=300)
+    assert said.code == 0, said.text
+    frames = "\n".join(said.frames)
+    assert "4 jobs: 1 running, 3 new" in frames and "4 jobs: 4 running" in frames
+    assert "job 4 of 4: lora.r=8 train.learning_rate=0.001: step 60 of 60, loss " in said.text
+
+
+@pytest.mark.matrix
 def test_two_configs_in_turns_are_what_they_are_alone(tmp_path):
     configs = [(*BASE, *different) for different in DIFFERENT[:2]]
     assert take_turns(tmp_path, configs) == []
