@@ -44,9 +44,10 @@ class BetweenSteps(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._turn.step = state.global_step
-        if self._is_turn_over:
+        is_last = self._turn.step == self._turn.steps
+        if is_last or self._is_turn_over:
             self._turn.ended = self._turn.step
-            if self._turn.step < self._turn.steps and self._turn.must_leave:
+            if not is_last and self._turn.must_leave:
                 self._turn.is_given_up = True
                 self._interruption.request(signal.SIGUSR1)
         if self._turn.is_dismissed:
