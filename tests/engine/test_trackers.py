@@ -312,8 +312,8 @@ def test_a_missing_package_is_told_before_training(tmp_path, monkeypatch):
 def test_a_folder_named_wandb_is_no_package(tmp_path, monkeypatch):
     (tmp_path / "wandb_of_mine").mkdir()
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert not packages._is_installed("wandb_of_mine")
-    assert packages._is_installed("wandb")
+    assert not packages.is_installed("wandb_of_mine")
+    assert packages.is_installed("wandb")
 
 
 def test_only_the_first_process_follows(tmp_path, followed, monkeypatch):
