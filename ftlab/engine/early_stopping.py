@@ -26,8 +26,7 @@ class Contestant(Protocol):
 
 
 class Judge:
-    """Compares runs whenever all that are left have come to the next rung. Decisions depend on what was logged up to
-    its step alone, so a sweep that was killed comes to the same.
+    """Compares runs whenever all that are left have come to the next rung, by what was logged up to its step alone.
 
     :param options: of the launcher. :param objective: a key of ``metrics.jsonl``.
     :param folders: of every run of the sweep, also of those that are over.

@@ -123,6 +123,13 @@ def take_turns(
 
     for job in jobs:
         job.share.turn.when_over = dismiss
+
+    def tell() -> None:
+        for index, job in enumerate(jobs):
+            job.tell()
+            for why in job.take_ends():
+                ended(index, **why)
+
     total = len(jobs) * options.shards
     with Interruption(message) as interruption, sweep_progress(to, sweep, total, "turns") as bar:
         interruption.is_training = True  # the runs end their steps, and then this does
@@ -133,11 +140,10 @@ def take_turns(
                     job.stop()
                 else:
                     job.start()
-            for index, job in enumerate(jobs):
-                job.tell()
-                for why in job.take_ends():
-                    ended(index, **why)
+            tell()
             bar.update(sum(job.turns_taken(options.shards) for job in jobs))
+        tell()  # how the last of them ended, which may have been since
+        TURNS.places = None
         if any(job.is_stopped for job in jobs):
             raise KeyboardInterrupt
 
@@ -168,19 +174,25 @@ class _Job:
 
     def start(self) -> None:
         """Begin, or go on with, the run, whose turn it is."""
-        if self._thread is not None:
-            self._thread.join()  # it has left its place, and may be closing its files
+        self._join()
         self._thread = threading.Thread(target=self._work, name=str(self._prepared.path), daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Of a run that has no thread now."""
-        self.is_left = False
+        """End a run that has no place in memory now."""
+        self._join()
         self.is_stopped = self._dismissal is None
+        if self._dismissal is not None:
+            run_dir = RunDir(self._prepared.path)
+            with hold(run_dir):
+                self._record_stop(run_dir)
+        self.is_left = False
         TURNS.cancel(self.share.turn)
-        run_dir = RunDir(self._prepared.path)
-        with hold(run_dir):
-            self._record_stop(run_dir)
+
+    def _join(self) -> None:
+        """Wait for the thread of a run that has left its place, and may be closing its files."""
+        if self._thread is not None:
+            self._thread.join()
 
     def _record_stop(self, run_dir: RunDir) -> None:
         if self._dismissal is not None:

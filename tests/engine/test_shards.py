@@ -17,6 +17,7 @@ import pytest
 from ftlab.engine import shards
 from ftlab.errors import ConfigError
 from ftlab.preflight.sharing import sharing_of
+from ftlab.rundir.checkpoints import checkpoints, is_whole
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.sweep import SweepDir
 from ftlab.schema.launchers import Shards
@@ -177,6 +178,10 @@ def test_those_that_do_badly_are_stopped_and_the_others_do_not_notice(ftlab, tmp
     runs = [RunDir.open(tmp_path / "sweep" / str(number)) for number in range(6)]
     statuses = [run.manifest()["status"] for run in runs]
     assert sorted(statuses) == ["finished"] + 5 * ["stopped"], statuses
+    stopped = [run for run, status in zip(runs, statuses) if status == "stopped"]
+    steps = [[int(path.name.rpartition("-")[2]) for path in checkpoints(run.phase("01-sft")) if is_whole(path)]
+             for run in stopped]  # fmt: skip
+    assert sorted(max(found) for found in steps) == [3, 3, 3, 5, 5], "each stops with a checkpoint of its last step"
     best = statuses.index("finished")
     at_first = {n: next(line["eval_loss"] for line in run.read_metrics() if line["step"] == 2 and "eval_loss" in line)
                 for n, run in enumerate(runs)}  # fmt: skip
@@ -228,18 +233,21 @@ def test_how_many_stay_in_memory():
 
 
 @pytest.mark.kill
-def test_ctrl_c_saves_all_and_the_same_command_goes_on(tmp_path, env):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_ctrl_c_saves_all_and_the_same_command_goes_on(number, tmp_path, env):
+    """After ``kill -9`` from the checkpoints that there are."""
     command = [*COMMAND, "hydra.sweep.dir=sweep"]
     process = subprocess.Popen(
         command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     wait_for_step(tmp_path / "sweep", 5, process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     said = process.communicate(timeout=120)
-    assert process.returncode == 130, said
-    assert "Interrupted. Go on with the same command, or with: ftlab resume sweep" in said[1]
-    begun = [RunDir.open(tmp_path / "sweep" / str(n)) for n in range(4)]
-    assert all(run.manifest()["status"] == "interrupted" for run in begun if run.metrics.exists())
+    if number == signal.SIGINT:
+        assert process.returncode == 130, said
+        assert "Interrupted. Go on with the same command, or with: ftlab resume sweep" in said[1]
+        begun = [RunDir.open(tmp_path / "sweep" / str(n)) for n in range(4)]
+        assert all(run.manifest()["status"] == "interrupted" for run in begun if run.metrics.exists())
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     check_sweep(tmp_path / "sweep")
