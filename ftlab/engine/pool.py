@@ -5,6 +5,7 @@ What a process is handed are run directories: one, or, where those of a device t
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,8 @@ from ftlab.distributed.world import driver_gpus, environment_of_devices, planned
 from ftlab.engine import tasks
 from ftlab.engine.live_leaderboard import sweep_progress
 from ftlab.engine.process import Interruption
-from ftlab.engine.shards import Prepared, failure_name
+from ftlab.engine.shards import failure_name
+from ftlab.engine.work import Prepared, Work
 from ftlab.errors import ConfigError, Mistake, RunDirError
 from ftlab.preflight.directory import how_to_go_on
 from ftlab.preflight.fit import TIGHT
@@ -41,7 +43,7 @@ _TAIL = 1 << 14  # bytes of what a process has printed that hold its last line
 
 
 @dataclass(frozen=True)
-class _Pooled(Prepared):
+class Pooled(Prepared):
     """:param devices: that the run needs at once. :param is_launched: whether it starts processes of its own.
     :param on_cpu: whether its devices are shares of the cores. :param needed: bytes of one device, as predicted.
     :param memory: of one device; None where nobody knows.
@@ -54,7 +56,7 @@ class _Pooled(Prepared):
     memory: float | None
 
 
-def prepare(title: str, run: Run, overrides: Sequence[str], options: Gpus) -> _Pooled:
+def prepare(title: str, run: Run, overrides: Sequence[str], options: Gpus) -> Pooled:
     """Check a run and make its directory.
 
     :raises FtlabError: it cannot run, or is somebody else's.
@@ -69,7 +71,7 @@ def prepare(title: str, run: Run, overrides: Sequence[str], options: Gpus) -> _P
     device = device_of(run, is_here=True)
     path = tasks.prepare(run, overrides, is_here=True).path
     needed = predict(run, device).needed
-    return _Pooled(title, path, count, needs_launch(run), _gpus(run) is None, needed, device.memory)
+    return Pooled(title, path, count, needs_launch(run), _gpus(run) is None, needed, device.memory)
 
 
 def _gpus(run: Run) -> int | None:
@@ -77,39 +79,43 @@ def _gpus(run: Run) -> int | None:
     return None if run.hardware.name == "cpu" else (driver_gpus() or None)
 
 
-def train_all(runs: Sequence[_Pooled], options: Gpus, sweep: SweepDir, ended: Callable[..., None]) -> None:
-    """Train the runs of a sweep. :param ended: is told of one that fails: ``ended(place, error=why)``. All others go
-    on.
+def train_all(work: Work[Pooled], options: Gpus, sweep: SweepDir) -> None:
+    """Train the runs of a sweep. One that fails is recorded; all others go on.
 
     :raises Interrupted: on a signal, when all that were at work have saved; says how to go on.
     """
-    slots = options.devices or _slots(runs)
     to = Terminal(highlight=False, emoji=False)
-    to.print(f"{len(runs)} configs, {slots} at a time", soft_wrap=True)
     with (
         Interruption(f"Interrupted. {how_to_go_on(sweep)}") as interruption,
         tempfile.TemporaryDirectory(prefix="ftlab-failures-") as failures,
-        sweep_progress(to, sweep, len(runs), "configs") as bar,
     ):
+        first = work.take(0)
+        pool = _Pool(options, options.devices or _slots(first), Path(failures), to)
+        pool.add(first)
+        to.print(f"{work.count} configs, {pool.slots} at a time", soft_wrap=True)
         interruption.is_training = True  # the runs end their steps, and then this does
-        pool = _Pool(runs, options, slots, Path(failures), to)
-        while pool.is_left:
-            if interruption.asked_by is not None:
-                pool.stop(interruption.asked_by)
-            pool.start_what_fits()
-            time.sleep(_PAUSE)
-            for place, why in pool.ended():
-                ended(place, error=why)
-            bar.update(pool.done)
+        with sweep_progress(to, sweep, work.count, "configs") as bar:
+            while pool.active or (work.is_open and not interruption.requested):
+                if interruption.asked_by is not None:
+                    pool.stop(interruption.asked_by)
+                pool.start_what_fits()
+                time.sleep(_PAUSE)
+                for run, why in pool.ended():
+                    if why is not None:
+                        work.record(run, error=why)
+                    work.leave(run)
+                if not interruption.requested:
+                    pool.add(work.take(pool.active))
+                bar.update(pool.done)
         if interruption.requested:
             raise KeyboardInterrupt
 
 
-def _slots(runs: Sequence[_Pooled]) -> int:
+def _slots(runs: Sequence[Pooled]) -> int:
     """How many devices there are: GPUs, or, on a CPU, as many configs as there are cores and memory for."""
     gpus = driver_gpus()
-    if gpus and not all(run.on_cpu for run in runs):
-        return gpus
+    if not runs or (gpus and not all(run.on_cpu for run in runs)):
+        return gpus or 1
     most = min(threads_of_rank(1), len(runs))
     memory, needed = runs[0].memory, max(run.needed for run in runs)
     room = most if memory is None else int(TIGHT * memory // needed)
@@ -118,63 +124,74 @@ def _slots(runs: Sequence[_Pooled]) -> int:
 
 @dataclass(frozen=True)
 class _Worker:
-    """A process. :param places: of the runs that it trains. :param devices: by number. :param log: what it prints."""
+    """A process. :param runs: that it trains. :param devices: by number. :param log: what it prints."""
 
     process: subprocess.Popen[bytes]
-    places: tuple[int, ...]
+    runs: tuple[Pooled, ...]
     devices: tuple[int, ...]
     log: Path
 
 
 class _Pool:
-    """Which runs wait, are at work and have ended. :ivar done: how many have ended."""
+    """Which runs wait, are at work and have ended. :ivar slots: how many devices there are. :ivar done: how many have
+    ended."""
 
-    def __init__(self, runs: Sequence[_Pooled], options: Gpus, slots: int, failures: Path, to: Terminal):
-        self._runs, self._options, self._slots, self._failures, self._to = runs, options, slots, failures, to
+    def __init__(self, options: Gpus, slots: int, failures: Path, to: Terminal):
+        self._options, self._failures, self._to = options, failures, to
         self._free = [*range(slots)]
-        self._waiting = deque(self._groups())
+        self._waiting = deque[tuple[Pooled, ...]]()  # each group is for one process
         self._workers: list[_Worker] = []
         self._asked: signal.Signals | None = None
-        self.done = 0
+        self._logs = itertools.count()
+        self.slots, self.done = slots, 0
 
-    def _groups(self) -> Iterator[tuple[int, ...]]:
-        """Places of runs that one process trains."""
+    def add(self, runs: Sequence[Pooled]) -> None:
+        """Let more runs wait. One may need more shares of a CPU than were thought to be needed."""
+        self._waiting += self._groups(runs)
+        if (more := max([self.slots, *(run.devices for run in runs)])) > self.slots:
+            self._free += range(self.slots, more)
+            self.slots = more
+
+    def _groups(self, runs: Sequence[Pooled]) -> Iterator[tuple[Pooled, ...]]:
+        """Those that one process trains."""
         if self._options.shards is None:
-            yield from ((place,) for place in range(len(self._runs)))
+            yield from ((run,) for run in runs)
             return
-        in_turns = [place for place, run in enumerate(self._runs) if not run.is_launched]
-        yield from (tuple(in_turns[first :: self._slots]) for first in range(min(self._slots, len(in_turns))))
-        yield from ((place,) for place, run in enumerate(self._runs) if run.is_launched)
+        in_turns = [run for run in runs if not run.is_launched]
+        processes = len(self._free) or self.slots
+        yield from (tuple(in_turns[first::processes]) for first in range(min(processes, len(in_turns))))
+        yield from ((run,) for run in runs if run.is_launched)
 
     @property
-    def is_left(self) -> bool:
-        return bool(self._waiting or self._workers)
+    def active(self) -> int:
+        """How many are at work, or wait for a device."""
+        at_work = [worker.runs for worker in self._workers]
+        return sum(map(len, [*at_work, *self._waiting]))
 
     def start_what_fits(self) -> None:
         """In their order: a run that needs several devices is not overtaken for ever."""
-        while self._waiting and (count := self._runs[self._waiting[0][0]].devices) <= len(self._free):
-            places, devices = self._waiting.popleft(), tuple(self._free[:count])
+        while self._waiting and (count := self._waiting[0][0].devices) <= len(self._free):
+            runs, devices = self._waiting.popleft(), tuple(self._free[:count])
             del self._free[:count]
-            self._workers.append(self._start(places, devices))
-            for place in places:
-                on = "the CPU" if self._runs[place].on_cpu else f"GPU {', '.join(map(str, devices))}"
-                self._to.print(escape(f"{self._runs[place].title}: running on {on}"), soft_wrap=True)
+            self._workers.append(self._start(runs, devices))
+            for run in runs:
+                on = "the CPU" if run.on_cpu else f"GPU {', '.join(map(str, devices))}"
+                self._to.print(escape(f"{run.title}: running on {on}"), soft_wrap=True)
 
-    def _start(self, places: tuple[int, ...], devices: tuple[int, ...]) -> _Worker:
-        first = self._runs[places[0]]
+    def _start(self, runs: tuple[Pooled, ...], devices: tuple[int, ...]) -> _Worker:
+        first = runs[0]
         command = [sys.executable, "-m", "ftlab.engine.launch", str(first.path)]
         if not first.is_launched:
             turns = ["--shards", str(self._options.shards or 1), "--failures", str(self._failures)]
             turns += ["--resident", str(self._options.resident)] if self._options.resident is not None else []
-            paths = [str(self._runs[place].path) for place in places]
-            command = [sys.executable, "-m", "ftlab.engine.shards", *turns, *paths]
-        log = self._failures / f"{places[0]}.log"
-        environment = os.environ | environment_of_devices(devices, self._slots, first.on_cpu)
+            command = [sys.executable, "-m", "ftlab.engine.shards", *turns, *(str(run.path) for run in runs)]
+        log = self._failures / f"{next(self._logs)}.log"
+        environment = os.environ | environment_of_devices(devices, self.slots, first.on_cpu)
         with log.open("wb") as file:  # a session of its own: what Ctrl-C sends goes through this process alone
             process = subprocess.Popen(
                 command, stdout=file, stderr=subprocess.STDOUT, env=environment, start_new_session=True
             )
-        return _Worker(process, places, devices, log)
+        return _Worker(process, runs, devices, log)
 
     def stop(self, asked_by: signal.Signals) -> None:
         """Let what is at work save and end, and begin nothing more."""
@@ -185,30 +202,28 @@ class _Pool:
                 with suppress(ProcessLookupError):
                     worker.process.send_signal(asked_by)
 
-    def ended(self) -> Iterator[tuple[int, str]]:
-        """Tell of the processes that have ended. Yield the places of runs that failed, and why."""
+    def ended(self) -> Iterator[tuple[Pooled, str | None]]:
+        """Tell of the processes that have ended. Yield their runs, and why one failed."""
         for worker in [worker for worker in self._workers if worker.process.poll() is not None]:
             self._workers.remove(worker)
             self._free = sorted([*self._free, *worker.devices])
-            for place in worker.places:
+            for run in worker.runs:
                 self.done += 1
-                title = self._runs[place].title
-                if (why := self._failure(place, worker)) is None:
-                    self._to.print(escape(f"{title}: finished"), soft_wrap=True)
+                if (why := self._failure(run, worker)) is None:
+                    self._to.print(escape(f"{run.title}: finished"), soft_wrap=True)
                 elif self._asked is None:
-                    echo_error(f"{title} failed:\n{why}")
-                    yield place, why
+                    echo_error(f"{run.title} failed:\n{why}")
+                yield run, why if self._asked is None else None
 
-    def _failure(self, place: int, worker: _Worker) -> str | None:
+    def _failure(self, run: Pooled, worker: _Worker) -> str | None:
         """Why a run is not finished whose process has ended; None where it is."""
-        path = self._runs[place].path
         try:
-            manifest = RunDir(path).manifest()
+            manifest = RunDir(run.path).manifest()
         except RunDirError as error:
             return str(error)
         if manifest.get("status") == "finished":
             return None
-        written = self._failures / failure_name(path)
+        written = self._failures / failure_name(run.path)
         if written.is_file():
             return written.read_text(encoding="utf-8")
         code = worker.process.returncode

@@ -9,14 +9,15 @@ turn is over saves a checkpoint and leaves; in its next turn it goes on from the
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import hashlib
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
@@ -30,7 +31,8 @@ from ftlab.engine.early_stopping import Judge
 from ftlab.engine.live_leaderboard import sweep_progress
 from ftlab.engine.process import Interruption, die_with_parent, quiet_libraries
 from ftlab.engine.session import Share
-from ftlab.engine.turns import TURNS
+from ftlab.engine.turns import TURNS, Turn
+from ftlab.engine.work import Listed, Prepared, Work
 from ftlab.errors import ConfigError, FtlabError, Interrupted, Mistake, RunDirError
 from ftlab.preflight.directory import how_to_go_on
 from ftlab.preflight.fit import size
@@ -43,15 +45,12 @@ from ftlab.rundir.sweep import SweepDir
 from ftlab.schema import Run
 from ftlab.schema.launchers import Shards
 
+if TYPE_CHECKING:
+    from ftlab.model.shared_base import SharedBases
+
 _GLANCE = 0.2  # seconds between two looks at where the runs are
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A run that is ready to begin or to go on. :param title: under which it is told of. :param path: its directory."""
-
-    title: str
-    path: Path
+# Of the runs that are at work, those to stop, each with the reason.
+_Decide = Callable[[Sequence["_Job"]], dict["_Job", str]]
 
 
 def prepare(title: str, run: Run, overrides: Sequence[str], options: Shards) -> Prepared:
@@ -69,87 +68,159 @@ def prepare(title: str, run: Run, overrides: Sequence[str], options: Shards) -> 
     return Prepared(title, tasks.prepare(run, overrides, is_here=True).path)
 
 
-def train_all(runs: Sequence[Prepared], options: Shards, sweep: SweepDir, ended: Callable[..., None]) -> None:
-    """Train the runs of a sweep in turns. :param ended: is told, by its place, of one that fails, ``ended(place,
-    error=why)``, and of one that is stopped early, ``ended(place, stopped=why)``; the others go on.
+def train_all(work: Work[Prepared], options: Shards, sweep: SweepDir) -> None:
+    """Train the runs of a sweep in turns. One that fails or is stopped early is recorded; the others go on.
 
     :raises Interrupted: on a signal, when all of them have saved what they have come to; says how to go on.
     """
-    judge = None if options.stop == "none" else _judge(runs, options, sweep)
-    take_turns(runs, options, f"Interrupted. {how_to_go_on(sweep)}", ended, judge, sweep)
+    judge = None if options.stop == "none" else _judge(options, sweep)
+    take_turns(work, options, f"Interrupted. {how_to_go_on(sweep)}", judge, sweep)
 
 
-def _judge(runs: Sequence[Prepared], options: Shards, sweep: SweepDir) -> Callable[[Sequence[_Job]], dict[int, str]]:
-    """Of the runs that are trained now, those to stop, by their place."""
-    folders = lambda: {number: sweep.run_dir(job) for number, job in sweep.records().items()}  # noqa: E731
-    numbers = {path.absolute(): number for number, path in folders().items()}
-    own = [numbers[run.path.absolute()] for run in runs]
+def _judge(options: Shards, sweep: SweepDir) -> _Decide:
+    """Of the runs that are at work now, those to stop, each with the reason."""
     asked = sweep.journal().objectives
     if len(asked) > 1:
         reason = f"compares by one objective, and {objectives.KEY} names {len(asked)}; use none, or name one"
         raise ConfigError([Mistake("hydra.launcher.stop", reason, options.stop)])
-    objective = asked[0] if asked else objectives.default(RunDir(runs[0].path).plan().phases[0].config)
-    judge = Judge(options, objective, folders)
+    folders = lambda: {number: sweep.run_dir(job) for number, job in sweep.records().items()}  # noqa: E731
+    judges: list[Judge] = []  # one, once there is a run that says what its stage measures
 
-    def decide(jobs: Sequence[_Job]) -> dict[int, str]:
-        found = judge.judge(dict(zip(own, jobs)))
-        return {own.index(number): why for number, why in found.items()}
+    def decide(jobs: Sequence[_Job]) -> dict[_Job, str]:
+        if not judges:
+            objective = asked[0] if asked else objectives.default(jobs[0].configs[0])
+            judges.append(Judge(options, objective, folders))
+        numbers = {path.absolute(): number for number, path in folders().items()}
+        own = {numbers[job.run.path.absolute()]: job for job in jobs}
+        return {own[number]: why for number, why in judges[0].judge(own).items()}
 
     return decide
 
 
 def take_turns(
-    runs: Sequence[Prepared], options: Shards, message: str, ended: Callable[..., None],
-    judge: Callable[[Sequence[_Job]], dict[int, str]] | None = None, sweep: SweepDir | None = None,
-) -> None:  # fmt: skip
+    work: Work[Prepared], options: Shards, message: str, judge: _Decide | None = None, sweep: SweepDir | None = None
+) -> None:
     """:param message: of the error that is raised when a signal has stopped them. :param judge: says which runs are to
     be stopped early, whenever a turn has ended. :param sweep: whose leaderboard is shown meanwhile.
     """
-    from ftlab.engine.run import phases_to_run
-    from ftlab.model.shared_base import SharedBases
-
     quiet_libraries()
-    configs = [[phase.config for phase in phases_to_run(RunDir(one.path))] for one in runs]
-    sharing = sharing_of(configs)
-    TURNS.places = min(options.resident or sharing.places, len(runs))
     to = Terminal(highlight=False, emoji=False)
-    to.print(escape(_plan_line(sharing, TURNS.places, options.shards)), soft_wrap=True)
-    load = SharedBases(config for phases in configs for config in phases).load
-    jobs = [_Job(one, Share(TURNS.reserve(options.shards), load), to) for one in runs]
-
-    def dismiss() -> None:
-        for place, why in judge(jobs).items() if judge is not None else ():
-            jobs[place].dismiss(why)
-
-    for job in jobs:
-        job.share.turn.when_over = dismiss
-
-    def tell() -> None:
-        for index, job in enumerate(jobs):
-            job.tell()
-            for why in job.take_ends():
-                ended(index, **why)
-
-    total = len(jobs) * options.shards
-    with Interruption(message) as interruption, sweep_progress(to, sweep, total, "turns") as bar:
+    with Interruption(message) as interruption:
+        here = _Process(work, options, judge, to)
+        here.take()
         interruption.is_training = True  # the runs end their steps, and then this does
-        while any(job.is_left for job in jobs):
-            turn = TURNS.next_without_thread(_GLANCE)
-            for job in [job for job in jobs if job.share.turn is turn]:
-                if interruption.requested or job.share.turn.is_dismissed:
-                    job.stop()
-                else:
-                    job.start()
-            tell()
-            bar.update(sum(job.turns_taken(options.shards) for job in jobs))
-        tell()  # how the last of them ended, which may have been since
+        with sweep_progress(to, sweep, work.count * options.shards, "turns") as bar:
+            while here.jobs or (work.is_open and not interruption.requested):
+                here.work_on(TURNS.next_without_thread(_GLANCE), interruption.requested)
+                here.tell()
+                here.let_leave(interruption.requested)
+                bar.update(here.turns_taken)
         TURNS.places = None
-        if any(job.is_stopped for job in jobs):
+        if here.is_stopped or (interruption.requested and work.is_open):
             raise KeyboardInterrupt
 
 
-def _plan_line(sharing: Sharing, places: int, shards: int) -> str:
-    many = f"{sharing.runs} configs take turns, {shards} each"
+class _Process:
+    """The runs that are at work in this process.
+
+    :ivar jobs: those that have not left. :ivar is_stopped: a signal has ended one of them.
+    """
+
+    def __init__(self, work: Work[Prepared], options: Shards, judge: _Decide | None, to: Terminal):
+        self._work, self._options, self._judge, self._to = work, options, judge, to
+        self._judging = threading.Lock()  # a run that has ended is judged while the next has its turn
+        self._more_will_come: bool | None = None  # as it is known after the first
+        self._over: set[Path] = set()
+        self.jobs: list[_Job] = []
+        self.is_stopped = False
+
+    @functools.cached_property
+    def _bases(self) -> SharedBases:
+        from ftlab.model.shared_base import SharedBases  # which imports torch: no config is checked after that
+
+        return SharedBases()
+
+    def take(self, place: Turn | None = None) -> None:
+        """Add the runs that have come. :param place: that a run has left, which the first of them gets."""
+        runs = self._work.take(len(self.jobs))
+        for run in runs:
+            count = self._options.shards
+            turn, place = (TURNS.reserve(count) if place is None else TURNS.replace(place, count)), None
+            turn.when_over = self._dismiss
+            self._over.discard(run.path)
+            self.jobs.append(_Job(run, Share(turn, self._bases.load), self._to))
+        if place is not None:
+            TURNS.cancel(place)
+        if runs:
+            self._plan()
+
+    def _plan(self) -> None:
+        """Find out what the runs share, and how many of them fit."""
+        is_first, is_open = self._more_will_come is None, self._work.is_open
+        if self._more_will_come is None:
+            self._more_will_come = is_open
+        sharing = sharing_of([job.configs for job in self.jobs], self._more_will_come)
+        self._bases.shared = sharing.shared
+        TURNS.places = min(self._options.resident or sharing.places, len(self.jobs))
+        for job in self.jobs:
+            job.share.turn.keeps_place = is_open
+        if is_first:
+            line = _plan_line(sharing, TURNS.places, self._options.shards, self._work.count)
+            self._to.print(escape(line), soft_wrap=True)
+
+    def _dismiss(self) -> None:
+        if self._judge is not None:
+            with self._judging:
+                for job, why in self._judge([*self.jobs]).items():
+                    job.dismiss(why)
+
+    def work_on(self, turn: Turn | None, is_interrupted: bool) -> None:
+        """Let the run go on whose turn has come, unless it is to stop."""
+        for job in [job for job in self.jobs if job.share.turn is turn]:
+            if is_interrupted or job.share.turn.is_dismissed:
+                job.stop()
+            else:
+                job.start()
+
+    def tell(self) -> None:
+        """What has become of the runs since the last time."""
+        for job in self.jobs:
+            self._tell(job)
+
+    def _tell(self, job: _Job) -> None:
+        job.tell()
+        for why in job.take_ends():
+            self._work.record(job.run, **why)
+
+    def let_leave(self, is_interrupted: bool) -> None:
+        """Let the runs leave that have ended, and others come. That is one by one, in the order in which they ended:
+        what is known when the next is chosen does not depend on how fast this is."""
+        ended = [job for job in self.jobs if not job.is_left]
+        for job in sorted(ended, key=lambda job: job.share.turn.place_at_end or 0):
+            if not job.is_over:
+                break  # its thread is about to end
+            self._tell(job)
+            self.jobs.remove(job)
+            self._over.add(job.run.path)
+            self.is_stopped |= job.is_stopped
+            self._work.leave(job.run)
+            if is_interrupted:
+                TURNS.cancel(job.share.turn)
+            else:
+                self.take(job.share.turn)
+        if not is_interrupted:
+            self.take()
+
+    @property
+    def turns_taken(self) -> int:
+        at_work = sum(job.turns_taken(self._options.shards) for job in self.jobs)
+        return at_work + self._options.shards * len(self._over)
+
+
+def _plan_line(sharing: Sharing, places: int, shards: int, count: int) -> str:
+    """:param count: of all runs that there are to be."""
+    at_once = f", {sharing.runs} at a time" if count > sharing.runs else ""
+    many = f"{count} configs take turns{at_once}, {shards} each"
     about = f"about {size(sharing.needed(places))} at the peak"
     if sharing.bases:
         about += f", with the base in memory once ({size(sharing.bases)}) and {size(sharing.each)} for each config"
@@ -161,21 +232,29 @@ def _plan_line(sharing: Sharing, places: int, shards: int) -> str:
 
 
 class _Job:
-    """One of the runs. :ivar is_stopped: a signal has ended it. :ivar is_left: it has not come to an end."""
+    """One of the runs.
 
-    def __init__(self, prepared: Prepared, share: Share, to: Terminal):
-        self.share = share
-        self._prepared, self._to = prepared, to
+    :ivar configs: of its phases. :ivar is_stopped: a signal has ended it. :ivar is_over: it has come to an end, and no
+        thread is at work for it.
+    """
+
+    def __init__(self, run: Prepared, share: Share, to: Terminal):
+        from ftlab.engine.run import phases_to_run
+
+        self.run, self.share, self._to = run, share, to
+        self.configs = [phase.config for phase in phases_to_run(RunDir(run.path))]
         self._thread: threading.Thread | None = None
         self._ends: list[dict[str, str]] = []
         self._dismissal: str | None = None
         self._told = 0  # the step that was told last
-        self.is_stopped, self.is_left = False, True
+        self.is_stopped = self.is_over = False
 
     def start(self) -> None:
         """Begin, or go on with, the run, whose turn it is."""
         self._join()
-        self._thread = threading.Thread(target=self._work, name=str(self._prepared.path), daemon=True)
+        if self.is_over:  # it has failed on leaving its place
+            return
+        self._thread = threading.Thread(target=self._work, name=str(self.run.path), daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -183,11 +262,14 @@ class _Job:
         self._join()
         self.is_stopped = self._dismissal is None
         if self._dismissal is not None:
-            run_dir = RunDir(self._prepared.path)
+            run_dir = RunDir(self.run.path)
             with hold(run_dir):
                 self._record_stop(run_dir)
-        self.is_left = False
-        TURNS.cancel(self.share.turn)
+        self._end()
+
+    def _end(self) -> None:
+        self.is_over = True
+        TURNS.end(self.share.turn)
 
     def _join(self) -> None:
         """Wait for the thread of a run that has left its place, and may be closing its files."""
@@ -203,7 +285,11 @@ class _Job:
         self._dismissal = why
         self.share.turn.is_dismissed = True
         self._ends.append({"stopped": why})
-        self._to.print(escape(f"{self._prepared.title}: stopped by {why}"), soft_wrap=True)
+        self._to.print(escape(f"{self.run.title}: stopped by {why}"), soft_wrap=True)
+
+    @property
+    def is_left(self) -> bool:
+        return self.share.turn.place_at_end is None
 
     @property
     def steps(self) -> int:
@@ -216,7 +302,7 @@ class _Job:
     def _work(self) -> None:
         from ftlab.engine.run import execute
 
-        turn, run_dir = self.share.turn, RunDir(self._prepared.path)
+        turn, run_dir = self.share.turn, RunDir(self.run.path)
         try:
             with hold(run_dir):
                 choose_remaining_phases(run_dir)
@@ -235,13 +321,12 @@ class _Job:
             self._fail(f"{type(error).__name__}: {error}", traceback.format_exc())
         gc.collect()  # a trainer, its model and its callbacks know each other
         if not turn.is_given_up:
-            self.is_left = False
-            TURNS.cancel(turn)
+            self._end()
 
     def _fail(self, why: str, told: str) -> None:
         self.share.turn.is_given_up = False
         self._ends.append({"error": why})
-        echo_error(f"{self._prepared.title} failed:\n{told}")
+        echo_error(f"{self.run.title} failed:\n{told}")
 
     def take_ends(self) -> list[dict[str, str]]:
         """Why it failed or was stopped, once."""
@@ -260,12 +345,12 @@ class _Job:
         self._told = turn.ended
         loss = ""
         try:
-            last = RunDir(self._prepared.path).read_last_metrics() or {}
+            last = RunDir(self.run.path).read_last_metrics() or {}
         except RunDirError:  # which ends the run itself, or is put right by it
             last = {}
         if isinstance(last.get("loss"), float):
             loss = f", loss {readable(last['loss'])}"
-        self._to.print(escape(f"{self._prepared.title}: step {turn.ended} of {turn.steps}{loss}"), soft_wrap=True)
+        self._to.print(escape(f"{self.run.title}: step {turn.ended} of {turn.steps}{loss}"), soft_wrap=True)
 
 
 def main() -> int:
@@ -278,15 +363,15 @@ def main() -> int:
     given = parser.parse_args()
     die_with_parent()
     runs = [Prepared(str(path), path) for path in given.run_dirs]
-    failures: list[int] = []
+    failures: list[Prepared] = []
 
-    def failed(place: int, error: str) -> None:
-        failures.append(place)
-        write_atomic(given.failures / failure_name(runs[place].path), error)
+    def failed(run: Prepared, error: str) -> None:
+        failures.append(run)
+        write_atomic(given.failures / failure_name(run.path), error)
 
     options = Shards(shards=given.shards, resident=given.resident, stop="none", factor=2)
     try:
-        take_turns(runs, options, "Interrupted.", failed)
+        take_turns(Listed(runs, failed), options, "Interrupted.")
     except Interrupted as error:
         return error.exit_code
     return 1 if failures else 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from ftlab.distributed.sharding import needs_launch
 from ftlab.distributed.world import planned_layout
 from ftlab.engine import tasks
 from ftlab.engine.summary import next_lines
+from ftlab.engine.work import Prepared, Work
 from ftlab.errors import ConfigError, JobFailedError, Mistake, NotReadyError
 from ftlab.rundir.claim import choose_remaining_phases, hold, named_folder
 from ftlab.rundir.directory import RunDir
@@ -35,12 +36,9 @@ _RANK, _NODE = "ftlab.engine.worker", "ftlab.engine.launch"
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A run that is ready to be submitted. :param title: under which it is told of. :param path: its directory.
-    :param submission: the job that it has in the queue already."""
+class Submittable(Prepared):
+    """A run that is ready to be submitted. :param submission: the job that it has in the queue already."""
 
-    title: str
-    path: Path
     submission: Submission | None = None
 
 
@@ -81,20 +79,20 @@ def submit(run: Run, overrides: Sequence[str], options: Options) -> None:
         to.print(line, soft_wrap=True)
 
 
-def prepare(title: str, run: Run, overrides: Sequence[str], options: Options) -> Prepared:
+def prepare(title: str, run: Run, overrides: Sequence[str], options: Options) -> Submittable:
     """Check a run and make its directory, unless its job is in the queue already.
 
     :raises FtlabError: it cannot run, or is somebody else's.
     """
     path = named_folder(run.run)
     if path is not None and run.run.if_exists == "resume" and (submission := _in_queue(path)) is not None:
-        return Prepared(title or path.name, path, submission)
+        return Submittable(title or path.name, path, submission)
     _resources([run.hardware], options)
     run_dir = tasks.prepare(run, overrides)
-    return Prepared(title or run_dir.path.name, run_dir.path)
+    return Submittable(title or run_dir.path.name, run_dir.path)
 
 
-def _resumed(run: Run) -> Prepared:
+def _resumed(run: Run) -> Submittable:
     if run.run.dir is None:
         raise ConfigError([Mistake("run.dir", "ftlab resume needs the run directory: ftlab resume outputs/my-run")])
     path = Path(run.run.dir).expanduser()
@@ -102,7 +100,7 @@ def _resumed(run: Run) -> Prepared:
     if (submission := _in_queue(run_dir.path)) is None:
         with hold(run_dir):
             choose_remaining_phases(run_dir)
-    return Prepared(run_dir.path.name, run_dir.path, submission)
+    return Submittable(run_dir.path.name, run_dir.path, submission)
 
 
 def _in_queue(path: Path) -> Submission | None:
@@ -114,7 +112,7 @@ def _in_queue(path: Path) -> Submission | None:
     return submission if state is not None and state.is_active else None
 
 
-def run_all(runs: Sequence[Prepared], options: Options, name: Path) -> list[Waited | None]:
+def run_all(runs: Sequence[Submittable], options: Options, name: Path) -> list[Waited | None]:
     """Submit what is not in the queue, and wait for all of it.
 
     :param name: the sweep or run by which the user knows them.
@@ -133,11 +131,13 @@ def run_all(runs: Sequence[Prepared], options: Options, name: Path) -> list[Wait
     return wait(jobs, lambda index, state: failure(runs[index].path, jobs[index][1], state), name)
 
 
-def train_all(runs: Sequence[Prepared], options: Options, sweep: SweepDir, ended: Callable[..., None]) -> None:
-    """As :func:`run_all`, for a launcher. :param ended: is told of each that failed: ``ended(place, error=why)``."""
-    for index, waited in enumerate(run_all(runs, options, sweep.path)):
+def train_all(work: Work[Submittable], options: Options, sweep: SweepDir) -> None:
+    """As :func:`run_all`, for a launcher. Those that failed are recorded."""
+    runs = work.take(0)
+    for run, waited in zip(runs, run_all(runs, options, sweep.path)):
         if waited is not None and waited.failure is not None:
-            ended(index, error=waited.failure)
+            work.record(run, error=waited.failure)
+        work.leave(run)
 
 
 def _batches(paths: Sequence[Path], options: Options) -> Iterator[Batch]:

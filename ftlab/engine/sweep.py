@@ -24,6 +24,7 @@ from ftlab.config.command_line import Arguments
 from ftlab.engine import study, submission, sweep_folder, tasks
 from ftlab.engine.finished import remarks_on_finished
 from ftlab.engine.summary import next_lines
+from ftlab.engine.work import Listed, Prepared
 from ftlab.errors import FtlabError, Interrupted, RunDirError
 from ftlab.planning import make_plan
 from ftlab.preflight.directory import how_to_go_on, resume_command
@@ -84,7 +85,7 @@ def run_job(place: sweeps.Place, cfg: Any, of_hydra: Any) -> None:
 
 def prepare_job(
     place: sweeps.Place, cfg: Any, of_hydra: Any, trains: Any, options: Any
-) -> tuple[JobRecord, Any] | None:
+) -> tuple[JobRecord, Prepared] | None:
     """Make one job's run directory, to be trained in later; None where it is finished or cannot run.
 
     :param trains: the module that does; its ``prepare`` is called here. :param options: of the launcher.
@@ -92,16 +93,18 @@ def prepare_job(
     return attempt(place, cfg, of_hydra, partial(trains.prepare, options=options))
 
 
-def run_prepared(sweep: SweepDir, jobs: Sequence[tuple[JobRecord, Any]], trains: Any, options: Any) -> None:
+def run_prepared(sweep: SweepDir, jobs: Sequence[tuple[JobRecord, Prepared]], trains: Any, options: Any) -> None:
     """Let the jobs of a sweep be trained, wait for them, and write down why one failed.
 
     :raises Interrupted: it was stopped, or the user no longer waits.
     """
 
-    def ended(index: int, **why: str) -> None:
-        sweep.record(jobs[index][0].model_copy(update=why))
+    records = {run.path: job for job, run in jobs}
 
-    trains.train_all([one for _, one in jobs], options, sweep, ended)
+    def record(run: Prepared, **why: str) -> None:
+        sweep.record(records[run.path].model_copy(update=why))
+
+    trains.train_all(Listed([run for _, run in jobs], record), options, sweep)
 
 
 def _train(title: str, run: Run, overrides: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ alone never waits, and nothing is copied. Imports no torch.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import math
 import random
 import threading
@@ -32,6 +33,8 @@ class Turn:
     :ivar is_given_up: the run has left its place in memory to another, and goes on from its checkpoint next.
     :ivar is_dismissed: the run is to stop with its next step. :ivar when_over: is called when a turn has ended, and
         what its steps have come to is logged, by the thread that hands over.
+    :ivar keeps_place: the place among the others is kept when the run has ended, until it is cancelled or replaced.
+    :ivar place_at_end: as which of all runs of the process it ended; None: it has not.
     """
 
     def __init__(self, turns: Turns, count: int | None, is_reserved: bool):
@@ -41,7 +44,8 @@ class Turn:
         self.thread: int | None = None
         self.step = self.steps = self.ended = 0
         self.waited = 0.0
-        self.is_given_up = self.is_dismissed = False
+        self.is_given_up = self.is_dismissed = self.keeps_place = False
+        self.place_at_end: int | None = None
         self.when_over: Callable[[], None] = lambda: None
 
     @property
@@ -83,6 +87,7 @@ class Turns:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._queue: deque[Turn] = deque()  # its first is at work, or about to be
+        self._ends = itertools.count()
         self.places: int | None = None
 
     @property
@@ -104,12 +109,29 @@ class Turns:
             self._queue.append(turn)
         return turn
 
+    def end(self, turn: Turn) -> None:
+        """The run of a turn has come to its end; it may not have begun, and waits for nothing more."""
+        with self._changed:
+            if turn.place_at_end is None:
+                turn.place_at_end = next(self._ends)
+            self._changed.notify_all()
+
     def cancel(self, turn: Turn) -> None:
         """Take a turn back whose run has no thread at work; one that is over is none."""
         with self._changed:
             if turn in self._queue:
                 self._queue.remove(turn)
                 self._changed.notify_all()
+
+    def replace(self, turn: Turn, count: int) -> Turn:
+        """A turn in the place that another has kept, or, where that has none, after those of all others."""
+        with self._changed:
+            if turn not in self._queue:
+                return self.reserve(count)
+            new = Turn(self, count, is_reserved=True)
+            self._queue[self._queue.index(turn)] = new
+            self._changed.notify_all()
+            return new
 
     def next_without_thread(self, seconds: float) -> Turn | None:
         """The turn that has come while its run has no thread: whoever asks has to start one. None: not in so long."""
@@ -122,14 +144,16 @@ class Turns:
             return self._queue[0]
 
     def _lacks_thread(self) -> bool:
-        return bool(self._queue) and self._queue[0].thread is None and not self._queue[0].is_starting
+        first = self._queue[0] if self._queue else None
+        return first is not None and first.thread is None and not first.is_starting and first.place_at_end is None
 
     def next_needs_place(self, turn: Turn) -> bool:
         with self._changed:
             if self.places is None or len(self._queue) < 2 or self._queue[0] is not turn:
                 return False
             in_memory = sum(one.thread is not None for one in self._queue)
-            return self._queue[1].thread is None and in_memory >= self.places
+            is_needed = self._queue[1].thread is None and in_memory >= self.places
+            return is_needed or in_memory > self.places  # which larger ones that came may have made fewer
 
     @contextmanager
     def working(self, turn: Turn) -> Iterator[None]:
@@ -147,8 +171,10 @@ class Turns:
             with self._changed:
                 turn.thread = None
                 self._queue.remove(turn)
-                if turn.is_given_up:
+                if turn.is_given_up or turn.keeps_place:
                     self._queue.append(turn)
+                if not turn.is_given_up:
+                    turn.place_at_end = next(self._ends)
                 self._changed.notify_all()
 
     def hand_over(self, turn: Turn) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable
 from typing import Any
 
 import torch
@@ -17,20 +16,21 @@ from ftlab.schema import Run
 class SharedBases:
     """Gives each run modules of its own over the same frozen tensors.
 
-    :param runs: of the process; a base that only one of them has is that one's alone.
+    :ivar shared: the keys of bases that several runs of the process have, now or later; any other is one run's alone.
+        It may change. A base that is in it no more is let go when the next is loaded.
     """
 
-    def __init__(self, runs: Iterable[Run]) -> None:
-        users = Counter(base_key(run) for run in runs)
-        self._shared = {key for key, count in users.items() if key is not None and count > 1}
+    def __init__(self) -> None:
+        self.shared: frozenset[Hashable] = frozenset()
         self._bases: dict[Hashable, Any] = {}
 
     def load(self, run: Run) -> Any:
         """As :func:`ftlab.model.load.load_model`."""
         key = base_key(run)
-        if key not in self._shared:
+        if key not in self.shared:
             return load_model(run)
         if key not in self._bases:
+            self._bases = {other: base for other, base in self._bases.items() if other in self.shared}
             base = load_model(run)
             if not uses_cpu(run):
                 base.to(torch.accelerator.current_accelerator())  # moved later, each run's would be other tensors

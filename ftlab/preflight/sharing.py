@@ -19,6 +19,7 @@ class Sharing:
     """Bytes of one device. :param bases: of models that several runs have, once each. :param each: what a run holds
     that waits for its turn, at most. :param working: what the run at work holds besides, at most.
     :param memory: of the device; None where nobody knows. :param runs: how many there are.
+    :param shared: the keys of those models.
     """
 
     bases: float
@@ -26,6 +27,7 @@ class Sharing:
     working: float
     memory: float | None
     runs: int
+    shared: frozenset[Hashable]
 
     @property
     def places(self) -> int:
@@ -39,8 +41,9 @@ class Sharing:
         return CONTEXT + self.bases + self.working + places * self.each
 
 
-def sharing_of(configs: Sequence[Sequence[Run]]) -> Sharing:
-    """:param configs: of each run those of its phases."""
+def sharing_of(configs: Sequence[Sequence[Run]], more_will_come: bool = False) -> Sharing:
+    """:param configs: of each run those of its phases. :param more_will_come: runs whose base is then there, also where
+    only one has it now."""
     bases: dict[Hashable, float] = {}
     users: dict[Hashable, int] = {}
     for phases in configs:
@@ -52,11 +55,11 @@ def sharing_of(configs: Sequence[Sequence[Run]]) -> Sharing:
         device = device_of(run, is_here=True)
         predicted, key = predict(run, device), base_key(run)
         weights = sum(value for name, value in predicted.held.items() if name.startswith(_WEIGHTS))
-        is_shared = key is not None and users[key] > 1
+        is_shared = key is not None and (users[key] > 1 or more_will_come)
         if is_shared:
             bases[key] = max(weights, bases.get(key, 0.0))
         held = sum(predicted.held.values())
         each = max(each, held - weights if is_shared else held)
         working = max(working, predicted.total - held)
         memory = device.memory if memory is None or device.memory is None else min(memory, device.memory)
-    return Sharing(sum(bases.values()), each, working, memory, len(configs))
+    return Sharing(sum(bases.values()), each, working, memory, len(configs), frozenset(bases))

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from ftlab.engine import shards
+from ftlab.engine.work import Listed, Prepared
 from ftlab.errors import ConfigError
 from ftlab.preflight.sharing import sharing_of
 from ftlab.rundir.checkpoints import checkpoints, is_whole
@@ -50,12 +51,37 @@ def take_turns(folder: Path, configs: list[tuple[str, ...]], count: int = 8, res
     """Train configs in turns, each in a folder that is called by its number. Return why some failed."""
     failures: list[str] = []
     options = Shards(shards=count, resident=resident, stop="none", factor=2)
-    prepared = []
-    for number, overrides in enumerate(configs):
-        given = (*overrides, f"run.dir={folder / str(number)}")
-        prepared.append(shards.prepare(f"job {number + 1}", make_run(*given), given, options))
-    shards.train_all(prepared, options, SweepDir(folder), lambda place, error: failures.append(f"{place}: {error}"))
+    prepared = [prepare(folder, number, overrides, options) for number, overrides in enumerate(configs)]
+    work = Listed(prepared, lambda run, error: failures.append(f"{run.path.name}: {error}"))
+    shards.train_all(work, options, SweepDir(folder))
     return failures
+
+
+def prepare(folder: Path, number: int, overrides: tuple[str, ...], options: Shards) -> Prepared:
+    given = (*overrides, f"run.dir={folder / str(number)}")
+    return shards.prepare(f"job {number + 1}", make_run(*given), given, options)
+
+
+class Replacements(Listed):
+    """Two configs at a time: whenever one has ended, the next takes its place, and is prepared only then."""
+
+    def __init__(self, folder: Path, configs: list[tuple[str, ...]], options: Shards):
+        super().__init__([], lambda run, **why: self.failures.append(f"{run.path.name}: {why}"))
+        self._prepare = (prepare(folder, n, overrides, options) for n, overrides in enumerate(configs))
+        self._left, self.events, self.failures = len(configs), list[str](), list[str]()
+
+    @property
+    def is_open(self) -> bool:
+        return self._left > 0
+
+    def take(self, active: int) -> list[Prepared]:
+        runs = [*itertools.islice(self._prepare, 2 - active)]
+        self._left -= len(runs)
+        self.events += [f"{run.path.name} begins" for run in runs]
+        return runs
+
+    def leave(self, run: Prepared) -> None:
+        self.events.append(f"{run.path.name} ends")
 
 
 def check_equal(folder: Path, configs: list[tuple[str, ...]]) -> None:
@@ -97,6 +123,20 @@ def test_the_leaderboard_is_drawn_anew_on_a_terminal(tmp_path, env):
 def test_two_configs_in_turns_are_what_they_are_alone(tmp_path):
     configs = [(*BASE, *different) for different in DIFFERENT[:2]]
     assert take_turns(tmp_path, configs) == []
+    check_equal(tmp_path, configs)
+
+
+@pytest.mark.parametrize("resident", [None, pytest.param(1, marks=pytest.mark.matrix)])
+def test_a_config_that_comes_while_others_are_trained_takes_the_place_of_one_that_has_ended(resident, tmp_path):
+    """Of each the weights and measures are what they are alone; the second, of two phases, notices nothing."""
+    two = "phases=[{name: read, stage: pt}, {name: instruct, stage: sft}]"
+    words = (("seed=1",), ("seed=2", two), ("seed=3", "lora.dropout=0.1"), ("method=full",))
+    configs = [(*SHORT, *different) for different in words]
+    options = Shards(shards=4, resident=resident, stop="none", factor=2)
+    work = Replacements(tmp_path, configs, options)
+    shards.train_all(work, options, SweepDir(tmp_path))
+    assert work.failures == []
+    assert work.events == ["0 begins", "1 begins", "0 ends", "2 begins", "1 ends", "3 begins", "2 ends", "3 ends"]
     check_equal(tmp_path, configs)
 
 

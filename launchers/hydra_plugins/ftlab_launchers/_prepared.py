@@ -17,14 +17,13 @@ from omegaconf import DictConfig, open_dict
 class PreparedLauncher(Launcher):
     """Every config is composed, checked and written to its run directory here; what trains is handed that directory.
 
-    :param options: the keys of the launcher's YAML. :cvar trains: the module of the engine that prepares one run, and
-        trains all of them.
+    :cvar trains: the module of the engine that prepares one run, and trains all of them.
     """
 
     trains: str
 
-    def __init__(self, **options: Any):
-        self._options = options
+    def __init__(self, **_: Any):
+        """The keys are read from the config."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self._context, self._config = hydra_context, config
@@ -35,35 +34,49 @@ class PreparedLauncher(Launcher):
         :raises SystemExit: none of them can be trained, or the user no longer waits; it is told.
         """
         try:
-            return self._launch(job_overrides, initial_job_idx)
+            self._begin()
+            prepared, returned = [], []
+            for number, overrides in enumerate(job_overrides, initial_job_idx):
+                done = self._run_job(number, overrides)
+                prepared.append(done.return_value)  # or what went wrong
+                done.status, done.return_value = JobStatus.COMPLETED, None
+                returned.append(done)
+            ready = [one for one in prepared if one is not None]
+            if ready:
+                self._sweep.run_prepared(self._folder, ready, self._trains, self._options)
+            return returned
         except (Exception, KeyboardInterrupt) as error:
             resolve_name("ftlab.base.ending:end_with")(error)
             raise
 
-    def _launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+    def _begin(self) -> None:
         setup_globals()
-        Path(self._config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
-        sweep, sweeps, trains = map(resolve_name, ("ftlab.engine.sweep", "ftlab.config.sweeps", self.trains))
-        options = resolve_name("ftlab.config.launcher:options")(self._config.hydra)
-        prepared, returned = [], []
-        for number, overrides in enumerate(job_overrides, initial_job_idx):
-            config = self._context.config_loader.load_sweep_config(self._config, list(overrides))
-            with open_dict(config):
-                config.hydra.job.id = config.hydra.job.num = number
+        path = Path(self._config.hydra.sweep.dir)
+        path.mkdir(parents=True, exist_ok=True)
+        self._folder = resolve_name("ftlab.rundir.sweep:SweepDir")(path)
+        self._sweep, self._sweeps, self._trains = map(
+            resolve_name, ("ftlab.engine.sweep", "ftlab.config.sweeps", self.trains)
+        )
+        self._options = resolve_name("ftlab.config.launcher:options")(self._config.hydra)
 
-            def prepare(cfg: DictConfig) -> Any:
-                of_hydra = HydraConfig.get()
-                return sweep.prepare_job(sweeps.place(of_hydra), cfg, of_hydra, trains, options)
+    def prepare(self, number: int, overrides: Sequence[str]) -> tuple[Any, Any] | None:
+        """Compose and check one job, and make its run directory, in the main thread; others may be at work meanwhile.
 
-            done = run_job(
-                hydra_context=self._context, task_function=prepare, config=config, job_dir_key="hydra.sweep.dir",
-                job_subdir_key="hydra.sweep.subdir",
-            )  # fmt: skip
-            prepared.append(done.return_value)  # or what went wrong
-            done.status, done.return_value = JobStatus.COMPLETED, None
-            returned.append(done)
-        ready = [one for one in prepared if one is not None]
-        if ready:
-            directory = resolve_name("ftlab.rundir.sweep:SweepDir")(Path(self._config.hydra.sweep.dir))
-            sweep.run_prepared(directory, ready, trains, options)
-        return returned
+        :return: its record and its run; None where it is finished, or cannot run, which is told and written down.
+        """
+        result: tuple[Any, Any] | None = self._run_job(number, overrides).return_value
+        return result
+
+    def _run_job(self, number: int, overrides: Sequence[str]) -> JobReturn:
+        config = self._context.config_loader.load_sweep_config(self._config, list(overrides))
+        with open_dict(config):
+            config.hydra.job.id = config.hydra.job.num = number
+
+        def prepare(cfg: DictConfig) -> Any:
+            of_hydra = HydraConfig.get()
+            return self._sweep.prepare_job(self._sweeps.place(of_hydra), cfg, of_hydra, self._trains, self._options)
+
+        return run_job(
+            hydra_context=self._context, task_function=prepare, config=config, job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+        )  # fmt: skip
