@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
     from optuna.trial import FrozenTrial, Trial
 
-# In a trial: the sweep that it is of, its number there, and that its run was stopped because it did badly.
-_SWEEP, _JOB, _STOPPED = "ftlab sweep", "ftlab job", "ftlab stopped"
+_SWEEP, _JOB = "ftlab sweep", "ftlab job"  # in a trial: the sweep that it is of, and its number there
 _ALONE = "sweep"  # the study's name in a file of its own
 _ONE_SEQUENCE = ("GridSampler", "QMCSampler")  # whose trials are places in a sequence that is drawn once
 
@@ -37,16 +36,13 @@ class Study:
     :param config: the whole config, for a function that adds to the search space.
     :param file: that holds the study, where ``hydra.sweeper.storage`` names no other place.
     :param sweep: what marks the trials that are its own, where several sweeps have one study.
-    :param pruner: Optuna's, which says when a trial does so badly that it is stopped; None: never.
     :raises ConfigError: there is no such storage, or it holds another study.
     """
 
-    def __init__(
-        self, space: Space, objectives: Sequence[Objective], config: Any, file: Path, sweep: str, pruner: Any = None
-    ):
+    def __init__(self, space: Space, objectives: Sequence[Objective], config: Any, file: Path, sweep: str):
         self._space, self._config, self._sweep = space, config, sweep
         self._extend = _function(space)
-        self._study = _open(space, objectives, file, sweep, pruner)
+        self._study = _open(space, objectives, file, sweep)
         self._asked: dict[int, Trial] = {}
 
     def ask(self) -> tuple[int, tuple[str, ...]]:
@@ -62,32 +58,27 @@ class Study:
         return number, self._overrides(number)
 
     def tell(self, number: int, values: Sequence[float] | None) -> None:
-        """What a trial has come to. :param values: by objective; None where it failed, or was stopped."""
+        """What a trial has come to. :param values: by objective; None where it failed."""
+        self._tell(number, values, "FAIL" if values is None else "COMPLETE")
+
+    def stop(self, number: int, measured: tuple[int, float] | None) -> None:
+        """A trial did so badly that whoever ran it has stopped it.
+
+        :param measured: its last step at which the objective was measured, and the value; None: at none.
+        """
+        if measured is not None and len(self._study.directions) == 1:
+            step, value = measured
+            self._live(number).report(value, step)
+        self._tell(number, None, "PRUNED")
+
+    def _tell(self, number: int, values: Sequence[float] | None, state: str) -> None:
         from optuna.samplers import RandomSampler
         from optuna.trial import TrialState
 
-        trial = self._trial(number)
-        without = TrialState.PRUNED if trial.user_attrs.get(_STOPPED) else TrialState.FAIL
         # That of a grid would end Optuna's own loop with the last trial, and there is none.
         self._study.sampler = RandomSampler() if self._space.options.tries_all else _sampler(self._space, number)
-        self._study.tell(trial.number, values, TrialState.COMPLETE if values is not None else without)
+        self._study.tell(self._trial(number).number, values, TrialState[state])
         self._asked.pop(number, None)
-
-    def stop(self, number: int) -> None:
-        """A trial did so badly that whoever ran it has stopped it."""
-        self._live(number).set_user_attr(_STOPPED, True)
-        self.tell(number, None)
-
-    def report(self, number: int, step: int, value: float) -> bool:
-        """What a trial has come to after a step. :return: whether to stop it. With several objectives none is."""
-        if len(self._study.directions) > 1:
-            return False
-        trial = self._live(number)
-        trial.report(value, step)
-        if trial.should_prune():
-            trial.set_user_attr(_STOPPED, True)
-            return True
-        return False
 
     @property
     def count(self) -> int:
@@ -226,7 +217,7 @@ def _callable(found: Any) -> Callable[[Any, Trial], None]:
     return found
 
 
-def _open(space: Space, objectives: Sequence[Objective], file: Path, sweep: str, pruner: Any) -> Any:
+def _open(space: Space, objectives: Sequence[Objective], file: Path, sweep: str) -> Any:
     """:raises ConfigError: there is no such storage, or it holds another study."""
     _quiet()
     import optuna
@@ -236,7 +227,7 @@ def _open(space: Space, objectives: Sequence[Objective], file: Path, sweep: str,
     try:
         study = optuna.create_study(
             storage=_storage(options.storage, file), study_name=name, directions=directions, load_if_exists=True,
-            sampler=_sampler(space, 0), pruner=pruner or optuna.pruners.NopPruner(),
+            sampler=_sampler(space, 0), pruner=optuna.pruners.NopPruner(),
         )  # fmt: skip
     except ConfigError:
         raise

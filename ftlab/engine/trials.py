@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -12,19 +13,30 @@ from typing import Any
 from ftlab.base.terminal import echo, echo_error
 from ftlab.config import search, sweeps
 from ftlab.engine.study import Study
-from ftlab.errors import first_line
+from ftlab.engine.work import Prepared, Work
+from ftlab.errors import ConfigError, RunDirError, first_line
 from ftlab.rundir import summary
+from ftlab.rundir.directory import RunDir
 from ftlab.rundir.sweep import JobRecord, Journal, SweepDir
 
 # Of a launcher: the overrides of each job, and the number of the first.
 Launch = Callable[[Sequence[Sequence[str]], int], Any]
+# Of a job: its number and overrides -> its record and its run; None where there is nothing to train.
+Prepare = Callable[[int, Sequence[str]], "tuple[JobRecord, Prepared] | None"]
 _Proposal = tuple[int, tuple[str, ...]]
 
 
-def run_trials(config: Any, arguments: Sequence[str], launch: Launch) -> None:
-    """Launch trials until there are as many as are wanted, or too many of them have failed.
+def run_trials(
+    config: Any,
+    arguments: Sequence[str],
+    launch: Launch,
+    train: Callable[[Callable[[Prepare], Proposals]], None] | None,
+) -> None:
+    """Run trials until there are as many as are wanted, or too many of them have failed.
 
     :param config: the whole config of the sweep, with Hydra's node. :param arguments: overrides of its jobs.
+    :param launch: trains some jobs and waits for all of them. :param train: of a launcher that takes jobs while it
+        trains others; None: whatever is proposed together is launched together.
     """
     sweep = SweepDir(Path(config.hydra.sweep.dir))
     journal, space = sweep.journal(), search.read(config.hydra, arguments)
@@ -33,12 +45,34 @@ def run_trials(config: Any, arguments: Sequence[str], launch: Launch) -> None:
     trials = Trials(study, sweep, journal, space)
     for number, _ in study.running():  # of an earlier start
         trials.settle(number)
-    while not trials.has_failed() and (batch := trials.next_batch()):
+    if train is not None:
+        _refill(trials, train)
+    else:
+        _launch_batches(trials, launch)
+    trials.tell_failures()
+
+
+def _launch_batches(trials: Trials, launch: Launch) -> None:
+    while not trials.has_failed and (batch := trials.next_batch()):
         for numbers in _consecutive(batch):
             trials.launch(numbers, launch)
         over = [trials.settle(number) for number, _ in batch]
         if not all(over):
             return  # as where only scripts are written
+
+
+def _refill(trials: Trials, train: Callable[[Callable[[Prepare], Proposals]], None]) -> None:
+    """:raises ConfigError: the study cannot go on. What was at work then has ended."""
+    sources: list[Proposals] = []
+
+    def proposals(prepare: Prepare) -> Proposals:
+        sources.append(Proposals(trials, prepare))
+        return sources[0]
+
+    if not trials.has_failed and trials.is_left:
+        train(proposals)
+        if (error := sources[0].error) is not None:
+            raise error
 
 
 @dataclass(frozen=True)
@@ -49,6 +83,11 @@ class Trials:
     sweep: SweepDir
     journal: Journal
     space: search.Space
+
+    @property
+    def is_left(self) -> bool:
+        """Whether there is a trial that is not over, or to be asked for."""
+        return self.study.count < self.space.trials or bool(self.study.running())
 
     def next_batch(self) -> list[_Proposal]:
         """The trials that are to run now: those that an earlier start did not finish, and new ones. Only together they
@@ -66,12 +105,15 @@ class Trials:
             begun = self.sweep.records()
             for number, overrides in batch:
                 if number not in begun:
-                    job = JobRecord(
-                        number=number, overrides=sweeps.identity(overrides), directory=str(number),
-                        error=f"{type(error).__name__}: {first_line(error)}",
-                    )  # fmt: skip
-                    self.sweep.record(job)
-                    echo_error(f"job {number + 1} failed: {job.error}")
+                    self.record_failure(number, overrides, error)
+
+    def record_failure(self, number: int, overrides: Sequence[str], error: Exception) -> None:
+        """Write down that a trial could not even begin."""
+        why = f"{type(error).__name__}: {first_line(error)}"
+        self.sweep.record(
+            JobRecord(number=number, overrides=sweeps.identity(overrides), directory=str(number), error=why)
+        )
+        echo_error(f"job {number + 1} failed: {why}")
 
     def settle(self, number: int) -> bool:
         """Tell the study what a trial has come to. :return: whether it is over."""
@@ -80,7 +122,7 @@ class Trials:
             return False
         run = summary.summarize(self.sweep.run_dir(job))
         if job.stopped is not None:
-            self.study.stop(number)
+            self.study.stop(number, self._last_measured(self.sweep.run_dir(job)))
             return True
         if run.status != "finished":
             if job.error is not None:
@@ -95,14 +137,86 @@ class Trials:
             self.study.tell(number, [value for value in values.values() if value is not None])
         return True
 
+    def _last_measured(self, path: Path) -> tuple[int, float] | None:
+        """The step at which a run has logged the objective last, and the value."""
+        try:
+            lines = [line for line in RunDir(path).read_metrics() if self.journal.objectives[0].measure in line]
+        except RunDirError:  # which its run tells
+            return None
+        return (lines[-1]["step"], float(lines[-1][self.journal.objectives[0].measure])) if lines else None
+
+    @property
     def has_failed(self) -> bool:
-        """Whether more trials have failed than are allowed to, which is told."""
-        failed, wanted, allowed = len(self.study.failed), self.space.trials, self.space.options.max_failure_rate
-        if failed <= allowed * wanted:
-            return False
-        told = f"{failed} of {wanted} trials have failed, more than {search.NODE}.max_failure_rate={allowed:g} allows"
-        echo_error(f"The sweep ends here: {told}. The same command with a higher rate goes on.")
-        return True
+        """Whether more trials have failed than are allowed to."""
+        return len(self.study.failed) > self.space.options.max_failure_rate * self.space.trials
+
+    def tell_failures(self) -> None:
+        """Say so where there are too many."""
+        if self.has_failed:
+            failed, wanted, allowed = len(self.study.failed), self.space.trials, self.space.options.max_failure_rate
+            told = (
+                f"{failed} of {wanted} trials have failed, more than {search.NODE}.max_failure_rate={allowed:g} allows"
+            )
+            echo_error(f"The sweep ends here: {told}. The same command with a higher rate goes on.")
+
+
+class Proposals(Work[Prepared]):
+    """The trials of a search, so many at a time: whenever one has ended, the study is told of it and asked for another.
+
+    :param prepare: makes the run of a trial. :ivar error: why the study cannot go on.
+    """
+
+    def __init__(self, trials: Trials, prepare: Prepare):
+        self._trials, self._prepare = trials, prepare
+        self._begun = deque(trials.study.running())  # by an earlier start, which did not come to their end
+        self._count = len(self._begun) + trials.space.trials - trials.study.count
+        self._jobs: dict[Path, JobRecord] = {}
+        self.error: ConfigError | None = None
+
+    @property
+    def is_open(self) -> bool:
+        left = bool(self._begun) or self._trials.study.count < self._trials.space.trials
+        return left and self.error is None and not self._trials.has_failed
+
+    @property
+    def count(self) -> int:
+        return self._count
+
+    def take(self, active: int) -> list[Prepared]:
+        runs: list[Prepared] = []
+        while active + len(runs) < self._trials.space.options.n_jobs and self.is_open:
+            if (proposal := self._next()) is not None and (job := self._job(*proposal)) is not None:
+                record, run = job
+                self._jobs[run.path] = record
+                runs.append(run)
+        return runs
+
+    def _next(self) -> _Proposal | None:
+        """None where the study cannot go on."""
+        if self._begun:
+            return self._begun.popleft()
+        try:
+            return self._trials.study.ask()
+        except ConfigError as error:
+            self.error = error
+            return None
+
+    def _job(self, number: int, overrides: Sequence[str]) -> tuple[JobRecord, Prepared] | None:
+        """None where there is nothing to train, which the study is told."""
+        try:
+            job = self._prepare(number, overrides)
+        except Exception as error:
+            self._trials.record_failure(number, overrides, error)
+            job = None
+        if job is None:
+            self._trials.settle(number)
+        return job
+
+    def record(self, run: Prepared, **why: str) -> None:
+        self._trials.sweep.record(self._jobs[run.path].model_copy(update=why))
+
+    def leave(self, run: Prepared) -> None:
+        self._trials.settle(self._jobs[run.path].number)
 
 
 def _consecutive(batch: Sequence[_Proposal]) -> list[list[_Proposal]]:

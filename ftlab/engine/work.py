@@ -75,7 +75,7 @@ class Listed(Work[RunT]):
 
 
 class Combined(Work[RunT]):
-    """Several sources, each of which hears of its own runs. The first is asked first."""
+    """Several sources, in the order in which they are asked. What becomes of a run the one hears that gave it first."""
 
     def __init__(self, *sources: Work[RunT]):
         self._sources = sources
@@ -93,7 +93,8 @@ class Combined(Work[RunT]):
         runs: list[RunT] = []
         for source in self._sources:
             new = source.take(active + len(runs))
-            self._source_of.update((run.path, source) for run in new)
+            for run in new:
+                self._source_of.setdefault(run.path, source)
             runs += new
         return runs
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -13,14 +14,18 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
+Prepare = Callable[[int, Sequence[str]], Any]  # of the number of a job, and its overrides
+
 
 class PreparedLauncher(Launcher):
     """Every config is composed, checked and written to its run directory here; what trains is handed that directory.
 
-    :cvar trains: the module of the engine that prepares one run, and trains all of them.
+    :cvar trains: the module of the engine that prepares one run, and trains all of them. :cvar takes_more: whether it
+        takes runs while it trains others.
     """
 
     trains: str
+    takes_more = False
 
     def __init__(self, **_: Any):
         """The keys are read from the config."""
@@ -33,8 +38,7 @@ class PreparedLauncher(Launcher):
 
         :raises SystemExit: none of them can be trained, or the user no longer waits; it is told.
         """
-        try:
-            self._begin()
+        with self._told():
             prepared, returned = [], []
             for number, overrides in enumerate(job_overrides, initial_job_idx):
                 done = self._run_job(number, overrides)
@@ -44,7 +48,29 @@ class PreparedLauncher(Launcher):
             ready = [one for one in prepared if one is not None]
             if ready:
                 self._sweep.run_prepared(self._folder, ready, self._trains, self._options)
-            return returned
+        return returned
+
+    def train(self, work_of: Callable[[Prepare], Any]) -> None:
+        """Train jobs that come while others are being trained. What became of each is in the sweep's folder.
+
+        :param work_of: gives where they come from, as :mod:`ftlab.engine.work` has it, for what prepares one of them:
+            composes and checks it, makes its run directory, and returns its record and its run; None where it is
+            finished or cannot run, which is told and written down. That is done in the main thread.
+        :raises SystemExit: as :meth:`launch` does.
+        """
+
+        def prepare(number: int, overrides: Sequence[str]) -> Any:
+            return self._run_job(number, overrides).return_value
+
+        with self._told():
+            self._trains.train_all(work_of(prepare), self._options, self._folder)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """An error ends the process, and is told."""
+        try:
+            self._begin()
+            yield
         except (Exception, KeyboardInterrupt) as error:
             resolve_name("ftlab.base.ending:end_with")(error)
             raise
@@ -58,14 +84,6 @@ class PreparedLauncher(Launcher):
             resolve_name, ("ftlab.engine.sweep", "ftlab.config.sweeps", self.trains)
         )
         self._options = resolve_name("ftlab.config.launcher:options")(self._config.hydra)
-
-    def prepare(self, number: int, overrides: Sequence[str]) -> tuple[Any, Any] | None:
-        """Compose and check one job, and make its run directory, in the main thread; others may be at work meanwhile.
-
-        :return: its record and its run; None where it is finished, or cannot run, which is told and written down.
-        """
-        result: tuple[Any, Any] | None = self._run_job(number, overrides).return_value
-        return result
 
     def _run_job(self, number: int, overrides: Sequence[str]) -> JobReturn:
         config = self._context.config_loader.load_sweep_config(self._config, list(overrides))

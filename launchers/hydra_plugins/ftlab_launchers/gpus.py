@@ -12,3 +12,4 @@ class GpusLauncher(PreparedLauncher):
     """:param options: the keys of ``conf/hydra/launcher/gpus.yaml``."""
 
     trains = "ftlab.engine.pool"
+    takes_more = True

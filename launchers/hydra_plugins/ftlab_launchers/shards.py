@@ -12,3 +12,4 @@ class ShardsLauncher(PreparedLauncher):
     """:param options: the keys of ``conf/hydra/launcher/shards.yaml``."""
 
     trains = "ftlab.engine.shards"
+    takes_more = True

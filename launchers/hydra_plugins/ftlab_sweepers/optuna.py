@@ -12,6 +12,7 @@ from typing import Any
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
+from hydra_plugins.ftlab_launchers._prepared import PreparedLauncher
 from omegaconf import DictConfig
 
 
@@ -33,7 +34,9 @@ class OptunaSweeper(Sweeper):
         :raises SystemExit: a job was stopped, or the study cannot go on; it is told.
         """
         try:
-            resolve_name("ftlab.engine.trials:run_trials")(self._config, arguments, self._launcher.launch)
+            launcher = self._launcher
+            train = launcher.train if isinstance(launcher, PreparedLauncher) and launcher.takes_more else None
+            resolve_name("ftlab.engine.trials:run_trials")(self._config, arguments, launcher.launch, train)
         except Exception as error:
             resolve_name("ftlab.base.ending:end_with")(error)
             raise
