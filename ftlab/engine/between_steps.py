@@ -29,6 +29,8 @@ class BetweenSteps(TrainerCallback):
         self._interruption.is_training = True
         self._begun = self._turn.step = state.global_step
         self._turn.steps = state.max_steps
+        if self._turn.first is None:
+            self._turn.first = state.global_step
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._interruption.is_training = False

@@ -87,11 +87,12 @@ def _judge(options: Shards, sweep: SweepDir) -> _Decide:
     judges: list[Judge] = []  # one, once there is a run that says what its stage measures
 
     def decide(jobs: Sequence[_Job]) -> dict[_Job, str]:
-        if not judges:
-            objective = asked[0] if asked else objectives.default(jobs[0].configs[0])
-            judges.append(Judge(options, objective, folders))
         numbers = {path.absolute(): number for number, path in folders().items()}
         own = {numbers[job.run.path.absolute()]: job for job in jobs}
+        if not judges:
+            objective = asked[0] if asked else objectives.default(jobs[0].configs[0])
+            together = [number for number, job in own.items() if not job.share.turn.is_watched]
+            judges.append(Judge(options, objective, folders, together))
         return {own[number]: why for number, why in judges[0].judge(own).items()}
 
     return decide
@@ -143,10 +144,12 @@ class _Process:
     def take(self, place: Turn | None = None) -> None:
         """Add the runs that have come. :param place: that a run has left, which the first of them gets."""
         runs = self._work.take(len(self.jobs))
+        # Those that are all there at the beginning wait for each other at each rung, and need not end turns when alone.
+        is_watched = self._judge is not None and (self._more_will_come is not None or self._work.is_open)
         for run in runs:
             count = self._options.shards
             turn, place = (TURNS.reserve(count) if place is None else TURNS.replace(place, count)), None
-            turn.when_over = self._dismiss
+            turn.when_over, turn.is_watched = self._dismiss, is_watched
             self._over.discard(run.path)
             self.jobs.append(_Job(run, Share(turn, self._bases.load), self._to))
         if place is not None:
@@ -294,6 +297,10 @@ class _Job:
     @property
     def steps(self) -> int:
         return self.share.turn.steps
+
+    @property
+    def first(self) -> int | None:
+        return self.share.turn.first
 
     @property
     def ended(self) -> int:

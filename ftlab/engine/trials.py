@@ -109,9 +109,10 @@ class Trials:
 
     def record_failure(self, number: int, overrides: Sequence[str], error: Exception) -> None:
         """Write down that a trial could not even begin."""
-        why = f"{type(error).__name__}: {first_line(error)}"
+        why, there = f"{type(error).__name__}: {first_line(error)}", self.sweep.records().get(number)
+        directory = there.directory if there is not None else str(number)
         self.sweep.record(
-            JobRecord(number=number, overrides=sweeps.identity(overrides), directory=str(number), error=why)
+            JobRecord(number=number, overrides=sweeps.identity(overrides), directory=directory, error=why)
         )
         echo_error(f"job {number + 1} failed: {why}")
 

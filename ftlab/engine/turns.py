@@ -28,11 +28,13 @@ class Turn:
     """A run's part of the process's time.
 
     :param count: how many turns the steps of a phase are divided into; None: as many as there are steps.
-    :ivar step: of the phase at work, the last that has ended; :ivar steps: how many it has.
+    :ivar step: of the phase at work, the last that has ended; :ivar steps: how many it has. :ivar first: the step that
+        the first of its phases went on from in this process.
     :ivar ended: the step that the last turn ended with. :ivar waited: seconds in which others were at work.
     :ivar is_given_up: the run has left its place in memory to another, and goes on from its checkpoint next.
     :ivar is_dismissed: the run is to stop with its next step. :ivar when_over: is called when a turn has ended, and
         what its steps have come to is logged, by the thread that hands over.
+    :ivar is_watched: a turn ends after its steps also while no other run waits.
     :ivar keeps_place: the place among the others is kept when the run has ended, until it is cancelled or replaced.
     :ivar place_at_end: as which of all runs of the process it ended; None: it has not.
     """
@@ -43,8 +45,9 @@ class Turn:
         self.is_starting = False
         self.thread: int | None = None
         self.step = self.steps = self.ended = 0
+        self.first: int | None = None
         self.waited = 0.0
-        self.is_given_up = self.is_dismissed = self.keeps_place = False
+        self.is_given_up = self.is_dismissed = self.is_watched = self.keeps_place = False
         self.place_at_end: int | None = None
         self.when_over: Callable[[], None] = lambda: None
 
@@ -58,7 +61,7 @@ class Turn:
         """Whether the turn ends with the last step. That depends on its number alone, so that a run that is continued
         has the same turns."""
         length = 1 if self._count is None else math.ceil(self.steps / self._count)
-        return self.is_wanted and self.step % length == 0
+        return (self.is_wanted or self.is_watched) and self.step % length == 0
 
     @property
     def must_leave(self) -> bool:
@@ -67,8 +70,9 @@ class Turn:
 
     def let_others_work(self) -> None:
         """Let each of the others have its turn. To be called where nothing is half done, as between two steps."""
-        if self.is_wanted:
+        if self.is_wanted or self.is_watched:
             self.when_over()
+        if self.is_wanted:
             begun = time.monotonic()
             self._turns.hand_over(self)
             self.waited += time.monotonic() - begun

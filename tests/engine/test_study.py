@@ -24,9 +24,9 @@ def asked(line: str = LINE) -> sweeps.Sweep:
     return sweeps.read(command_line.read(shlex.split(f"-m hydra/sweeper=optuna {line}")))
 
 
-def opened(file: Path, line: str = LINE, objectives=LOSS, sweep: str = "mine", **more) -> Study:
+def opened(file: Path, line: str = LINE, objectives=LOSS, sweep: str = "mine") -> Study:
     found = asked(line)
-    return Study(found.space, objectives, found.config, file, sweep, **more)
+    return Study(found.space, objectives, found.config, file, sweep)
 
 
 def loss(overrides) -> float:
@@ -91,18 +91,27 @@ def test_a_trial_without_values_has_failed_and_the_others_go_on(tmp_path):
     assert trials.failed == [0] and len(run(trials, 3)) == 3 and trials.count == 4
 
 
-def test_a_trial_that_does_badly_is_told_to_stop(tmp_path):
+def test_a_trial_that_was_stopped_is_no_failure_and_what_it_came_to_is_learned_from(tmp_path):
+    """Of twelve, all but those near the best learning rate are stopped with the value that they had come to."""
     import optuna
 
-    trials = opened(tmp_path / "study.jsonl", pruner=optuna.pruners.MedianPruner(n_startup_trials=2))
-    for value in (1.0, 1.1, 0.9):
-        number, _ = trials.ask()
-        assert not trials.report(number, 5, value)
-        trials.tell(number, [value])
+    trials = opened(tmp_path / "study.jsonl")
+    for _ in range(12):
+        number, overrides = trials.ask()
+        if (value := loss(overrides)) > 0.5:
+            trials.stop(number, (3, value))
+        else:
+            trials.tell(number, [value])
     number, _ = trials.ask()
-    assert trials.report(number, 5, 9.0)
-    opened(tmp_path / "study.jsonl").tell(number, None)
-    assert opened(tmp_path / "study.jsonl").failed == [], "it was stopped, which is no failure"
+    trials.stop(number, None)
+    assert trials.failed == [] and trials.running() == [] and trials.count == 13
+    states = [trial.state.name for trial in trials._study.trials]
+    assert states[-1] == "PRUNED" and states.count("PRUNED") > 2 and "COMPLETE" in states
+    stopped = [trial for trial in trials._study.trials[:-1] if trial.state is optuna.trial.TrialState.PRUNED]
+    assert all(trial.intermediate_values == {3: trial.value} for trial in stopped)
+    later = run(opened(tmp_path / "study.jsonl"), 12)
+    at_random = run(opened(tmp_path / "random.jsonl", f"{LINE} hydra/sweeper/sampler=random"), 25)
+    assert sum(map(loss, later)) < sum(map(loss, at_random[13:]))
 
 
 def test_two_sweeps_in_one_storage_have_trials_of_their_own_and_learn_from_all(tmp_path):

@@ -188,3 +188,111 @@ def test_a_search_that_is_killed_has_the_trials_of_one_that_was_not(tmp_path, ft
         assert final_hash(run) == final_hash(theirs) and logged(run) == logged(theirs)
         assert len(run.manifest()["starts"]) == (2 if number == 3 else 1), "nothing twice"
     assert len(runs(folder)) == 4
+
+
+# --- a trial that has ended is replaced at once ----------------------------------------------------------------------
+
+TURNS = ("hydra/launcher=shards", "hydra.launcher.shards=4", "train.max_steps=8", "eval.steps=2")
+
+
+def spans(folder: Path) -> dict[int, tuple[float, float]]:
+    """Of each trial the times of its first and its last line."""
+    times = {number: [line["time"] for line in run.read_metrics()] for number, run in runs(folder).items()}
+    return {number: (min(found), max(found)) for number, found in times.items()}
+
+
+def most_at_once(folder: Path) -> int:
+    found = spans(folder)
+    return max(sum(first <= moment <= last for first, last in found.values()) for moment, _ in found.values())
+
+
+def states_of(folder: Path) -> dict[int, dict]:
+    """What the study was told of each trial. 1, 2 and 3 are Optuna's for complete, pruned and failed."""
+    lines = [json.loads(line) for line in (folder / "study.jsonl").read_text().splitlines()]
+    return {line["trial_id"]: line for line in lines if line["op_code"] == 6}
+
+
+def statuses(folder: Path) -> list[str]:
+    return [run.manifest()["status"] for run in runs(folder).values()]
+
+
+def test_the_place_of_a_trial_that_is_stopped_is_taken_at_once_and_the_study_learns_of_it(tmp_path, ftlab):
+    words = search(tmp_path, 5, "hydra.sweeper.n_jobs=3", *TURNS, "hydra.launcher.stop=asha", "hydra.launcher.factor=2")
+    done = ftlab(*words, "hydra.sweep.dir=sweep")
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = tmp_path / "sweep"
+    assert "5 configs take turns, 3 at a time, 4 each: about " in done.stdout
+    assert sorted({*statuses(folder)}) == ["finished", "stopped"] and len(statuses(folder)) == 5, done.stdout
+    found, first = spans(folder), statuses(folder).index("stopped")
+    assert found[first][1] < found[3][0], "a trial that was chosen when the first was stopped"
+    others = [last for number, (_, last) in found.items() if number < 3 and number != first]
+    assert found[3][0] < max(others), "and that began while those of the beginning were at work"
+    assert most_at_once(folder) == 3
+    told = states_of(folder)
+    for number, run in runs(folder).items():
+        lines = [line for line in run.read_metrics() if "eval_loss" in line]
+        is_over = run.manifest()["status"] == "finished"
+        assert told[number]["state"] == (1 if is_over else 2)
+        assert is_over or told[number]["values"] == [lines[-1]["eval_loss"]]
+
+
+@pytest.mark.matrix
+def test_in_turns_the_same_command_proposes_and_stops_the_same(tmp_path, ftlab):
+    more = ("hydra.sweeper.n_jobs=3", *TURNS, "hydra.launcher.stop=asha", "hydra.sweeper.sampler.n_startup_trials=3")
+    for name in "ab":
+        done = ftlab(*search(tmp_path, 9, *more), f"hydra.sweep.dir={name}")
+        assert done.returncode == 0, done.stdout + done.stderr
+    a, b = tmp_path / "a", tmp_path / "b"
+    assert rates(a) == rates(b) and statuses(a) == statuses(b)
+    for number, run in runs(a).items():
+        assert logged(run) == logged(runs(b)[number])
+
+
+@pytest.mark.matrix
+def test_on_several_devices_a_trial_begins_when_another_ends(tmp_path, ftlab):
+    """Of three, the long one is at work while the two others follow each other."""
+    more = ("hydra.sweeper.n_jobs=2", "hydra/launcher=gpus", "hydra.launcher.devices=2", "hardware=cpu")
+    grid = ("hydra/sweeper/sampler=grid", "train.max_steps=2,3,300", "train.learning_rate=1e-4")
+    done = ftlab(*search(tmp_path, 3), *more, *grid, "hydra.sweep.dir=sweep")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 configs, 2 at a time" in done.stdout
+    found = spans(tmp_path / "sweep")
+    steps = [run.plan().phases[0].config.train.max_steps for run in runs(tmp_path / "sweep").values()]
+    assert sorted(steps) == [2, 3, 300] and sorted(statuses(tmp_path / "sweep")) == ["finished"] * 3
+    first, last = found[2][0], [found[0][1], found[1][1]]
+    assert min(last) < first and (first < max(last) or steps[2] == 300)
+
+
+@pytest.mark.kill
+def test_a_search_in_turns_that_is_killed_goes_on_with_what_was_at_work(tmp_path, ftlab, env):
+    """Trials that are over stay what they are, those at work keep number and values; who goes on is as it is alone."""
+    given = search(tmp_path, 6, "hydra.sweeper.n_jobs=3", *TURNS, "hydra.launcher.stop=asha", "hydra.launcher.factor=2",
+                   "train.max_steps=40", "eval.steps=10", "train.save_steps=5")  # fmt: skip
+    folder = tmp_path / "sweep"
+    line = [sys.executable, "-m", "ftlab", *given, "hydra.sweep.dir=sweep"]
+    process = subprocess.Popen(line, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not [*folder.glob("3/phases/*/checkpoint-5/checkpoint.json")]:  # it took the place of one that was stopped
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before, begun = SweepDir(folder).records(), rates(folder)
+    over = {number for number, job in before.items() if job.stopped is not None}
+    assert over and len(before) < 6
+    done = ftlab(*given, "hydra.sweep.dir=sweep")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert rates(folder)[: len(begun)] == begun and len(runs(folder)) == 6
+    after = SweepDir(folder).records()
+    assert all(after[number] == before[number] for number in over)
+    assert len(states_of(folder)) == 6 and {line["state"] for line in states_of(folder).values()} == {1, 2}
+    for number, run in runs(folder).items():
+        starts = len(run.manifest()["starts"])
+        assert starts == (2 if number in before and number not in over else 1), "nothing twice"
+        if run.manifest()["status"] == "finished":
+            rate = f"train.learning_rate={rates(folder)[number]!r}"
+            words = [word for word in given[1:] if not word.startswith(("hydra", "train.learning_rate"))]
+            alone = ftlab(*words, rate, f"run.dir=alone-{number}")
+            assert alone.returncode == 0, alone.stderr
+            theirs = RunDir.open(tmp_path / f"alone-{number}")
+            assert final_hash(run) == final_hash(theirs) and logged(run) == logged(theirs)
