@@ -19,6 +19,7 @@ TASKS = {
     "ls": "ftlab.use.ls:ls",
     "report": "ftlab.use.report.command:report",
     "slurm": "ftlab.use.slurm:slurm",
+    "control": "ftlab.use.control:control",
     "diff": "ftlab.use.diff:diff",
     "plan": "ftlab.use.plan:plan",
     "explain": "ftlab.use.explain:explain",

@@ -1,4 +1,5 @@
-"""What a run does between two steps: it stops when it has been asked to, and lets other runs of the process work."""
+"""What a run does between two steps: it stops when it has been asked to, obeys its user, and lets other runs of the
+process work."""
 
 from __future__ import annotations
 
@@ -7,8 +8,11 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from ftlab.engine.control import Control
 from ftlab.engine.session import Session
 from ftlab.engine.trackers.rates import Rates
+
+_SIGNALS = 256  # more than there are
 
 
 class BetweenSteps(TrainerCallback):
@@ -16,10 +20,11 @@ class BetweenSteps(TrainerCallback):
     does a run whose turn is over and whose place in memory another needs. Waiting for other runs is neither work nor
     training.
 
-    :param rates: measure how fast the run trains.
+    :param rates: measure how fast the run trains. :param control: what the user asks for meanwhile.
     """
 
-    def __init__(self, session: Session, rates: Rates):
+    def __init__(self, session: Session, rates: Rates, control: Control):
+        self._control = control
         self._interruption, self._turn, self._clock, self._rates, self._ranks = (
             session.interruption, session.turn, session.clock, rates, session.ranks,
         )  # fmt: skip
@@ -31,6 +36,7 @@ class BetweenSteps(TrainerCallback):
         self._turn.steps = state.max_steps
         if self._turn.first is None:
             self._turn.first = state.global_step
+        self._control.begin(args, state, kwargs["lr_scheduler"], kwargs["optimizer"])
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._interruption.is_training = False
@@ -54,11 +60,16 @@ class BetweenSteps(TrainerCallback):
                 self._interruption.request(signal.SIGUSR1)
         if self._turn.is_dismissed:
             self._interruption.request(signal.SIGUSR1)
-        agreed = self._ranks.greatest(int(self._interruption.asked_by or 0))
-        if agreed:
-            if not self._interruption.requested:
-                self._interruption.request(signal.Signals(agreed))
+        asked_by = int(self._interruption.asked_by or 0)
+        # One number says both. Where one process has read more than another was asked, that has its turn a step later.
+        lines, agreed = divmod(self._ranks.greatest(_SIGNALS * self._control.lines + asked_by), _SIGNALS)
+        if agreed and not self._interruption.requested:
+            self._interruption.request(signal.Signals(agreed))
+        if self._control.obey(lines, args, state, control) or agreed:
             control.should_save = control.should_training_stop = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._control.saved(state)
 
     @property
     def _is_turn_over(self) -> bool:

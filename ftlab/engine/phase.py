@@ -150,6 +150,7 @@ class PhaseRun:
 
         from ftlab.engine import stopping
         from ftlab.engine.between_steps import BetweenSteps
+        from ftlab.engine.control import Control
         from ftlab.engine.handshake import Handshake
         from ftlab.engine.measuring import Measuring, kept_samples
         from ftlab.engine.metrics_log import Advance, Metrics
@@ -167,7 +168,8 @@ class PhaseRun:
         rates = make_rates(self.config, self.model, self.parameters, prepared.train)
         steps_before = session.steps_before()
         metrics = Metrics(session, self.phase.name, rates, checkpoint is not None)
-        trainer = self._trainer(prepared, [BetweenSteps(session, rates), rates, metrics])
+        between_steps = BetweenSteps(session, rates, Control(session, self.phase.name, self.config))
+        trainer = self._trainer(prepared, [between_steps, rates, metrics])
         total = _total_steps(trainer)
         with self.output.console.status("wrapping the model"):  # DeepSpeed compiles for a minute, once, on a CPU
             trainer.wrap(total)

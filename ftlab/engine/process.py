@@ -63,6 +63,7 @@ class Interruption:
         self._message = message
         self._signal: signal.Signals | None = None
         self._is_urgent = False
+        self.status = "interrupted"  # of the run that it ends
         self.is_training = False
         self._is_in_main_thread = False
 
@@ -91,6 +92,14 @@ class Interruption:
         self._is_urgent |= self.requested and number == signal.SIGINT
         self._signal = number
         return self._is_in_main_thread and (self._is_urgent or not self.is_training)
+
+    def end(self, status: str, message: str) -> None:
+        """Let the run stop as if it had been asked to, by its user's own word.
+
+        :param status: that its manifest gets. :param message: of the error that leaves the context.
+        """
+        self.status, self._message = status, message
+        self.request(signal.SIGINT if not self.requested else self._signal or signal.SIGINT)
 
     def check(self) -> None:
         """:raises KeyboardInterrupt: the run has been asked to stop, and need not finish a step first."""

@@ -17,6 +17,7 @@ from rich.markup import escape
 from ftlab.distributed.failures import describe_missing, misses_another
 from ftlab.distributed.ranks import Ranks
 from ftlab.engine import starts, summary
+from ftlab.engine.control import check_state
 from ftlab.engine.finished import remarks_on_finished
 from ftlab.engine.hooks import PhaseHooks
 from ftlab.engine.phase import PhaseRun
@@ -56,6 +57,7 @@ def execute(
             if differs is not None:
                 session.output.say(f"[yellow]{escape(differs)}[/yellow]")
         with _ending(session):
+            check_state(session)
             for phase in _chosen(session.plan, left, part):
                 if session.has_several_phases:
                     session.output.say(f"\n[bold]phase {escape(phase.name)}[/bold]")
@@ -139,7 +141,7 @@ def _ending(session: Session) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        manifest.record(status="interrupted", seconds=session.clock.seconds())
+        manifest.record(status=session.interruption.status, seconds=session.clock.seconds())
         raise
     except FtlabError as error:
         session.output.note(str(error))

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import itertools
 import os
+import shutil
 from pathlib import Path
 
 
@@ -31,6 +32,27 @@ def move_folder(writing: Path, path: Path) -> None:
     sync(writing)
     writing.replace(path)
     _sync(path.parent)
+
+
+def link_folder(folder: Path, path: Path) -> None:
+    """Have the files of a folder in another place too, which stays when they are removed from the first: as links to
+    the same bytes, where the file system can, else as copies. Whole or not at all; nothing that is there is replaced.
+    """
+    if path.is_dir():
+        return
+    writing = temporary_folder(path)
+    shutil.rmtree(writing, ignore_errors=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(folder, writing, copy_function=_link)
+    move_folder(writing, path)
+
+
+def _link(source: str, target: str) -> str:
+    try:
+        Path(target).hardlink_to(source)
+    except OSError:
+        shutil.copy2(source, target)
+    return target
 
 
 def _sync(path: Path) -> None:

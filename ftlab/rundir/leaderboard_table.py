@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ftlab.base.console import Terminal
 
 COLOURS = {
-    "finished": "green", "running": "cyan", "stopped": "yellow", "interrupted": "yellow", "new": "yellow",
+    "finished": "green", "running": "cyan", "stopped": "yellow", "paused": "yellow", "interrupted": "yellow", "new": "yellow",
     "waiting": "dim", "killed": "red", "failed": "red", "unreadable": "red",
 }  # fmt: skip
 _NONE = "-"

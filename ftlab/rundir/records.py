@@ -56,6 +56,30 @@ class Start(Record):
     time: Time
 
 
+class Obeyed(Record):
+    """What a user asked for while a run was at work (:mod:`ftlab.rundir.control`). :param line: of the journal, from 0;
+    -1 of what a clone has from its parent. :param step: of the phase, after which it was obeyed.
+    :param values: of ``set``, what keys are since then. :param before: what they had been."""
+
+    line: int
+    verb: str
+    phase: str
+    step: Count
+    values: dict[str, float] = {}
+    before: dict[str, float] = {}
+
+
+class Clone(Record):
+    """Of a run that began with the weights of another. :param run: its directory, as seen from this one's.
+    :param step: of its phase. :param learning_rate: that its schedule was made for; None where the clone has its own.
+    """
+
+    run: str
+    phase: str
+    step: Count
+    learning_rate: float | None = None
+
+
 class ManifestRecord(Record):
     """``manifest.json``. Of a run that has only just begun, nothing is there yet."""
 
@@ -73,6 +97,8 @@ class ManifestRecord(Record):
     packages: dict[str, Any] | None = None
     machine: dict[str, Any] | None = None
     git: dict[str, Any] | None = None
+    control: list[Obeyed] = []
+    clone: Clone | None = None
 
 
 class LineRecord(Record):

@@ -75,7 +75,8 @@ class LsTask(TaskGroup):
     folder: str
     sort: str | None
     status: (
-        Literal["running", "finished", "stopped", "interrupted", "failed", "killed", "new", "unreadable", "waiting"]
+        Literal["running", "finished", "stopped", "paused", "interrupted", "failed", "killed", "new", "unreadable",
+                "waiting"]
         | None
     )
     format: Literal["table", "json"]
@@ -93,6 +94,17 @@ class ReportTask(TaskGroup):
 class SlurmTask(TaskGroup):
     name: Literal["slurm"]
     action: Literal["status", "cancel"]
+
+
+class ControlTask(TaskGroup):
+    name: Literal["control"]
+    verb: Literal["list", "pause", "resume", "stop", "set", "clone"]
+    job: Positive | None
+    changes: tuple[str, ...]
+    schedule: Literal["continue", "restart"]
+    weights: Literal["parent", "scratch"]
+    wait: NonNegativeFloat
+    format: Literal["table", "json"]
 
 
 class DiffTask(TaskGroup):
@@ -129,6 +141,7 @@ Task = Annotated[
     | LsTask
     | ReportTask
     | SlurmTask
+    | ControlTask
     | DiffTask
     | PlanTask
     | EnvTask

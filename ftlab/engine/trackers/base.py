@@ -56,7 +56,7 @@ class Tracker(Protocol):
         """Generations. :param samples: ``prompt``, ``expected`` and ``answer`` of each."""
 
     def finish(self, status: str) -> None:
-        """:param status: as in the manifest: finished, stopped, interrupted or failed."""
+        """:param status: as in the manifest: finished, stopped, paused, interrupted or failed."""
 
 
 def scalars(line: Mapping[str, Any], has_phases: bool) -> dict[str, float]:
