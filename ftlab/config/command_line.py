@@ -6,7 +6,7 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,8 @@ _OPEN = re.compile(
     r"^(data\.(golden\.)?(columns|tags)|model\.recommended\.learning_rate|hydra\.launcher\.additional_parameters)[.=]"
 )
 
+# A task with this key takes every KEY=VALUE that is no key of its own as what something else is to be.
+_CHANGES = "changes"
 LAUNCHED = ("train", "resume")  # tasks that a launcher may be given; all others run here
 
 
@@ -137,6 +139,7 @@ def read(argv: Sequence[str]) -> Arguments:
         takes = " ".join(f"<{key}>" for key in declared["words"]) or "no bare words"
         raise ConfigError([Mistake(" ".join(words), f"ftlab {task} takes {takes}; a value is given as key=value.")])
     own = declared.keys() - {"name", "words"}
+    overrides, changes = _changes_apart(overrides, own) if _CHANGES in own else (overrides, [])
     overrides += [_flag_override(flag, declared) for flag in switches]
     overrides = [path_override(override) for override in overrides]
     overrides = [f"++{o}" if _OPEN.match(o) else o for o in overrides]
@@ -151,7 +154,14 @@ def read(argv: Sequence[str]) -> Arguments:
     if task != "train" and not named:
         overrides.insert(0, f"task={task}")
     overrides += _word_overrides(declared["words"], words)
+    overrides += [f"task.{_CHANGES}=[{','.join(map(text, changes))}]"] if changes else []
     return Arguments(task, tuple(flags), tuple(overrides))
+
+
+def _changes_apart(overrides: Sequence[str], own: Collection[str]) -> tuple[list[str], list[str]]:
+    """:param own: the task's keys. :return: the overrides of this command, and what it is to change."""
+    is_own = re.compile(rf"\+*(task[.=]|run\.dir=|({'|'.join(own)})=)")
+    return [o for o in overrides if is_own.match(o)], [o for o in overrides if not is_own.match(o)]
 
 
 def _word_overrides(declared: Sequence[str], words: Sequence[str]) -> Iterator[str]:

@@ -19,6 +19,7 @@ from ftlab.planning import make_plan
 from ftlab.preflight import check as preflight
 from ftlab.preflight import fit
 from ftlab.rundir.claim import choose_remaining_phases, claim, hold, lengthen
+from ftlab.rundir.control import ControlJournal
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.extension import LENGTH
 from ftlab.rundir.start_folder import in_start_folder
@@ -73,6 +74,8 @@ def resume(run: Run, overrides: Sequence[str], hooks: PhaseHooks | None = None) 
         if lengths:
             lengthen(run_dir, run.train, lengths)
         choose_remaining_phases(run_dir)
+        if (journal := ControlJournal(run_dir.path)).state() is not None:
+            journal.append("resume")
         try:
             preflight.check_plan(run_dir.plan())
         except (DataError, NotReadyError) as error:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from ftlab.base.console import Terminal
 
 COLOURS = {
-    "finished": "green", "running": "cyan", "stopped": "yellow", "paused": "yellow", "interrupted": "yellow", "new": "yellow",
-    "waiting": "dim", "killed": "red", "failed": "red", "unreadable": "red",
+    "finished": "green", "running": "cyan", "stopped": "yellow", "paused": "yellow", "interrupted": "yellow",
+    "new": "yellow", "waiting": "dim", "killed": "red", "failed": "red", "unreadable": "red",
 }  # fmt: skip
 _NONE = "-"
 _BETWEEN = 2  # cells between columns

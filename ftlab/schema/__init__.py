@@ -30,6 +30,7 @@ from ftlab.schema.model import Architecture, Lora, Method, Model, Quant, Recomme
 from ftlab.schema.stages import DpoStage, GrpoStage, KtoStage, OrpoStage, PpoStage, PtStage, RmStage, SftStage, Stage
 from ftlab.schema.sweep import SweepKeys
 from ftlab.schema.tasks import (
+    ControlTask,
     DiffTask,
     EnvTask,
     ExplainTask,
@@ -53,6 +54,7 @@ __all__ = [
     "CHOOSING",
     "OPERATIONAL",
     "Architecture",
+    "ControlTask",
     "Data",
     "Deepspeed",
     "DiffTask",

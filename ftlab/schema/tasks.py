@@ -75,8 +75,18 @@ class LsTask(TaskGroup):
     folder: str
     sort: str | None
     status: (
-        Literal["running", "finished", "stopped", "paused", "interrupted", "failed", "killed", "new", "unreadable",
-                "waiting"]
+        Literal[
+            "running",
+            "finished",
+            "stopped",
+            "paused",
+            "interrupted",
+            "failed",
+            "killed",
+            "new",
+            "unreadable",
+            "waiting",
+        ]
         | None
     )
     format: Literal["table", "json"]

@@ -16,7 +16,13 @@ from ftlab.rundir.compare import flatten
 _KEY = "ftlab_key"  # the tag that a run is found by
 _AT_ONCE = 100  # parameters that MLflow takes in one call
 _LONGEST = 6000  # characters of a parameter
-_STATUS = {"finished": "FINISHED", "stopped": "FINISHED", "paused": "KILLED", "interrupted": "KILLED", "failed": "FAILED"}
+_STATUS = {
+    "finished": "FINISHED",
+    "stopped": "FINISHED",
+    "paused": "KILLED",
+    "interrupted": "KILLED",
+    "failed": "FAILED",
+}
 # A server that does not answer must not hold up training; MLflow itself would try for minutes.
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
