@@ -30,7 +30,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ftlab.engine.turns import TURNS
+from ftlab.engine.turns import TURNS, Turn
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.files import sha256
 from ftlab.rundir.names import TIMES
@@ -136,14 +136,14 @@ def turn_milliseconds(turns: int = 2000) -> float:
     torch.rand(1)
     took: list[float] = []
 
-    def work() -> None:
-        with TURNS.taking() as turn:
+    def work(turn: Turn) -> None:
+        with turn.at_work():
             begun = time.perf_counter()
             for _ in range(turns):
                 turn.let_others_work()
             took.append(time.perf_counter() - begun)
 
-    threads = [threading.Thread(target=work) for _ in range(2)]
+    threads = [threading.Thread(target=work, args=(TURNS.reserve(turns),)) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -154,7 +154,13 @@ def turn_milliseconds(turns: int = 2000) -> float:
 def reference_forwards(steps: int) -> list[str]:
     """Sets of reference log-probabilities that three configs of dpo compute: those of the first alone, of the training
     and of the validation split."""
-    words = ["stage=dpo", "data=preferences", "lora.r=4,8,16", f"train.max_steps={steps // 8}", *QUIET]
+    words = [
+        "stage=dpo",
+        "data=preferences",
+        "train.learning_rate=1e-4,3e-4,1e-3",
+        f"train.max_steps={steps // 8}",
+        *QUIET,
+    ]
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as cache:
         command(["-m", *words, "hydra/launcher=shards", "hydra.sweep.dir=sweep"], folder, {"FTLAB_CACHE": cache})
         computed = [*Path(cache).glob("**/reference/*.npy")]

@@ -150,6 +150,13 @@ def identity(overrides: Sequence[str]) -> tuple[str, ...]:
     return tuple(phases.decode_override(line) for line in overrides if not _is_beside(line))
 
 
+def clone_lines(journal: Journal, number: int) -> list[str]:
+    """The overrides of a job that was added as a clone, as Hydra takes them. :param number: of the job."""
+    assert journal.jobs is not None, "its sweep knows its jobs"
+    of_sweep = [line for line in journal.overrides if _key(line).startswith("sweep.")]
+    return [*of_sweep, *journal.jobs[number]]
+
+
 def _is_beside(line: str) -> bool:
     return _key(line) == "run.if_exists" or _key(line).startswith(_BESIDE)
 

@@ -9,7 +9,7 @@ from typing import Any
 from rich.markup import escape
 
 from ftlab.engine.session import Session
-from ftlab.rundir.control import Command, ControlJournal, state_after
+from ftlab.rundir.control import Command, ControlJournal, state_after, value_of
 from ftlab.rundir.files import link_folder
 from ftlab.rundir.records import Obeyed
 from ftlab.schema import Run
@@ -123,8 +123,7 @@ class Control:
     def _value(self, key: str) -> float:
         """What a key is now: as it was set last, or as the config has it."""
         last = [done.values[key] for done in self._of_phase() if key in done.values]
-        group, _, name = key.partition(".")
-        return last[-1] if last else getattr(getattr(self._config, group), name)
+        return last[-1] if last else value_of(self._config, key)
 
     def _set(self, done: Obeyed, args: Any, state: Any) -> None:
         for key, value in done.values.items():

@@ -50,7 +50,7 @@ def _joined(sweep: SweepDir, asked: Sweep) -> Journal:
         trials = here.search.trials
         return newer.model_copy(update={"search": there.search.model_copy(update={"trials": trials})})
     if there.jobs is not None and here.jobs is not None:
-        jobs = with_new_jobs(there.jobs, here.jobs)
+        jobs = with_new_jobs(there, here.jobs)
         if jobs is not None:
             return newer.model_copy(update={"jobs": jobs})
     elsewhere = {"sweep.name": "another sweep.name", "hydra.sweep.dir": "another folder with hydra.sweep.dir=FOLDER"}
@@ -63,7 +63,7 @@ def _joined(sweep: SweepDir, asked: Sweep) -> Journal:
 def _what(journal: Journal) -> str:
     if journal.search is not None:
         return "jobs that its sweeper chooses"
-    return f"{len(journal.jobs)} jobs" if journal.jobs else "jobs that a sweeper chooses"
+    return f"{len(journal.asked or ())} jobs" if journal.jobs else "jobs that a sweeper chooses"
 
 
 def _difference(there: Journal, here: Journal) -> str:
@@ -77,5 +77,5 @@ def _difference(there: Journal, here: Journal) -> str:
             f"{' '.join(side) or 'nothing'} {where}" for side, where in zip(sides, ("there", "here"))
         )
     asked = [sorted(job) for job in here.jobs or ()]
-    missing = next((job for job in there.jobs or () if sorted(job) not in asked), None)
+    missing = next((job for job in there.asked or () if sorted(job) not in asked), None)
     return f"; here is none with {' '.join(missing)}" if missing is not None and asked else ""

@@ -17,10 +17,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ftlab.rundir.documents import open_regular, parse_line
+from ftlab.schema import Run
 
 JOURNAL = "control.jsonl"
 Verb = Literal["pause", "resume", "stop", "set", "clone"]
 Schedule = Literal["continue", "restart"]
+Weights = Literal["parent", "scratch"]
 # What a run may change between two steps, of its config.
 IN_FLIGHT = (
     "train.learning_rate", "train.weight_decay", "train.max_grad_norm", "train.logging_steps", "train.save_steps",
@@ -31,15 +33,22 @@ IN_FLIGHT = (
 class Command(BaseModel):
     """A line of the journal.
 
-    :param time: when it was asked for, as ISO 8601 has it. :param values: of ``set``, by key.
-    :param job: of ``clone``, the number in its sweep that the new run has.
+    :param time: when it was asked for, as ISO 8601 has it.
+    :param values: of ``set``, by key; of a ``clone`` that begins with an adapter the rank and the alpha that it is to
+        have.
+    :param overrides: of ``clone``: those of the new run, as they would be typed. :param changes: of them, those that
+        were asked for. :param schedule: of ``clone``: whether it goes on with its parent's steps, optimizer and order
+        of rows, or begins with its weights alone. :param weights: whether it has any of its parent's.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     verb: Verb
     time: str
     values: dict[str, float] = {}
-    job: int | None = None
+    overrides: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
+    schedule: Schedule = "continue"
+    weights: Weights = "parent"
 
 
 @dataclass(frozen=True)
@@ -90,6 +99,12 @@ class ControlJournal:
     def state(self) -> Literal["paused", "stopped"] | None:
         """What a run is to be that is not at work; None: it may go on."""
         return state_after(self.read())
+
+
+def value_of(config: Run, key: str) -> Any:
+    """What a config has for one of :data:`IN_FLIGHT`."""
+    group, _, name = key.partition(".")
+    return getattr(getattr(config, group), name)
 
 
 def state_after(commands: Sequence[Command | None]) -> Literal["paused", "stopped"] | None:

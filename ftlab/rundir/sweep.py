@@ -52,6 +52,24 @@ class Search(_Written):
     trials: int
 
 
+class Clone(_Written):
+    """A job that its user has asked for while the sweep was at work: another one with changes.
+
+    :param parent: the number of the other. :param line: of its journal that asks for it. :param schedule: ``continue``
+        with its steps and its optimizer, or ``restart``. :param weights: ``parent`` or ``scratch``.
+    :param changes: what was asked to be different, as it was typed.
+    :param phase, step: of the parent, where it was cloned; None of one that begins from scratch.
+    """
+
+    parent: int
+    line: int
+    schedule: str
+    weights: str
+    changes: tuple[str, ...] = ()
+    phase: str | None = None
+    step: int | None = None
+
+
 class Journal(_Written):
     """What a sweep is. Written before its first job begins.
 
@@ -59,6 +77,7 @@ class Journal(_Written):
     :param folder: that relative paths start from.
     :param jobs: the overrides of each; None where only the sweeper knows.
     :param objectives: what they are compared by; empty where that follows from what they have measured.
+    :param clones: of the jobs, by number, those that were added to what was asked for.
     """
 
     overrides: tuple[str, ...]
@@ -67,6 +86,14 @@ class Journal(_Written):
     jobs: Jobs | None
     search: Search | None = None
     objectives: tuple[Objective, ...] = ()
+    clones: dict[int, Clone] = {}
+
+    @property
+    def asked(self) -> Jobs | None:
+        """The jobs without clones: those of the command line."""
+        if self.jobs is None:
+            return None
+        return tuple(job for number, job in enumerate(self.jobs) if number not in self.clones)
 
     @property
     def count(self) -> int | None:
@@ -118,6 +145,10 @@ class SweepDir:
     def study(self) -> Path:
         """What a sweeper keeps of its trials, where it is told no other place."""
         return self.path / "study.jsonl"
+
+    def clone_start(self, number: int) -> Path:
+        """The weights that a clone begins with which does not go on with its parent's steps."""
+        return self.path / "clones" / f"job-{number}"
 
     def record(self, job: JobRecord) -> None:
         write_atomic(self._job_file(job.number), mask_secrets(json.dumps(job.model_dump(), indent=2)) + "\n")
@@ -191,7 +222,7 @@ def unfinished_sweeps(folder: Path, asked: Journal) -> Iterator[SweepDir]:
 def is_same_sweep(ours: Journal, theirs: Journal) -> bool:
     """Whether two sweeps have the same jobs, or choose them from the same by the same."""
     if ours.search is None or theirs.search is None:
-        return ours.search is theirs.search and is_same(ours.jobs, theirs.jobs)
+        return ours.search is theirs.search and is_same(ours.asked, theirs.asked)
     return _sorted([ours.search.space]) == _sorted([theirs.search.space]) and ours.objectives == theirs.objectives
 
 
@@ -200,20 +231,20 @@ def is_same(ours: Jobs | None, theirs: Jobs | None) -> bool:
     return None not in (ours, theirs) and _sorted(ours or ()) == _sorted(theirs or ())
 
 
-def with_new_jobs(ours: Jobs, asked: Jobs) -> Jobs | None:
+def with_new_jobs(ours: Journal, asked: Jobs) -> Jobs | None:
     """The jobs that a sweep has, which keep their numbers, and after them those that are asked for and are not there.
 
     The order says nothing: the same command, given again once jobs were added, has another than the numbers.
 
-    :return: None where not all that are there are asked for.
+    :return: None where not all that are there are asked for, clones aside.
     """
-    left, new = _sorted(ours), []
+    left, new = _sorted(ours.asked or ()), []
     for job, key in zip(asked, _sorted(asked)):
         if key in left:
             left.remove(key)
         else:
             new.append(job)
-    return (*ours, *new) if not left else None
+    return (*(ours.jobs or ()), *new) if not left else None
 
 
 def numbers(jobs: Jobs, asked: Sequence[Sequence[str]]) -> list[int]:

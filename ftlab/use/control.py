@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Sequence
+from contextlib import chdir
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +14,11 @@ from rich.text import Text
 
 from ftlab.base.console import Terminal
 from ftlab.base.terminal import echo
+from ftlab.config import command_line, sweeps
+from ftlab.config.check import check
+from ftlab.config.clones import clone_mistakes, clone_overrides, origin
+from ftlab.config.command_line import Arguments
+from ftlab.config.compose import select_loader, validate
 from ftlab.config.in_flight import read_values
 from ftlab.errors import ConfigError, Mistake, RunDirError
 from ftlab.rundir.control import ControlJournal, Verb
@@ -22,9 +28,11 @@ from ftlab.rundir.leaderboard_table import show
 from ftlab.rundir.lock import is_held
 from ftlab.rundir.plan import Phase
 from ftlab.rundir.records import Obeyed
+from ftlab.rundir.start_folder import sweep_start_folder
 from ftlab.rundir.summary import summarize
-from ftlab.rundir.sweep import SweepDir, is_sweep
+from ftlab.rundir.sweep import JobRecord, SweepDir, is_sweep
 from ftlab.schema import ControlTask, Run
+from ftlab.schema.launchers import Gpus, Shards
 
 _PAUSE = 0.1  # seconds between two looks at a run
 _JOB = "task.job"
@@ -61,6 +69,9 @@ def control(run: Run, overrides: Sequence[str]) -> None:
         _list(folder, task)
         return
     target = _target(folder, task)
+    if task.verb == "clone":
+        _clone(SweepDir(folder), target, task)
+        return
     _check_state(target, task.verb)
     if task.verb == "set":
         values = read_values(task.changes, _phase(target.run_dir).config)
@@ -116,6 +127,84 @@ def _check_state(target: _Target, verb: str) -> None:
         reason = f"cannot be done: {target.name} is paused already"
     if reason is not None:
         raise ConfigError([Mistake("task.verb", reason, verb)])
+
+
+# --- clones ----------------------------------------------------------------------------------------------------------
+
+
+def _clone(sweep: SweepDir, target: _Target, task: ControlTask) -> None:
+    """:raises ConfigError: the sweep takes no new jobs, or this one cannot be."""
+    job = _check_clonable(sweep, target, task)
+    parent = _phase_of_clone(target)
+    with chdir(sweep_start_folder(sweep) or Path.cwd()):
+        overrides = clone_overrides([*job.overrides, *_set_before(target.run_dir)], _encoded(task.changes))
+        config = _composed(sweep, overrides)
+    if mistakes := clone_mistakes(parent, config, task.changes, task.schedule, task.weights):
+        raise ConfigError(mistakes)
+    is_adapter = config.method.name == "lora"
+    line = target.journal.append(
+        "clone", overrides=overrides, changes=_encoded(task.changes), schedule=task.schedule, weights=task.weights,
+        values={"lora.r": config.lora.r, "lora.alpha": config.lora.alpha} if is_adapter else {},
+    )  # fmt: skip
+    until = time.monotonic() + task.wait
+    while (number := _clone_number(sweep, job.number, line)) is None and time.monotonic() < until:
+        time.sleep(_PAUSE)
+    if number is None:
+        echo(f"{target.name} is asked for, and is cloned after the next step that it takes.")
+        return
+    clone = sweep.journal().clones[number]
+    echo(f"job {number + 1} is {origin(clone)}: {' '.join(task.changes) or 'nothing changed'}")
+
+
+def _check_clonable(sweep: SweepDir, target: _Target, task: ControlTask) -> JobRecord:
+    """:raises ConfigError: there is nobody who would train it, or nothing that it could begin with."""
+    reason = None
+    if not is_sweep(sweep.path):
+        reason = "is for a sweep, whose process trains the clone too"
+        raise ConfigError([Mistake("task.verb", reason, "clone")])
+    journal, place = sweep.journal(), shlex.quote(str(sweep.path))
+    given = Arguments("train", ("-m", *journal.flags), journal.overrides)
+    asked = sweeps.read(given)
+    status = summarize(target.run_dir.path).status
+    if not isinstance(asked.launcher, Shards | Gpus) or asked.space is not None:
+        reason = "needs hydra/launcher=shards or gpus and Hydra's own sweeper, which take new jobs while they train"
+    elif not is_held(sweep.path):
+        reason = f"cannot be done: nobody is at work in {sweep.path}. Have it go on first: ftlab resume {place}"
+    elif len(target.run_dir.plan().phases) > 1:
+        reason = f"cannot be done: {target.name} has several phases"
+    elif status == "finished" and (task.schedule, task.weights) == ("continue", "parent"):
+        reason = f"cannot be done: {target.name} has taken all its steps; schedule=restart begins with its weights"
+    if reason is not None:
+        raise ConfigError([Mistake("task.verb", reason, "clone")])
+    assert task.job is not None, "it is a job of the sweep"
+    return sweep.records()[task.job - 1]
+
+
+def _phase_of_clone(target: _Target) -> Run:
+    return target.run_dir.plan().phases[0].config
+
+
+def _set_before(run_dir: RunDir) -> list[str]:
+    """What was set while the run was at work, as overrides."""
+    done = [Obeyed.model_validate(one) for one in run_dir.manifest().get("control", [])]
+    return [f"{key}={value}" for one in done for key, value in one.values.items()]
+
+
+def _encoded(changes: Sequence[str]) -> tuple[str, ...]:
+    """As Hydra takes them."""
+    return command_line.read(["train", *changes]).overrides
+
+
+def _composed(sweep: SweepDir, overrides: Sequence[str]) -> Run:
+    """The config of a job. :raises ConfigError: every mistake at once."""
+    given = Arguments("train", sweep.journal().flags, tuple(overrides))
+    loader, config_name = select_loader(given.config_dir, given.config_name)
+    return validate(check(given), given.overrides, loader, config_name)
+
+
+def _clone_number(sweep: SweepDir, parent: int, line: int) -> int | None:
+    clones = sweep.journal().clones
+    return next((number for number, one in clones.items() if (one.parent, one.line) == (parent, line)), None)
 
 
 # --- what comes of it ------------------------------------------------------------------------------------------------

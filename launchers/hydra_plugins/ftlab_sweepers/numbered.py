@@ -19,6 +19,8 @@ class NumberedSweeper(BasicSweeper):
     def split_arguments(self, overrides: Any, max_batch_size: int | None) -> list[list[list[str]]]:
         (jobs,) = BasicSweeper.split_arguments(overrides, None)
         sweep = resolve_name("ftlab.rundir.sweep:SweepDir")(Path(str(self.config.hydra.sweep.dir)))
+        journal = sweep.journal()
+        jobs = [*jobs, *(resolve_name("ftlab.config.sweeps:clone_lines")(journal, number) for number in journal.clones)]
         known = map(resolve_name("ftlab.config.sweeps:identity"), jobs)
         numbers = resolve_name("ftlab.rundir.sweep:numbers")(sweep.jobs(), [*known])
         ordered = [job for _, job in sorted(zip(numbers, jobs), key=lambda one: one[0])]
