@@ -11,8 +11,7 @@ from ftlab.config.sweeps import clone_lines
 from ftlab.engine import clones
 from ftlab.engine.work import RunT, Work
 from ftlab.errors import FtlabError
-from ftlab.rundir.control import ControlJournal
-from ftlab.rundir.directory import RunDir
+from ftlab.rundir.control import STOPPED, ControlJournal, obeyed_state
 from ftlab.rundir.sweep import JobRecord, SweepDir
 
 
@@ -79,11 +78,11 @@ class Controlled(Work[RunT]):
 
     def leave(self, run: RunT) -> None:
         self._at_work.discard(run.path)
-        status = RunDir(run.path).manifest().get("status")
-        if status == "paused":
+        state = obeyed_state(run.path)
+        if state == "paused":
             self._paused[run.path] = run
             return
-        if status == "stopped" and ControlJournal(run.path).state() == "stopped":
-            self.record(run, stopped="ftlab control")
+        if state == "stopped":
+            self.record(run, stopped=STOPPED)
         if run.path not in self._clones:
             self._source.leave(run)

@@ -33,6 +33,7 @@ from ftlab.errors import ConfigError, Mistake, RunDirError
 from ftlab.preflight.directory import how_to_go_on
 from ftlab.preflight.fit import TIGHT
 from ftlab.preflight.memory import device_of, predict
+from ftlab.rundir.control import obeyed_state
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.sweep import SweepDir
 from ftlab.schema import Run
@@ -210,18 +211,18 @@ class _Pool:
             for run in worker.runs:
                 self.done += 1
                 if (why := self._failure(run, worker)) is None:
-                    self._to.print(escape(f"{run.title}: finished"), soft_wrap=True)
+                    self._to.print(escape(f"{run.title}: {RunDir(run.path).manifest()['status']}"), soft_wrap=True)
                 elif self._asked is None:
                     echo_error(f"{run.title} failed:\n{why}")
                 yield run, why if self._asked is None else None
 
     def _failure(self, run: Pooled, worker: _Worker) -> str | None:
-        """Why a run is not finished whose process has ended; None where it is."""
+        """Why a run is not finished whose process has ended; None where it is, or has ended as its user asked."""
         try:
             manifest = RunDir(run.path).manifest()
         except RunDirError as error:
             return str(error)
-        if manifest.get("status") == "finished":
+        if manifest.get("status") == "finished" or obeyed_state(run.path) is not None:
             return None
         written = self._failures / failure_name(run.path)
         if written.is_file():

@@ -38,6 +38,7 @@ from ftlab.preflight.directory import how_to_go_on
 from ftlab.preflight.fit import size
 from ftlab.preflight.sharing import Sharing, sharing_of
 from ftlab.rundir.claim import choose_remaining_phases, hold
+from ftlab.rundir.control import obeyed_state
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.files import write_atomic
 from ftlab.rundir.manifest import Manifest
@@ -321,7 +322,10 @@ class _Job:
                 finally:
                     turn.when_over()  # of a run that is over, or has left
         except Interrupted:
-            self.is_stopped = not turn.is_given_up and self._dismissal is None
+            if obeyed_state(self.run.path) is not None:
+                turn.is_given_up = False  # what its user asked for comes first
+            else:
+                self.is_stopped = not turn.is_given_up and self._dismissal is None
         except FtlabError as error:
             self._fail(str(error), str(error))
         except BaseException as error:  # a user's reward may call sys.exit

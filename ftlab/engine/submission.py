@@ -18,6 +18,7 @@ from ftlab.engine.summary import next_lines
 from ftlab.engine.work import Prepared, Work
 from ftlab.errors import ConfigError, JobFailedError, Mistake, NotReadyError
 from ftlab.rundir.claim import choose_remaining_phases, hold, named_folder
+from ftlab.rundir.control import STOPPED, obeyed_state
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.files import write_atomic
 from ftlab.rundir.start_folder import start_folder
@@ -135,7 +136,9 @@ def train_all(work: Work[Submittable], options: Options, sweep: SweepDir) -> Non
     """As :func:`run_all`, for a launcher. Those that failed are recorded."""
     runs = work.take(0)
     for run, waited in zip(runs, run_all(runs, options, sweep.path)):
-        if waited is not None and waited.failure is not None:
+        if (state := obeyed_state(run.path)) == "stopped":
+            work.record(run, stopped=STOPPED)
+        elif waited is not None and waited.failure is not None and state is None:
             work.record(run, error=waited.failure)
         work.leave(run)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -21,7 +22,7 @@ from ftlab.base.console import Terminal
 from ftlab.base.terminal import echo, echo_error
 from ftlab.config import sweeps
 from ftlab.config.command_line import Arguments
-from ftlab.engine import study, submission, sweep_folder, tasks
+from ftlab.engine import clones, study, submission, sweep_folder, tasks
 from ftlab.engine.finished import remarks_on_finished
 from ftlab.engine.summary import next_lines
 from ftlab.engine.work import Listed, Prepared
@@ -31,6 +32,7 @@ from ftlab.preflight.directory import how_to_go_on, resume_command
 from ftlab.rundir import leaderboard, leaderboard_table, summary
 from ftlab.rundir.claim import claim, named_folder
 from ftlab.rundir.compare import pareto_front
+from ftlab.rundir.control import STOPPED, obeyed_state
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.lock import RunLock
 from ftlab.rundir.sweep import JobRecord, Journal, Objective, SweepDir, is_same
@@ -93,18 +95,14 @@ def prepare_job(
     return attempt(place, cfg, of_hydra, partial(trains.prepare, options=options))
 
 
-def run_prepared(sweep: SweepDir, jobs: Sequence[tuple[JobRecord, Prepared]], trains: Any, options: Any) -> None:
-    """Let the jobs of a sweep be trained, wait for them, and write down why one failed.
-
-    :raises Interrupted: it was stopped, or the user no longer waits.
-    """
-
+def listed(sweep: SweepDir, jobs: Sequence[tuple[JobRecord, Prepared]]) -> Listed[Prepared]:
+    """The jobs of a sweep that are known beforehand. Why one failed is written down."""
     records = {run.path: job for job, run in jobs}
 
     def record(run: Prepared, **why: str) -> None:
         sweep.record(records[run.path].model_copy(update=why))
 
-    trains.train_all(Listed([run for _, run in jobs], record), options, sweep)
+    return Listed([run for _, run in jobs], record)
 
 
 def _train(title: str, run: Run, overrides: Sequence[str]) -> None:
@@ -139,8 +137,14 @@ def attempt(
             echo(f"{title}: was stopped early, in {directory}: {earlier.stopped}")
             return None
         sweep.record(job)
+        if (clone := sweep.journal().clones.get(place.number)) is not None:
+            clones.begin(sweep, place.number, clone, tasks.prepare(config, overrides))
         return job, work(title, config, overrides)
     except Interrupted as error:
+        if (state := obeyed_state(sweep.run_dir(job))) is not None:  # the others go on
+            echo(f"{title}: {error}")
+            sweep.record(job.model_copy(update={"stopped": STOPPED if state == "stopped" else None}))
+            return None
         raise type(error)(f"Interrupted in {title}. {how_to_go_on(sweep)}") from None
     except FtlabError as error:
         echo_error(f"{title} failed:\n{error}")
@@ -180,6 +184,10 @@ def report(sweep: SweepDir) -> int:
             for line in next_lines(place, RunDir(place).plan()):
                 to.print(line, soft_wrap=True)
     for line in leaderboard_table.problems(board):
+        to.print(Text(line), soft_wrap=True)
+    for entry in (entry for entry in board.entries if entry.state == "paused"):
+        place = shlex.quote(str(sweep.path))
+        line = f"job {entry.number + 1} is paused; ftlab control {place} resume {entry.number + 1} lets it go on"
         to.print(Text(line), soft_wrap=True)
     has_failed = any(entry.state == "failed" for entry in board.entries)
     if not sweep.is_done(journal):

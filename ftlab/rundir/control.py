@@ -16,10 +16,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ftlab.rundir.directory import RunDir
 from ftlab.rundir.documents import open_regular, parse_line
 from ftlab.schema import Run
 
 JOURNAL = "control.jsonl"
+STOPPED = "ftlab control"  # why a job of a sweep is over, where its user has stopped it
 Verb = Literal["pause", "resume", "stop", "set", "clone"]
 Schedule = Literal["continue", "restart"]
 Weights = Literal["parent", "scratch"]
@@ -99,6 +101,12 @@ class ControlJournal:
     def state(self) -> Literal["paused", "stopped"] | None:
         """What a run is to be that is not at work; None: it may go on."""
         return state_after(self.read())
+
+
+def obeyed_state(folder: Path) -> Literal["paused", "stopped"] | None:
+    """How a run has ended, where that is what its user asked for. :raises RunDirError: its manifest is damaged."""
+    state = ControlJournal(folder).state()
+    return state if state is not None and RunDir(folder).manifest().get("status") == state else None
 
 
 def value_of(config: Run, key: str) -> Any:

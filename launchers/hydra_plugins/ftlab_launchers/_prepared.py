@@ -47,7 +47,7 @@ class PreparedLauncher(Launcher):
                 returned.append(done)
             ready = [one for one in prepared if one is not None]
             if ready:
-                self._sweep.run_prepared(self._folder, ready, self._trains, self._options)
+                self._train(self._sweep.listed(self._folder, ready))
         return returned
 
     def train(self, work_of: Callable[[Prepare], Any]) -> None:
@@ -58,12 +58,17 @@ class PreparedLauncher(Launcher):
             finished or cannot run, which is told and written down. That is done in the main thread.
         :raises SystemExit: as :meth:`launch` does.
         """
-
-        def prepare(number: int, overrides: Sequence[str]) -> Any:
-            return self._run_job(number, overrides).return_value
-
         with self._told():
-            self._trains.train_all(work_of(prepare), self._options, self._folder)
+            self._train(work_of(self._prepare))
+
+    def _train(self, work: Any) -> None:
+        if self.takes_more:
+            controlled = resolve_name("ftlab.engine.controlled:Controlled")
+            work = controlled(work, self._folder, self._prepare)
+        self._trains.train_all(work, self._options, self._folder)
+
+    def _prepare(self, number: int, overrides: Sequence[str]) -> Any:
+        return self._run_job(number, overrides).return_value
 
     @contextmanager
     def _told(self) -> Iterator[None]:
