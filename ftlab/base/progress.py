@@ -47,6 +47,12 @@ class Bar:
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
+    def expect(self, total: int) -> None:
+        """There is more to do than was thought. :param total: the count at which the work is done."""
+        if total != self._total:
+            self._total = total
+            self._live.update(self._task, total=total)
+
     def advance(self, count: int = 1) -> None:
         self.update(self._done + count)
 
@@ -76,6 +82,12 @@ class NoBar:
 
     def __exit__(self, *_: object) -> None:
         pass
+
+    def expect(self, total: int) -> None:
+        """There is more to do than was thought. :param total: the count at which the work is done."""
+        if total != self._total:
+            self._total = total
+            self._live.update(self._task, total=total)
 
     def advance(self, count: int = 1) -> None:
         pass

@@ -38,6 +38,9 @@ class LiveLeaderboard:
     def update(self, done: int) -> None:
         """As a bar's: how far the sweep is, its rows tell."""
 
+    def expect(self, total: int) -> None:
+        """As a bar's."""
+
     def _draw(self) -> RenderableType:
         try:
             return Group(Text(), render(read_sweep(self._sweep), self._console.width))

@@ -107,6 +107,7 @@ def train_all(work: Work[Pooled], options: Gpus, sweep: SweepDir) -> None:
                     work.leave(run)
                 if not interruption.requested:
                     pool.add(work.take(pool.active))
+                bar.expect(work.count)
                 bar.update(pool.done)
         if interruption.requested:
             raise KeyboardInterrupt

@@ -116,6 +116,7 @@ def take_turns(
                 here.work_on(TURNS.next_without_thread(_GLANCE), interruption.requested)
                 here.tell()
                 here.let_leave(interruption.requested)
+                bar.expect(work.count * options.shards)
                 bar.update(here.turns_taken)
         TURNS.places = None
         if here.is_stopped or (interruption.requested and work.is_open):

@@ -186,8 +186,8 @@ def report(sweep: SweepDir) -> int:
     for line in leaderboard_table.problems(board):
         to.print(Text(line), soft_wrap=True)
     for entry in (entry for entry in board.entries if entry.state == "paused"):
-        place = shlex.quote(str(sweep.path))
-        line = f"job {entry.number + 1} is paused; ftlab control {place} resume {entry.number + 1} lets it go on"
+        resume = f"ftlab control {shlex.quote(str(sweep.path))} resume {entry.number + 1}"
+        line = f"job {entry.number + 1} is paused; {resume} lets it go on"
         to.print(Text(line), soft_wrap=True)
     has_failed = any(entry.state == "failed" for entry in board.entries)
     if not sweep.is_done(journal):

@@ -35,8 +35,8 @@ def failure(path: Path, submission: Submission, state: JobState | None) -> str |
         return str(error)
     if manifest.get("status") == "finished":
         return None
-    if (state := obeyed_state(path)) is not None:
-        return f"It was {state} by ftlab control"
+    if (asked := obeyed_state(path)) is not None:
+        return f"It was {asked} by ftlab control"
     reason = manifest.get("error") if manifest.get("status") == "failed" else None
     reason = reason or _job_reason(submission, state)
     return f"{reason.strip()}\nLog: {log_file(submission)}"

@@ -187,7 +187,8 @@ def _phase_of_clone(target: _Target) -> Run:
 def _set_before(run_dir: RunDir) -> list[str]:
     """What was set while the run was at work, as overrides."""
     done = [Obeyed.model_validate(one) for one in run_dir.manifest().get("control", [])]
-    return [f"{key}={value}" for one in done for key, value in one.values.items()]
+    values = {key: value for one in done for key, value in one.values.items()}  # the last counts
+    return [f"{key}={value}" for key, value in values.items()]
 
 
 def _encoded(changes: Sequence[str]) -> tuple[str, ...]:
