@@ -84,10 +84,7 @@ class NoBar:
         pass
 
     def expect(self, total: int) -> None:
-        """There is more to do than was thought. :param total: the count at which the work is done."""
-        if total != self._total:
-            self._total = total
-            self._live.update(self._task, total=total)
+        pass
 
     def advance(self, count: int = 1) -> None:
         pass

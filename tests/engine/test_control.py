@@ -18,6 +18,7 @@ from ftlab.errors import Interrupted
 from ftlab.rundir.control import ControlJournal, state_after
 from ftlab.rundir.directory import RunDir
 from tests.runs import BARE, final_hash, held_out, logged, make_run, resume_run, train_run
+from tests.wrappers import STAGES
 
 STEPS = (
     *BARE, "train.max_steps=12", "train.logging_steps=1", "train.save_steps=3", "train.lr_scheduler=linear",
@@ -137,6 +138,17 @@ def test_how_often_it_logs_saves_and_evaluates_and_what_else_may_change(tmp_path
     assert [line["step"] for line in lines if "learning_rate" in line] == [1, 2, 3, 4, 8, 12]
     assert {line["step"] for line in lines if "eval_loss" in line} >= {5, 10}
     assert sorted(int(path.name.split("-")[1]) for path in run.phase("01-sft").glob("checkpoint-*")) == [3, 5, 10, 12]
+
+
+WORDS = {"trl": ("stage=sft", "train.engine=trl"), **{name: (f"stage={name}", *STAGES[name]) for name in STAGES}}
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("words", WORDS.values(), ids=[*WORDS])
+def test_every_stage_has_the_rate_that_is_set(words, tmp_path):
+    given = (*STEPS, "model=tiny", *words, "train.max_steps=4", "data.max_samples=80")
+    run = controlled(tmp_path / "r", Ask(step_2=("set", {"train.learning_rate": 7e-4})), *given)
+    assert rates(run)[3] == 7e-4
 
 
 def test_from_another_process_while_it_is_at_work(ftlab, tmp_path, env):
