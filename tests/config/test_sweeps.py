@@ -6,12 +6,13 @@ import os
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ftlab.config import check, command_line, compose, phases, sweeps
 from ftlab.errors import ConfigError
-from ftlab.rundir.sweep import Jobs, Journal, SweepDir, changed_overrides, is_same, numbers, with_new_jobs
+from ftlab.rundir.sweep import Clone, Jobs, Journal, SweepDir, changed_overrides, is_same, numbers, with_new_jobs
 
 
 def read(line: str) -> command_line.Arguments:
@@ -45,14 +46,23 @@ def test_a_sweep_is_the_same_by_its_jobs_and_not_by_its_place():
     assert sweeps.read(read("-m lora.r=4,8 seed=1")).path.name.startswith("sweep-2")
 
 
+def journal_of(jobs: Jobs, **more: Any) -> Journal:
+    return Journal(overrides=(), flags=(), folder="", jobs=jobs, **more)
+
+
 def test_new_jobs_come_after_those_that_are_there_and_these_keep_their_numbers():
     first = jobs_of("-m lora.r=4,16 seed=1")
     asked = jobs_of("-m lora.r=4,8,16,32 seed=1")
-    more = with_new_jobs(first, asked)
+    more = with_new_jobs(journal_of(first), asked)
     assert more == (first[0], first[1], asked[1], asked[3])
     assert numbers(more, asked) == [0, 2, 1, 3]
-    assert with_new_jobs(more, asked) == more, "the same command again"
-    assert with_new_jobs(first, jobs_of("-m lora.r=4,8 seed=1")) is None, "one is gone"
+    assert with_new_jobs(journal_of(more), asked) == more, "the same command again"
+    assert with_new_jobs(journal_of(first), jobs_of("-m lora.r=4,8 seed=1")) is None, "one is gone"
+    clone = ("lora.r=4", "seed=1", "train.learning_rate=1")
+    cloned = Clone(parent=0, line=0, schedule="continue", weights="parent")
+    with_clone = journal_of((*first, clone), clones={2: cloned})
+    assert with_new_jobs(with_clone, first) == (*first, clone), "nobody asks for a clone again"
+    assert with_new_jobs(with_clone, asked) == (*first, clone, asked[1], asked[3])
     twice = jobs_of("-m lora.r=4,4 seed=1")
     assert numbers(twice, twice) == [0, 1], "equal jobs are two"
 

@@ -193,7 +193,7 @@ def test_what_cannot_be_is_refused(each, tmp_path):
         "control left pause 2": "is for a sweep, and left is a run",
         "control left pause lora.r=4": "pause changes nothing; ftlab control left set does",
         "control left set": "Keys that can change while a run is at work: train.learning_rate, ",
-        "control left set train.learning_rat=1": "did you mean train.learning_rate",
+        "control left set train.learning_rat=1": "Did you mean train.learning_rate or",
         "control left set lora.r=4": "lora.r=4: is fixed once a run has begun",
         "control left set train.learning_rate=fast": "train.learning_rate=fast: must be a number",
         "control left set train.learning_rate=-1": "train.learning_rate=-1: must be greater than 0",
