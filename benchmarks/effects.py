@@ -113,11 +113,11 @@ class Policies:
 
 def _loaded(stage: str, final: Path | None) -> tuple[Any, Any, Any, Any, Any]:
     """The stage's config with the adapter of ``final``; its model, tokens and sources; which rows each split has."""
+    from ftlab.base.libraries import quiet_libraries
     from ftlab.config import command_line
     from ftlab.config.compose import compose, validate
     from ftlab.data.prepare import split_parts
     from ftlab.data.sources import resolve
-    from ftlab.engine.process import quiet_libraries
     from ftlab.model import adapter, load
     from ftlab.policy.tokens import load_tokens
 

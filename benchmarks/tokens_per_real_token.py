@@ -82,8 +82,8 @@ def line(stage: str, data: str, ours: Found, theirs: Found) -> str:
 
 def measure(stage: str, engine: str, batch: int, overrides: Sequence[str]) -> Found:
     """One epoch. :param batch: pairs or answers in a batch of TRL's."""
+    from ftlab.base.libraries import quiet_libraries
     from ftlab.base.progress import NoBar
-    from ftlab.engine.process import quiet_libraries
 
     quiet_libraries()
     from transformers import PrinterCallback

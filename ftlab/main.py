@@ -21,6 +21,7 @@ TASKS = {
     "slurm": "ftlab.use.slurm:slurm",
     "control": "ftlab.use.control:control",
     "diff": "ftlab.use.diff:diff",
+    "evaluate": "ftlab.use.evaluate.command:evaluate",
     "plan": "ftlab.use.plan:plan",
     "explain": "ftlab.use.explain:explain",
     "env": "ftlab.use.environment:environment",

@@ -54,6 +54,10 @@ BEFORE = {
         "ftlab run.name=a train.max_steps=44 eval.steps=20 eval.generate_every=20",
         "ftlab run.name=b train.max_steps=44 lora.r=8",
     ),
+    "evaluate.md": (
+        "ftlab run.name=a train.max_steps=44 train.save_steps=20",
+        "ftlab run.name=b train.max_steps=44 lora.r=8",
+    ),
     "report.md": ("ftlab run.name=a train.max_steps=44", "ftlab run.name=b train.max_steps=44 lora.r=8"),
     "data.md": (
         "ftlab data.path=chats.jsonl data.format=messages model.template=qwen3 data.max_length=512",

@@ -20,7 +20,7 @@ from typing import Any
 from ftlab.base.progress import Progress
 from ftlab.data import duplicates
 from ftlab.data.formats import COLUMNS, CONVERTERS, Columns, Record, RowError
-from ftlab.data.ledger.ledger import Ledger
+from ftlab.data.ledger.ledger import Ledger, SplitLedger
 from ftlab.data.packing import selection
 from ftlab.data.packing.split_builder import BuildContext, Part, SplitBuilder
 from ftlab.data.packing.store import PackedRows, read_split
@@ -107,12 +107,14 @@ class _Together:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A good row of a split. :param part: index of its part. :param ordinal: its place in the part's location."""
+    """A good row of a split. :param part: index of its part. :param ordinal: its place in the part's location.
+    :param row: as the file has it."""
 
     part: int
     ordinal: int
     where: str
     record: Record
+    row: Any
 
 
 def examples(parts: Sequence[Part]) -> Iterator[Example]:
@@ -123,7 +125,7 @@ def examples(parts: Sequence[Part]) -> Iterator[Example]:
                 try:
                     if row.problem is None:
                         record = _convert(part.source, row.value)
-                        yield Example(index, ordinal, f"{block.file}:{row.number}", record)
+                        yield Example(index, ordinal, f"{block.file}:{row.number}", record, row.value)
                 except RowError:
                     continue
 
@@ -223,19 +225,26 @@ def prepare(
 
 
 def prepare_split(
-    split: str, parts: Sequence[Part], folder: Path, data: Data, seed: int, template: Template | None, tokenizer: Any
-) -> PackedRows:
+    split: str,
+    parts: Sequence[Part],
+    folder: Path,
+    data: Data,
+    seed: int,
+    template: Template | None,
+    tokenizer: Any,
+    fast: bool = True,
+) -> tuple[PackedRows, SplitLedger]:
     """A few rows of a split by themselves, in this process: ``folder``, which there is not yet, then has them.
 
+    :param fast: whether the encoder may take the fast path.
     :raises DataError: a malformed row under ``data.on_invalid=error``. :raises FastPathMismatch: the encoder must go
         another way.
     """
     recipes = _recipes([part.source for part in parts], data, template, tokenizer)
-    means = BuildContext(
-        data.model_copy(update={"workers": 1}), seed, recipes, tokenizer, Encoder(tokenizer), True, None
-    )
-    SplitBuilder(split, parts, means).build(folder)
-    return read_split(folder, joined=False)
+    alone = data.model_copy(update={"workers": 1})
+    means = BuildContext(alone, seed, recipes, tokenizer, Encoder(tokenizer, fast), fast, None)
+    ledger = SplitBuilder(split, parts, means).build(folder)
+    return read_split(folder, joined=False), ledger
 
 
 def _recipes(sources: Sequence[Source], data: Data, template: Template | None, tokenizer: Any) -> dict[str, Recipe]:

@@ -11,8 +11,8 @@ from ftlab.rundir.checkpoints import set_aside
 from ftlab.rundir.compare import format_both
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.documents import is_folder, is_there
-from ftlab.rundir.files import move_folder, sha256, temporary_folder
-from ftlab.rundir.names import MODEL_CARD, WEIGHT_FILES
+from ftlab.rundir.files import move_folder, temporary_folder, weight_hashes
+from ftlab.rundir.names import MODEL_CARD
 from ftlab.rundir.plan import Phase
 
 
@@ -47,13 +47,6 @@ def save_final(
             kept = set_aside(final)
     move_folder(writing, final)
     return kept
-
-
-def weight_hashes(final: Path) -> dict[str, str]:
-    """The sha256 of every file of weights in a folder, by name."""
-    return {
-        path.name: sha256(path) for path in sorted(final.iterdir()) if path.suffix in WEIGHT_FILES and path.is_file()
-    }
 
 
 def changed_weights(run_dir: RunDir, phase: Phase, result: Mapping[str, Any], with_missing: bool = True) -> list[str]:

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from ftlab.base import machine
+from ftlab.base.libraries import quiet_libraries
 from ftlab.base.terminal import echo, echo_error
 from ftlab.distributed.failures import RankFailure, failure_of_first, recorded_failures
 from ftlab.distributed.nodes import NodeLink
 from ftlab.distributed.world import Nodes, chosen_nodes, planned_devices, planned_nodes, slurm_nodes, threads_of_rank
-from ftlab.engine.process import quiet_libraries
 from ftlab.errors import FtlabError, Interrupted, NodeLostError, NotReadyError, Preempted, RankFailedError
 from ftlab.preflight import check as preflight
 from ftlab.rundir.claim import hold

@@ -8,7 +8,6 @@ Imports no torch.
 from __future__ import annotations
 
 import ctypes
-import os
 import signal
 import sys
 import threading
@@ -22,20 +21,6 @@ from ftlab.errors import Interrupted, Preempted
 
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of linux/prctl.h
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-
-
-def quiet_libraries() -> None:
-    """No telemetry, no banners. Called before the libraries are imported; a user's own environment wins."""
-    for name, value in {
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "TRANSFORMERS_VERBOSITY": "error",
-        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "TOKENIZERS_PARALLELISM": "true",
-        "BITSANDBYTES_NOWELCOME": "1",
-        "TORCH_CPP_LOG_LEVEL": "ERROR",  # a store that is gone is told in words, and not with its frames in C++
-    }.items():
-        os.environ.setdefault(name, value)
 
 
 def die_with_parent() -> None:

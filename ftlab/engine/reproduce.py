@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ftlab.base.libraries import quiet_libraries
 from ftlab.base.terminal import echo
 from ftlab.data.sources import resolve
 from ftlab.engine.final_weights import changed_weights
-from ftlab.engine.process import quiet_libraries
 from ftlab.engine.starts import differing_starts
 from ftlab.errors import ConfigError, DataError, Mistake, NotReproducedError, RunDirError
 from ftlab.preflight import check as preflight

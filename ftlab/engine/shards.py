@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from ftlab.base.console import Terminal
+from ftlab.base.libraries import quiet_libraries
 from ftlab.base.numbers import readable
 from ftlab.base.terminal import echo_error
 from ftlab.config import objectives
@@ -29,7 +30,7 @@ from ftlab.distributed.sharding import needs_launch
 from ftlab.engine import tasks
 from ftlab.engine.early_stopping import Judge
 from ftlab.engine.live_leaderboard import sweep_progress
-from ftlab.engine.process import Interruption, die_with_parent, quiet_libraries
+from ftlab.engine.process import Interruption, die_with_parent
 from ftlab.engine.session import Share
 from ftlab.engine.turns import TURNS, Turn
 from ftlab.engine.work import Listed, Prepared, Work

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ftlab.base import machine
+from ftlab.base.libraries import quiet_libraries
 from ftlab.base.terminal import echo
 from ftlab.distributed.sharding import needs_launch
 from ftlab.distributed.world import planned_nodes
 from ftlab.engine.hooks import PhaseHooks
-from ftlab.engine.process import quiet_libraries
 from ftlab.errors import ConfigError, DataError, Mistake, NotReadyError
 from ftlab.planning import make_plan
 from ftlab.preflight import check as preflight

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import NoReturn
 
 from ftlab.base import machine
+from ftlab.base.libraries import quiet_libraries
 from ftlab.base.terminal import echo_error
 from ftlab.distributed.failures import describe_missing, misses_another, record_failure
 from ftlab.distributed.ranks import Ranks, join_ranks
 from ftlab.distributed.world import ALONE, current_world, planned_devices, take_slurm_variables
 from ftlab.engine.hooks import PhaseHooks
-from ftlab.engine.process import die_with_parent, quiet_libraries
+from ftlab.engine.process import die_with_parent
 from ftlab.errors import FtlabError, Interrupted, NotReadyError, first_line
 from ftlab.rundir.claim import hold
 from ftlab.rundir.directory import RunDir

@@ -1,7 +1,8 @@
-"""Batched greedy generation."""
+"""Batched generation."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -11,7 +12,6 @@ from ftlab.model.generation import only_what_is_asked
 from ftlab.model.padding import reads_padding
 
 
-@torch.no_grad()
 def generate(
     model: Any,
     tokenizer: Any,
@@ -26,45 +26,72 @@ def generate(
 ) -> list[str]:
     """Return the greedy continuation of each prompt, without special tokens, in the order of the prompts.
 
-    Prompts run in batches of similar length, or of equal length where the family reads padding. The model's training
-    mode and the random state are left as they were.
+    The model's training mode and the random state are left as they were.
 
-    :param batch_size: prompts at most of a batch. :param max_tokens: of a batch at most, what is generated included; a
-        prompt that has more by itself runs alone.
-    :param stop: token ids that end an answer.
+    :param batch_size, max_tokens, stop, is_sharded: as of :func:`answer_batches`.
     :param advance: called with the number of prompts done after each batch.
-    :param is_sharded: whether each process has a part of the weights alone: all of them then call the model as often.
     """
-    from transformers import GenerationConfig
-
-    greedy = GenerationConfig(
-        do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=list(stop), pad_token_id=tokenizer.pad_token_id
-    )
     was_training = model.training
     model.eval()
     tokenized = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
-    order = sorted(range(len(prompts)), key=lambda i: (len(tokenized[i]), i))
     answers = [""] * len(prompts)
-    lengths = [len(ids) + max_new_tokens for ids in tokenized]
-    for batch in prompt_batches(order, lengths, batch_size, max_tokens, reads_padding(model)):
-        width = len(tokenized[batch[-1]])
-        ids = torch.full((len(batch), width), tokenizer.pad_token_id)
-        mask = torch.zeros_like(ids)
-        for row, i in enumerate(batch):
-            ids[row, width - len(tokenized[i]) :] = torch.tensor(tokenized[i])
-            mask[row, width - len(tokenized[i]) :] = 1
-        with only_what_is_asked(model):
-            out = model.generate(
-                input_ids=ids.to(model.device),
-                attention_mask=mask.to(model.device),
-                generation_config=greedy,
-                synced_gpus=is_sharded,
-            )
-        for i, text in zip(batch, tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)):
+    for batch, found in answer_batches(
+        model, tokenized, stop=stop, pad=tokenizer.pad_token_id, max_new_tokens=max_new_tokens, batch_size=batch_size,
+        max_tokens=max_tokens, is_sharded=is_sharded,
+    ):  # fmt: skip
+        for i, text in zip(batch, tokenizer.batch_decode(found, skip_special_tokens=True)):
             answers[i] = text
         advance(len(batch))
     model.train(was_training)
     return answers
+
+
+@torch.no_grad()
+def answer_batches(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    stop: Sequence[int],
+    pad: int,
+    max_new_tokens: int,
+    batch_size: int,
+    max_tokens: float = math.inf,
+    is_sharded: bool = False,
+    processors: Callable[[list[int], int], Any] = lambda batch, width: None,
+) -> Iterator[tuple[list[int], list[list[int]]]]:
+    """Yield the answers to prompts as they are written, batch by batch: indices of prompts, and the answer's ids to
+    each, with its end token unless it was cut at ``max_new_tokens``. Greedy, unless ``processors`` leave one token.
+
+    Prompts run in batches of similar length, padded on the left, or of equal length where the family reads padding.
+
+    :param prompts: token ids. :param stop: ids that end an answer. :param batch_size: prompts at most of a batch.
+    :param max_tokens: of a batch at most, what is generated included; a prompt that has more by itself runs alone.
+    :param is_sharded: whether each process has a part of the weights alone: all of them then call the model as often.
+    :param processors: of a batch and the tokens of its longest prompt, transformers' logits processors.
+    """
+    from transformers import GenerationConfig
+
+    config = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=list(stop), pad_token_id=pad)
+    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+    lengths = [len(ids) + max_new_tokens for ids in prompts]
+    for batch in prompt_batches(order, lengths, batch_size, max_tokens, reads_padding(model)):
+        width = len(prompts[batch[-1]])
+        ids = torch.full((len(batch), width), pad)
+        mask = torch.zeros_like(ids)
+        for row, i in enumerate(batch):
+            ids[row, width - len(prompts[i]) :] = torch.tensor(prompts[i])
+            mask[row, width - len(prompts[i]) :] = 1
+        with only_what_is_asked(model):
+            out = model.generate(
+                input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config,
+                logits_processor=processors(batch, width), synced_gpus=is_sharded,
+            )  # fmt: skip
+        yield batch, [_until_end(answer, stop) for answer in out[:, width:].tolist()]
+
+
+def _until_end(answer: list[int], stop: Sequence[int]) -> list[int]:
+    """What is written up to and with the first end token; padding follows it."""
+    return answer[: next((at + 1 for at, token in enumerate(answer) if token in stop), len(answer))]
 
 
 def prompt_batches(

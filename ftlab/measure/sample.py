@@ -7,18 +7,16 @@ Shape suffixes: B answers, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import LogitsProcessor, LogitsProcessorList
 
-from ftlab.measure.generate import prompt_batches
-from ftlab.model.generation import only_what_is_asked
-from ftlab.model.padding import reads_padding
+from ftlab.measure.generate import answer_batches
 
 
 class NoProbabilitiesError(RuntimeError):
@@ -31,7 +29,6 @@ def answer_seeds(seed: Sequence[int], answers: int) -> NDArray[np.int64]:
     return np.random.default_rng(seed).integers(limits.min, limits.max, answers, np.int64)
 
 
-@torch.no_grad()
 def sample(
     model: Any,
     prompts: Sequence[Sequence[int]],
@@ -44,39 +41,54 @@ def sample(
     batch_size: int,
     advance: Callable[[int], None] = lambda count: None,
 ) -> list[list[int]]:
-    """One sampled answer to each prompt, with its end token unless it was cut at ``max_new_tokens``.
+    """One sampled answer to each prompt, as :func:`sample_batches` yields them.
+
+    :param advance: called with the number of answers done after each batch.
+    :raises NoProbabilitiesError: there is nothing to draw from.
+    """
+    answers: list[list[int]] = [[] for _ in prompts]
+    for batch, found in sample_batches(
+        model, prompts, seeds_B, stop=stop, pad=pad, temperature=temperature, max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+    ):  # fmt: skip
+        for i, answer in zip(batch, found):
+            answers[i] = answer
+        advance(len(batch))
+    return answers
+
+
+def sample_batches(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    seeds_B: NDArray[np.int64],
+    *,
+    stop: Sequence[int],
+    pad: int,
+    temperature: float,
+    max_new_tokens: int,
+    batch_size: int,
+) -> Iterator[tuple[list[int], list[list[int]]]]:
+    """Sampled answers to prompts as they are written: indices of prompts, and the answer's ids to each, with its end
+    token unless it was cut at ``max_new_tokens``.
 
     Drawn from the whole distribution at ``temperature``, whatever the model's own generation config says, since the
     log-probabilities of a loss are those of the whole distribution. The random state is left as it was.
 
-    :param seeds_B: as :func:`answer_seeds` gives them. :param advance: called with the number of answers done after
-        each batch.
-    :raises NoProbabilitiesError: there is nothing to draw from.
+    :param seeds_B: as :func:`answer_seeds` gives them. :raises NoProbabilitiesError: there is nothing to draw from.
     """
-    config = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=list(stop), pad_token_id=pad)
-    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
-    answers: list[list[int]] = [[] for _ in prompts]
-    lengths = [len(prompt) for prompt in prompts]
-    for batch in prompt_batches(order, lengths, batch_size, math.inf, reads_padding(model)):
-        width = max(len(prompts[i]) for i in batch)
-        ids = torch.full((len(batch), width), pad)
-        mask = torch.zeros_like(ids)
-        for row, i in enumerate(batch):
-            ids[row, width - len(prompts[i]) :] = torch.tensor(prompts[i])
-            mask[row, width - len(prompts[i]) :] = 1
+    draw = _Draw(torch.empty(0, dtype=torch.int64), 0, temperature)
+
+    def drawing(batch: list[int], width: int) -> LogitsProcessorList:
+        nonlocal draw
         draw = _Draw(torch.from_numpy(seeds_B[batch]).to(model.device), width, temperature)
-        with only_what_is_asked(model):
-            out = model.generate(
-                input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config,
-                logits_processor=LogitsProcessorList([draw]),
-            )  # fmt: skip
+        return LogitsProcessorList([draw])
+
+    for batch, found in answer_batches(
+        model, prompts, stop=stop, pad=pad, max_new_tokens=max_new_tokens, batch_size=batch_size, processors=drawing
+    ):
         if not draw.are_finite:
             raise NoProbabilitiesError("logits are infinite or no numbers")
-        for i, answer in zip(batch, out[:, width:].tolist()):
-            end = next((at + 1 for at, token in enumerate(answer) if token in stop), len(answer))
-            answers[i] = answer[:end]
-        advance(len(batch))
-    return answers
+        yield batch, found
 
 
 class _Draw(LogitsProcessor):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ftlab.errors import RunDirError
+from ftlab.pretrained.files import ADAPTER
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.files import move_folder, temporary_folder
 from ftlab.rundir.plan import WEIGHTS, Phase, Plan
@@ -46,10 +47,15 @@ def ending_config(run_dir: RunDir, plan: Plan, source: str) -> Run:
             f"Phase {source} of {run_dir.path} is not finished, and another one starts from it. Run it first: leave "
             f"run.phases out, or add {source} to it."
         )
-    if (final / "adapter_config.json").is_file():
+    return config_with_weights(run_dir, plan, phase, final)
+
+
+def config_with_weights(run_dir: RunDir, plan: Plan, phase: Phase, folder: Path) -> Run:
+    """The config of ``phase`` with the model that it has in ``folder``: its final weights, or those of a checkpoint."""
+    if (folder / ADAPTER).is_file():
         began = starting_config(run_dir, plan, phase)  # whose adapter, if it had one, is what was trained on
-        return began.model_copy(update={"model": began.model.model_copy(update={"adapter": str(final)})})
-    weights = {"path": str(final), "revision": "main", "adapter": None, "init": "pretrained"}
+        return began.model_copy(update={"model": began.model.model_copy(update={"adapter": str(folder)})})
+    weights = {"path": str(folder), "revision": "main", "adapter": None, "init": "pretrained"}
     return phase.config.model_copy(update={"model": phase.config.model.model_copy(update=weights)})
 
 

@@ -9,6 +9,8 @@ import os
 import shutil
 from pathlib import Path
 
+from ftlab.rundir.names import WEIGHT_FILES
+
 
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write so that a reader, or a crash, sees the old file or the new one and nothing between."""
@@ -99,3 +101,10 @@ def sha256(path: Path) -> str:
 def size(folder: Path) -> int:
     """Bytes of all files below a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def weight_hashes(folder: Path) -> dict[str, str]:
+    """The sha256 of every file of weights in a folder, by name."""
+    return {
+        path.name: sha256(path) for path in sorted(folder.iterdir()) if path.suffix in WEIGHT_FILES and path.is_file()
+    }

@@ -131,6 +131,24 @@ class PlanTask(TaskGroup):
     format: Literal["table", "json"]
 
 
+class EvaluateTask(TaskGroup):
+    name: Literal["evaluate"]
+    split: Literal["auto", "train", "validation", "test", "golden"]
+    phase: str | None
+    compare: str | tuple[str, ...] | None
+    limit: Positive | None
+    temperature: NonNegativeFloat
+    too_long: Literal["error", "skip"]
+    generate: bool
+    out: str | None
+    format: Literal["table", "json"]
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """What the run is compared with: ``base``, or run directories."""
+        return (self.compare,) if isinstance(self.compare, str) else self.compare or ()
+
+
 class EnvTask(TaskGroup):
     name: Literal["env"]
     format: Literal["text", "json"]
@@ -154,6 +172,7 @@ Task = Annotated[
     | ControlTask
     | DiffTask
     | PlanTask
+    | EvaluateTask
     | EnvTask
     | VersionTask,
     Field(discriminator="name"),

@@ -75,6 +75,7 @@ class Eval(Group):
     max_new_tokens: Annotated[Positive, choosing]
     samples: Annotated[NonNegative, operational]
     golden_rows: Annotated[NonNegative, choosing]
+    metrics: Annotated[tuple[str, ...] | None, choosing]
 
 
 class Deepspeed(Group):

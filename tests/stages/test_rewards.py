@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftlab.errors import ConfigError, FtlabError
-from ftlab.stages.rewards.functions import last_number
+from ftlab.measure.numbers import last_number
 from ftlab.stages.rewards.resolve import check, resolve
 from ftlab.stages.rewards.scoring import Reward, RewardError, Scores, score
 

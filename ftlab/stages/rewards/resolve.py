@@ -17,22 +17,18 @@ may ask for ``prompt_ids`` and ``completion_ids``, the tokens.
 
 from __future__ import annotations
 
-import ast
-import importlib.util
-import inspect
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from hashlib import blake2b
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ftlab.base.user_functions import find_function, load_file
 from ftlab.errors import ConfigError, Mistake, nearest
 from ftlab.schema import GrpoStage, PpoStage
 from ftlab.stages.rewards import find
 from ftlab.stages.rewards.functions import FACTORIES, FUNCTIONS
-from ftlab.stages.rewards.scoring import Reward, describe_error
+from ftlab.stages.rewards.scoring import Reward
 
 KEY = "stage.rewards"
 MODEL = "model"
@@ -74,7 +70,7 @@ def resolve(names: Sequence[str], phases: Path | None = None, model: ToFunction 
     if mistakes:
         raise ConfigError(mistakes)
     files: dict[Path, ModuleType] = {}
-    found = [_resolve(name, phases, partial(_load, files), model) for name in names]
+    found = [_resolve(name, phases, partial(load_file, files, "rewards"), model) for name in names]
     mistakes = [reward for reward in found if isinstance(reward, Mistake)]
     if mistakes:
         raise ConfigError(mistakes)
@@ -95,66 +91,10 @@ def _resolve(
         return Mistake(KEY, wrong, name) if wrong else Reward(name, model(rest) if model else len)
     path, _, function = name.rpartition(":")
     if path.endswith(".py"):
-        found = _function(Path(path).expanduser(), function, load)
+        found = find_function(Path(path).expanduser(), function, load)
         return Mistake(KEY, found[0], name, found[1]) if isinstance(found, tuple) else Reward(name, found)
     if name.endswith(".py"):
         return Mistake(KEY, f"name a function of that file too: {name}:FUNCTION", name)
     known = [*FUNCTIONS, *FACTORIES, MODEL]
     near = [f"{word}:{rest}" if word in (*FACTORIES, MODEL) and colon else word for word in nearest(head, known)]
     return Mistake(KEY, f"there is no such reward; there are {_KNOWN}.", name, near)
-
-
-def _function(
-    path: Path, name: str, load: Callable[[Path], ModuleType] | None
-) -> Callable[..., Any] | tuple[str, Sequence[str]]:
-    """The function of a file, or why there is none and which are near; a stand-in for it if it is not to be loaded."""
-    if not path.is_file():
-        return f"there is no file {path.resolve()}.", ()
-    try:
-        own = _names(path)
-    except (SyntaxError, ValueError) as error:
-        return f"{path} is no Python: {error}.", ()
-    if own is not None and name not in own:
-        known = sorted(word for word in own if not word.startswith("_"))
-        return f"{path} has no function {name!r}; it has {', '.join(known) or 'none'}.", nearest(name, known)
-    if load is None:
-        return len
-    try:
-        function = getattr(load(path), name)
-    except (Exception, SystemExit) as error:
-        return f"{path} cannot be run: {describe_error(error)}.", ()
-    if not callable(function):
-        return f"{name} in {path} is a {type(function).__name__}, not a function.", ()
-    if inspect.iscoroutinefunction(function):
-        return f"{name} in {path} is asynchronous; write it with a plain def.", ()
-    return function
-
-
-def _names(path: Path) -> set[str] | None:
-    """Every name that a file may bind, without running it; None if only running it can tell."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_bytes(), str(path))):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            found.add(node.name)
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            found.add(node.id)
-        elif isinstance(node, ast.alias):
-            found.add(node.asname or node.name.partition(".")[0])
-    return None if found & {"*", "__getattr__"} else found
-
-
-def _load(files: dict[Path, ModuleType], path: Path) -> ModuleType:
-    """Runs a file as a module; what lies beside it can be imported while it does."""
-    path = path.resolve()
-    if path not in files:
-        name = f"ftlab_rewards_{path.stem}_{blake2b(str(path).encode(), digest_size=4).hexdigest()}"
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None and spec.loader is not None
-        module = sys.modules[name] = importlib.util.module_from_spec(spec)
-        sys.path.insert(0, str(path.parent))
-        try:
-            spec.loader.exec_module(module)
-        finally:
-            sys.path.remove(str(path.parent))
-        files[path] = module
-    return files[path]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ftlab.base.user_functions import arguments, describe_error, shorten
 from ftlab.errors import FtlabError
 
 OnError = Literal["stop", "skip"]
@@ -150,33 +149,10 @@ class _Batch:
 
 def _arguments(reward: Reward, known: Sequence[str]) -> Sequence[str]:
     """Which of the columns a function takes: all of them, unless it lists the ones that it wants."""
-    try:
-        parameters = inspect.signature(reward.function).parameters.values()
-    except (TypeError, ValueError):  # of some built-in functions nobody knows
-        return known
-    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    nameless = [p for p in parameters if p.kind is p.POSITIONAL_ONLY]
-    lacking = [p.name for p in (*named, *nameless) if p.default is p.empty and (p in nameless or p.name not in known)]
+    wanted, lacking = arguments(reward.function, known)
     if lacking:
         raise RewardError(
             f"The reward {reward.name} asks for {', '.join(lacking)}, which the rows do not have. They have "
             f"{', '.join(known)}, passed by name."
         )
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return known
-    return [p.name for p in named if p.name in known]
-
-
-def shorten(value: Any, limit: int = 80) -> str:
-    """A prompt or completion as an error shows it: of a conversation the last message, and not all of a long one."""
-    if isinstance(value, Sequence) and not isinstance(value, str) and value and isinstance(value[-1], Mapping):
-        value = value[-1].get("content", value)
-    text = repr(value)
-    return text if len(text) <= limit else f"{text[: limit - 3]}..."
-
-
-def describe_error(error: BaseException) -> str:
-    """Return what went wrong, and the last line of code that it went through."""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {error}{where}"
+    return wanted

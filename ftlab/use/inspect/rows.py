@@ -57,7 +57,7 @@ def rows_beforehand(
     begins = [part.beginning(BLOCK_ROWS) for part in parts]
     with tempfile.TemporaryDirectory(prefix="ftlab-data-") as folder:
         try:
-            rows = prepare_split(split, begins, Path(folder) / "rows", data, seed, tokens.template, tokens.tokenizer)
+            rows, _ = prepare_split(split, begins, Path(folder) / "rows", data, seed, tokens.template, tokens.tokenizer)
         except (DataError, FastPathMismatch):
             return None  # to prepare all of it says so, or goes another way
         kept = np.bincount(rows.kept[:, 0], minlength=len(parts))

@@ -1,0 +1,1 @@
+"""``ftlab evaluate``: what a run has learned, in numbers, beside its base or other runs."""

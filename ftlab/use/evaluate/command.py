@@ -1,0 +1,163 @@
+"""``ftlab evaluate RUN``: loads, measures, compares, and writes it down."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from ftlab.base.console import Terminal
+from ftlab.base.libraries import quiet_libraries
+from ftlab.base.progress import Bar
+from ftlab.base.terminal import echo, echo_json
+from ftlab.errors import ConfigError, Mistake, NotReadyError, OutOfMemoryError
+from ftlab.measure import scores
+from ftlab.rundir.directory import RunDir
+from ftlab.rundir.evaluations import EvaluationDir
+from ftlab.rundir.start_folder import in_start_folder
+from ftlab.schema import EvaluateTask, Run
+from ftlab.use.evaluate.config import Given, absolute
+
+BASE = "base"  # in compare: what the run began with
+
+
+def evaluate(run: Run, overrides: Sequence[str]) -> None:
+    """Measure a run, and what it is compared with; write ``evaluation.json``, ``predictions.jsonl`` and a table.
+
+    :raises ConfigError: no run is named, or keys and metrics that there are not. :raises RunDirError: it is no run, or
+        has no weights. :raises NotReadyError: a model or a package is missing. :raises DataError: the rows.
+    :raises MetricError: a metric failed; all else is written.
+    """
+    task = run.task
+    assert isinstance(task, EvaluateTask)
+    if run.run.dir is None:
+        raise ConfigError([Mistake("run.dir", "ftlab evaluate needs a run directory: ftlab evaluate outputs/my-run")])
+    if wrong := scores.check(run.eval.metrics):
+        raise ConfigError(wrong)
+    given = Given.read(run, overrides)
+    folder = Path(run.run.dir).expanduser()
+    others = [name if name == BASE else str(_run_folder(name)) for name in task.others]
+    out = None if task.out is None else Path(task.out).expanduser().absolute()
+    _run_folder(run.run.dir)
+    quiet_libraries()
+    with warnings.catch_warnings(action="ignore"):  # of libraries, to whoever calls them
+        _Command(task, given, folder, others, out, run.run.checkpoint).run()
+
+
+def _run_folder(name: str) -> Path:
+    """:raises RunDirError: there is no run."""
+    return RunDir.open(Path(name).expanduser()).path
+
+
+class _Command:
+    def __init__(
+        self, task: EvaluateTask, given: Given, folder: Path, others: Sequence[str], out: Path | None, step: int | None
+    ):
+        self._task, self._given, self._folder, self._others = task, given, folder, others
+        self._out, self._step = out, step
+
+    def run(self) -> None:
+        from ftlab.measure.scores import MetricError
+        from ftlab.use.evaluate.compare import compare
+        from ftlab.use.evaluate.table import console, report
+
+        split = self._split()
+        evaluation = self._evaluate(self._folder, False, split, self._out)
+        contrasts = []
+        for name in self._others:
+            is_base = name == BASE
+            other = self._evaluate(self._folder if is_base else Path(name), is_base, split, None)
+            contrasts.append((name, compare(evaluation, other, self._seed)))
+        evaluation.values["compare"] = {name: {one.name: one.values for one in found} for name, found in contrasts}
+        files = EvaluationDir(evaluation.folder)
+        with files:
+            files.write(evaluation.values)
+            files.write_table(_as_text(list(report(evaluation, contrasts))))
+        if self._task.format == "json":
+            echo_json(evaluation.values)
+        else:
+            to = console()
+            for line in report(evaluation, contrasts, to.known_width):
+                to.print(line, soft_wrap=isinstance(line, Text))
+            echo(f"written to {_shown(evaluation.folder)}")
+        if evaluation.failures:
+            raise MetricError("\n".join(evaluation.failures.values()))
+
+    def _split(self) -> Any:
+        """The rows, of the run's own data or of other; they are the same for all that is compared."""
+        from ftlab.rundir.sources import weights_of_run
+        from ftlab.use.evaluate.rows import read_split
+
+        with _started(self._folder) as folder:
+            phase = weights_of_run(folder, self._task.phase, self._step).phase
+            config = self._given.merged(absolute(phase.config))
+            self._seed = config.seed
+            return read_split(config, self._task.split, self._task.limit, self._given.has_other_data, _progress)
+
+    def _evaluate(self, folder: Path, is_base: bool, split: Any, out: Path | None) -> Any:
+        """:param is_base: whether what the run began with is meant."""
+        from ftlab.policy.from_run import find_policy
+        from ftlab.stages.trainer.out_of_memory import is_out_of_memory
+        from ftlab.use.evaluate.evaluation import Evaluator
+
+        is_other = folder != self._folder
+        phase, step = (None, None) if is_other else (self._task.phase, self._step)
+        with _started(folder) as named:
+            policy = find_policy(named, phase, step, lambda config: self._given.merged(absolute(config)))
+            policy = policy.base if is_base else policy
+            _check_reachable(policy.config)
+            try:
+                return Evaluator(policy, str(folder), is_base, split, self._task, out, _progress).run()
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                size = policy.config.eval.batch_size
+                raise OutOfMemoryError(
+                    f"Out of memory. Smaller batches take less: eval.batch_size={max(size // 2, 1)}. What was answered "
+                    "is kept: the same command with it goes on."
+                ) from None
+
+
+@contextmanager
+def _started(folder: Path) -> Iterator[Path]:
+    """Be where a run's relative paths start from; the run as it is named from there."""
+    with in_start_folder(RunDir.open(folder)) as (run_dir, _):
+        yield run_dir.path
+
+
+def _check_reachable(config: Run) -> None:
+    """:raises NotReadyError: the base or the adapter is not there."""
+    from ftlab.preflight.reachable import unreachable
+    from ftlab.pretrained.files import CONFIG
+    from ftlab.pretrained.folder import not_a_model
+
+    path = config.model.path
+    problem = not_a_model(path) if Path(path).exists() else None
+    lacking = [problem] if problem else unreachable("model.path", path, config.model.revision, CONFIG)
+    if lacking:
+        raise NotReadyError(
+            "\n".join(["The model that the run was trained on is not there:", *(f"  - {line}" for line in lacking)])
+        )
+
+
+def _shown(path: Path) -> Path:
+    """As a user here would type it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _as_text(lines: Sequence[Any]) -> str:
+    file = io.StringIO()
+    to = Terminal(file=file, width=160, highlight=False, emoji=False, color_system=None)
+    for line in lines:
+        to.print(line)
+    return "".join(f"{line.rstrip()}\n" for line in file.getvalue().splitlines())
+
+
+def _progress(description: str, total: int, unit: str = "") -> Bar:
+    """Beside what is printed and not in it."""
+    return Bar(Terminal(stderr=True, highlight=False), description, total, unit)
