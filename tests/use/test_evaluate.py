@@ -297,14 +297,14 @@ def test_a_base_that_is_gone_and_an_adapter_of_another_base_are_told(here):
     config = json.loads((here / "model" / "config.json").read_text())
     shutil.move("model", "elsewhere")
     with pytest.raises(NotReadyError, match=r"model\.path=.*model"):
-        evaluated("run", "limit=4")
+        evaluated("run", "limit=4", "split=train")
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained("elsewhere", hidden_size=64, num_attention_heads=2, num_key_value_heads=2)
     shutil.copytree("elsewhere", "model")
     AutoModelForCausalLM.from_config(config).save_pretrained("model")
     with pytest.raises(NotReadyError, match="cannot be loaded onto this model: size mismatch"):
-        evaluated("run", "limit=4")
+        evaluated("run", "limit=4", "split=train")
 
 
 def test_another_evaluation_in_the_same_folder_is_not_overwritten(run):
