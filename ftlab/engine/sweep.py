@@ -37,6 +37,7 @@ from ftlab.rundir.directory import RunDir
 from ftlab.rundir.lock import RunLock
 from ftlab.rundir.sweep import JobRecord, Journal, Objective, SweepDir, is_same
 from ftlab.schema import Run
+from ftlab.schema.launchers import Gpus
 from ftlab.slurm.options import Options
 
 _TRAIN_LOSS = "loss"  # in a line of training
@@ -63,6 +64,8 @@ def run(given: Arguments, start: Callable[[list[str]], None]) -> int:
             added = f", {count - before} new" if count > before else ""
             another = "" if asked.named else ". run.if_exists=new starts another"
             echo(f"Going on with {sweep.path}: {done} of {count} jobs are finished{added}{another}")
+            if not isinstance(asked.launcher, Gpus | Options) and (killed := _at_work(sweep)):
+                echo(_killed_line(killed))
         journal = journal if journal is not None else asked.journal
         sweep.write(journal)
         try:
@@ -71,6 +74,21 @@ def run(given: Arguments, start: Callable[[list[str]], None]) -> int:
         except KeyboardInterrupt:  # between two jobs
             raise Interrupted(f"Interrupted. {how_to_go_on(sweep)}") from None
     return report(sweep)
+
+
+def _at_work(sweep: SweepDir) -> list[int]:
+    """The numbers of the jobs that were at work when the process of the sweep was killed."""
+    paths = {number: sweep.run_dir(job) for number, job in sweep.records().items() if job.stopped is None}
+    return [number for number, path in paths.items() if summary.summarize(path).status == "killed"]
+
+
+def _killed_line(numbers: Sequence[int]) -> str:
+    named = ", ".join(str(number + 1) for number in numbers)
+    jobs = f"jobs {named} were" if len(numbers) > 1 else f"job {named} was"
+    return (
+        f"The process was killed while {jobs} at work. If a config does that to its process, add hydra/launcher=gpus: "
+        "each has one of its own then, and the others go on."
+    )
 
 
 # --- one job ---------------------------------------------------------------------------------------------------------
