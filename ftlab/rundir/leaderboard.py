@@ -200,7 +200,9 @@ def _value(entry: Entry, measure: str) -> float | None:
 def _job(sweep: SweepDir, job: JobRecord, overrides: tuple[str, ...], now: float) -> Entry:
     path = sweep.run_dir(job)
     if RunDir(path).run_yaml.is_file():
-        return _run(job.number, overrides, path, job.error, now)
+        entry = _run(job.number, overrides, path, job.error, now)
+        is_stopped = job.stopped is not None and entry.state == "killed"  # before its run could write it down
+        return replace(entry, state="stopped") if is_stopped else entry
     state = "failed" if job.error is not None else "running" if is_held(path) else WAITING
     return Entry(job.number, overrides, state, path, error=job.error)
 

@@ -105,6 +105,13 @@ def test_numbers_that_no_float_holds_are_no_values(sweep, line):
     assert (first.step, first.loss) == (3, None) and first.total_steps in (None, 0)
 
 
+def test_a_job_that_was_killed_while_it_was_being_stopped_is_stopped(sweep):
+    for number in (0, 1):
+        write_run(begin(sweep, number), "running")
+    sweep.record(sweep.records()[1].model_copy(update={"stopped": "asha after step 2"}))
+    assert [state for _, _, state in numbers(read_sweep(sweep))] == ["killed", "stopped", "waiting", "waiting"]
+
+
 def test_states_errors_and_what_has_no_rank(sweep):
     write_run(begin(sweep, 0, "job ended with 1:\n  CUDA out of memory\n  more"), "running", validation_loss=0.1)
     begin(sweep, 1, "data.path: nope.json does not exist")
