@@ -55,7 +55,7 @@ def main() -> None:
 
             link.meet(run_dir.shared_mark)
             link.agree(begin)
-            _launch(run_dir, given.checkpoint, started, link)
+            _launch(run_dir, given.checkpoint, started, link, turns=given.turns)
     except KeyboardInterrupt:
         echo_error(Interrupted("Interrupted before anything was begun."))
         sys.exit(Interrupted.exit_code)
@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m ftlab.engine.launch", description=__doc__)
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR")
     parser.add_argument("--checkpoint", type=int, help="the step to go on from")
+    parser.add_argument("--turns", type=int, help="that the steps of a phase are divided into; it ends with the first")
     several = parser.add_argument_group("several machines", "Where Slurm starts them, it says all of this.")
     several.add_argument("--node-rank", type=int, metavar="N", help="which of them this is, from 0")
     several.add_argument("--master-addr", metavar="HOST", help="where the first is; MASTER_ADDR")
@@ -94,8 +95,14 @@ def launch(run_dir: RunDir, checkpoint: int | None, started: float, module: str 
         _launch(run_dir, checkpoint, started, link, module)
 
 
-def _launch(run_dir: RunDir, checkpoint: int | None, started: float, link: NodeLink, module: str = _RANK) -> None:
-    """The same on this machine's share of those that are linked. :raises NodeLostError: one of them is gone."""
+def _launch(
+    run_dir: RunDir, checkpoint: int | None, started: float, link: NodeLink, module: str = _RANK,
+    turns: int | None = None,
+) -> None:  # fmt: skip
+    """The same on this machine's share of those that are linked. :param turns: as a worker has it.
+
+    :raises NodeLostError: one of them is gone.
+    """
     from ftlab.engine.run import execute, phases_to_run  # which import transformers
 
     names = link.share([phase.name for phase in phases_to_run(run_dir)])
@@ -109,6 +116,7 @@ def _launch(run_dir: RunDir, checkpoint: int | None, started: float, link: NodeL
         for number, phase in enumerate(phases):
             given = ["--errors", errors, "--started", str(started)]
             given += ["--phase", phase.name] if len(plan.phases) > 1 else []
+            given += ["--turns", str(turns)] if turns is not None else []
             given += ["--unfinished"] if phase is not phases[-1] else []
             more = ["--checkpoint", str(checkpoint)] if checkpoint is not None else []  # of the first phase
             more += ["--begun"] if number else []

@@ -9,7 +9,6 @@ import itertools
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections import deque
@@ -25,22 +24,21 @@ from ftlab.base.terminal import echo_error
 from ftlab.distributed.sharding import needs_launch
 from ftlab.distributed.world import driver_gpus, environment_of_devices, planned_devices, threads_of_rank
 from ftlab.engine import tasks
+from ftlab.engine.child import start, why_not_finished
 from ftlab.engine.live_leaderboard import sweep_progress
 from ftlab.engine.process import Interruption
 from ftlab.engine.shards import failure_name
 from ftlab.engine.work import Prepared, Work
-from ftlab.errors import ConfigError, Mistake, RunDirError
+from ftlab.errors import ConfigError, Mistake
 from ftlab.preflight.directory import how_to_go_on
 from ftlab.preflight.fit import TIGHT
 from ftlab.preflight.memory import device_of, predict
-from ftlab.rundir.control import obeyed_state
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.sweep import SweepDir
 from ftlab.schema import Run
 from ftlab.schema.launchers import Gpus
 
 _PAUSE = 0.2  # seconds between two looks at the processes
-_TAIL = 1 << 14  # bytes of what a process has printed that hold its last line
 
 
 @dataclass(frozen=True)
@@ -182,17 +180,14 @@ class _Pool:
 
     def _start(self, runs: tuple[Pooled, ...], devices: tuple[int, ...]) -> _Worker:
         first = runs[0]
-        command = [sys.executable, "-m", "ftlab.engine.launch", str(first.path)]
+        module, words = "ftlab.engine.launch", [str(first.path)]
         if not first.is_launched:
             turns = ["--shards", str(self._options.shards or 1), "--failures", str(self._failures)]
             turns += ["--resident", str(self._options.resident)] if self._options.resident is not None else []
-            command = [sys.executable, "-m", "ftlab.engine.shards", *turns, *(str(run.path) for run in runs)]
+            module, words = "ftlab.engine.shards", [*turns, *(str(run.path) for run in runs)]
         log = self._failures / f"{next(self._logs)}.log"
         environment = os.environ | environment_of_devices(devices, self.slots, first.on_cpu)
-        with log.open("wb") as file:  # a session of its own: what Ctrl-C sends goes through this process alone
-            process = subprocess.Popen(
-                command, stdout=file, stderr=subprocess.STDOUT, env=environment, start_new_session=True
-            )
+        process = start(module, words, log, environment)
         return _Worker(process, runs, devices, log)
 
     def stop(self, asked_by: signal.Signals) -> None:
@@ -219,20 +214,7 @@ class _Pool:
 
     def _failure(self, run: Pooled, worker: _Worker) -> str | None:
         """Why a run is not finished whose process has ended; None where it is, or has ended as its user asked."""
-        try:
-            manifest = RunDir(run.path).manifest()
-        except RunDirError as error:
-            return str(error)
-        if manifest.get("status") == "finished" or obeyed_state(run.path) is not None:
-            return None
-        written = self._failures / failure_name(run.path)
-        if written.is_file():
-            return written.read_text(encoding="utf-8")
-        code = worker.process.returncode
-        if code < 0:
-            return f"its process was killed by {signal.Signals(-code).name}"
-        if manifest.get("status") == "failed":
-            return str(manifest.get("error"))
-        lines = worker.log.read_bytes()[-_TAIL:].decode("utf-8", errors="replace").split("\n")
-        last = next((line for line in reversed(lines) if line.strip()), "it printed nothing")
-        return f"its process ended with exit code {code}: {last.strip()}"
+        why, written = why_not_finished(run.path, worker.process.returncode, worker.log), failure_name(run.path)
+        if why is not None and (self._failures / written).is_file():
+            return (self._failures / written).read_text(encoding="utf-8")
+        return why

@@ -32,7 +32,7 @@ _LITTLE = 1 << 20  # bytes: what a full disk may still have
 
 def execute(
     run_dir: RunDir, checkpoint: int | None = None, hooks: PhaseHooks | None = None, started: float | None = None,
-    ranks: Ranks | None = None, part: Part | None = None, share: Share | None = None,
+    ranks: Ranks | None = None, part: Part | None = None, share: Share | None = None, turns: int | None = None,
 ) -> None:  # fmt: skip
     """Run every phase of a run directory that is not done yet. Its lock must be held.
 
@@ -40,9 +40,11 @@ def execute(
     :param hooks: what the caller wants to be told of. :param started: when the command began; None: now.
     :param ranks: the processes that work on it together; None: this one alone. :param part: what this
         process does of it; None: all. :param share: what it has of a process that others work in; None: it is its own.
+    :param turns: that the steps of a phase are divided into, where others have theirs in other processes: it ends with
+        the first of them, as on a signal.
     :raises Interrupted: on Ctrl-C, SIGTERM or SIGUSR1, with a checkpoint if training had begun.
     """
-    with _room(run_dir), session_of(run_dir, hooks or PhaseHooks(), started, ranks, share) as session:
+    with _room(run_dir), session_of(run_dir, hooks or PhaseHooks(), started, ranks, share, turns) as session:
         left = session.phases_left()
         if session.manifest.values.get("status") == "finished" and not left:
             session.output.say(escape(finished_line(run_dir)))

@@ -101,10 +101,10 @@ class Session:
 @contextmanager
 def session_of(
     run_dir: RunDir, hooks: PhaseHooks, started: float | None = None, ranks: Ranks | None = None,
-    share: Share | None = None,
+    share: Share | None = None, turns: int | None = None,
 ) -> Iterator[Session]:  # fmt: skip
     """The session of a run whose lock is held. :param ranks: None: this process is alone.
-    :param share: None: the process is the run's.
+    :param share: None: the process is the run's. :param turns: as of :meth:`Turns.taking`.
 
     :raises Interrupted: on Ctrl-C, SIGTERM or SIGUSR1, with a checkpoint if training had begun.
     """
@@ -112,7 +112,7 @@ def session_of(
     plan, manifest = run_dir.plan(), Manifest(run_dir, ranks.world.is_first)
     interruption = Interruption(f"Interrupted. Continue with: {resume_command(run_dir)}")
     log = run_dir.log if ranks.world.is_first else None
-    turn_of = TURNS.taking() if share is None else share.turn.at_work()
+    turn_of = TURNS.taking(turns) if share is None else share.turn.at_work()
     with Output(log, has_terminal=share is None) as output, interruption, turn_of as turn:
         clock = Clock(max(manifest.values.get("seconds") or 0, _seconds_logged(run_dir)), started)
         trackers = Trackers(run_dir, plan, manifest, output.say)

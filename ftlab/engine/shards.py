@@ -27,7 +27,8 @@ from ftlab.base.numbers import readable
 from ftlab.base.terminal import echo_error
 from ftlab.config import objectives
 from ftlab.distributed.sharding import needs_launch
-from ftlab.engine import tasks
+from ftlab.distributed.world import planned_nodes
+from ftlab.engine import child, tasks
 from ftlab.engine.early_stopping import Judge
 from ftlab.engine.live_leaderboard import sweep_progress
 from ftlab.engine.process import Interruption, die_with_parent
@@ -61,8 +62,8 @@ def prepare(title: str, run: Run, overrides: Sequence[str], options: Shards) -> 
     :param options: of the launcher; they say nothing about a single run.
     :raises FtlabError: it cannot run, or is somebody else's.
     """
-    if needs_launch(run):
-        reason = "takes turns in one process, and this config is trained by several; use hydra/launcher=basic"
+    if planned_nodes(run.hardware) > 1:
+        reason = "takes turns on one machine, and this config is trained on several; use hydra/launcher=slurm"
         raise ConfigError([Mistake("hydra/launcher", reason, "shards")])
     if options.stop != "none" and len(run.phases) > 1:
         reason = "compares steps of one phase, and this config has several; use none"
@@ -154,7 +155,7 @@ class _Process:
             turn, place = (TURNS.reserve(count) if place is None else TURNS.replace(place, count)), None
             turn.when_over, turn.is_watched = self._dismiss, is_watched
             self._over.discard(run.path)
-            self.jobs.append(_Job(run, Share(turn, self._bases.load), self._to))
+            self.jobs.append(_Job(run, Share(turn, self._bases.load), count, self._to))
         if place is not None:
             TURNS.cancel(place)
         if runs:
@@ -167,11 +168,15 @@ class _Process:
             self._more_will_come = is_open
         sharing = sharing_of([job.configs for job in self.jobs], self._more_will_come)
         self._bases.shared = sharing.shared
-        TURNS.places = min(self._options.resident or sharing.places, len(self.jobs))
+        launched = sum(job.is_launched for job in self.jobs)
+        # What processes of their own need of a device, no other may have meanwhile.
+        TURNS.places = 1 if launched else min(self._options.resident or sharing.places, len(self.jobs))
         for job in self.jobs:
             job.share.turn.keeps_place = is_open
         if is_first:
             line = _plan_line(sharing, TURNS.places, self._options.shards, self._work.count)
+            if launched:
+                line += f"; {launched} in processes of their own, which begin anew with each turn"
             self._to.print(escape(line), soft_wrap=True)
 
     def _dismiss(self) -> None:
@@ -240,15 +245,17 @@ def _plan_line(sharing: Sharing, places: int, shards: int, count: int) -> str:
 class _Job:
     """One of the runs.
 
-    :ivar configs: of its phases. :ivar is_stopped: a signal has ended it. :ivar is_over: it has come to an end, and no
-        thread is at work for it.
+    :param turns: that its steps are divided into.
+    :ivar configs: of its phases. :ivar is_launched: whether it is trained by processes of its own.
+    :ivar is_stopped: a signal has ended it. :ivar is_over: it has come to an end, and no thread is at work for it.
     """
 
-    def __init__(self, run: Prepared, share: Share, to: Terminal):
+    def __init__(self, run: Prepared, share: Share, turns: int, to: Terminal):
         from ftlab.engine.run import phases_to_run
 
-        self.run, self.share, self._to = run, share, to
+        self.run, self.share, self._turns, self._to = run, share, turns, to
         self.configs = [phase.config for phase in phases_to_run(RunDir(run.path))]
+        self.is_launched = any(map(needs_launch, self.configs))
         self._thread: threading.Thread | None = None
         self._ends: list[dict[str, str]] = []
         self._dismissal: str | None = None
@@ -309,11 +316,18 @@ class _Job:
     def ended(self) -> int:
         return self.share.turn.ended
 
-    def _work(self) -> None:
+    def _train(self, run_dir: RunDir) -> None:
+        """:raises Interrupted: the run has left, or is to stop."""
         from ftlab.engine.run import execute
 
-        turn, run_dir = self.share.turn, RunDir(self.run.path)
+        turn = self.share.turn
         try:
+            if self.is_launched:
+                with hold(run_dir):
+                    choose_remaining_phases(run_dir)
+                with turn.at_work():
+                    child.take_turn(run_dir, self._turns, turn)
+                return
             with hold(run_dir):
                 choose_remaining_phases(run_dir)
                 try:
@@ -321,8 +335,13 @@ class _Job:
                 except Interrupted:
                     self._record_stop(run_dir)
                     raise
-                finally:
-                    turn.when_over()  # of a run that is over, or has left
+        finally:
+            turn.when_over()  # of a run that is over, or has left
+
+    def _work(self) -> None:
+        turn, run_dir = self.share.turn, RunDir(self.run.path)
+        try:
+            self._train(run_dir)
         except Interrupted:
             if obeyed_state(self.run.path) is not None:
                 turn.is_given_up = False  # what its user asked for comes first

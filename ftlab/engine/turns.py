@@ -28,6 +28,7 @@ class Turn:
     """A run's part of the process's time.
 
     :param count: how many turns the steps of a phase are divided into; None: as many as there are steps.
+    :param leaves: the others are in other processes, and this one ends with the turn.
     :ivar step: of the phase at work, the last that has ended; :ivar steps: how many it has. :ivar first: the step that
         the first of its phases went on from in this process.
     :ivar ended: the step that the last turn ended with. :ivar waited: seconds in which others were at work.
@@ -39,9 +40,10 @@ class Turn:
     :ivar place_at_end: as which of all runs of the process it ended; None: it has not.
     """
 
-    def __init__(self, turns: Turns, count: int | None, is_reserved: bool):
+    def __init__(self, turns: Turns, count: int | None, is_reserved: bool, leaves: bool = False):
         self._turns, self._count = turns, count
         self.is_reserved = is_reserved  # it is one of several, even when the others are done
+        self._leaves = leaves
         self.is_starting = False
         self.thread: int | None = None
         self.step = self.steps = self.ended = 0
@@ -54,7 +56,7 @@ class Turn:
     @property
     def is_wanted(self) -> bool:
         """Whether another run is waiting."""
-        return self._turns.are_wanted
+        return self._leaves or self._turns.are_wanted
 
     @property
     def is_over(self) -> bool:
@@ -66,7 +68,7 @@ class Turn:
     @property
     def must_leave(self) -> bool:
         """Whether the run whose turn is next has no place in memory but this one's."""
-        return self._turns.next_needs_place(self)
+        return self._leaves or self._turns.next_needs_place(self)
 
     def let_others_work(self) -> None:
         """Let each of the others have its turn. To be called where nothing is half done, as between two steps."""
@@ -99,9 +101,10 @@ class Turns:
         return len(self._queue) > 1
 
     @contextmanager
-    def taking(self) -> Iterator[Turn]:
-        """Take a turn, and give it back at the end."""
-        with self._append(Turn(self, None, is_reserved=False)).at_work() as turn:
+    def taking(self, count: int | None = None) -> Iterator[Turn]:
+        """Take a turn, and give it back at the end. :param count: of turns in all, where others are in other processes;
+        None: there are none."""
+        with self._append(Turn(self, count, is_reserved=False, leaves=count is not None)).at_work() as turn:
             yield turn
 
     def reserve(self, count: int) -> Turn:

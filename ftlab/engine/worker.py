@@ -95,7 +95,7 @@ def _run(run_dir: RunDir, given: argparse.Namespace, ranks: Ranks, hooks: PhaseH
     # Who has launched the ranks holds the lock for them.
     takes_lock = ranks.world.is_first and given.errors is None
     with hold(run_dir) if takes_lock else nullcontext():
-        execute(run_dir, given.checkpoint, hooks, started=started, ranks=ranks, part=part)
+        execute(run_dir, given.checkpoint, hooks, started=started, ranks=ranks, part=part, turns=given.turns)
         ranks.meet()
 
 
@@ -143,6 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint", type=int, help="the step to go on from")
     parser.add_argument("--started", type=float, help="when the command began, on the system's monotonic clock")
     parser.add_argument("--errors", type=Path, help="where a launcher reads why a process failed")
+    parser.add_argument("--turns", type=int, help="that the steps of a phase are divided into; it ends with the first")
     parser.add_argument("--begun", action="store_true", help="the start was written down before")
     parser.add_argument("--unfinished", action="store_true", help="other phases follow")
     return parser

@@ -253,9 +253,9 @@ def test_wrong_words_are_told_before_anything_begins(each, words, message):
     assert done.heavy == [] and done.left == []
 
 
-def test_a_run_of_several_processes_cannot_take_turns(tmp_path):
-    with pytest.raises(ConfigError, match="takes turns in one process, and this config is trained by several"):
-        take_turns(tmp_path, [(*BASE, "hardware.devices=2")])
+def test_a_run_of_several_machines_cannot_take_turns(tmp_path):
+    with pytest.raises(ConfigError, match="takes turns on one machine, and this config is trained on several"):
+        take_turns(tmp_path, [(*BASE, "hardware.devices=2", "hardware.nodes=2")])
 
 
 def test_how_many_stay_in_memory():
