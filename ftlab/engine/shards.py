@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import argparse
 import functools
-import gc
 import hashlib
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,27 +21,21 @@ from rich.markup import escape
 
 from ftlab.base.console import Terminal
 from ftlab.base.libraries import quiet_libraries
-from ftlab.base.numbers import readable
-from ftlab.base.terminal import echo_error
 from ftlab.config import objectives
-from ftlab.distributed.sharding import needs_launch
 from ftlab.distributed.world import planned_nodes
-from ftlab.engine import child, tasks
+from ftlab.engine import tasks
 from ftlab.engine.early_stopping import Judge
 from ftlab.engine.live_leaderboard import sweep_progress
 from ftlab.engine.process import Interruption, die_with_parent
 from ftlab.engine.session import Share
+from ftlab.engine.shard_job import Job
 from ftlab.engine.turns import TURNS, Turn
 from ftlab.engine.work import Listed, Prepared, Work
-from ftlab.errors import ConfigError, FtlabError, Interrupted, Mistake, RunDirError
+from ftlab.errors import ConfigError, Interrupted, Mistake
 from ftlab.preflight.directory import how_to_go_on
 from ftlab.preflight.fit import size
 from ftlab.preflight.sharing import Sharing, sharing_of
-from ftlab.rundir.claim import choose_remaining_phases, hold
-from ftlab.rundir.control import obeyed_state
-from ftlab.rundir.directory import RunDir
 from ftlab.rundir.files import write_atomic
-from ftlab.rundir.manifest import Manifest
 from ftlab.rundir.sweep import SweepDir
 from ftlab.schema import Run
 from ftlab.schema.launchers import Shards
@@ -53,7 +45,7 @@ if TYPE_CHECKING:
 
 _GLANCE = 0.2  # seconds between two looks at where the runs are
 # Of the runs that are at work, those to stop, each with the reason.
-_Decide = Callable[[Sequence["_Job"]], dict["_Job", str]]
+_Decide = Callable[[Sequence["Job"]], dict["Job", str]]
 
 
 def prepare(title: str, run: Run, overrides: Sequence[str], options: Shards) -> Prepared:
@@ -89,7 +81,7 @@ def _judge(options: Shards, sweep: SweepDir) -> _Decide:
     folders = lambda: {number: sweep.run_dir(job) for number, job in sweep.records().items()}  # noqa: E731
     judges: list[Judge] = []  # one, once there is a run that says what its stage measures
 
-    def decide(jobs: Sequence[_Job]) -> dict[_Job, str]:
+    def decide(jobs: Sequence[Job]) -> dict[Job, str]:
         numbers = {path.absolute(): number for number, path in folders().items()}
         own = {numbers[job.run.path.absolute()]: job for job in jobs}
         if not judges:
@@ -136,7 +128,7 @@ class _Process:
         self._judging = threading.Lock()  # a run that has ended is judged while the next has its turn
         self._more_will_come: bool | None = None  # as it is known after the first
         self._over: set[Path] = set()
-        self.jobs: list[_Job] = []
+        self.jobs: list[Job] = []
         self.is_stopped = False
 
     @functools.cached_property
@@ -155,7 +147,7 @@ class _Process:
             turn, place = (TURNS.reserve(count) if place is None else TURNS.replace(place, count)), None
             turn.when_over, turn.is_watched = self._dismiss, is_watched
             self._over.discard(run.path)
-            self.jobs.append(_Job(run, Share(turn, self._bases.load), count, self._to))
+            self.jobs.append(Job(run, Share(turn, self._bases.load), count, self._to))
         if place is not None:
             TURNS.cancel(place)
         if runs:
@@ -198,7 +190,7 @@ class _Process:
         for job in self.jobs:
             self._tell(job)
 
-    def _tell(self, job: _Job) -> None:
+    def _tell(self, job: Job) -> None:
         job.tell()
         for why in job.take_ends():
             self._work.record(job.run, **why)
@@ -240,149 +232,6 @@ def _plan_line(sharing: Sharing, places: int, shards: int, count: int) -> str:
     if places < sharing.runs:
         about += f"; {places} of them in memory at a time, the others on the disk, as checkpoints"
     return f"{many}: {about}"
-
-
-class _Job:
-    """One of the runs.
-
-    :param turns: that its steps are divided into.
-    :ivar configs: of its phases. :ivar is_launched: whether it is trained by processes of its own.
-    :ivar is_stopped: a signal has ended it. :ivar is_over: it has come to an end, and no thread is at work for it.
-    """
-
-    def __init__(self, run: Prepared, share: Share, turns: int, to: Terminal):
-        from ftlab.engine.run import phases_to_run
-
-        self.run, self.share, self._turns, self._to = run, share, turns, to
-        self.configs = [phase.config for phase in phases_to_run(RunDir(run.path))]
-        self.is_launched = any(map(needs_launch, self.configs))
-        self._thread: threading.Thread | None = None
-        self._ends: list[dict[str, str]] = []
-        self._dismissal: str | None = None
-        self._told = 0  # the step that was told last
-        self.is_stopped = self.is_over = False
-
-    def start(self) -> None:
-        """Begin, or go on with, the run, whose turn it is."""
-        self._join()
-        if self.is_over:  # it has failed on leaving its place
-            return
-        self._thread = threading.Thread(target=self._work, name=str(self.run.path), daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End a run that has no place in memory now."""
-        self._join()
-        self.is_stopped = self._dismissal is None
-        if self._dismissal is not None:
-            run_dir = RunDir(self.run.path)
-            with hold(run_dir):
-                self._record_stop(run_dir)
-        self._end()
-
-    def _end(self) -> None:
-        self.is_over = True
-        TURNS.end(self.share.turn)
-
-    def _join(self) -> None:
-        """Wait for the thread of a run that has left its place, and may be closing its files."""
-        if self._thread is not None:
-            self._thread.join()
-
-    def _record_stop(self, run_dir: RunDir) -> None:
-        if self._dismissal is not None:
-            Manifest(run_dir).record(status="stopped")
-
-    def dismiss(self, why: str) -> None:
-        """Let the run stop at its next chance: others do better."""
-        self._dismissal = why
-        self.share.turn.is_dismissed = True
-        self._ends.append({"stopped": why})
-        self._to.print(escape(f"{self.run.title}: stopped by {why}"), soft_wrap=True)
-
-    @property
-    def is_left(self) -> bool:
-        return self.share.turn.place_at_end is None
-
-    @property
-    def steps(self) -> int:
-        return self.share.turn.steps
-
-    @property
-    def first(self) -> int | None:
-        return self.share.turn.first
-
-    @property
-    def ended(self) -> int:
-        return self.share.turn.ended
-
-    def _train(self, run_dir: RunDir) -> None:
-        """:raises Interrupted: the run has left, or is to stop."""
-        from ftlab.engine.run import execute
-
-        turn = self.share.turn
-        try:
-            if self.is_launched:
-                with hold(run_dir):
-                    choose_remaining_phases(run_dir)
-                with turn.at_work():
-                    child.take_turn(run_dir, self._turns, turn)
-                return
-            with hold(run_dir):
-                choose_remaining_phases(run_dir)
-                try:
-                    execute(run_dir, share=self.share)
-                except Interrupted:
-                    self._record_stop(run_dir)
-                    raise
-        finally:
-            turn.when_over()  # of a run that is over, or has left
-
-    def _work(self) -> None:
-        turn, run_dir = self.share.turn, RunDir(self.run.path)
-        try:
-            self._train(run_dir)
-        except Interrupted:
-            if obeyed_state(self.run.path) is not None:
-                turn.is_given_up = False  # what its user asked for comes first
-            else:
-                self.is_stopped = not turn.is_given_up and self._dismissal is None
-        except FtlabError as error:
-            self._fail(str(error), str(error))
-        except BaseException as error:  # a user's reward may call sys.exit
-            self._fail(f"{type(error).__name__}: {error}", traceback.format_exc())
-        gc.collect()  # a trainer, its model and its callbacks know each other
-        if not turn.is_given_up:
-            self._end()
-
-    def _fail(self, why: str, told: str) -> None:
-        self.share.turn.is_given_up = False
-        self._ends.append({"error": why})
-        echo_error(f"{self.run.title} failed:\n{told}")
-
-    def take_ends(self) -> list[dict[str, str]]:
-        """Why it failed or was stopped, once."""
-        ends, self._ends = self._ends, []
-        return ends
-
-    def turns_taken(self, count: int) -> int:
-        turn = self.share.turn
-        return count if not self.is_left else count * turn.step // max(turn.steps, 1)
-
-    def tell(self) -> None:
-        """A line, where a turn has ended since the last."""
-        turn = self.share.turn
-        if turn.ended == self._told:
-            return
-        self._told = turn.ended
-        loss = ""
-        try:
-            last = RunDir(self.run.path).read_last_metrics() or {}
-        except RunDirError:  # which ends the run itself, or is put right by it
-            last = {}
-        if isinstance(last.get("loss"), float):
-            loss = f", loss {readable(last['loss'])}"
-        self._to.print(escape(f"{self.run.title}: step {turn.ended} of {turn.steps}{loss}"), soft_wrap=True)
 
 
 def main() -> int:
