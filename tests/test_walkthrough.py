@@ -149,6 +149,7 @@ def prepare(folder: Path, page: str) -> None:
     )
     write("chats.jsonl", [{"messages": chat(*asked[i - 1], *asked[i])} for i in range(len(asked))])
     write("pairs.jsonl", rows("preferences"))
+    write("questions.jsonl", [{"question": q, "choices": [a, "no"], "answer": 0} for q, a in asked[:8]])
     write("notes.jsonl", [{"text": f"{q} {a}"} for q, a in asked])
     write("minutes.jsonl", facts)
     (folder / "sets.json").write_text(json.dumps({"minutes": {"file_name": "minutes.jsonl"}}), encoding="utf-8")

@@ -101,9 +101,12 @@ class Metric:
     package: str | None = None
 
     @property
-    def is_installed(self) -> bool:
+    def lacking(self) -> str | None:
+        """The package that it needs and that is not installed, and what installs it."""
         found = find_spec(self.package) if self.package else None
-        return self.package is None or (found is not None and found.origin is not None)
+        if self.package is None or (found is not None and found.origin is not None):
+            return None
+        return f"{KEY}={self.name} needs the package {self.package}: pip install 'ftlab[eval]'"
 
     def score(self, answers: Answers, seed: int) -> list[Score]:
         """:raises MetricError: it failed, naming the row where it can."""

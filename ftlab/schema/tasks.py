@@ -140,6 +140,10 @@ class EvaluateTask(TaskGroup):
     temperature: NonNegativeFloat
     too_long: Literal["error", "skip"]
     generate: bool
+    suite: Literal["multiple_choice", "lm_eval"] | None
+    tasks: tuple[str, ...]
+    few_shot: NonNegative | None
+    few_shot_file: str | None
     out: str | None
     format: Literal["table", "json"]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
@@ -22,6 +22,11 @@ from ftlab.rundir.evaluations import EvaluationDir
 from ftlab.rundir.start_folder import in_start_folder
 from ftlab.schema import EvaluateTask, Run
 from ftlab.use.evaluate.config import Given, absolute
+
+if TYPE_CHECKING:
+    from ftlab.use.evaluate.kept import Evaluation, KeptEvaluation, Subject
+
+    Kind = Callable[[Subject], KeptEvaluation]
 
 BASE = "base"  # in compare: what the run began with
 
@@ -40,6 +45,9 @@ def evaluate(run: Run, overrides: Sequence[str]) -> None:
     if wrong := scores.check(run.eval.metrics):
         raise ConfigError(wrong)
     given = Given.read(run, overrides)
+    if wrong := _suite_mistakes(task, given):
+        raise ConfigError(wrong)
+    task = _absolute_tasks(task)
     folder = Path(run.run.dir).expanduser()
     others = [name if name == BASE else str(_run_folder(name)) for name in task.others]
     out = None if task.out is None else Path(task.out).expanduser().absolute()
@@ -47,6 +55,28 @@ def evaluate(run: Run, overrides: Sequence[str]) -> None:
     quiet_libraries()
     with warnings.catch_warnings(action="ignore"):  # of libraries, to whoever calls them
         _Command(task, given, folder, others, out, run.run.checkpoint).run()
+
+
+def _suite_mistakes(task: EvaluateTask, given: Given) -> list[Mistake]:
+    """What of ``suite``, ``tasks`` and the data has nothing to do with the rest."""
+    of_data = [key for key in given.values if key.partition(".")[0] == "data" and key != "data.max_length"]
+    if task.suite is not None:
+        reason = f"suite={task.suite} has questions of its own, those that tasks names"
+        found = [Mistake(key, reason) for key in of_data]
+        if task.suite == "multiple_choice" and task.few_shot and task.few_shot_file is None:
+            reason = "shows questions with their answers; say where they are: few_shot_file=FILE"
+            found.append(Mistake("task.few_shot", reason, task.few_shot))
+        return found
+    keys = [key for key in ("tasks", "few_shot", "few_shot_file") if getattr(task, key) not in (None, ())]
+    return [Mistake(f"task.{key}", "is of suite=multiple_choice or suite=lm_eval") for key in keys]
+
+
+def _absolute_tasks(task: EvaluateTask) -> EvaluateTask:
+    """Files as they are from the current folder: where the run's paths start from, they are the same."""
+    is_file = [task.suite == "multiple_choice" or name.endswith((".yaml", ".yml")) for name in task.tasks]
+    tasks = tuple(str(Path(name).expanduser().absolute()) if file else name for name, file in zip(task.tasks, is_file))
+    shown = None if task.few_shot_file is None else str(Path(task.few_shot_file).expanduser().absolute())
+    return task.model_copy(update={"tasks": tasks, "few_shot_file": shown})
 
 
 def _run_folder(name: str) -> Path:
@@ -66,13 +96,13 @@ class _Command:
         from ftlab.use.evaluate.compare import compare
         from ftlab.use.evaluate.table import console, report
 
-        split = self._split()
-        evaluation = self._evaluate(self._folder, False, split, self._out)
+        kind = self._kind()
+        evaluation = self._evaluate(self._folder, False, kind, self._out)
         contrasts = []
         for name in self._others:
             is_base = name == BASE
-            other = self._evaluate(self._folder if is_base else Path(name), is_base, split, None)
-            contrasts.append((name, compare(evaluation, other, self._seed)))
+            other = self._evaluate(self._folder if is_base else Path(name), is_base, kind, None)
+            contrasts.append((name, compare(evaluation, other)))
         evaluation.values["compare"] = {name: {one.name: one.values for one in found} for name, found in contrasts}
         files = EvaluationDir(evaluation.folder)
         with files:
@@ -88,22 +118,37 @@ class _Command:
         if evaluation.failures:
             raise MetricError("\n".join(evaluation.failures.values()))
 
-    def _split(self) -> Any:
-        """The rows, of the run's own data or of other; they are the same for all that is compared."""
+    def _kind(self) -> Kind:
+        """What is evaluated: the same for all that is compared."""
+        if self._task.suite == "lm_eval":
+            from ftlab.use.evaluate.harness import HarnessEvaluation
+
+            return HarnessEvaluation
+        if self._task.suite == "multiple_choice":
+            return self._choices()
         from ftlab.rundir.sources import weights_of_run
+        from ftlab.use.evaluate.answers import RowsEvaluation
         from ftlab.use.evaluate.rows import read_split
 
         with _started(self._folder) as folder:
             phase = weights_of_run(folder, self._task.phase, self._step).phase
             config = self._given.merged(absolute(phase.config))
-            self._seed = config.seed
-            return read_split(config, self._task.split, self._task.limit, self._given.has_other_data, _progress)
+            split = read_split(config, self._task.split, self._task.limit, self._given.has_other_data, _progress)
+        return lambda subject: RowsEvaluation(subject, split)
 
-    def _evaluate(self, folder: Path, is_base: bool, split: Any, out: Path | None) -> Any:
+    def _choices(self) -> Kind:
+        from ftlab.use.evaluate.choices import ChoicesEvaluation, read_choices
+
+        task = self._task
+        asked = read_choices(task.tasks, task.limit)
+        shown = read_choices([task.few_shot_file], task.few_shot) if task.few_shot and task.few_shot_file else []
+        return lambda subject: ChoicesEvaluation(subject, asked, shown)
+
+    def _evaluate(self, folder: Path, is_base: bool, kind: Kind, out: Path | None) -> Evaluation:
         """:param is_base: whether what the run began with is meant."""
         from ftlab.policy.from_run import find_policy
         from ftlab.stages.trainer.out_of_memory import is_out_of_memory
-        from ftlab.use.evaluate.evaluation import Evaluator
+        from ftlab.use.evaluate.kept import Subject
 
         is_other = folder != self._folder
         phase, step = (None, None) if is_other else (self._task.phase, self._step)
@@ -112,7 +157,7 @@ class _Command:
             policy = policy.base if is_base else policy
             _check_reachable(policy.config)
             try:
-                return Evaluator(policy, str(folder), is_base, split, self._task, out, _progress).run()
+                return kind(Subject(policy, str(folder), is_base, self._task, out, _progress)).run()
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise

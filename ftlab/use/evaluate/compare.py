@@ -7,7 +7,7 @@ from typing import Any
 
 from ftlab.measure.intervals import Difference, difference
 from ftlab.rundir.compare import lower_is_better
-from ftlab.use.evaluate.evaluation import Evaluation, Measured, json_number
+from ftlab.use.evaluate.kept import Evaluation, Measured, json_number
 
 _SURE = 0.05  # a p-value below it is a difference
 _NO_DIRECTION = ("length",)
@@ -48,10 +48,10 @@ class Contrast:
         }
 
 
-def compare(ours: Evaluation, theirs: Evaluation, seed: int) -> list[Contrast]:
+def compare(ours: Evaluation, theirs: Evaluation) -> list[Contrast]:
     """The metrics that both have, on the rows that both have."""
     return [
-        _contrast(name, one, theirs.measured[name], seed)
+        _contrast(name, one, theirs.measured[name], ours.seed)
         for name, one in ours.measured.items()
         if name in theirs.measured
     ]

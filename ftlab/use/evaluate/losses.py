@@ -44,7 +44,7 @@ def row_losses(policy: TrainedPolicy, rows: Sequence[Scored], budget: int) -> It
     samples = [(place, at, sample) for place, row in enumerate(rows) for at, sample in enumerate(row.samples)]
     found: list[dict[int, float]] = [{} for _ in rows]
     for batch in batches_by_tokens([len(sample.input_ids) for *_, sample in samples], budget):
-        sums_S = _log_probabilities(policy, [samples[i][-1] for i in batch])
+        sums_S = _forward(policy, [samples[i][-1] for i in batch])
         done: dict[int, RowLoss] = {}
         for i, value in zip(batch, sums_S):
             place, at, _ = samples[i]
@@ -60,8 +60,18 @@ def _loss(row: Scored, nlls: Sequence[float]) -> RowLoss:
     return RowLoss(sum(nlls), sum(sample.trained for sample in row.samples), None)
 
 
-def _log_probabilities(policy: TrainedPolicy, samples: Sequence[Sample]) -> list[float]:
-    """The sum over what is learned of each sample, in nats."""
+@torch.no_grad()
+def log_probabilities(policy: TrainedPolicy, samples: Sequence[Sample], budget: int) -> list[float]:
+    """The sum over what is learned of each sample, in nats. :param budget: as of :func:`row_losses`."""
+    found = [0.0] * len(samples)
+    for batch in batches_by_tokens([len(sample.input_ids) for sample in samples], budget):
+        for i, value in zip(batch, _forward(policy, [samples[i] for i in batch])):
+            found[i] = value
+    return found
+
+
+def _forward(policy: TrainedPolicy, samples: Sequence[Sample]) -> list[float]:
+    """The same of one batch."""
     collate = PackedCollator(policy.tokenizer.pad_token_id)
     batch = collate([PackedRow((sample,)) for sample in samples])
     moved = {key: value.to(policy.model.device) if torch.is_tensor(value) else value for key, value in batch.items()}

@@ -12,7 +12,7 @@ from ftlab.base.console import Terminal
 from ftlab.base.numbers import readable
 from ftlab.measure.scores import Score
 from ftlab.use.evaluate.compare import Contrast
-from ftlab.use.evaluate.evaluation import Evaluation
+from ftlab.use.evaluate.kept import Evaluation
 
 _COLOURS = {"better": "green", "worse": "red", "differs": "yellow"}
 _PIPE_WIDTH = 120
