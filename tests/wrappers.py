@@ -66,7 +66,7 @@ BASE = (
 )  # fmt: skip
 # Where the policy still is the reference, the gradient of the KL divergence is rounding error, and of the embeddings of
 # some tokens Adam makes whole steps of that.
-_WITHOUT_KL = ("stage.beta=0",)
+WITHOUT_KL = ("stage.beta=0",)
 # Micro-batch and accumulation in one process, and in each of two. The reference point of kto, and what TRL measures of
 # grpo, are means over one micro-batch of all processes.
 _SIZES = {"kto": ((4, 2), (2, 2)), "grpo": ((4, 2), (2, 2))}
@@ -84,7 +84,7 @@ class Row:
     @property
     def words(self) -> tuple[str, ...]:
         packing = () if self.packing is None else (f"data.packing={str(self.packing).lower()}",)
-        more = _WITHOUT_KL if (self.stage, self.method) == ("grpo", "full") else ()
+        more = WITHOUT_KL if (self.stage, self.method) == ("grpo", "full") else ()
         return (*BASE, f"stage={self.stage}", *STAGES[self.stage], *METHODS[self.method], *packing, *more)
 
     @property

@@ -20,6 +20,7 @@ from tests.distributed.test_ranks import (
     start,  # noqa: F401
     train,  # noqa: F401
 )
+from tests.wrappers import WITHOUT_KL
 
 
 @pytest.fixture(scope="session")
@@ -117,6 +118,7 @@ def test_ten_steps_of_grpo(tmp_path, train, one_process, wrapper, method, genera
     words = [*BASE, "stage=grpo", f"method={method}", *GRPO[generation], "train.max_steps=10", "eval.steps=5"]
     words += ["stage.rewards=['length:9']", "stage.max_new_tokens=8", "train.learning_rate=1e-4"]
     words += ["train.gradient_accumulation_steps=2", "data.split.validation=auto"]
+    words += WITHOUT_KL if method == "full" else ()
     one, two = one_process(train, *words, "train.micro_batch_size=8"), tmp_path / "outputs/two"
     train(*words, "run.name=two", "train.micro_batch_size=4", "hardware.devices=2", f"deepspeed={wrapper}")
     assert len([line for line in lines(one) if "loss" in line]) == 10
