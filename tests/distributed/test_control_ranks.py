@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from ftlab.base.libraries import quiet_libraries
 from ftlab.engine import tasks
-from ftlab.engine.process import quiet_libraries
 from ftlab.rundir.control import ControlJournal
 from ftlab.rundir.directory import RunDir
 from tests.distributed.test_ranks import BASE, lines, start, train  # noqa: F401 (fixtures)
