@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ftlab.config import search
-from ftlab.config.rules import training_measures, validation_measures
+from ftlab.config.rules import golden_measures, training_measures, validation_measures
 from ftlab.errors import ConfigError, Mistake, nearest
 from ftlab.rundir.compare import lower_is_better
 from ftlab.rundir.names import EXACT_MATCH
@@ -25,7 +25,7 @@ def logged(run: Run) -> list[str]:
     splits = run.data.split
     found = [f"{EVALUATED}{name}" for name in validation_measures(run)] if splits.validation != "none" else []
     if run.stage.name not in ("pt", "rm") and splits.golden != "none" and run.eval.golden_rows:
-        found.append(EXACT_MATCH)
+        found += golden_measures(run)
     return [*found, *training_measures(run), _RATE]
 
 

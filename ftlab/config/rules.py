@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from ftlab.distributed.world import planned_devices
 from ftlab.pretrained.architecture import is_bounded
-from ftlab.rundir.names import EXACT_MATCH
+from ftlab.rundir.names import EXACT_MATCH, OF_GOLDEN
 from ftlab.schema import DpoStage, Format, PpoStage, Run, SftStage, Stage
 
 TRL_STAGES = ("sft", "rm", "dpo", "kto")  # that train.engine=trl has a trainer for
@@ -237,13 +237,14 @@ def _best_metric_mistakes(run: Run) -> list[tuple[str, Any, str]]:
     known = [*validation_measures(run)]
     if stage == "grpo":
         known.append("rewards/FUNCTION")
-    if stage not in ("pt", "rm"):
-        known.append(EXACT_MATCH)
+    answers = stage not in ("pt", "rm")
+    known += golden_measures(run) if answers else []
     metric, split, key, steps = train.best_metric, "validation", "eval.steps", run.eval.steps
-    if metric not in known and not (stage == "grpo" and metric.startswith("rewards/")):
+    is_golden = answers and metric.startswith(OF_GOLDEN) and run.eval.measures(metric.removeprefix(OF_GOLDEN))
+    if metric not in known and not is_golden and not (stage == "grpo" and metric.startswith("rewards/")):
         of = "train.engine=trl" if train.engine == "trl" else f"stage={stage}"
         found.append(("train.best_metric", metric, f"{of} measures {', '.join(known)}"))
-    elif metric == EXACT_MATCH:
+    elif metric.startswith(OF_GOLDEN):
         if run.eval.generate_every is None:
             reason = f"{wanted[0]} compares the answers to the golden prompts; say how many steps lie between them"
             return [*found, ("eval.generate_every", "null", reason)]
@@ -254,6 +255,11 @@ def _best_metric_mistakes(run: Run) -> list[tuple[str, Any, str]]:
     if train.max_steps is not None and steps > train.max_steps:
         found.append((key, steps, f"more than train.max_steps={train.max_steps}: there is no evaluation to compare"))
     return found
+
+
+def golden_measures(run: Run) -> list[str]:
+    """What is logged of answers to golden prompts; a user's function may give more, each NAME_KEY."""
+    return list(dict.fromkeys([EXACT_MATCH, *(f"{OF_GOLDEN}{name}" for name in run.eval.metric_names)]))
 
 
 def _batch_mistakes(run: Run, total: int) -> list[tuple[str, Any, str]]:

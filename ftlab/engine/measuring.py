@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from rich.markup import escape
 from transformers import TrainerCallback
 
-from ftlab.data.prepare import Parts
+from ftlab.data.prepare import Example, Parts
 from ftlab.data.tokens.templates import prompt_and_answer
 from ftlab.distributed.shares import join_shares, own_share
 from ftlab.distributed.world import ALONE
@@ -19,22 +20,27 @@ from ftlab.engine.questions import asked_examples, asked_split, prompt_text
 from ftlab.engine.session import Session
 from ftlab.engine.trackers.rates import Rates
 from ftlab.errors import RunDirError
-from ftlab.measure.generate import generate
+from ftlab.measure.generate import generate_ids
 from ftlab.measure.metrics import exact_match
+from ftlab.measure.scores import Answers, AnyMetric, MetricError, resolve
 from ftlab.policy.tokens import Tokens
 from ftlab.rundir.files import set_damaged_aside, write_atomic
-from ftlab.rundir.names import ANSWERED, EXACT_MATCH
+from ftlab.rundir.names import ANSWERED, BOUNDS, OF_GOLDEN
 from ftlab.rundir.records import read_samples
 from ftlab.rundir.summary import ANSWERS, GOLDEN, GOLDEN_COUNTS, PROMPTS, VALIDATION
 from ftlab.schema import Run
 
+BEFORE = "before training"
+_GOLDEN = OF_GOLDEN.replace("_", " ")  # begins in tables and manifests what was measured of golden answers
+
 
 @dataclass
 class Measures:
-    """Names to values, and some generations."""
+    """Names to values, those of golden answers with the ends of their 95 % intervals, and some generations."""
 
     values: dict[str, float] = field(default_factory=dict)
     samples: list[dict[str, str]] = field(default_factory=list)
+    intervals: dict[str, list[float]] = field(default_factory=dict)
 
 
 class Measuring:
@@ -55,7 +61,7 @@ class Measuring:
         if kept is not None:
             return Measures(**kept)
         measures = Measures(self._validation(trainer, 0))
-        self._answer(measures, trainer, "before training")
+        self._answer(measures, trainer, BEFORE)
         logged = {f"eval_{name.removeprefix(VALIDATION)}": value for name, value in measures.values.items()}
         if line := evaluation_line({**logged, **self._log(measures, 0)}):
             self._output.say(f"before training: {line}")
@@ -123,9 +129,14 @@ class Measuring:
 
     def _log(self, measures: Measures, step: int) -> dict[str, float]:
         """What metrics.jsonl is told, if there is something."""
-        if GOLDEN not in measures.values:
+        found: dict[str, float] = {}
+        for name, value in measures.values.items():
+            if name.startswith(_GOLDEN) and name not in GOLDEN_COUNTS:
+                key = name.replace(" ", "_")
+                ends = zip(BOUNDS, measures.intervals.get(name, ()))
+                found |= {key: value, **{f"{key}{end}": bound for end, bound in ends}}
+        if not found:
             return {}
-        found = {EXACT_MATCH: measures.values[GOLDEN]}
         self._metrics.write(step, dict(found))
         return found
 
@@ -136,14 +147,15 @@ class Measuring:
         write_atomic(path, json.dumps(vars(measures), indent=2, ensure_ascii=False) + "\n")
         self._session.trackers.samples(path, self._steps_before + step)
 
-    def _questions(self) -> list[Any]:
-        """The records whose answers are wanted."""
-        return [example.record for example in asked_examples(self._run, self._parts, self._tokens)]
+    def _questions(self) -> list[Example]:
+        """The rows whose answers are wanted."""
+        return asked_examples(self._run, self._parts, self._tokens)
 
     def _answer(self, measures: Measures, trainer: Any, when: str) -> None:
-        chosen, template = self._questions(), self._tokens.template
-        if not chosen or template is None:
+        asked, template = self._questions(), self._tokens.template
+        if not asked or template is None:
             return
+        chosen: list[Any] = [example.record for example in asked]
         questions = [prompt_and_answer(record) for record in chosen]
         prompts = [template.prompt(messages, record.tools) for (messages, _), record in zip(questions, chosen)]
         # Of sharded weights every process has to call the model equally often.
@@ -156,24 +168,79 @@ class Measuring:
                 self._session.ranks.beat()
 
             with trainer.autocast_smart_context_manager():  # in the arithmetic of training, before it as after it
-                answers = generate(
+                written = generate_ids(
                     trainer.model, self._tokens.tokenizer, mine,
                     max_new_tokens=self._run.eval.max_new_tokens, batch_size=self._run.eval.batch_size,
                     max_tokens=tokens_at_once(self._run, trainer.rows_at_once),
                     stop=self._tokens.stop, advance=advance, is_sharded=not trainer.sharding.is_whole,
                 )  # fmt: skip
             trainer.sharding.release(trainer.model)
-        answers = join_shares(answers, len(prompts), world)
+        written = join_shares(written, len(prompts), world)
+        answers = self._tokens.tokenizer.batch_decode(written, skip_special_tokens=True)
         if self._split == "golden":
             measures.values[PROMPTS] = len(prompts)
             scored = [(text, answer) for text, (_, answer) in zip(answers, questions) if answer]
             if scored:
                 measures.values[GOLDEN] = exact_match(*zip(*scored))
                 measures.values[ANSWERS] = len(scored)
+            self._score(measures, asked, answers, written, when)
         measures.samples = [
             {"prompt": prompt_text(messages), "expected": answer, "answer": text}
             for (messages, answer), text in list(zip(questions, answers))[: self._run.eval.samples]
         ]
+
+    def _score(self, measures: Measures, asked: Sequence[Example], answers: list[str], written: Any, when: str) -> None:
+        """What ``eval.metrics`` makes of the answers. A function that fails in mid-run is told, and has no value.
+
+        :raises MetricError: it failed before training, or weights are chosen by it.
+        """
+        if self._run.eval.metrics is None:
+            return
+        questions = [prompt_and_answer(example.record) for example in asked]  # type: ignore[arg-type]
+        rows = [example.row if isinstance(example.row, Mapping) else {} for example in asked]
+        stopped = [bool(ids) and ids[-1] in self._tokens.stop for ids in written]
+        given = Answers(
+            prompts=[messages for messages, _ in questions],
+            predictions=answers,
+            references=[answer or None for _, answer in questions],
+            tokens=[len(ids) - is_ended for ids, is_ended in zip(written, stopped)],
+            stopped=stopped,
+            columns={
+                name: [row.get(name) for row in rows] for name in dict.fromkeys(key for row in rows for key in row)
+            },
+        )
+        values, intervals, failures = self._session.once(lambda: self._scores(given))
+        measures.values |= values
+        measures.intervals |= intervals
+        for name, reason in failures.items():
+            chooses = self._run.train.keeps_best and self._run.train.best_metric.startswith(f"{OF_GOLDEN}{name}")
+            if chooses or when == BEFORE:
+                raise MetricError(reason)
+            self._output.say(f"[yellow]{escape(reason)} It has no value {when}.[/yellow]")
+
+    def _scores(self, given: Answers) -> tuple[dict[str, float], dict[str, list[float]], dict[str, str]]:
+        """Values, the ends of intervals, and why some have none, each by its name."""
+        values: dict[str, float] = {}
+        intervals: dict[str, list[float]] = {}
+        failures: dict[str, str] = {}
+        for metric in self._metrics_of_answers:
+            if metric.needs_references and not given.has_references:
+                continue
+            try:
+                scores = metric.score(given, self._run.seed)
+            except MetricError as error:
+                failures[metric.name] = str(error)
+                continue
+            for score in scores:
+                label = f"{OF_GOLDEN}{score.name}".replace("_", " ")
+                values[label] = score.value
+                if score.bounds is not None:
+                    intervals[label] = [*score.bounds]
+        return values, intervals, failures
+
+    @cached_property
+    def _metrics_of_answers(self) -> list[AnyMetric]:
+        return resolve(self._run.eval.metrics or ())
 
 
 class Answering(TrainerCallback):

@@ -15,7 +15,7 @@ from ftlab.base.progress import Bar
 from ftlab.engine.output import Output
 from ftlab.engine.session import Session
 from ftlab.engine.trackers.rates import Rates
-from ftlab.rundir.names import EXACT_MATCH
+from ftlab.rundir.names import BOUNDS, OF_GOLDEN
 
 # Of what a stage measures on the validation split: what its line of an evaluation shows, in this order.
 SHOWN = (
@@ -106,5 +106,6 @@ def evaluation_line(logged: Mapping[str, Any]) -> str:
     found = [(f"eval_{name}", f"validation {name}") for name in SHOWN if f"eval_{name}" in logged]
     parts = [f"{label} {readable(logged[key])}" for key, label in found]
     parts = [*parts[:1], *(part.removeprefix("validation ") for part in parts[1:])]
-    golden = [f"golden exact match {readable(logged[EXACT_MATCH], EXACT_MATCH)}"] if EXACT_MATCH in logged else []
-    return ", ".join([*parts, *golden])
+    golden = [key for key in logged if key.startswith(OF_GOLDEN) and not key.endswith(BOUNDS)]
+    told = [f"{key.replace('_', ' ')} {readable(logged[key], key)}" for key in golden]
+    return ", ".join([*parts, *told[:1], *(line.removeprefix("golden ") for line in told[1:])])

@@ -196,7 +196,7 @@ class PhaseRun:
         session.trackers.open()
         session.trackers.ledger(self.phase.name, steps_before)
         before = measuring.before(trainer)
-        stopping.check_measured(train, trainer.state.log_history)
+        stopping.check_measured(train, trainer.state.log_history, before.values)
         session.hooks.trainer_built(self, trainer)
         session.interruption.check()
         if session.ranks.world.size > 1:

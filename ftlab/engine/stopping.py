@@ -18,9 +18,10 @@ from ftlab.base.numbers import readable
 from ftlab.errors import ConfigError, Mistake, RunDirError
 from ftlab.rundir.checkpoints import is_whole
 from ftlab.rundir.compare import lower_is_better
-from ftlab.rundir.names import EXACT_MATCH, TRAINER_STATE
+from ftlab.rundir.names import OF_GOLDEN, TRAINER_STATE
 from ftlab.rundir.phase_files import PhaseFiles
 from ftlab.rundir.records import read_trainer_state
+from ftlab.rundir.summary import measure_word
 from ftlab.schema import Train
 
 
@@ -67,7 +68,7 @@ def callbacks(
     """
     if not train.keeps_best:
         return []
-    split = "golden" if train.best_metric == EXACT_MATCH else "validation"
+    split = "golden" if train.best_metric.startswith(OF_GOLDEN) else "validation"
     if not splits[split]:
         key, value = ("early_stopping", train.early_stopping) if train.early_stopping else ("keep_best", "true")
         rows = "golden prompts with answers" if split == "golden" else "validation split"
@@ -77,13 +78,17 @@ def callbacks(
     return [KeepBest(train.early_stopping, train.best_metric, files, say)]
 
 
-def check_measured(train: Train, log: Sequence[dict[str, Any]]) -> None:
+def check_measured(train: Train, log: Sequence[dict[str, Any]], before: Mapping[str, float]) -> None:
     """Check that an evaluation before training logs the measure that will be compared.
 
+    :param before: what was measured before training, as a manifest has it.
     :raises ConfigError: ``train.best_metric`` is not among it.
     """
     measured = sorted({key.removeprefix("eval_") for entry in log for key in entry if key.startswith("eval_")})
-    if train.keeps_best and measured and train.best_metric not in (*measured, EXACT_MATCH):
+    if train.best_metric.startswith(OF_GOLDEN):
+        measured = [measure_word(name) for name in before if measure_word(name).startswith(OF_GOLDEN)]
+    is_measured = train.best_metric in measured or measure_word(train.best_metric) in measured
+    if train.keeps_best and measured and not is_measured:
         mistake = f"is not measured; this run's evaluations have: {', '.join(measured)}"
         raise ConfigError([Mistake("train.best_metric", mistake, train.best_metric)])
 
@@ -168,8 +173,8 @@ class KeepBest(TrainerCallback):
 
 def _key(metric: str) -> str:
     """In a trainer's log."""
-    return metric if metric == EXACT_MATCH else f"eval_{metric}"
+    return metric if metric.startswith(OF_GOLDEN) else f"eval_{metric}"
 
 
 def _label(metric: str) -> str:
-    return metric.replace("_", " ") if metric == EXACT_MATCH else f"validation {metric}"
+    return metric.replace("_", " ") if metric.startswith(OF_GOLDEN) else f"validation {metric}"

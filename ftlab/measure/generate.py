@@ -24,7 +24,28 @@ def generate(
     advance: Callable[[int], None] = lambda count: None,
     is_sharded: bool = False,
 ) -> list[str]:
-    """Return the greedy continuation of each prompt, without special tokens, in the order of the prompts.
+    """The text of the greedy continuation of each prompt, without special tokens, as :func:`generate_ids` finds it."""
+    answers = generate_ids(
+        model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, max_tokens=max_tokens,
+        stop=stop, advance=advance, is_sharded=is_sharded,
+    )  # fmt: skip
+    texts: list[str] = tokenizer.batch_decode(answers, skip_special_tokens=True)
+    return texts
+
+
+def generate_ids(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    max_tokens: int,
+    stop: Sequence[int],
+    advance: Callable[[int], None] = lambda count: None,
+    is_sharded: bool = False,
+) -> list[list[int]]:
+    """The greedy continuation of each prompt, in the order of the prompts, with its end token unless it was cut.
 
     The model's training mode and the random state are left as they were.
 
@@ -34,13 +55,13 @@ def generate(
     was_training = model.training
     model.eval()
     tokenized = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
-    answers = [""] * len(prompts)
+    answers: list[list[int]] = [[] for _ in prompts]
     for batch, found in answer_batches(
         model, tokenized, stop=stop, pad=tokenizer.pad_token_id, max_new_tokens=max_new_tokens, batch_size=batch_size,
         max_tokens=max_tokens, is_sharded=is_sharded,
     ):  # fmt: skip
-        for i, text in zip(batch, tokenizer.batch_decode(found, skip_special_tokens=True)):
-            answers[i] = text
+        for i, ids in zip(batch, found):
+            answers[i] = ids
         advance(len(batch))
     model.train(was_training)
     return answers

@@ -183,6 +183,11 @@ def check(names: Sequence[str] | None) -> list[Mistake]:
     return [one for one in _resolve_all(names, None) if isinstance(one, Mistake)]
 
 
+def missing_packages(names: Sequence[str] | None) -> list[str]:
+    """What ``eval.metrics`` needs and is not installed, a sentence for each."""
+    return [one.lacking for one in _resolve_all(names, None) if isinstance(one, Metric) and one.lacking]
+
+
 def resolve(names: Sequence[str]) -> list[AnyMetric]:
     """The metrics of ``eval.metrics``, in order. A Python file is run once, from where it is.
 
@@ -210,7 +215,11 @@ def _resolve(name: str, load: Callable[[Path], ModuleType] | None) -> AnyMetric 
     head, colon, rest = name.partition(":")
     if head == "bleu" and colon:
         known = f"sacreBLEU's tokenizers are {', '.join(_TOKENIZERS)}."
-        return _bleu(rest) if rest in _TOKENIZERS else Mistake(KEY, known, name, nearest(rest, _TOKENIZERS))
+        return (
+            _bleu(f"bleu_{rest}", rest)
+            if rest in _TOKENIZERS
+            else Mistake(KEY, known, name, nearest(rest, _TOKENIZERS))
+        )
     path, _, function = name.rpartition(":")
     if path.endswith(".py"):
         made = find_function(Path(path).expanduser(), function, load)
@@ -219,11 +228,6 @@ def _resolve(name: str, load: Callable[[Path], ModuleType] | None) -> AnyMetric 
         return Mistake(KEY, f"name a function of that file too: {name}:FUNCTION", name)
     known = f"there is no such metric; there are {', '.join(METRICS)}, bleu:TOKENIZER and path.py:function."
     return Mistake(KEY, known, name, nearest(name, METRICS))
-
-
-def metric_names(names: Sequence[str] | None) -> list[str]:
-    """What metrics are called in files and tables, before any is loaded; a function that gives a mapping has more."""
-    return [one.name for one in _resolve_all(names, None) if not isinstance(one, Mistake)]
 
 
 # --- those that have a name ------------------------------------------------------------------------------------------
@@ -283,8 +287,7 @@ def _corpus_statistic(kind: str, tokenizer: tuple[str, ...], sums_SK: Numbers) -
     return np.array([metric._compute_score_from_stats(sums).score if any(sums) else math.nan for sums in whole])
 
 
-def _bleu(tokenizer: str) -> Metric:
-    name = "bleu" if tokenizer == "13a" else f"bleu_{tokenizer}"
+def _bleu(name: str, tokenizer: str) -> Metric:
     of = ("bleu", (tokenizer,))
     return Metric(name, partial(_corpus_numbers, *of), partial(_corpus_statistic, *of), package="sacrebleu")
 
@@ -304,7 +307,7 @@ METRICS: dict[str, Metric] = {
         Metric("exact_match", partial(_judged, _exact)),
         Metric("token_f1", partial(_judged, token_f1)),
         Metric("numeric_answer", partial(_judged, _numeric)),
-        _bleu("13a"),
+        _bleu("bleu", "13a"),
         Metric("chrf", partial(_corpus_numbers, *_CHRF), partial(_corpus_statistic, *_CHRF), package="sacrebleu"),
         *(Metric(kind, partial(_rouge, kind), package="rouge_score") for kind in ("rouge1", "rouge2", "rougeL")),
         Metric("stop_rate", _stopped, needs_references=False),

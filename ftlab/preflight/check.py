@@ -10,6 +10,7 @@ from ftlab.data.sources import resolve
 from ftlab.data.tokens.shipped_templates import template_problem
 from ftlab.distributed.world import current_world, planned_devices
 from ftlab.errors import ConfigError, DataError, FtlabError, NotReadyError
+from ftlab.measure import scores
 from ftlab.model import prequantized, remote_code, saved_adapter
 from ftlab.model.module_names import NO_SUCH_LAYER, last_names, unknown_module_mistakes
 from ftlab.preflight.devices import device_problems
@@ -57,6 +58,8 @@ def check(run: Run, adapter: Collection[str] | None = None, is_here: bool = True
     :raises ConfigError, DataError: the data does not exist or does not fit.
     """
     missing: list[str] = []
+    if mistakes := scores.check(run.eval.metrics):
+        raise ConfigError(mistakes)
     if isinstance(run.stage, PpoStage) and (mistakes := reward_names.check_stage(run.stage)):
         raise ConfigError(mistakes)
     if run.stage.name == "grpo":
@@ -72,6 +75,7 @@ def check(run: Run, adapter: Collection[str] | None = None, is_here: bool = True
         missing += missing_trackers(run)
         missing += deepspeed_problems(run)
         missing += device_problems(run)
+        missing += scores.missing_packages(run.eval.metrics)
     missing += (
         _unreachable_model(run)
         or list(filter(None, [remote_code.refusal(run.model), prequantized.unsupported_reason(run)]))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ftlab.rundir.identity import identity_of_config
-from ftlab.rundir.names import TIMES
+from ftlab.rundir.names import OF_GOLDEN, TIMES
 
 MISSING = object()  # where one side has no such key
 
@@ -32,7 +32,7 @@ _HASH = 12  # characters of one
 
 def lower_is_better(measure: str) -> bool:
     """:param measure: as in a manifest, ``validation loss``, or as it is logged: ``eval_loss``, ``rewards/margins``."""
-    return measure.split()[-1].removeprefix("eval_") in _LOWER_IS_BETTER
+    return measure.split()[-1].removeprefix("eval_").removeprefix(OF_GOLDEN) in _LOWER_IS_BETTER
 
 
 def pareto_front(values: Mapping[int, Sequence[float]], lower: Sequence[bool]) -> list[int]:

@@ -11,7 +11,7 @@ from ftlab.errors import RunDirError
 from ftlab.rundir.checkpoints import checkpoints, is_whole
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.manifest import Manifest
-from ftlab.rundir.names import EXACT_MATCH, TRAINER_STATE
+from ftlab.rundir.names import OF_GOLDEN, TRAINER_STATE
 from ftlab.rundir.plan import Phase, Plan
 from ftlab.rundir.records import read_trainer_state
 from ftlab.schema import Train
@@ -90,7 +90,7 @@ def _dependence(ours: Train, theirs: Train, eval_steps: int, progress: _Progress
         had, has = (one.warmup_count(steps) for one, steps in ((ours, progress.total), (theirs, total)))
         if had != has:
             return f"its warm-up took {had} steps, and would take {has} of {total}; give train.warmup_steps={had} too"
-    is_compared = ours.keeps_best and ours.best_metric != EXACT_MATCH
+    is_compared = ours.keeps_best and not ours.best_metric.startswith(OF_GOLDEN)
     if is_compared and progress.step == progress.total and progress.step % eval_steps:
         return (
             f"its last evaluation, after step {progress.step}, is one that a run of {total} steps does not make "

@@ -20,8 +20,8 @@ from ftlab.rundir import summary
 from ftlab.rundir.compare import lower_is_better
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.lock import is_held
-from ftlab.rundir.names import EXACT_MATCH
-from ftlab.rundir.summary import GOLDEN, GOLDEN_COUNTS, VALIDATION, Summary
+from ftlab.rundir.names import BOUNDS, OF_GOLDEN
+from ftlab.rundir.summary import GOLDEN_COUNTS, VALIDATION, Summary
 from ftlab.rundir.sweep import JobRecord, SweepDir
 
 WAITING = "waiting"  # a job that has not begun
@@ -109,7 +109,7 @@ class Leaderboard:
         of_manifest = [name for entry in self.entries for name in entry.measures if name not in GOLDEN_COUNTS]
         logged = [
             name for entry in self.entries for name in entry.logged
-            if name not in _NO_MEASURES and name != EXACT_MATCH and not name.startswith(_EVALUATED)
+            if name not in _NO_MEASURES and not name.startswith((OF_GOLDEN, _EVALUATED))
         ]  # fmt: skip
         return list(dict.fromkeys([*of_manifest, *logged]))
 
@@ -262,8 +262,8 @@ def _measures(run: Summary, lines: Sequence[Mapping[str, Any]]) -> dict[str, flo
 
 def measure_of_key(key: str) -> str | None:
     """``eval_loss`` of ``metrics.jsonl`` as a manifest has it, ``validation loss``; None where it is no measure."""
-    if key == EXACT_MATCH:
-        return GOLDEN
+    if key.startswith(OF_GOLDEN):
+        return None if key.endswith(BOUNDS) else key.replace("_", " ")
     return VALIDATION + key.removeprefix(_EVALUATED) if key.startswith(_EVALUATED) else None
 
 

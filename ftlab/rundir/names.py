@@ -17,4 +17,6 @@ MODEL_CARD = "README.md"  # of final weights
 FINAL = "final"  # of a run and of a phase: the adapter or model that it ended with
 TRAINER_STATE = "trainer_state.json"  # of a checkpoint; the name is that of transformers
 ANSWERED = "answered"  # in a trainer's log, of a step after which the prompts were answered
-EXACT_MATCH = "golden_exact_match"  # in a line of metrics.jsonl: share of the golden prompts
+OF_GOLDEN = "golden_"  # begins in a line of metrics.jsonl what was measured of the answers to golden prompts
+EXACT_MATCH = "golden_exact_match"  # the share of them that is right
+BOUNDS = ("_low", "_high")  # end the names of the ends of such a measure's interval

@@ -133,6 +133,7 @@ class SamplesRecord(Record):
     model_config = ConfigDict(strict=True, extra="forbid")
     values: Measures
     samples: list[Answer]
+    intervals: dict[str, list[float]] = {}
 
 
 class TrackersRecord(Record):

@@ -11,7 +11,7 @@ from ftlab.errors import ConfigError, Mistake, RunDirError, nearest
 from ftlab.rundir.checkpoints import checkpoints, is_whole, step_of
 from ftlab.rundir.compare import lower_is_better
 from ftlab.rundir.directory import RunDir
-from ftlab.rundir.names import EXACT_MATCH, TRAINER_STATE
+from ftlab.rundir.names import OF_GOLDEN, TRAINER_STATE
 from ftlab.rundir.plan import Phase
 from ftlab.rundir.records import read_trainer_state
 
@@ -84,7 +84,7 @@ def _of_phase(run_dir: RunDir, phase: Phase) -> Weights | None:
     if not whole:
         return None
     metric = phase.config.train.best_metric
-    key = metric if metric == EXACT_MATCH else f"eval_{metric}"
+    key = metric if metric.startswith(OF_GOLDEN) else f"eval_{metric}"
     log = read_trainer_state(whole[0] / TRAINER_STATE)["log_history"]
     values = {entry["step"]: entry[key] for entry in log if isinstance(entry.get(key), int | float)}
     measured = [path for path in whole if step_of(path) in values and values[step_of(path)] == values[step_of(path)]]

@@ -15,7 +15,7 @@ from ftlab.errors import RunDirError
 from ftlab.rundir import records
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.documents import read_yaml
-from ftlab.rundir.names import EXACT_MATCH
+from ftlab.rundir.names import OF_GOLDEN
 from ftlab.rundir.records import LineRecord, ManifestRecord
 
 GOLDEN = "golden exact match"
@@ -196,8 +196,8 @@ def measured(run: Summary, measure: str) -> float | None:
 
 def label(measure: str) -> str:
     """``eval_loss`` as tables and manifests have it: ``validation loss``."""
-    if measure == EXACT_MATCH:
-        return GOLDEN
+    if measure.startswith(OF_GOLDEN):
+        return measure.replace("_", " ")
     return VALIDATION + measure.removeprefix(EVALUATED) if measure.startswith(EVALUATED) else measure
 
 

@@ -77,6 +77,16 @@ class Eval(Group):
     golden_rows: Annotated[NonNegative, choosing]
     metrics: Annotated[tuple[str, ...] | None, choosing]
 
+    @property
+    def metric_names(self) -> list[str]:
+        """What ``metrics`` are called in files; a function of the user's may give several, each NAME_KEY."""
+        return [spec.rpartition(":")[2] if ".py:" in spec else spec.replace(":", "_") for spec in self.metrics or ()]
+
+    def measures(self, metric: str) -> bool:
+        """Whether answers are measured by a metric of that name."""
+        of_users = [name for name, spec in zip(self.metric_names, self.metrics or ()) if ".py:" in spec]
+        return metric in self.metric_names or metric.startswith(tuple(f"{name}_" for name in of_users))
+
 
 class Deepspeed(Group):
     name: Literal["none", "z0", "z1", "z2", "z2_offload", "z3", "z3_offload"]

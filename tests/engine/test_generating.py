@@ -70,8 +70,8 @@ def test_a_continued_run_answers_only_what_was_not_answered(tmp_path, answered, 
         shutil.rmtree(run.phase("01-sft") / f"checkpoint-{step}")
     Manifest(run).record(phases={}, status="running")
     asked = []
-    generate = measuring.generate
-    monkeypatch.setattr(measuring, "generate", lambda *a, **k: asked.append(len(a[2])) or generate(*a, **k))
+    generate = measuring.generate_ids
+    monkeypatch.setattr(measuring, "generate_ids", lambda *a, **k: asked.append(len(a[2])) or generate(*a, **k))
     again = resume_run(run.path)
     assert asked == [24] * 4  # after steps 6, 8, 10 and 12; that of step 4 was given before the checkpoint
     assert logged(again) == logged(answered) and final_hash(again) == final_hash(answered)

@@ -9,7 +9,7 @@ import pytest
 
 from ftlab.errors import ConfigError
 from ftlab.measure.metrics import token_f1, words
-from ftlab.measure.scores import METRICS, Answers, MetricError, check, metric_names, resolve
+from ftlab.measure.scores import METRICS, Answers, MetricError, check, resolve
 
 PREDICTIONS = [
     "The cat sat on the mat.", "a dog  runs in the park", "", "Paris is the capital of France", "7", "no idea at all",
@@ -187,6 +187,10 @@ def test_names_that_are_none_are_told_before_anything_runs(file, names, said):
         resolve(given)
 
 
-def test_what_metrics_are_called():
-    assert metric_names(["exact_match", "bleu:zh"]) == ["exact_match", "bleu_zh"]
+def test_what_metrics_are_called(make_run, file):
+    run = make_run(f"eval.metrics=[exact_match,'bleu:zh',{file}:both]")
+    assert run.eval.metric_names == ["exact_match", "bleu_zh", "both"]
+    assert [metric.name for metric in resolve(run.eval.metrics)] == run.eval.metric_names
+    measured = {"bleu_zh": True, "both_hits": True, "both": True, "exact_match_x": False, "chrf": False}
+    assert {name: run.eval.measures(name) for name in measured} == measured
     assert check(None) == []

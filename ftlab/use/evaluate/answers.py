@@ -12,7 +12,7 @@ from ftlab.errors import DataError, NotReadyError
 from ftlab.measure.intervals import Numbers, mean
 from ftlab.measure.metrics import perplexity
 from ftlab.measure.numbers import last_number
-from ftlab.measure.scores import METRICS, Answers, AnyMetric, Metric, MetricError, resolve, scored, weighted
+from ftlab.measure.scores import METRICS, Answers, AnyMetric, MetricError, missing_packages, resolve, scored, weighted
 from ftlab.policy.from_run import TrainedPolicy
 from ftlab.rundir.evaluations import EvaluationDir
 from ftlab.use.evaluate.kept import KeptEvaluation, Measured, Subject
@@ -92,10 +92,9 @@ class RowsEvaluation(KeptEvaluation):
         """
         names = self.config.eval.metrics
         if names is not None:
-            chosen = resolve(names)
-            if lines := [metric.lacking for metric in chosen if isinstance(metric, Metric) and metric.lacking]:
-                raise NotReadyError("\n".join(lines))
-            return chosen
+            if lacking := missing_packages(names):
+                raise NotReadyError("\n".join(lacking))
+            return resolve(names)
         lacking = [metric.name for metric in METRICS.values() if metric.lacking]
         if lacking and self.task.generate and self.tokens.template is not None:
             self.remarks.append(f"{', '.join(lacking)} are not measured: their packages are missing, {_PACKAGES}")
