@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from ftlab.config.clones import clone_mistakes
 from ftlab.rundir.directory import RunDir
+from ftlab.rundir.lock import RunLock
 from ftlab.rundir.sweep import SweepDir
-from tests.runs import BARE, final_hash, logged, train_run
+from tests.runs import BARE, final_hash, logged, make_run, train_run
 
 LAST = 100
 STEPS = (
@@ -158,3 +160,53 @@ def test_what_is_paused_when_nothing_else_is_left(ftlab, tmp_path, env):
     assert "Nobody is at work here; go on with: ftlab resume s" in ftlab("control", "s", "resume", "1").stdout
     assert ftlab("resume", "s").returncode == 0
     assert final_hash(sweep.run(0)) == final_hash(train_run(tmp_path / "alone", *STEPS, "seed=1"))
+
+
+def test_a_clone_that_cannot_be_is_refused(each, tmp_path):
+    """Of a sweep that is over, whose lock is held as if it were at work."""
+    words = "eval.golden_rows=0 eval.samples=0 tracker=none data.split.golden=none data.split.validation=none "
+    words += "train.max_steps=1 hardware=cpu"
+    two = "'phases=[{name: one, stage: sft}, {name: two, stage: sft}]'"
+    made = each([
+        f"-m lora.r=4,8 {words} hydra/launcher=shards hydra.sweep.dir=s",
+        f"-m seed=1,2 {words} hydra.sweep.dir=basic",
+        f"-m seed=1,2 {words} {two} hydra/launcher=shards hydra.sweep.dir=curriculum",
+        "control s clone 1",
+    ])  # fmt: skip
+    *sweeps, idle = made.values()
+    assert [one.returncode for one in sweeps] == [0, 0, 0], sweeps
+    assert "nobody is at work in s. Have it go on first: ftlab resume s" in idle.stderr
+    wrong = {
+        "control s clone": "task.job: is missing: ftlab control s clone N, a job from 1 to 2",
+        "control s clone 3": "task.job=3: is no job of s. Those that have: 1, 2",
+        "control s/0 clone": "is for a sweep, whose process trains the clone too",
+        "control s clone 1": "job 1, s/0 has taken all its steps; schedule=restart begins with its weights",
+        "control s clone 1 lora=dora schedule=restart": "cannot change in a clone that begins with its parent's",
+        "control s clone 1 method=full schedule=restart": "method.name=full: cannot change",
+        "control s clone 1 lora.rank=16 schedule=restart": "lora.rank",
+        "control s clone 1 train.learning_rate=-1 schedule=restart": "train.learning_rate",
+        "control s clone 1 schedule=later": "task.schedule",
+        "control basic clone 1": "needs hydra/launcher=shards or gpus",
+        "control curriculum clone 1": "has several phases",
+    }  # fmt: skip
+    with RunLock(tmp_path / "s"), RunLock(tmp_path / "basic"), RunLock(tmp_path / "curriculum"):
+        refused = each([*wrong])
+    for line, done in refused.items():
+        assert done.returncode == 1, (line, done.stdout)
+        assert wrong[line] in done.stderr, (line, done.stderr)
+        assert "Traceback" not in done.stderr
+    assert not [*tmp_path.glob("*/*/control.jsonl")], "nothing of it was asked for"
+
+
+@pytest.mark.parametrize(("changes", "wrong"), [
+    (("train.learning_rate=1", "lora.dropout=0.5", "train.max_grad_norm=2"), []),
+    (("train.micro_batch_size=3",), ["train.micro_batch_size"]),
+    (("lora.r=32",), ["lora.r"]),
+    (("seed=2", "data.max_samples=5"), ["seed", "data.max_samples"]),
+    (("train.max_steps=500",), ["train.max_steps"]),
+])  # fmt: skip
+def test_what_a_clone_that_goes_on_may_change(changes, wrong):
+    parent, clone = make_run(), make_run(*changes)
+    found = clone_mistakes(parent, clone, changes, "continue", "parent")
+    assert sorted(mistake.key for mistake in found) == sorted(wrong)
+    assert clone_mistakes(parent, clone, changes, "restart", "scratch") == []
