@@ -72,34 +72,3 @@ class Listed(Work[RunT]):
 
     def leave(self, run: RunT) -> None:
         pass
-
-
-class Combined(Work[RunT]):
-    """Several sources, in the order in which they are asked. What becomes of a run the one hears that gave it first."""
-
-    def __init__(self, *sources: Work[RunT]):
-        self._sources = sources
-        self._source_of: dict[Path, Work[RunT]] = {}
-
-    @property
-    def is_open(self) -> bool:
-        return any(source.is_open for source in self._sources)
-
-    @property
-    def count(self) -> int:
-        return sum(source.count for source in self._sources)
-
-    def take(self, active: int) -> list[RunT]:
-        runs: list[RunT] = []
-        for source in self._sources:
-            new = source.take(active + len(runs))
-            for run in new:
-                self._source_of.setdefault(run.path, source)
-            runs += new
-        return runs
-
-    def record(self, run: RunT, **why: str) -> None:
-        self._source_of[run.path].record(run, **why)
-
-    def leave(self, run: RunT) -> None:
-        self._source_of[run.path].leave(run)

@@ -314,6 +314,43 @@ def test_a_sweep_that_is_killed_twenty_times_ends_as_if_nothing_had_been(tmp_pat
     check_sweep(tmp_path / "sweep", "train.max_steps=160")
 
 
+@pytest.mark.kill
+def test_early_stopping_that_is_killed_stops_the_same_and_the_others_are_what_they_are_alone(tmp_path, env):
+    """Killed after the first rung, and again after the second config has gone on from there."""
+    held_out(tmp_path, "instructions")
+    rates = ("1e-6", "1e-4", "1e-3", "1e-2")
+    words = [f"train.learning_rate={','.join(rates)}", "eval.golden_rows=0", "eval.samples=0", "tracker=none",
+             "data.split.golden=none", "data.split.validation=held_out/instructions.jsonl", "train.max_steps=40",
+             "train.save_steps=5", "train.logging_steps=1", "eval.steps=10", "hardware=cpu"]  # fmt: skip
+    command = [sys.executable, "-m", "ftlab", "-m", *words, "hydra/launcher=shards", "hydra.launcher.shards=4",
+               "hydra.launcher.stop=asha", "hydra.launcher.factor=2"]  # fmt: skip
+    whole = subprocess.run([*command, "hydra.sweep.dir=whole"], cwd=tmp_path, env=env, **PIPES)
+    assert whole.returncode == 0, whole.stderr
+    ends = {number: job.stopped for number, job in SweepDir(tmp_path / "whole").records().items()}
+    assert sum(why is None for why in ends.values()) == 1 and "asha after step 20" in " ".join(
+        filter(None, ends.values())
+    )
+    for step in (12, 22):
+        process = subprocess.Popen([*command, "hydra.sweep.dir=sweep"], cwd=tmp_path, env=env, **PIPES)
+        until = time.monotonic() + 200
+        while not any(
+            line["step"] >= step for n in "0123" for line in lines_of(tmp_path / "sweep" / n / "metrics.jsonl")
+        ):
+            assert process.poll() is None and time.monotonic() < until, process.communicate()
+            time.sleep(0.02)
+        process.kill()
+        process.communicate()
+    done = subprocess.run([*command, "hydra.sweep.dir=sweep"], cwd=tmp_path, env=env, **PIPES)
+    assert done.returncode == 0, done.stderr
+    assert {number: job.stopped for number, job in SweepDir(tmp_path / "sweep").records().items()} == ends
+    best = next(number for number, why in ends.items() if why is None)
+    alone = train_run(tmp_path / "alone", *words[1:5], f"data.split.validation={tmp_path}/held_out/instructions.jsonl",
+                      *words[6:], f"train.learning_rate={rates[best]}")  # fmt: skip
+    for folder in ("whole", "sweep"):
+        survivor = RunDir.open(tmp_path / folder / str(best))
+        assert logged(survivor) == logged(alone) and final_hash(survivor) == final_hash(alone)
+
+
 def wait_for_step(sweep: Path, step: int, process: subprocess.Popen[str]) -> None:
     """Until the second config has logged a step."""
     until = time.monotonic() + 120
