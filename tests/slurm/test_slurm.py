@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -102,7 +103,7 @@ def test_jobs_that_end_badly_are_failed_results_and_the_others_are_returned(comm
     for number, reason in ((3, "no reward today"), (4, "no reward today"), (5, "3"), (7, "was killed by SIGKILL")):
         assert f"job {number} failed: " in told
         assert reason in told.partition(f" job {number} failed: ")[2][:500]
-    assert ".slurm/" in told.partition("job 7 failed: ")[2]
+    assert re.search(r"job 7 of 8: .{1,80}: failed Job \S+ was killed by SIGKILL Log: \S*\.slurm/", told)
 
 
 # ------------------------------------------------------------------------------------------------------- preemption
