@@ -41,7 +41,7 @@ def named(folder: Path) -> dict[str, int]:
     """The number of the job of each reward."""
     records = SweepDir(folder).records().values()
     return {name: job.number for name in ("good", "leaves", "raises", "killed") for job in records
-            if f"rewards.py:{name}]" in " ".join(job.overrides)}  # fmt: skip
+            if f"rewards.py:{name}]" in " ".join(job.overrides).replace(chr(92), "")}  # fmt: skip
 
 
 @pytest.mark.kill
