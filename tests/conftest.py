@@ -114,16 +114,16 @@ def env(tmp_path) -> dict[str, str]:
 
 @pytest.fixture
 def ftlab(tmp_path, env) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """``ftlab("version")``: the real command, run in an empty folder with no network."""
+    """``ftlab("version")``: the real command, run in an empty folder with no network. ``timeout``: in seconds."""
 
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
+    def run(*words: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "ftlab", *words],
             cwd=tmp_path,
             env=env,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=timeout,
         )
 
     return run

@@ -52,14 +52,14 @@ def test_a_config_that_kills_its_process_has_one_of_its_own_where_it_is_asked_fo
     rewards = ",".join(f"[rewards.py:{name}]" for name in ("raises", "leaves", "killed", "good"))
     given = ("-m", f"stage.rewards={rewards}", *SHORT, "hydra.sweep.dir=sweep")
     for _ in range(2):
-        done = ftlab(*given, *WAYS[way])
+        done = ftlab(*given, *WAYS[way], timeout=400)
         assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
     number = named(tmp_path / "sweep")["killed"] + 1
     told = next(line for line in done.stdout.splitlines() if line.startswith("The process was killed while job"))
     assert f" {number}" in told and "add hydra/launcher=gpus: each has one of its own then" in told
 
     own = ("hydra/launcher=gpus", "hydra.launcher.devices=2")
-    done = ftlab(*given, *(word for word in WAYS[way] if not word.startswith("hydra/launcher")), *own)
+    done = ftlab(*given, *(word for word in WAYS[way] if not word.startswith("hydra/launcher")), *own, timeout=400)
     assert done.returncode == 1, done.stdout + done.stderr
     folder = SweepDir(tmp_path / "sweep")
     records, numbers = folder.records(), named(folder.path)
@@ -77,7 +77,7 @@ def test_a_config_that_kills_its_process_has_one_of_its_own_where_it_is_asked_fo
 def test_one_after_the_other_a_job_that_raises_and_one_that_exits_are_two_failures(ftlab, tmp_path):
     (tmp_path / "rewards.py").write_text(ENDS)
     rewards = ",".join(f"[rewards.py:{name}]" for name in ("raises", "leaves", "good"))
-    done = ftlab("-m", f"stage.rewards={rewards}", *SHORT, "hydra.sweep.dir=sweep")
+    done = ftlab("-m", f"stage.rewards={rewards}", *SHORT, "hydra.sweep.dir=sweep", timeout=400)
     assert done.returncode == 1, done.stdout + done.stderr
     errors = [job.error for job in SweepDir(tmp_path / "sweep").records().values()]
     assert "no such answer" in errors[0] and "SystemExit: 3" in errors[1] and errors[2] is None
