@@ -52,8 +52,7 @@ def _reproduce(original: RunDir, out: Path | None, force: bool) -> None:
     again = _copy_plan(plan, _folder(original, plan, out))
     preflight.check_plan(again)
     with claim(again) as run_dir:
-        sizes = original.manifest().get("batch_sizes", {})  # where memory ran out, steps were taken in smaller parts
-        Manifest(run_dir).record(reproduces={"run": str(original.path)}, **({"batch_sizes": sizes} if sizes else {}))
+        Manifest(run_dir).record(reproduces={"run": str(original.path)}, **_happened(original))
         for line in _changed_weights(original):
             echo(line)
         _execute(run_dir)
@@ -65,6 +64,15 @@ def _reproduce(original: RunDir, out: Path | None, force: bool) -> None:
     if not is_equal:
         raise NotReproducedError(text)
     echo(text)
+
+
+def _happened(original: RunDir) -> dict[str, Any]:
+    """What its config does not say, and happens again: where memory ran out, steps were taken in smaller parts; and
+    what its user set while it was at work."""
+    manifest = original.manifest()
+    changes = [{**one, "line": -1} for one in manifest.get("control", []) if one["verb"] == "set"]
+    kept = {"batch_sizes": manifest.get("batch_sizes"), "control": changes}
+    return {key: value for key, value in kept.items() if value}
 
 
 def _execute(run_dir: RunDir) -> None:
@@ -86,6 +94,11 @@ def _check_finished(run: Run, overrides: Sequence[str]) -> RunDir:
         status = manifest.get("status", "new")
         again = f"ftlab resume {shlex.quote(str(run_dir.path))}"
         raise RunDirError(f"{run_dir.path} is not finished (its status is {status}). Resume it first: {again}")
+    if (clone := manifest.get("clone")) is not None:
+        raise RunDirError(
+            f"{run_dir.path} is a clone of {clone['run']} after step {clone['step']}, and begins with weights that no "
+            "config makes. What can be made again is the run that it is a clone of."
+        )
     names, done = [phase.name for phase in run_dir.plan().phases], manifest.get("phases", {})
     if {*names} != {*done}:
         raise RunDirError(

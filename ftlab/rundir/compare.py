@@ -17,6 +17,7 @@ MISSING = object()  # where one side has no such key
 # Of a manifest, what is no part of the environment that a run had.
 _NOT_ENVIRONMENT = (
     "status", "error", "phases", "seconds", "rerun", "began", "starts", "folder", "data", "reproduces", "extended",
+    "control", "clone",
 )  # fmt: skip
 # Of a phase in run.yaml, what is compared elsewhere or says nothing.
 _NOT_OF_A_PHASE = ("name", "folder", "config")
@@ -169,6 +170,20 @@ def _counts(ledger: Mapping[str, Any]) -> dict[str, Any]:
     }
     found = dict(flatten({"source": ledger["source"], "tokenized_by": ledger["tokenized_by"], **splits}))
     return {key: value for key, value in found.items() if value != {} and not key.endswith(".first")}
+
+
+def control(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Difference]:
+    """Compare by two manifests what users changed while the runs were at work, and which run each is a clone of."""
+    yield from differences(_asked(a), _asked(b))
+
+
+def _asked(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    changes = {
+        f"{key} after step {one['step']} of {one['phase']}": value
+        for one in manifest.get("control", [])
+        for key, value in one.get("values", {}).items()
+    }
+    return changes | dict(flatten({"clone": manifest.get("clone") or {}}))
 
 
 # --- environment and results -----------------------------------------------------------------------------------------

@@ -98,7 +98,10 @@ def compare(a: Side, b: Side, tolerance: float) -> Comparison:
     configs = [(pair.name, one) for pair in pairs for one in parts.config(a.phases[pair.a], b.phases[pair.b])]
     ledgers = [(pair, read_ledger(a.run_dir.ledger(pair.a)), read_ledger(b.run_dir.ledger(pair.b))) for pair in pairs]
     found = {
-        "identity": parts.merge((name, one) for name, (is_identity, one) in configs if is_identity),
+        "identity": [
+            *parts.merge((name, one) for name, (is_identity, one) in configs if is_identity),
+            *parts.control(a.manifest, b.manifest),
+        ],
         "operational": parts.merge((name, one) for name, (is_identity, one) in configs if not is_identity),
         "data": parts.merge((pair.name, one) for pair, ours, theirs in ledgers for one in parts.data(ours, theirs)),
         "environment": list(parts.environment(a.manifest, b.manifest)),

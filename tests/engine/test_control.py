@@ -83,6 +83,15 @@ def test_a_rate_holds_from_the_next_step_and_keeps_the_shape_of_the_schedule(alo
     assert final_hash(changed) != final_hash(alone)
 
 
+def test_a_run_that_was_changed_on_its_way_can_be_made_again(alone, changed, ftlab, tmp_path):
+    done = ftlab("reproduce", str(changed.path), f"out={tmp_path / 'again'}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{tmp_path / 'again'} is the same as {changed.path}, in its weights and in its metrics" in done.stdout
+    assert "environment: no difference" in done.stdout
+    told = ftlab("diff", str(alone.path), str(changed.path)).stdout
+    assert re.search(r"train.learning_rate after step 5 of sft +\(none\) +0.004", told), told
+
+
 @pytest.mark.parametrize("step", [3, 6])
 def test_a_run_that_goes_on_obeys_at_the_same_steps(step, changed, tmp_path):
     """From a checkpoint before the change, and from one after it."""

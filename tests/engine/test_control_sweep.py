@@ -123,6 +123,8 @@ def test_every_verb_on_a_sweep_at_work(launcher, ftlab, each, tmp_path, env):
     made_for = sweep.run(0).plan().phases[0].config.train.learning_rate
     lineage = {"run": "../0", "phase": "sft", "step": faster, "learning_rate": made_for}
     assert sweep.run(3).manifest()["clone"] == lineage
+    refused = ftlab("reproduce", "s/3")
+    assert f"s/3 is a clone of ../0 after step {faster}, and begins with weights that no config makes" in refused.stderr
     again = ftlab("-m", "lora.r=4,8", f"hydra/launcher={launcher}", *more, *STEPS, "hydra.sweep.dir=s")
     assert again.returncode == 0, again.stdout + again.stderr
     assert again.stdout.count("finished already") == 5
