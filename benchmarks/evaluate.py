@@ -62,8 +62,9 @@ def main() -> None:
             seconds[size].append(taken)
         assert found[1] == found[given.batch], "answers in batches are not those of one at a time"
     one, many = (statistics.median(seconds[size]) for size in seconds)
-    new = f"up to {given.new_tokens} new tokens"
-    print(f"{len(prompts)} prompts, {new}, 1 thread, {given.rounds} rounds, the same answers")
+    print(
+        f"{len(prompts)} prompts, up to {given.new_tokens} new tokens, 1 thread, {given.rounds} rounds, equal answers"
+    )
     print(f"one at a time   {one:8.2f} s   {len(prompts) / one:7.1f} answers/s")
     print(f"batches of {given.batch:<4} {many:8.2f} s   {len(prompts) / many:7.1f} answers/s")
     print(f"ratio           {one / many:8.2f}")
