@@ -2,9 +2,9 @@
 
     python benchmarks/evaluate.py [--rows 200] [--batch 8] [--rounds 3]
 
-The embedded model answers golden prompts greedily, sorted by length, with a cache of keys and values, in one thread and
-turn about: one at a time, then in batches. Printed are seconds of the answers alone, the median of the rounds, and the
-ratio. It fails where an answer differs.
+The embedded model answers golden prompts greedily, as ftlab evaluate does: sorted by length, with a cache of keys and
+values, in one thread and turn about: one at a time, then in batches. Printed are seconds of the answers alone, the
+median of the rounds, and the ratio. It fails where an answer differs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main() -> None:
 
     from ftlab.base.libraries import quiet_libraries
     from ftlab.config.compose import read
-    from ftlab.measure.generate import generate
+    from ftlab.measure.generate import answer_batches
     from ftlab.policy.build import build_model
     from ftlab.policy.tokens import load_tokens
 
@@ -43,14 +43,20 @@ def main() -> None:
     assert tokens.template is not None
     rows = [json.loads(line) for line in (ROOT / "dataset/instructions/golden.jsonl").read_text().splitlines()]
     asked = ["\n".join(filter(None, [row["instruction"], row["input"]])) for row in rows[: given.rows]]
-    prompts = [tokens.template.prompt([{"role": "user", "content": text}]) for text in asked]
+    texts = [tokens.template.prompt([{"role": "user", "content": text}]) for text in asked]
+    prompts = tokens.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    references = tokens.tokenizer([row["output"] for row in rows[: given.rows]], add_special_tokens=False)
+    expected = [len(ids) for ids in references["input_ids"]]
 
     def answer(size: int) -> tuple[float, list[str]]:
         began = time.perf_counter()
-        answers = generate(
-            model, tokens.tokenizer, prompts, max_new_tokens=given.new_tokens, batch_size=size, max_tokens=1 << 30,
-            stop=tokens.stop,
-        )  # fmt: skip
+        answers = [""] * len(prompts)
+        for batch, found in answer_batches(
+            model, prompts, stop=tokens.stop, pad=tokens.tokenizer.pad_token_id, max_new_tokens=given.new_tokens,
+            batch_size=size, expected=expected,
+        ):  # fmt: skip
+            for i, text in zip(batch, tokens.tokenizer.batch_decode(found, skip_special_tokens=True)):
+                answers[i] = text
         return time.perf_counter() - began, answers
 
     answer(given.batch)  # what is compiled and cached once

@@ -11,6 +11,8 @@ import torch
 from ftlab.model.generation import only_what_is_asked
 from ftlab.model.padding import reads_padding
 
+_STEP = 32  # tokens of a prompt that are read in the time that one of an answer takes, about
+
 
 def generate(
     model: Any,
@@ -79,24 +81,29 @@ def answer_batches(
     max_tokens: float = math.inf,
     is_sharded: bool = False,
     processors: Callable[[list[int], int], Any] = lambda batch, width: None,
+    expected: Sequence[int] | None = None,
 ) -> Iterator[tuple[list[int], list[list[int]]]]:
     """Yield the answers to prompts as they are written, batch by batch: indices of prompts, and the answer's ids to
     each, with its end token unless it was cut at ``max_new_tokens``. Greedy, unless ``processors`` leave one token.
 
-    Prompts run in batches of similar length, padded on the left, or of equal length where the family reads padding.
+    Prompts run in batches of similar length, their answers' too where that is known, padded on the left; or of equal
+    length where the family reads padding. A batch takes as many steps as its longest answer has tokens.
 
     :param prompts: token ids. :param stop: ids that end an answer. :param batch_size: prompts at most of a batch.
     :param max_tokens: of a batch at most, what is generated included; a prompt that has more by itself runs alone.
     :param is_sharded: whether each process has a part of the weights alone: all of them then call the model as often.
+    :param expected: how many tokens each answer may have.
     :param processors: of a batch and the tokens of its longest prompt, transformers' logits processors.
     """
     from transformers import GenerationConfig
 
     config = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=list(stop), pad_token_id=pad)
-    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+    equal = reads_padding(model)
+    answers = [0] * len(prompts) if expected is None or equal else [min(one, max_new_tokens) for one in expected]
+    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]) + _STEP * answers[i], len(prompts[i]), i))
     lengths = [len(ids) + max_new_tokens for ids in prompts]
-    for batch in prompt_batches(order, lengths, batch_size, max_tokens, reads_padding(model)):
-        width = len(prompts[batch[-1]])
+    for batch in prompt_batches(order, lengths, batch_size, max_tokens, equal):
+        width = max(len(prompts[i]) for i in batch)
         ids = torch.full((len(batch), width), pad)
         mask = torch.zeros_like(ids)
         for row, i in enumerate(batch):
@@ -118,12 +125,13 @@ def _until_end(answer: list[int], stop: Sequence[int]) -> list[int]:
 def prompt_batches(
     order: Sequence[int], lengths: Sequence[int], batch_size: int, max_tokens: float, equal: bool
 ) -> Iterator[list[int]]:
-    """:param order: indices, the shortest first. :param lengths: of each index. :param batch_size: indices at most of a
-    batch. :param max_tokens: of a batch at most, unless one index has more. :param equal: whether all of a batch must
+    """:param order: indices, those of a batch side by side. :param lengths: of each index.
+    :param batch_size: indices at most of a batch. :param max_tokens: of a batch at most, unless one index has more. :param equal: whether all of a batch must
     be of one length."""
     batch: list[int] = []
     for i in order:
-        is_full = len(batch) == batch_size or (len(batch) + 1) * lengths[i] > max_tokens
+        longest = max(lengths[j] for j in (*batch, i))
+        is_full = len(batch) == batch_size or (len(batch) + 1) * longest > max_tokens
         if batch and (is_full or (equal and lengths[i] != lengths[batch[0]])):
             yield batch
             batch = []

@@ -67,6 +67,7 @@ def sample_batches(
     temperature: float,
     max_new_tokens: int,
     batch_size: int,
+    expected: Sequence[int] | None = None,
 ) -> Iterator[tuple[list[int], list[list[int]]]]:
     """Sampled answers to prompts as they are written: indices of prompts, and the answer's ids to each, with its end
     token unless it was cut at ``max_new_tokens``.
@@ -74,7 +75,8 @@ def sample_batches(
     Drawn from the whole distribution at ``temperature``, whatever the model's own generation config says, since the
     log-probabilities of a loss are those of the whole distribution. The random state is left as it was.
 
-    :param seeds_B: as :func:`answer_seeds` gives them. :raises NoProbabilitiesError: there is nothing to draw from.
+    :param seeds_B: as :func:`answer_seeds` gives them. :param expected: as of
+        :func:`ftlab.measure.generate.answer_batches`. :raises NoProbabilitiesError: there is nothing to draw from.
     """
     draw = _Draw(torch.empty(0, dtype=torch.int64), 0, temperature)
 
@@ -84,8 +86,9 @@ def sample_batches(
         return LogitsProcessorList([draw])
 
     for batch, found in answer_batches(
-        model, prompts, stop=stop, pad=pad, max_new_tokens=max_new_tokens, batch_size=batch_size, processors=drawing
-    ):
+        model, prompts, stop=stop, pad=pad, max_new_tokens=max_new_tokens, batch_size=batch_size, processors=drawing,
+        expected=expected,
+    ):  # fmt: skip
         if not draw.are_finite:
             raise NoProbabilitiesError("logits are infinite or no numbers")
         yield batch, found

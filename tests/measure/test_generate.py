@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from ftlab.measure.generate import generate
+from ftlab.measure.generate import answer_batches, generate
 from ftlab.measure.sample import answer_seeds, sample
 from ftlab.policy.build import build_model
 from ftlab.policy.tokens import load_tokens
@@ -49,6 +49,20 @@ def test_however_they_are_batched_each_prompt_has_its_answer(loaded):
     alone, shapes = answers(loaded, 1, 10**6)
     assert [shape[0] for shape in shapes] == [1] * 12
     assert together == alone and len(set(together)) > 1 and together[:4] == together[4:8]
+
+
+def test_answers_that_are_expected_to_be_long_are_written_together_and_are_the_same(loaded):
+    model, tokens = loaded
+    prompts = tokens.tokenizer(PROMPTS, add_special_tokens=False)["input_ids"]
+    expected = [1 if i % 3 else 6 for i in range(12)]
+
+    def found(**more) -> tuple[list[list[int]], dict[int, list[int]]]:
+        batches = list(answer_batches(model, prompts, stop=tokens.stop, pad=0, max_new_tokens=6, batch_size=4, **more))
+        return [batch for batch, _ in batches], {i: ids for batch, of in batches for i, ids in zip(batch, of)}
+
+    (_, plain), (batches, sorted_) = found(), found(expected=expected)
+    assert plain == sorted_
+    assert sorted(batches[-1]) == [0, 3, 6, 9] and all(expected[i] == 1 for batch in batches[:-1] for i in batch)
 
 
 @pytest.mark.parametrize("max_tokens", [60, 120, 200])

@@ -140,6 +140,8 @@ class RowsEvaluation(KeptEvaluation):
             "batch_size": settings.batch_size,
         }  # fmt: skip
         prompts = [question.ids for question in asked]
+        references = policy.tokenizer([question.reference or "" for question in asked], add_special_tokens=False)
+        how["expected"] = [len(ids) for ids in references["input_ids"]]
         if not self.task.temperature:
             return answer_batches(policy.model, prompts, **how)
         # An answer's random numbers follow from its row, so that those that are written later are the same.
