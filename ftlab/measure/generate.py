@@ -126,8 +126,8 @@ def prompt_batches(
     order: Sequence[int], lengths: Sequence[int], batch_size: int, max_tokens: float, equal: bool
 ) -> Iterator[list[int]]:
     """:param order: indices, those of a batch side by side. :param lengths: of each index.
-    :param batch_size: indices at most of a batch. :param max_tokens: of a batch at most, unless one index has more. :param equal: whether all of a batch must
-    be of one length."""
+    :param batch_size: indices at most of a batch. :param max_tokens: of a batch at most, unless one index has more.
+    :param equal: whether all of a batch must be of one length."""
     batch: list[int] = []
     for i in order:
         longest = max(lengths[j] for j in (*batch, i))

@@ -21,7 +21,7 @@ PROMPTS = ["Where does it live?", "Name it.", "What does the word that you see h
 def loaded():
     run = make_run("model=tiny_instruct")
     tokens = load_tokens(run)
-    return build_model(run, tokens)[0], tokens
+    return build_model(run, tokens)[0].eval(), tokens
 
 
 def answers(loaded, batch_size: int, max_tokens: int) -> tuple[list[str], list[tuple[int, ...]]]:
@@ -81,6 +81,7 @@ def test_the_training_mode_and_the_random_state_stay(loaded):
     before = torch.get_rng_state()
     answers(loaded, 4, 10**6)
     assert model.training and torch.equal(torch.get_rng_state(), before)
+    model.eval()  # as it was: dropout would draw
 
 
 OTHER_WAYS = {
