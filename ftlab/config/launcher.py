@@ -17,6 +17,8 @@ from ftlab.slurm.options import TARGET, Options
 
 GROUP, NODE = "hydra/launcher", "hydra.launcher"
 
+# Keys of hydra/launcher=slurm by which the configs of a job take turns.
+_TURNS = ("configs_per_job", "shards", "resident")
 _GroupT = TypeVar("_GroupT", bound=BaseModel)
 
 
@@ -98,7 +100,18 @@ def mistakes(cfg: DictConfig, task: str, is_multirun: bool) -> list[Mistake]:
     if asked is not None and cfg.run.checkpoint is not None:
         reason = "is for a start on this machine: a job that is queued again would go back to it each time"
         return [Mistake("run.checkpoint", reason, cfg.run.checkpoint)]
-    return []
+    return [] if asked is None else _mistakes_of_turns(asked, task, is_multirun)
+
+
+def _mistakes_of_turns(asked: Options, task: str, is_multirun: bool) -> list[Mistake]:
+    """Of the keys by which one job of a cluster trains several configs."""
+    given = {key: value for key in _TURNS if (value := getattr(asked, key)) is not None}
+    if given and not (is_multirun and task == "train"):
+        reason = "is for the configs of a sweep: add -m, or leave it out"
+        return [Mistake(f"{NODE}.{key}", reason, value) for key, value in given.items()]
+    missing = [key for key in ("configs_per_job", "shards") if key not in given]
+    reason = f"the configs of a job take turns: give {' and '.join(f'{NODE}.{key}=N' for key in missing)}, too"
+    return [Mistake(f"{NODE}.{key}", reason, value) for key, value in given.items() if missing]
 
 
 def _mistakes_of_sweep(cfg: DictConfig, task: str, is_multirun: bool) -> list[Mistake]:

@@ -27,13 +27,13 @@ from ftlab.engine import tasks
 from ftlab.engine.child import start, why_not_finished
 from ftlab.engine.live_leaderboard import sweep_progress
 from ftlab.engine.process import Interruption
-from ftlab.engine.shards import failure_name
 from ftlab.engine.work import Prepared, Work
 from ftlab.errors import ConfigError, Mistake
 from ftlab.preflight.directory import how_to_go_on
 from ftlab.preflight.fit import TIGHT
 from ftlab.preflight.memory import device_of, predict
 from ftlab.rundir.directory import RunDir
+from ftlab.rundir.failures import Failures
 from ftlab.rundir.sweep import SweepDir
 from ftlab.schema import Run
 from ftlab.schema.launchers import Gpus
@@ -214,7 +214,5 @@ class _Pool:
 
     def _failure(self, run: Pooled, worker: _Worker) -> str | None:
         """Why a run is not finished whose process has ended; None where it is, or has ended as its user asked."""
-        why, written = why_not_finished(run.path, worker.process.returncode, worker.log), failure_name(run.path)
-        if why is not None and (self._failures / written).is_file():
-            return (self._failures / written).read_text(encoding="utf-8")
-        return why
+        why = why_not_finished(run.path, worker.process.returncode, worker.log)
+        return why if why is None else Failures(self._failures).read(run.path) or why

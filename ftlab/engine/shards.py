@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import hashlib
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from rich.markup import escape
 
 from ftlab.base.console import Terminal
 from ftlab.base.libraries import quiet_libraries
+from ftlab.base.terminal import echo_error
 from ftlab.config import objectives
 from ftlab.distributed.world import planned_nodes
 from ftlab.engine import tasks
@@ -31,11 +31,13 @@ from ftlab.engine.session import Share
 from ftlab.engine.shard_job import Job
 from ftlab.engine.turns import TURNS, Turn
 from ftlab.engine.work import Listed, Prepared, Work
-from ftlab.errors import ConfigError, Interrupted, Mistake
+from ftlab.errors import ConfigError, Interrupted, Mistake, RunDirError
 from ftlab.preflight.directory import how_to_go_on
 from ftlab.preflight.fit import size
 from ftlab.preflight.sharing import Sharing, sharing_of
-from ftlab.rundir.files import write_atomic
+from ftlab.rundir.control import obeyed_state
+from ftlab.rundir.directory import RunDir
+from ftlab.rundir.failures import Failures
 from ftlab.rundir.sweep import SweepDir
 from ftlab.schema import Run
 from ftlab.schema.launchers import Shards
@@ -235,7 +237,11 @@ def _plan_line(sharing: Sharing, places: int, shards: int, count: int) -> str:
 
 
 def main() -> int:
-    """Train the runs of some directories in turns. Return 1 where one failed, else 0."""
+    """Train the runs of some directories in turns. Return 1 where one failed, else 0.
+
+    Those that are over, because an earlier start of the same job has finished them or has seen them fail, are left
+    alone.
+    """
     parser = argparse.ArgumentParser(prog="python -m ftlab.engine.shards", description=__doc__)
     parser.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR")
     parser.add_argument("--shards", type=int, required=True, help="turns that the steps of each are divided into")
@@ -243,24 +249,30 @@ def main() -> int:
     parser.add_argument("--failures", type=Path, required=True, help="a folder for why those failed that did")
     given = parser.parse_args()
     die_with_parent()
-    runs = [Prepared(str(path), path) for path in given.run_dirs]
-    failures: list[Prepared] = []
-
-    def failed(run: Prepared, error: str) -> None:
-        failures.append(run)
-        write_atomic(given.failures / failure_name(run.path), error)
-
+    failures = Failures(given.failures)
+    runs = [Prepared(str(path), path) for path in given.run_dirs if _is_left(path, failures)]
     options = Shards(shards=given.shards, resident=given.resident, stop="none", factor=2)
+    work = Listed(runs, lambda run, error: failures.write(run.path, error))
     try:
-        take_turns(Listed(runs, failed), options, "Interrupted.")
+        if runs:
+            take_turns(work, options, "Interrupted.")
     except Interrupted as error:
         return error.exit_code
-    return 1 if failures else 0
+    return 1 if any(failures.read(path) is not None for path in given.run_dirs) else 0
 
 
-def failure_name(run_dir: Path) -> str:
-    """The file that says why a run failed."""
-    return hashlib.sha256(str(run_dir).encode()).hexdigest()[:16]
+def _is_left(path: Path, failures: Failures) -> bool:
+    """Whether there is something to do for a run; not for one whose directory is damaged, which is its failure."""
+    if failures.read(path) is not None:
+        return False
+    try:
+        run_dir = RunDir.open(path)
+        run_dir.plan()
+        return run_dir.manifest().get("status") != "finished" and obeyed_state(path) is None
+    except RunDirError as error:
+        failures.write(path, str(error))
+        echo_error(f"{path} failed:\n{error}")
+        return False
 
 
 if __name__ == "__main__":

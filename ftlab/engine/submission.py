@@ -32,8 +32,8 @@ from ftlab.slurm.script import Batch, Resources, check_submitit, check_template,
 from ftlab.slurm.waiting import Waited, wait
 
 # What a task runs, followed by the run directory: one that is a rank, or the only process; one that starts the ranks of
-# its node. Of several nodes the second knows more when one is gone.
-_RANK, _NODE = "ftlab.engine.worker", "ftlab.engine.launch"
+# its node. Of several nodes the second knows more when one is gone. The third takes several runs, which take turns.
+_RANK, _NODE, _TURNS = "ftlab.engine.worker", "ftlab.engine.launch", "ftlab.engine.shards"
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,17 @@ def _batches(paths: Sequence[Path], options: Options) -> Iterator[Batch]:
         if options.submitit_folder is not None:
             folder = _without_ids(Path(options.submitit_folder).expanduser().absolute())
         python = shlex.split(options.python) if options.python is not None else [sys.executable]
-        yield Batch(tuple(members), resources, (*python, "-m", resources.module), start, folder)
+        command, per_job = [shlex.quote(word) for word in (*python, "-m", resources.module)], 1
+        if resources.module == _TURNS:
+            command += _turns(options)
+            per_job = options.configs_per_job or 1
+        yield Batch(tuple(members), resources, tuple(command), start, folder, per_job)
+
+
+def _turns(options: Options) -> list[str]:
+    """What a job is told of the turns that its runs take."""
+    words = ["--shards", str(options.shards), "--failures", '"$files.failures"']
+    return words + (["--resident", str(options.resident)] if options.resident is not None else [])
 
 
 def _without_ids(folder: Path) -> Path:
@@ -188,13 +198,15 @@ def _resources(hardware: Sequence[Hardware], options: Options, is_launched: bool
         raise ConfigError(mistakes)
     is_asked = options.gres is not None or options.gpus_per_task is not None or not are_gpus
     gpus = options.gpus_per_node if options.gpus_per_node is not None else None if is_asked else devices
-    is_rank = devices == options.tasks_per_node and (devices > 1 or (nodes == 1 and not is_launched))
-    return Resources(nodes, options.tasks_per_node, gpus, _RANK if is_rank else _NODE)
+    is_alone = nodes == devices == 1 and not is_launched
+    is_rank = devices == options.tasks_per_node and (devices > 1 or is_alone)
+    module = _TURNS if is_alone and options.configs_per_job is not None else _RANK if is_rank else _NODE
+    return Resources(nodes, options.tasks_per_node, gpus, module)
 
 
 def _submit(batch: Batch, options: Options) -> dict[Path, Submission]:
     """Write the script and hand it to ``sbatch``. :return: the job of each run, by its absolute path."""
-    names = [run.name for run in batch.runs]
+    names, count = [run.name for run in batch.runs], len(batch.jobs)
     name = names[0] if len(names) == 1 else f"{names[0]}-to-{names[-1]}"
     file = batch.folder / f"{name}.sh"
     write_atomic(file, script(options, batch))
@@ -206,10 +218,12 @@ def _submit(batch: Batch, options: Options) -> dict[Path, Submission]:
         job = commands.submit(file)
     except NotReadyError as error:
         raise NotReadyError(f"{error}\nThe script is {shown}.") from None
-    jobs = [job] if not batch.is_array else [f"{job}_{index}" for index in range(len(names))]
-    echo(f"Submitted job {job}" + (f", an array of {len(names)}" if batch.is_array else "") + f": {shown}")
+    jobs = [job] if not batch.is_array else [f"{job}_{index}" for index in range(count)]
+    array = f", an array of {count}" if batch.is_array else ""
+    turns = f", for {len(names)} configs in turns" if count < len(names) else ""
+    echo(f"Submitted job {job}{array}{turns}: {shown}")
     submitted = {}
-    for path, one in zip(batch.runs, jobs):
+    for path, one in ((path, one) for one, runs in zip(jobs, batch.jobs) for path in runs):
         log = batch.folder / f"{one}_0_log"
         errors = log.with_suffix(".out" if options.stderr_to_stdout else ".err")
         submission = Submission(

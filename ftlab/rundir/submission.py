@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from ftlab.rundir.documents import read_json
+from ftlab.rundir.failures import Failures
 from ftlab.rundir.files import write_atomic
 from ftlab.rundir.records import check
 
@@ -33,6 +34,11 @@ class Submission(BaseModel):
             return int((Path(self.folder) / f"{self.job}.exit").read_text())
         except (OSError, ValueError):
             return None
+
+    @property
+    def failures(self) -> Failures:
+        """Of the runs that take turns in the job, those that failed by themselves."""
+        return Failures(Path(self.folder) / f"{self.job}.failures")
 
     @property
     def is_given_up(self) -> bool:

@@ -12,12 +12,16 @@ TARGET = "hydra_plugins.ftlab_launchers.slurm.SlurmLauncher"
 # Those that sbatch has no option for, or that this package treats itself.
 _OURS = {
     "nodes", "tasks_per_node", "gpus_per_node", "template", "submitit_folder", "dry_run", "python", "max_num_timeout",
-    "setup", "additional_parameters",
+    "setup", "additional_parameters", "configs_per_job", "shards", "resident",
 }  # fmt: skip
 
 
 class Options(Group):
-    """What a user asks of Slurm. Times in minutes or seconds, memory in GB, as the names say."""
+    """What a user asks of Slurm. Times in minutes or seconds, memory in GB, as the names say.
+
+    :param configs_per_job: configs of a sweep that one job trains in turns; None: each has its own. :param shards,
+        resident: of those turns, as :class:`ftlab.schema.launchers.Shards` has them.
+    """
 
     name: str
     partition: str | None
@@ -44,6 +48,9 @@ class Options(Group):
     mail_user: str | None
     wckey: str | None
     array_parallelism: PositiveInt
+    configs_per_job: PositiveInt | None
+    shards: PositiveInt | None
+    resident: PositiveInt | None
     signal_delay_s: NonNegativeInt
     max_num_timeout: NonNegativeInt
     setup: tuple[str, ...] | None

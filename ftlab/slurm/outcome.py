@@ -37,7 +37,9 @@ def failure(path: Path, submission: Submission, state: JobState | None) -> str |
         return None
     if (asked := obeyed_state(path)) is not None:
         return f"It was {asked} by ftlab control"
-    reason = manifest.get("error") if manifest.get("status") == "failed" else None
+    reason = submission.failures.read(path)
+    if reason is None and manifest.get("status") == "failed":
+        reason = manifest.get("error")
     reason = reason or _job_reason(submission, state)
     return f"{reason.strip()}\nLog: {log_file(submission)}"
 

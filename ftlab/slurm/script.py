@@ -17,6 +17,9 @@ PLACEHOLDER = "@COMMAND@"
 # yet begun to listen. INT is a person's, and no reason to begin again.
 _STOPPED = "75|138|140|143"  # EX_TEMPFAIL, USR1, USR2, TERM
 _END = 'exit "$code"'
+# A number that Slurm gives again after it was set up anew may have left files; what failed in an earlier start of this
+# job stays known.
+_FORGET = ('rm -f "$files.exit"', '[ "${SLURM_RESTART_COUNT:-0}" != 0 ] || rm -rf "$files.failures"')
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,9 @@ class Resources:
 class Batch:
     """Runs that are submitted together, as one job or one job array.
 
-    :param runs: their directories. :param command: what is run on a node, followed by the run directory.
+    :param runs: their directories. :param per_job: how many of them a job has; the last may have fewer.
+    :param command: words of shell that start a job's work on a node, followed by its run directories; ``$files`` begins
+        the names of the job's own files.
     :param start_folder: that relative paths start from. :param folder: of scripts, logs and exit codes.
     """
 
@@ -43,10 +48,16 @@ class Batch:
     command: tuple[str, ...]
     start_folder: Path
     folder: Path
+    per_job: int = 1
+
+    @property
+    def jobs(self) -> list[tuple[Path, ...]]:
+        """The runs of each job."""
+        return [self.runs[first : first + self.per_job] for first in range(0, len(self.runs), self.per_job)]
 
     @property
     def is_array(self) -> bool:
-        return len(self.runs) > 1
+        return len(self.jobs) > 1
 
 
 def check_submitit() -> None:
@@ -90,26 +101,22 @@ def _submitit_lines(options: Options, batch: Batch) -> _Lines:
         **given, additional_parameters=further, setup=_before(options, batch), teardown=_after(options, batch)
     )
     if batch.is_array:
-        executor.parameters["map_count"] = len(batch.runs)
+        executor.parameters["map_count"] = len(batch.jobs)
     # set -e of a setup must not end the script before it is known how the run did.
-    text = executor._make_submission_file_text(f'{shlex.join(batch.command)} "$run" || code=$?', "")
+    text = executor._make_submission_file_text(f'{" ".join(batch.command)} "${{runs[@]}}" || code=$?', "")
     lines = text.splitlines()
     directives = [line for line in lines if line.startswith("#SBATCH")]
     return _Lines(directives, lines[lines.index(directives[-1]) + 1 :])
 
 
 def _before(options: Options, batch: Batch) -> list[str]:
-    """Which run this job is, under which name it is known, and the user's own lines."""
+    """Which runs this job has, under which name it is known, and the user's own lines."""
+    which = [f"runs=({' '.join(shlex.quote(str(run)) for run in batch.runs)})"]
     if batch.is_array:
-        which = [
-            f"runs=({' '.join(shlex.quote(str(run)) for run in batch.runs)})",
-            'run="${runs[SLURM_ARRAY_TASK_ID]}"',
-        ]
-    else:
-        which = [f"run={shlex.quote(str(batch.runs[0]))}"]
+        which.append(f'runs=("${{runs[@]:SLURM_ARRAY_TASK_ID * {batch.per_job}:{batch.per_job}}}")')
     name = 'job="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"'
     files = f'{shlex.quote(str(batch.folder))}/"$job"'
-    return [*which, name, f"files={files}", 'rm -f "$files.exit"', "code=0", *(options.setup or ())]
+    return [*which, name, f"files={files}", *_FORGET, "code=0", *(options.setup or ())]
 
 
 def _after(options: Options, batch: Batch) -> list[str]:

@@ -52,7 +52,7 @@ def wait(jobs: Jobs, failure: Callable[[int, JobState | None], str | None], name
 
 def _leave(watch: _Watch, name: Path) -> None:
     """Let the user choose between detaching and cancelling. :raises Interrupted: detached, or nobody there to ask."""
-    ids = watch.active()
+    ids = watch.active_jobs()
     place = shlex.quote(str(name))
     count = f"{len(ids)} job{'s' * (len(ids) != 1)}"
     left = (
@@ -93,13 +93,15 @@ class _Watch:
     def results(self) -> list[Waited | None]:
         return [self._ended[index] for index in range(len(self._jobs))]
 
-    def active(self) -> list[str]:
-        return [job.job for index, (_, job) in enumerate(self._jobs) if index not in self._ended]
+    def active_jobs(self) -> list[str]:
+        """Their ids, each once: several runs may be of one job."""
+        left = (job.job for index, (_, job) in enumerate(self._jobs) if index not in self._ended)
+        return [*dict.fromkeys(left)]
 
     def ask(self) -> None:
         """Ask Slurm once, and tell what has changed. A controller that is away is waited for."""
         try:
-            states = commands.states(self.active())
+            states = commands.states(self.active_jobs())
         except NotReadyError as error:
             if not self._is_silent:
                 echo_error(f"{error}\nThe jobs are not touched by that; waiting for it to answer.")
@@ -118,6 +120,8 @@ class _Watch:
     def _look(self, index: int, title: str, state: JobState | None) -> None:
         if state is not None and state.is_active:
             self._gone.pop(index, None)
+            if self._is_done_in_turns(index, title, state):
+                return
             now = "pending" if state.is_waiting else "running"
             if (self._told.get(index), self._restarts.get(index, 0)) != (now, state.restarts):
                 begun = f", start {state.restarts + 1}" if state.restarts else ""
@@ -129,12 +133,23 @@ class _Watch:
         gone = self._gone.setdefault(index, time.monotonic())
         if problem is not None and self._jobs[index][1].exit_code is None and time.monotonic() < gone + _grace(state):
             return
-        self._told[index] = "done"
         self._ended[index] = Waited(problem)
-        if problem is None:
-            echo(f"{title}: finished")
-        else:
+        if problem is not None:
             echo_error(f"{title}: failed\n{problem}")
+        elif self._told.get(index) != "done":
+            echo(f"{title}: finished")
+        self._told[index] = "done"
+
+    def _is_done_in_turns(self, index: int, title: str, state: JobState) -> bool:
+        """Whether a run is finished whose job goes on with others, which is told once."""
+        if self._told.get(index) != "done":
+            job = self._jobs[index][1].job
+            is_shared = sum(other.job == job for _, other in self._jobs) > 1
+            if not is_shared or self._failure(index, state) is not None:
+                return False
+            echo(f"{title}: finished")
+            self._told[index] = "done"
+        return True
 
 
 def _grace(state: JobState | None) -> float:

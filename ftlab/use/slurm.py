@@ -59,7 +59,7 @@ def _runs(folder: Path) -> list[tuple[str, Path]]:
 
 def _cancel(folder: Path, jobs: Sequence[Submission]) -> None:
     states = commands.states(job.job for job in jobs)
-    active = [job.job for job in jobs if job.job in states and states[job.job].is_active]
+    active = [*dict.fromkeys(job.job for job in jobs if job.job in states and states[job.job].is_active)]
     if not active:
         echo(f"No job of {folder} is in the queue.")
         return
@@ -76,12 +76,14 @@ def _show(folder: Path, jobs: Sequence[tuple[str, Path, Submission]]) -> None:
         table.add_column(column, overflow="fold")
     for name, path, job in jobs:
         state = states.get(job.job)
-        if state is not None and state.is_active:
+        problem = failure(path, job, state)
+        is_active = state is not None and state.is_active  # with other runs, perhaps
+        if state is not None and is_active and problem is not None and job.failures.read(path) is None:
             word = state.word + (f", start {state.restarts + 1}" if state.restarts else "")
             table.add_row(*map(Text, (name, job.job, word, state.node or state.reason)))
         else:
-            problem = failure(path, job, state)
-            word = "finished" if problem is None else state.word if state is not None else "ended"
+            ended = "failed" if is_active else state.word if state is not None else "ended"
+            word = "finished" if problem is None else ended
             table.add_row(*map(Text, (name, job.job, word, " ".join((problem or "").splitlines()[:1]))))
     to = Terminal(highlight=False, emoji=False)
     to.print(table)

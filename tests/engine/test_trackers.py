@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import signal
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,15 +15,20 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from wandb.proto.wandb_internal_pb2 import Record
+from wandb.proto.wandb_internal_pb2 import Record, RunRecord
 
+from ftlab.engine import shards
 from ftlab.engine.trackers import hub, rates
+from ftlab.engine.work import Listed
 from ftlab.errors import NotReadyError
 from ftlab.preflight import packages
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.manifest import Manifest
+from ftlab.schema.launchers import Shards
+from tests.conftest import ROOT
 from tests.engine.test_resume import interrupt_after
-from tests.runs import FAST, final_hash, resume_run, train_run
+from tests.runs import FAST, final_hash, held_out, make_run, resume_run, train_run
+from tests.sweeps import begin, sweep_of
 
 RUN = (*FAST, "train.save_steps=2", "eval.steps=3")
 ALL = ("tracker=wandb", "tracker.also=[tensorboard,mlflow]")
@@ -93,6 +100,11 @@ def wandb_records(run_dir: RunDir) -> list[Record]:
     return found
 
 
+def first_record(run_dir: RunDir) -> RunRecord:
+    """What wandb was told of a run when it began."""
+    return next(record.run for record in wandb_records(run_dir) if record.HasField("run"))
+
+
 def wandb_points(run_dir: RunDir) -> Points:
     found: Points = {}
     for record in wandb_records(run_dir):
@@ -111,8 +123,9 @@ def mlflow_runs(project: str) -> list:
     return client.search_runs([client.get_experiment_by_name(project).experiment_id])
 
 
-def mlflow_points(project: str) -> Points:
-    (run,) = mlflow_runs(project)
+def mlflow_points(project: str, name: str | None = None) -> Points:
+    """:param name: of the run; None: the project has one."""
+    (run,) = [run for run in mlflow_runs(project) if name in (None, run.info.run_name)]
     client = MlflowClient()
     found = [
         ((name, point.step), point.value)
@@ -172,6 +185,72 @@ def test_without_a_key_wandb_is_offline_and_says_how_to_send_it(followed):
     log = followed.log.read_text()
     (folder,) = (followed.path / "wandb").glob("offline-run-*")
     assert f"wandb: no WANDB_API_KEY and no wandb login: offline; to send it: wandb sync {folder}\n" in log
+
+
+@pytest.fixture(scope="module", params=[None, pytest.param(2, marks=pytest.mark.matrix)])
+def in_turns(request, tmp_path_factory, place) -> list[RunDir]:
+    """The runs of a sweep, at work in turns in this process, each in a thread and in all trackers: two in memory, or
+    three, of which two are in memory at once and one closes its trackers, to open them again in its next turn."""
+    resident, folder = request.param, tmp_path_factory.mktemp("multirun")
+    few = (held_out(folder, "instructions"), "train.max_steps=2", "eval.golden_rows=2", "eval.samples=1")
+    ranks = ["lora.r=4", "lora.r=8", "lora.r=2"][: 2 if resident is None else 3]
+    name = f"ranks-{len(ranks)}"
+    sweep = sweep_of(folder / name, [(rank,) for rank in ranks])
+    options = Shards(shards=2, resident=resident, stop="none", factor=2)
+    prepared = []
+    for number, rank in enumerate(ranks):
+        given = (*RUN, *few, *ALL, f"tracker.project={name}", rank, f"seed={number}",
+                 f"run.dir={begin(sweep, number)}")  # fmt: skip
+        prepared.append(shards.prepare(rank, make_run(*given), given, options))
+    failures: list[str] = []
+    shards.train_all(Listed(prepared, lambda run, error: failures.append(error)), options, sweep)
+    assert failures == []
+    return [RunDir.open(run.path) for run in prepared]
+
+
+def test_what_a_run_logs_in_its_turn_is_in_its_own_trackers_and_nowhere_else(in_turns, place):
+    starts = [len(run_dir.manifest()["starts"]) for run_dir in in_turns]
+    assert (starts == [1, 1]) == (len(starts) == 2)
+    losses, project = set(), in_turns[0].path.parent.name
+    for run_dir in in_turns:
+        expected = logged_points(run_dir)
+        losses.add(tuple(value for (name, _), value in expected.items() if name == "train/loss"))
+        assert same(tensorboard_points(run_dir), expected)
+        assert same(wandb_points(run_dir), expected)
+        found = mlflow_points(project, run_dir.path.name)
+        # The times of steps that were made twice are those of the first time.
+        assert found.keys() == expected.keys()
+        assert same(*({p: v for p, v in points.items() if p[0] not in TIMED} for points in (found, expected)))
+        config = first_record(run_dir).config
+        ranks = [json.loads(update.value_json)["r"] for update in config.update if update.key == "lora"]
+        assert ranks == [run_dir.plan().phases[0].config.lora.r]
+        answers = json.loads((run_dir.samples / "sft-after.json").read_text())["samples"]
+        (table,) = (run_dir.path / "wandb").glob("offline-run-*/files/media/table/samples/sft-after_2_*.json")
+        assert [row[2] for row in json.loads(table.read_text())["data"]] == [sample["answer"] for sample in answers]
+    assert len(losses) == len(in_turns)
+    assert not (place / "wandb").exists()
+    assert {run.info.status for run in mlflow_runs(project)} == {"FINISHED"}
+    assert len(mlflow_runs(project)) == len(in_turns)
+
+
+def test_the_runs_of_a_sweep_are_a_group_that_is_called_as_its_folder(in_turns, followed):
+    folder = in_turns[0].path.parent
+    assert {first_record(run_dir).run_group for run_dir in in_turns} == {folder.name}
+    assert {run.data.tags.get("ftlab.sweep") for run in mlflow_runs(folder.name)} == {folder.name}
+    assert {file.relative_to(folder).parts[:-1] for file in folder.rglob("events.out.tfevents.*")} == {
+        (run_dir.path.name, "tensorboard") for run_dir in in_turns
+    }
+    assert first_record(followed).run_group == ""
+    (alone,) = mlflow_runs("first-<redacted>-<redacted>")
+    assert "ftlab.sweep" not in alone.data.tags
+
+
+def test_a_group_of_the_users_own_wins(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_RUN_GROUP", "mine")
+    tracker = hub.Wandb(hub.TrackedRun(tmp_path, "p", "k", "", {}, {}, "ranks"))
+    tracker.begin()
+    tracker.finish("finished")
+    assert first_record(RunDir(tmp_path)).run_group == "mine"
 
 
 def files_with(secret: str, *folders: Path) -> list[Path]:
@@ -239,6 +318,34 @@ def test_mlflow_is_told_how_it_ended(tmp_path, status, known):
         tracker.begin()
         tracker.finish(status)
     assert [run.info.status for run in mlflow_runs(f"ended-{status}")] == [known]
+
+
+BEGIN = """
+import sys, time
+from pathlib import Path
+import mlflow.store.tracking.sqlalchemy_store, mlflow.tracking
+from ftlab.engine.trackers.base import TrackedRun
+from ftlab.engine.trackers.mlflow import Mlflow
+print("ready", flush=True)
+sys.stdin.readline()
+Mlflow(TrackedRun(Path(sys.argv[1]), "together", sys.argv[1], "", {}, {}, "swept")).begin()
+"""
+
+
+@pytest.mark.matrix
+def test_jobs_that_begin_together_make_one_database_of_mlflow(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/new.db")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    started = [subprocess.Popen([sys.executable, "-c", BEGIN, name], cwd=ROOT, **pipes) for name in "abc"]
+    for one in started:
+        assert one.stdout is not None and one.stdout.readline() == "ready\n"
+    for one in started:
+        assert one.stdin is not None
+        one.stdin.write("\n")
+        one.stdin.flush()
+    ends = [(one.communicate()[1], one.returncode) for one in started]
+    assert [code for _, code in ends] == [0, 0, 0], ends
+    assert sorted(run.info.run_name for run in mlflow_runs("together")) == ["a", "b", "c"]
 
 
 @pytest.mark.matrix

@@ -33,6 +33,12 @@ def test_the_keys_of_yaml_and_schema_are_the_same():
         ("hydra.launcher.setup=x", "must be a list: hydra.launcher.setup=[x]"),
         ("run.checkpoint=4", "run.checkpoint=4: is for a start on this machine"),
         ("task=ls", "train and resume are handed to a cluster"),
+        ("-m hydra.launcher.configs_per_job=4", "configs of a job take turns: give hydra.launcher.shards=N, too"),
+        ("-m hydra.launcher.shards=8", "configs of a job take turns: give hydra.launcher.configs_per_job=N, too"),
+        ("-m hydra.launcher.resident=2", "give hydra.launcher.configs_per_job=N and hydra.launcher.shards=N, too"),
+        ("hydra.launcher.shards=8", "hydra.launcher.shards=8: is for the configs of a sweep: add -m, or leave it out"),
+        ("-m hydra.launcher.configs_per_job=0 hydra.launcher.shards=8", "hydra.launcher.configs_per_job=0: must be"),
+        ("-m hydra.launcher.configs_per_job=2 hydra.launcher.shards=0", "hydra.launcher.shards=0: must be greater"),
     ],
 )
 def test_a_wrong_key_is_told_with_what_is_right(mistakes, line, told):
@@ -86,7 +92,7 @@ def test_a_dry_run_writes_scripts_and_runs_and_submits_nothing(dry, tmp_path):
     assert "\nmodule load cuda\n" in script.partition("srun")[0]
     run_dir = RunDir.open(tmp_path / "outputs" / "a")
     assert run_dir.plan().phases[0].config.hardware.name == "h100"  # which this machine need not be
-    assert f"run={run_dir.path.absolute()}" in script
+    assert f"runs=({run_dir.path.absolute()})" in script
     assert run_dir.manifest() == {}
 
     array = (tmp_path / "swept" / ".slurm" / "0-to-2.sh").read_text()
@@ -103,6 +109,26 @@ def test_a_dry_run_writes_scripts_and_runs_and_submits_nothing(dry, tmp_path):
     assert places == sorted(places)
     for text in (script, array, filled):
         subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+
+
+def test_configs_that_take_turns_are_handed_to_a_job_as_run_directories(dry, tmp_path):
+    """Three to a job; those that several processes train have jobs of their own."""
+    turns = "hydra.launcher.configs_per_job=3 hydra.launcher.shards=4 hydra.launcher.resident=2"
+    (done,) = dry(f"-m hardware=cpu lora.r=1,2,4,8 hardware.devices=1,2 {turns} hydra.sweep.dir=swept")
+    assert done.returncode == 0, done.stderr
+    alone, array = sorted((tmp_path / "swept" / ".slurm").glob("*.sh"), key=lambda path: path.name == "0-to-6.sh")
+    assert (alone.name, array.name) == ("1-to-7.sh", "0-to-6.sh")
+    assert directives(alone.read_text())["array"] == "0-3%256"
+    assert "ftlab.engine.shards" not in alone.read_text()
+    script = array.read_text()
+    assert directives(script)["array"] == "0-1%256"
+    words = '-m ftlab.engine.shards --shards 4 --failures "$files.failures" --resident 2 "${runs[@]}"'
+    assert words in script
+    for task, numbers in ((0, [0, 2, 4]), (1, [6])):
+        choose = "\n".join(line for line in script.splitlines() if line.startswith("runs="))
+        command = f"SLURM_ARRAY_TASK_ID={task}\n{choose}\nprintf '%s\\n' \"${{runs[@]}}\""
+        chosen = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True).stdout.split()
+        assert chosen == [str(tmp_path / "swept" / str(number)) for number in numbers]
 
 
 def test_what_cannot_be_submitted_is_refused_before_a_folder_is_made(dry, env, tmp_path):

@@ -20,6 +20,7 @@ class TrackedRun:
     :param key: the same at every start of the run, and no other run's: what it is found by in a tracker.
     :param store: where MLflow keeps it unless MLFLOW_TRACKING_URI says otherwise.
     :param config: of ``run.yaml``, without secrets. :param environment: versions, machine, commit.
+    :param sweep: the name of the sweep that it is a job of, whose runs are a group; None: it is of none.
     """
 
     folder: Path
@@ -28,6 +29,7 @@ class TrackedRun:
     store: str
     config: dict[str, Any]
     environment: dict[str, Any]
+    sweep: str | None = None
 
     @property
     def name(self) -> str:

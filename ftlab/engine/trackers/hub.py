@@ -24,6 +24,7 @@ from ftlab.rundir.files import write_atomic
 from ftlab.rundir.manifest import Manifest
 from ftlab.rundir.plan import Plan
 from ftlab.rundir.records import read_ledger, read_samples, read_trackers
+from ftlab.rundir.sweep import sweep_of_run
 
 KINDS: dict[str, type[Tracker]] = {"tensorboard": TensorBoard, "wandb": Wandb, "mlflow": Mlflow}
 _ENVIRONMENT = ("ftlab", "python", "packages", "machine", "git")  # of the manifest
@@ -95,6 +96,7 @@ class Trackers:
         configs = {phase.name: phase.config.model_dump(mode="json") for phase in self._plan.phases}
         first = next(iter(configs.values()))
         manifest = self._manifest.values
+        sweep = sweep_of_run(run_dir.path)
         return TrackedRun(
             folder=run_dir.path.absolute(),
             project=redact_values(first["tracker"]["project"]),
@@ -102,6 +104,7 @@ class Trackers:
             store=ours["mlflow"],
             config=redact_values(configs if len(configs) > 1 else first),
             environment=redact_values({name: manifest[name] for name in _ENVIRONMENT if name in manifest}),
+            sweep=None if sweep is None else redact_values(sweep[0].path.name),
         )
 
     def _begin(self, name: str, about: TrackedRun) -> None:

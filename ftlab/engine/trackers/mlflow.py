@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from ftlab.base.redaction import redact
@@ -14,6 +17,8 @@ from ftlab.engine.trackers.base import TrackedRun
 from ftlab.rundir.compare import flatten
 
 _KEY = "ftlab_key"  # the tag that a run is found by
+_SWEEP = "ftlab.sweep"  # the tag that runs are grouped by
+_FILE = "sqlite:///"  # how the address of a database file begins
 _AT_ONCE = 100  # parameters that MLflow takes in one call
 _LONGEST = 6000  # characters of a parameter
 _STATUS = {
@@ -52,9 +57,10 @@ class Mlflow:
         from mlflow.tracking import MlflowClient
 
         logging.getLogger("mlflow").setLevel(logging.WARNING)
-        self._metric, self._client = Metric, MlflowClient(tracking_uri=uri)
         about = self._about
-        experiment = self._experiment()
+        with _lock_of(uri):
+            self._metric, self._client = Metric, MlflowClient(tracking_uri=uri)
+            experiment = self._experiment()
         found = self._client.search_runs([experiment], filter_string=f"tags.`{_KEY}` = '{about.key}'", max_results=1)
         if found:
             self._id, known = found[0].info.run_id, found[0].data
@@ -66,6 +72,8 @@ class Mlflow:
             self._id, known = run.info.run_id, run.data
             for key, value in flatten(about.environment):
                 self._client.set_tag(self._id, f"ftlab.{_name(key)}", str(value))
+        if about.sweep is not None:
+            self._client.set_tag(self._id, _SWEEP, about.sweep)
         # A parameter stays as it was first given; what a later command changed is in run.yaml.
         params = [Param(_name(key), str(value)[:_LONGEST]) for key, value in flatten(about.config)]
         params = [param for param in params if param.key not in known.params]
@@ -104,6 +112,20 @@ class Mlflow:
                 if found is None:
                     raise
         return found.experiment_id
+
+
+@contextmanager
+def _lock_of(uri: str) -> Iterator[None]:
+    """Let one process at a time open a database file: of several that find no tables in it and make them, as the jobs
+    of a sweep do that begin together, all but one would fail."""
+    if not uri.startswith(_FILE):
+        yield
+        return
+    with ExitStack() as stack:
+        with suppress(OSError):  # MLflow itself says what is wrong with the folder; a file system may have no locks
+            file = stack.enter_context(Path(f"{uri.removeprefix(_FILE)}.lock").open("a"))
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _name(key: str) -> str:

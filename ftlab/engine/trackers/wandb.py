@@ -44,6 +44,7 @@ class Wandb:
             project=about.project,
             name=about.name,
             id=about.key,
+            group=os.environ.get("WANDB_RUN_GROUP") or about.sweep,
             resume="allow",
             dir=str(about.folder),
             config={**about.config, "environment": about.environment},
