@@ -237,11 +237,8 @@ def _plan_line(sharing: Sharing, places: int, shards: int, count: int) -> str:
 
 
 def main() -> int:
-    """Train the runs of some directories in turns. Return 1 where one failed, else 0.
-
-    Those that are over, because an earlier start of the same job has finished them or has seen them fail, are left
-    alone.
-    """
+    """Train the runs of some directories in turns, but for those that are over, as where a job of a cluster begins
+    again. Return 1 where one failed, else 0."""
     parser = argparse.ArgumentParser(prog="python -m ftlab.engine.shards", description=__doc__)
     parser.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR")
     parser.add_argument("--shards", type=int, required=True, help="turns that the steps of each are divided into")
@@ -252,17 +249,16 @@ def main() -> int:
     failures = Failures(given.failures)
     runs = [Prepared(str(path), path) for path in given.run_dirs if _is_left(path, failures)]
     options = Shards(shards=given.shards, resident=given.resident, stop="none", factor=2)
-    work = Listed(runs, lambda run, error: failures.write(run.path, error))
     try:
         if runs:
-            take_turns(work, options, "Interrupted.")
+            take_turns(Listed(runs, lambda run, error: failures.write(run.path, error)), options, "Interrupted.")
     except Interrupted as error:
         return error.exit_code
     return 1 if any(failures.read(path) is not None for path in given.run_dirs) else 0
 
 
 def _is_left(path: Path, failures: Failures) -> bool:
-    """Whether there is something to do for a run; not for one whose directory is damaged, which is its failure."""
+    """Whether there is something to do for a run. That its directory is damaged is its failure."""
     if failures.read(path) is not None:
         return False
     try:

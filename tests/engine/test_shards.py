@@ -19,7 +19,10 @@ from ftlab.engine.work import Listed, Prepared
 from ftlab.errors import ConfigError
 from ftlab.preflight.sharing import sharing_of
 from ftlab.rundir.checkpoints import checkpoints, is_whole
+from ftlab.rundir.control import ControlJournal
 from ftlab.rundir.directory import RunDir
+from ftlab.rundir.failures import Failures
+from ftlab.rundir.manifest import Manifest
 from ftlab.rundir.sweep import SweepDir
 from ftlab.schema.launchers import Shards
 from tests.runs import BARE, final_hash, held_out, logged, make_run, train_run
@@ -251,6 +254,32 @@ def test_wrong_words_are_told_before_anything_begins(each, words, message):
     (done,) = each([words]).values()
     assert done.returncode == 1 and message in done.stderr, done.stderr
     assert done.heavy == [] and done.left == []
+
+
+def test_a_job_that_begins_again_leaves_alone_what_is_over(tmp_path, env):
+    """What has failed in it, what is finished, what its user has stopped; a damaged one is told, and ends no other."""
+    options = Shards(shards=2, resident=None, stop="none", factor=2)
+    failed, stopped, damaged, left = (
+        prepare(tmp_path, n, (*SHORT, "train.max_steps=2"), options).path for n in range(4)
+    )
+    finished = train_run(tmp_path / "finished", *SHORT, "train.max_steps=2").path
+    failures = Failures(tmp_path / "failures")
+    failures.write(failed, "no reward today")
+    ControlJournal(stopped).append("stop")
+    Manifest(RunDir(stopped)).record(status="stopped")
+    (damaged / "run.yaml").write_text("phases: [")
+    before = RunDir(finished).manifest()
+    paths = [str(path) for path in (failed, finished, stopped, damaged, left)]
+    turns = ["--shards", "2", "--failures", str(failures.folder)]
+    done = subprocess.run([sys.executable, "-m", "ftlab.engine.shards", *turns, *paths], cwd=tmp_path, env=env, **PIPES)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert done.stdout.startswith("1 configs take turns")
+    assert RunDir(left).manifest()["status"] == "finished"
+    assert RunDir(finished).manifest() == before
+    assert not RunDir(failed).metrics.exists() and not RunDir(stopped).metrics.exists()
+    assert failures.read(failed) == "no reward today"
+    assert str(damaged) in (failures.read(damaged) or "")
+    assert [failures.read(path) for path in (finished, stopped, left)] == [None] * 3
 
 
 def test_a_run_of_several_machines_cannot_take_turns(tmp_path):

@@ -84,15 +84,25 @@ def tensorboard_points(run_dir: RunDir) -> Points:
 
 
 def wandb_records(run_dir: RunDir) -> list[Record]:
-    """Of the one offline file that there is: LevelDB's log format, with a header of 7 bytes."""
+    """Of the one offline file that there is, once its end is there: wandb's service writes it after ``finish``."""
     (file,) = (run_dir.path / "wandb").glob("offline-run-*/run-*.wandb")
+    until = time.monotonic() + 30
+    while not (found := read_wandb_file(file)) or not found[-1].HasField("exit"):
+        assert time.monotonic() < until, [record.WhichOneof("record_type") for record in found]
+        time.sleep(0.1)
+    return found
+
+
+def read_wandb_file(file: Path) -> list[Record]:
+    """LevelDB's log format, with a header of 7 bytes; up to where it has come."""
     data, at, whole, found = file.read_bytes(), 7, b"", []
     while at + 7 <= len(data):
         if 32768 - at % 32768 < 7:
             at += 32768 - at % 32768
             continue
         _, length, kind = struct.unpack("<IHB", data[at : at + 7])
-        part = data[at + 7 : at + 7 + length]
+        if len(part := data[at + 7 : at + 7 + length]) < length:
+            break
         at += 7 + length
         whole = part if kind in (1, 2) else whole + part
         if kind in (1, 4):

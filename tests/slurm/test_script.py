@@ -118,10 +118,10 @@ def test_configs_that_take_turns_are_handed_to_a_job_as_run_directories(dry, tmp
     assert done.returncode == 0, done.stderr
     alone, array = sorted((tmp_path / "swept" / ".slurm").glob("*.sh"), key=lambda path: path.name == "0-to-6.sh")
     assert (alone.name, array.name) == ("1-to-7.sh", "0-to-6.sh")
-    assert directives(alone.read_text())["array"] == "0-3%256"
+    assert directives(alone.read_text())["array"] == "0-3%4"
     assert "ftlab.engine.shards" not in alone.read_text()
     script = array.read_text()
-    assert directives(script)["array"] == "0-1%256"
+    assert directives(script)["array"] == "0-1%2"
     words = '-m ftlab.engine.shards --shards 4 --failures "$files.failures" --resident 2 "${runs[@]}"'
     assert words in script
     for task, numbers in ((0, [0, 2, 4]), (1, [6])):
