@@ -9,7 +9,7 @@ import pytest
 
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.submission import SubmissionFiles
-from tests.runs import train_run
+from tests.runs import BARE, train_run
 from tests.slurm.test_slurm import GRPO, LONG, REWARDS, check_same, requeue, steps, usr2
 
 TURNS = ("hydra.launcher.configs_per_job=2", "hydra.launcher.shards=4")
@@ -31,7 +31,8 @@ def job_of(run_dir: RunDir) -> str:
 @pytest.mark.parametrize("how", [usr2, requeue])
 def test_configs_of_a_preempted_job_end_as_they_end_alone(command, tmp_path, how):
     """The first of two jobs is told to stop when both of its runs have begun."""
-    words = (*LONG, "train.max_steps=40", "lora.dropout=0.1")
+    words = (*BARE, "train.max_steps=32", "train.logging_steps=1", "train.save_steps=25", "data.max_samples=200",
+             "lora.dropout=0.1")  # fmt: skip
     started = command("-m", *words, "lora.r=4,8", "seed=1,2", *TURNS, SWEPT)
     runs = runs_of(tmp_path, 4)
     started.until(lambda: steps(runs[1].path) >= 3, 300)
