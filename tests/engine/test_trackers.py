@@ -246,13 +246,13 @@ def test_what_a_run_logs_in_its_turn_is_in_its_own_trackers_and_nowhere_else(in_
 def test_the_runs_of_a_sweep_are_a_group_that_is_called_as_its_folder(in_turns, followed):
     folder = in_turns[0].path.parent
     assert {first_record(run_dir).run_group for run_dir in in_turns} == {folder.name}
-    assert {run.data.tags.get("ftlab.sweep") for run in mlflow_runs(folder.name)} == {folder.name}
+    assert {run.data.tags.get("ftlab_sweep") for run in mlflow_runs(folder.name)} == {folder.name}
     assert {file.relative_to(folder).parts[:-1] for file in folder.rglob("events.out.tfevents.*")} == {
         (run_dir.path.name, "tensorboard") for run_dir in in_turns
     }
     assert first_record(followed).run_group == ""
     (alone,) = mlflow_runs("first-<redacted>-<redacted>")
-    assert "ftlab.sweep" not in alone.data.tags
+    assert "ftlab_sweep" not in alone.data.tags
 
 
 def test_a_group_of_the_users_own_wins(tmp_path, monkeypatch):

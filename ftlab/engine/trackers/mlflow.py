@@ -17,7 +17,7 @@ from ftlab.engine.trackers.base import TrackedRun
 from ftlab.rundir.compare import flatten
 
 _KEY = "ftlab_key"  # the tag that a run is found by
-_SWEEP = "ftlab.sweep"  # the tag that runs are grouped by
+_SWEEP = "ftlab_sweep"  # the tag that runs are grouped by
 _FILE = "sqlite:///"  # how the address of a database file begins
 _AT_ONCE = 100  # parameters that MLflow takes in one call
 _LONGEST = 6000  # characters of a parameter
