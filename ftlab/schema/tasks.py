@@ -140,6 +140,7 @@ class EvaluateTask(TaskGroup):
     temperature: NonNegativeFloat
     too_long: Literal["error", "skip"]
     generate: bool
+    reward_model: str | None
     suite: Literal["multiple_choice", "lm_eval"] | None
     tasks: tuple[str, ...]
     few_shot: NonNegative | None

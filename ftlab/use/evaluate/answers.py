@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ftlab.data.formats import Labelled
-from ftlab.errors import DataError, NotReadyError
+from ftlab.errors import ConfigError, DataError, Mistake, NotReadyError
 from ftlab.measure.intervals import Numbers, mean
 from ftlab.measure.metrics import perplexity
 from ftlab.measure.numbers import last_number
 from ftlab.measure.scores import METRICS, Answers, AnyMetric, MetricError, missing_packages, resolve, scored, weighted
 from ftlab.policy.from_run import TrainedPolicy
 from ftlab.rundir.evaluations import EvaluationDir
+from ftlab.rundir.files import weight_hashes
+from ftlab.stages.rewards.find import find_reward_model, reward_model_problem
 from ftlab.use.evaluate.kept import KeptEvaluation, Measured, Subject
 from ftlab.use.evaluate.losses import RowLoss, row_losses
+from ftlab.use.evaluate.rewards import Judge, load_judge
 from ftlab.use.evaluate.rows import (
     Question,
     Split,
@@ -43,6 +48,9 @@ class RowsEvaluation(KeptEvaluation):
         self._scored = [row for row in every if row.has_loss]
         if longer:
             self._left_out["prompt longer than the context"] = len(longer)
+        self._judged_by = None if self.task.reward_model is None else Path(self.task.reward_model)
+        if self._judged_by is not None and (wrong := reward_model_problem(str(self._judged_by))):
+            raise ConfigError([Mistake("task.reward_model", wrong, self.task.reward_model)])
         self._losses: dict[int, RowLoss] = {}
         self._answers: dict[int, dict[str, Any]] = {}
 
@@ -61,6 +69,7 @@ class RowsEvaluation(KeptEvaluation):
             "max_new_tokens": config.eval.max_new_tokens,
             "temperature": self.task.temperature,
             "seed": config.seed if self.task.temperature else None,
+            "reward_model": None if self._judged_by is None else _reward_hashes(str(self._judged_by)),
         }
 
     def restore(self, lines: Iterable[Mapping[str, Any]]) -> int:
@@ -68,7 +77,7 @@ class RowsEvaluation(KeptEvaluation):
             if "nll" in line:
                 self._losses[line["row"]] = RowLoss(line["nll"], line["learned_tokens"], line.get("nll_rejected"))
             if "prediction" in line:
-                kept = {key: line[key] for key in ("row", "prediction", "tokens", "stopped")}
+                kept = {key: line[key] for key in ("row", "prediction", "tokens", "stopped", "reward") if key in line}
                 self._answers[line["row"]] = kept
         return len(self._losses) + len(self._answers)
 
@@ -126,9 +135,20 @@ class RowsEvaluation(KeptEvaluation):
         with self.subject.progress(what, len(left), "prompts") as bar, policy.autocast():
             for batch, found in self._batches(policy, left):
                 lines = [_answer_line(left[i], ids, policy) for i, ids in zip(batch, found)]
+                if self._judge is not None:
+                    rewards = self._judge([left[i].ids for i in batch], found)
+                    lines = [{**line, "reward": reward} for line, reward in zip(lines, rewards)]
                 files.add(lines)
                 self._answers |= {line["row"]: line for line in lines}
                 bar.advance(len(batch))
+
+    @cached_property
+    def _judge(self) -> Judge | None:
+        if self._judged_by is None:
+            return None
+        return load_judge(
+            self.config, str(self._judged_by), f"task.reward_model={self._judged_by}", self.tokens.tokenizer
+        )
 
     def _batches(self, policy: TrainedPolicy, asked: Sequence[Question]) -> Any:
         from ftlab.measure.generate import answer_batches
@@ -155,6 +175,9 @@ class RowsEvaluation(KeptEvaluation):
         if not self._asked:
             return found
         texts, rows = self._texts(), [question.row.number for question in self._asked]
+        if self._judged_by is not None:
+            rewards = weighted([self._answers[row]["reward"] for row in rows])
+            found.append(Measured(scored("reward_model_score", rewards, mean, self.config.seed), rows))
         for metric in self._metrics:
             if not self._applies(metric, texts):
                 continue
@@ -245,6 +268,11 @@ class RowsEvaluation(KeptEvaluation):
                 line["scores"] = judged[row.number]
             lines.append(line)
         return lines
+
+
+def _reward_hashes(run: str) -> dict[str, str]:
+    folder = find_reward_model(run, None)
+    return {} if folder is None else weight_hashes(folder)
 
 
 def _perplexities(sums_SK: Numbers) -> Numbers:

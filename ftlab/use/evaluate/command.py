@@ -47,7 +47,7 @@ def evaluate(run: Run, overrides: Sequence[str]) -> None:
     given = Given.read(run, overrides)
     if wrong := _suite_mistakes(task, given):
         raise ConfigError(wrong)
-    task = _absolute_tasks(task)
+    task = _absolute_paths(task)
     folder = Path(run.run.dir).expanduser()
     others = [name if name == BASE else str(_run_folder(name)) for name in task.others]
     out = None if task.out is None else Path(task.out).expanduser().absolute()
@@ -71,12 +71,15 @@ def _suite_mistakes(task: EvaluateTask, given: Given) -> list[Mistake]:
     return [Mistake(f"task.{key}", "is of suite=multiple_choice or suite=lm_eval") for key in keys]
 
 
-def _absolute_tasks(task: EvaluateTask) -> EvaluateTask:
+def _absolute_paths(task: EvaluateTask) -> EvaluateTask:
     """Files as they are from the current folder: where the run's paths start from, they are the same."""
     is_file = [task.suite == "multiple_choice" or name.endswith((".yaml", ".yml")) for name in task.tasks]
     tasks = tuple(str(Path(name).expanduser().absolute()) if file else name for name, file in zip(task.tasks, is_file))
-    shown = None if task.few_shot_file is None else str(Path(task.few_shot_file).expanduser().absolute())
-    return task.model_copy(update={"tasks": tasks, "few_shot_file": shown})
+    files = {
+        key: None if (value := getattr(task, key)) is None else str(Path(value).expanduser().absolute())
+        for key in ("few_shot_file", "reward_model")
+    }
+    return task.model_copy(update={"tasks": tasks, **files})
 
 
 def _run_folder(name: str) -> Path:
@@ -128,13 +131,14 @@ class _Command:
             return self._choices()
         from ftlab.rundir.sources import weights_of_run
         from ftlab.use.evaluate.answers import RowsEvaluation
+        from ftlab.use.evaluate.rewards import RewardEvaluation
         from ftlab.use.evaluate.rows import read_split
 
         with _started(self._folder) as folder:
             phase = weights_of_run(folder, self._task.phase, self._step).phase
             config = self._given.merged(absolute(phase.config))
             split = read_split(config, self._task.split, self._task.limit, self._given.has_other_data, _progress)
-        return lambda subject: RowsEvaluation(subject, split)
+        return lambda subject: (RewardEvaluation if _is_reward_model(subject) else RowsEvaluation)(subject, split)
 
     def _choices(self) -> Kind:
         from ftlab.use.evaluate.choices import ChoicesEvaluation, read_choices
@@ -188,6 +192,10 @@ def _check_reachable(config: Run) -> None:
         raise NotReadyError(
             "\n".join(["The model that the run was trained on is not there:", *(f"  - {line}" for line in lacking)])
         )
+
+
+def _is_reward_model(subject: Subject) -> bool:
+    return subject.policy.config.stage.name == "rm"
 
 
 def _shown(path: Path) -> Path:
