@@ -19,6 +19,7 @@ CHANGES: dict[str, tuple[Any, Any]] = {
     "eval.generate_every": ("null", 3),
     "eval.golden_rows": (0, 3),
     "eval.max_new_tokens": (2, 4),
+    "eval.metrics": ("[]", "[token_f1]"),
     "eval.samples": (0, 2),
     "eval.steps": (3, 4),
     "hardware.devices": ("auto", 1),
