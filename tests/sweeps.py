@@ -7,6 +7,19 @@ from pathlib import Path
 
 from ftlab.rundir.sweep import JobRecord, Journal, SweepDir
 
+# Rewards of runs that end in all ways.
+ENDS = """
+import os, sys
+def good(completions, **_):
+    return [len(one) / 10 for one in completions]
+def leaves(completions, **_):
+    sys.exit(3)
+def raises(completions, **_):
+    raise KeyError("no such answer")
+def killed(completions, **_):
+    os.kill(os.getpid(), 9)
+"""
+
 
 def sweep_of(folder: Path, jobs: list[tuple[str, ...]]) -> SweepDir:
     """A sweep of which no job has begun."""

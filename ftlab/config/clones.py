@@ -36,7 +36,8 @@ def clone_mistakes(
     ours, theirs = dict(identity(parent)), dict(identity(clone))
     differ = [key for key, value in theirs.items() if ours.get(key) != value and not key.startswith("run.")]
     if schedule == "continue":
-        wrong = [key for key in differ if not _may_change(key, theirs[key])]
+        decays = {parent.train.weight_decay > 0, clone.train.weight_decay > 0}  # of which an optimizer keeps the record
+        wrong = [key for key in differ if not _may_change(key, theirs[key], len(decays) == 1)]
         reason = (
             "cannot change in a clone that has its parent's optimizer, order of rows and number of steps; "
             "schedule=restart begins with its weights alone"
@@ -57,7 +58,9 @@ def origin(clone: Clone) -> str:
     return f"a clone of job {clone.parent + 1}{at}"
 
 
-def _may_change(key: str, value: Any) -> bool:
+def _may_change(key: str, value: Any, keeps_decay: bool) -> bool:
+    if key == "train.weight_decay":
+        return keeps_decay
     return key in _MAY_CHANGE or (key.startswith("stage.") and isinstance(value, float))
 
 

@@ -25,7 +25,7 @@ def read_values(changes: Sequence[str], run: Run) -> dict[str, float]:
     for change in changes:
         key, _, word = change.partition("=")
         value = _number(word)
-        reason = _reason_against(key, run)
+        reason = _reason_against(key, value, run)
         if reason is None:
             reason = "must be a number" if value is None else _out_of_bounds(key, value, run)
         if reason is not None:
@@ -38,7 +38,7 @@ def read_values(changes: Sequence[str], run: Run) -> dict[str, float]:
     return values
 
 
-def _reason_against(key: str, run: Run) -> str | None:
+def _reason_against(key: str, value: float | None, run: Run) -> str | None:
     """Why a key cannot change in this run; None where it can."""
     if key not in IN_FLIGHT:
         return (
@@ -47,6 +47,8 @@ def _reason_against(key: str, run: Run) -> str | None:
         )
     if key == "train.weight_decay" and run.train.weight_decay == 0:
         return "began at 0, and no weight is marked for it"
+    if key == "train.weight_decay" and value == 0:
+        return "must be more: 0 would be for good, because the weights that it is for are known by having some"
     if key == "train.max_grad_norm" and (run.deepspeed.name != "none" or run.stage.name == "ppo"):
         return "is fixed under DeepSpeed, and in ppo"
     return None

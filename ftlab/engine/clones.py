@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,14 @@ from ftlab.rundir.sweep import Clone, SweepDir
 _ADAPTER = "adapter_config.json"
 
 
-def asked_clones(sweep: SweepDir, numbers: Sequence[int]) -> list[tuple[Clone, Command]]:
+def asked_clones(sweep: SweepDir, numbers: Collection[int]) -> tuple[list[tuple[Clone, Command]], bool]:
     """The clones that were asked for and are no jobs yet, and whose parents have put their checkpoint aside, or never
-    will by themselves.
+    will by themselves; and whether there are others, which have to wait for that.
 
     :param numbers: of the jobs that are at work, or wait for their turn.
     """
     made = {(clone.parent, clone.line) for clone in sweep.journal().clones.values()}
-    found = []
+    found, are_waiting = [], False
     for number, job in sweep.records().items():
         journal = ControlJournal(sweep.run_dir(job))
         if not journal.size:
@@ -43,7 +43,9 @@ def asked_clones(sweep: SweepDir, numbers: Sequence[int]) -> list[tuple[Clone, C
             )
             if command.weights == "scratch" or _is_ready(sweep.run_dir(job), line, number in numbers):
                 found.append((asked, command))
-    return found
+            else:
+                are_waiting = True
+    return found, are_waiting
 
 
 def _is_ready(parent: Path, line: int, is_at_work: bool) -> bool:
@@ -66,6 +68,8 @@ def add(sweep: SweepDir, asked: Clone, command: Command) -> int:
             overrides = (*overrides, _weights_override(sweep, number, checkpoint, command.values))
     jobs = (*(journal.jobs or ()), overrides)
     sweep.write(journal.model_copy(update={"jobs": jobs, "clones": {**journal.clones, number: asked}}))
+    if asked.weights == "parent" and asked.schedule == "restart":
+        shutil.rmtree(checkpoint.parent)  # whose weights are where the clone finds them
     return number
 
 
@@ -129,6 +133,7 @@ def begin(sweep: SweepDir, number: int, clone: Clone, run_dir: RunDir) -> None:
             shutil.copyfile(before, target)
     with hold(run_dir):
         Manifest(run_dir).record(clone=values, control=[one.model_dump(exclude_defaults=True) for one in control])
+    shutil.rmtree(ControlJournal(parent.path).clone_folder(clone.line), ignore_errors=True)  # it is the clone's now
 
 
 def _control(manifest: Mapping[str, Any], phase: Phase, clone: Clone) -> list[Obeyed]:

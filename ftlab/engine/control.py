@@ -39,7 +39,7 @@ class Control:
         self._session, self._phase, self._config = session, phase, config
         self._journal = ControlJournal(session.run_dir.path)
         self._commands: list[Command | None] = []
-        self._size = 0
+        self._size = self._looked_at = 0  # bytes of the journal that were read; lines of it that were obeyed
         self._obeyed = [Obeyed.model_validate(one) for one in session.manifest.values.get("control", [])]
         # The schedule of a clone that goes on with its parent's is made for its parent's learning rate.
         clone = session.manifest.values.get("clone") or {}
@@ -73,12 +73,14 @@ class Control:
         for done in self._of_phase():
             if done.step == step:  # as at the first time
                 self._set(done, args, state)
-        first = max((done.line for done in self._obeyed), default=-1) + 1
-        if lines <= first:
+        if lines == self._looked_at:
             return False
         while self.lines < lines:  # a file system that several machines share is late
             self._size = -1
-        new = [(line, command) for line, command in enumerate(self._commands[:lines]) if line >= first and command]
+        self._looked_at = lines
+        known = {done.line for done in self._obeyed}
+        commands = enumerate(self._commands[:lines])
+        new = [(line, command) for line, command in commands if command is not None and line not in known]
         for line, command in new:
             if command.verb == "set":
                 done = self._record(line, command, step)
@@ -86,7 +88,7 @@ class Control:
                 for key, value in done.values.items():
                     told = f"{key} is {value:g} after step {step}, and was {done.before[key]:g}"
                     self._session.output.say(escape(told))
-            elif command.verb == "clone":
+            elif command.verb == "clone" and command.weights == "parent":
                 self._to_clone.append((line, command))
                 control.should_save = True
             else:
@@ -113,8 +115,10 @@ class Control:
         return [done for done in self._obeyed if done.phase == self._phase and done.verb == "set"]
 
     def _record(self, line: int, command: Command, step: int) -> Obeyed:
-        before = {key: self._value(key) for key in command.values}
-        done = Obeyed(line=line, verb=command.verb, phase=self._phase, step=step, values=command.values, before=before)
+        # Those of a clone are its own.
+        values = command.values if command.verb == "set" else {}
+        before = {key: self._value(key) for key in values}
+        done = Obeyed(line=line, verb=command.verb, phase=self._phase, step=step, values=values, before=before)
         self._obeyed.append(done)
         written = [one.model_dump(exclude_defaults=True) for one in self._obeyed]
         self._session.manifest.record(control=written)

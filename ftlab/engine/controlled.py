@@ -33,6 +33,9 @@ class Controlled(Work[RunT]):
         self._at_work: set[Path] = set()
         self._clones: dict[Path, JobRecord] = {}
         self._failed: set[tuple[int, int]] = set()
+        self._sizes: dict[Path, int] = {}  # of the journals, when clones were looked for last
+        self._folders: list[Path] = []  # of all jobs that have begun
+        self._are_asked = False  # whether a clone waits for its parent
 
     @property
     def is_open(self) -> bool:
@@ -45,15 +48,26 @@ class Controlled(Work[RunT]):
     def take(self, active: int) -> list[RunT]:
         runs = [*self._source.take(active)]
         runs += [self._paused.pop(path) for path in [*self._paused] if ControlJournal(path).state() is None]
-        runs += self._new_clones()
+        if runs or not self._folders:
+            self._folders = [self._sweep.run_dir(job) for job in self._sweep.records().values()]
         self._at_work |= {run.path for run in runs}
+        if self._may_be_asked():
+            runs += self._new_clones()
         return runs
+
+    def _may_be_asked(self) -> bool:
+        """Whether there is a clone to make, perhaps. This is asked several times a second while others train: of
+        journals that have not grown it looks at nothing but their size."""
+        sizes = {path: ControlJournal(path).size for path in self._folders}
+        have_grown, self._sizes = sizes != self._sizes, sizes
+        return have_grown or self._are_asked
 
     def _new_clones(self) -> list[RunT]:
         records = self._sweep.records()
         at_work = [number for number, job in records.items() if self._sweep.run_dir(job) in self._at_work]
         runs = []
-        for asked, command in clones.asked_clones(self._sweep, at_work):
+        ready, self._are_asked = clones.asked_clones(self._sweep, at_work)
+        for asked, command in ready:
             if (asked.parent, asked.line) in self._failed:
                 continue
             try:
@@ -67,6 +81,8 @@ class Controlled(Work[RunT]):
                 record, run = made
                 self._clones[run.path] = record
                 echo(f"{run.title}: {origin(self._sweep.journal().clones[number])}")
+                self._at_work.add(run.path)
+                self._folders.append(run.path)
                 runs.append(run)
         return runs
 

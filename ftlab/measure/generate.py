@@ -14,23 +14,12 @@ from ftlab.model.padding import reads_padding
 _STEP = 32  # tokens of a prompt that are read in the time that one of an answer takes, about
 
 
-def generate(
-    model: Any,
-    tokenizer: Any,
-    prompts: Sequence[str],
-    *,
-    max_new_tokens: int,
-    batch_size: int,
-    max_tokens: int,
-    stop: Sequence[int],
-    advance: Callable[[int], None] = lambda count: None,
-    is_sharded: bool = False,
-) -> list[str]:
-    """The text of the greedy continuation of each prompt, without special tokens, as :func:`generate_ids` finds it."""
-    answers = generate_ids(
-        model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, max_tokens=max_tokens,
-        stop=stop, advance=advance, is_sharded=is_sharded,
-    )  # fmt: skip
+def generate(model: Any, tokenizer: Any, prompts: Sequence[str], **options: Any) -> list[str]:
+    """The text of the greedy continuation of each prompt, without special tokens.
+
+    :param options: as of :func:`generate_ids`, which finds it.
+    """
+    answers = generate_ids(model, tokenizer, prompts, **options)
     texts: list[str] = tokenizer.batch_decode(answers, skip_special_tokens=True)
     return texts
 

@@ -34,23 +34,17 @@ def sample(
     prompts: Sequence[Sequence[int]],
     seeds_B: NDArray[np.int64],
     *,
-    stop: Sequence[int],
-    pad: int,
-    temperature: float,
-    max_new_tokens: int,
-    batch_size: int,
     advance: Callable[[int], None] = lambda count: None,
+    **options: Any,
 ) -> list[list[int]]:
-    """One sampled answer to each prompt, as :func:`sample_batches` yields them.
+    """One sampled answer to each prompt.
 
     :param advance: called with the number of answers done after each batch.
+    :param options: as of :func:`sample_batches`, which draws them.
     :raises NoProbabilitiesError: there is nothing to draw from.
     """
     answers: list[list[int]] = [[] for _ in prompts]
-    for batch, found in sample_batches(
-        model, prompts, seeds_B, stop=stop, pad=pad, temperature=temperature, max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-    ):  # fmt: skip
+    for batch, found in sample_batches(model, prompts, seeds_B, **options):
         for i, answer in zip(batch, found):
             answers[i] = answer
         advance(len(batch))

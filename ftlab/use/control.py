@@ -41,11 +41,10 @@ _DONE = {"pause": "paused", "stop": "stopped", "set": "changed"}
 
 @dataclass(frozen=True)
 class _Target:
-    """A run that something is asked of. :param name: as it is told. :param place: what is typed for it."""
+    """A run that something is asked of. :param name: as it is told."""
 
     run_dir: RunDir
     name: str
-    place: str
 
     @property
     def journal(self) -> ControlJournal:
@@ -90,7 +89,7 @@ def _target(folder: Path, task: ControlTask) -> _Target:
     if not is_sweep(folder):
         if task.job is not None:
             raise ConfigError([Mistake(_JOB, f"is for a sweep, and {folder} is a run", task.job)])
-        return _Target(RunDir.open(folder), str(folder), place)
+        return _Target(RunDir.open(folder), str(folder))
     sweep = SweepDir(folder)
     records, count = sweep.records(), sweep.journal().count
     if task.job is None:
@@ -102,7 +101,7 @@ def _target(folder: Path, task: ControlTask) -> _Target:
         reason = "has not begun" if is_waiting else f"is no job of {folder}"
         raise ConfigError([Mistake(_JOB, f"{reason}. Those that have: {begun}", task.job)])
     path = sweep.run_dir(job)
-    return _Target(RunDir.open(path), f"job {task.job}, {path}", f"{place} {{verb}} {task.job}")
+    return _Target(RunDir.open(path), f"job {task.job}, {path}")
 
 
 def _phase(run_dir: RunDir) -> Phase:
@@ -135,7 +134,7 @@ def _check_state(target: _Target, verb: str) -> None:
 def _clone(sweep: SweepDir, target: _Target, task: ControlTask) -> None:
     """:raises ConfigError: the sweep takes no new jobs, or this one cannot be."""
     job = _check_clonable(sweep, target, task)
-    parent = _phase_of_clone(target)
+    parent = target.run_dir.plan().phases[0].config
     with chdir(sweep_start_folder(sweep) or Path.cwd()):
         overrides = clone_overrides([*job.overrides, *_set_before(target.run_dir)], _encoded(task.changes))
         config = _composed(sweep, overrides)
@@ -178,10 +177,6 @@ def _check_clonable(sweep: SweepDir, target: _Target, task: ControlTask) -> JobR
         raise ConfigError([Mistake("task.verb", reason, "clone")])
     assert task.job is not None, "it is a job of the sweep"
     return sweep.records()[task.job - 1]
-
-
-def _phase_of_clone(target: _Target) -> Run:
-    return target.run_dir.plan().phases[0].config
 
 
 def _set_before(run_dir: RunDir) -> list[str]:
@@ -261,11 +256,10 @@ def _history(path: Path) -> list[str]:
                 continue
             done = _obeyed(run_dir, number)
             at = datetime.fromisoformat(command.time).strftime("%H:%M:%S")
-            changes = " ".join(f"{key}={value:g}" for key, value in command.values.items())
-            obeyed = (
-                f"after step {done.step}" if done is not None else "not yet" if command.verb != "resume" else "done"
-            )
-            lines.append(f"{' '.join(filter(None, (command.verb, changes)))} at {at}, {obeyed}")
+            values = {} if command.verb == "clone" else command.values
+            changes = [*command.changes, *(f"{key}={value:g}" for key, value in values.items())]
+            what = " ".join([command.verb, *changes])
+            lines.append(f"{what} at {at}, {'not yet' if done is None else f'after step {done.step}'}")
     except RunDirError as error:
         lines.append(str(error))
     return lines

@@ -10,18 +10,8 @@ import pytest
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.sweep import SweepDir
 from tests.runs import BARE, final_hash, logged, train_run
+from tests.sweeps import ENDS
 
-ENDS = """
-import os, sys
-def good(completions, **_):
-    return [len(one) / 10 for one in completions]
-def leaves(completions, **_):
-    sys.exit(3)
-def raises(completions, **_):
-    raise KeyError("no such answer")
-def killed(completions, **_):
-    os.kill(os.getpid(), 9)
-"""
 SHORT = (
     *BARE, "train.max_steps=4", "train.logging_steps=1", "data.max_samples=24", "hardware=cpu", "stage=grpo",
     "stage.num_generations=2", "stage.max_new_tokens=4", "train.micro_batch_size=2",

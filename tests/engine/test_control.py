@@ -13,10 +13,12 @@ import pytest
 from transformers import TrainerCallback
 
 from ftlab.engine.hooks import PhaseHooks
-from ftlab.engine.tasks import train
+from ftlab.engine.tasks import prepare, train
 from ftlab.errors import Interrupted
+from ftlab.rundir.checkpoints import is_whole
 from ftlab.rundir.control import ControlJournal, state_after
 from ftlab.rundir.directory import RunDir
+from ftlab.rundir.manifest import Manifest
 from tests.runs import BARE, final_hash, held_out, logged, make_run, resume_run, train_run
 from tests.wrappers import STAGES
 
@@ -136,6 +138,21 @@ def test_a_run_that_is_stopped_is_trained_to_the_end_after_all(alone, tmp_path):
     assert final_hash(run) == final_hash(alone)
 
 
+def test_a_clone_is_asked_for_and_says_nothing_of_the_run_itself(alone, tmp_path):
+    """Its checkpoint is put aside, also where the run was killed before that and after it had obeyed a later line."""
+    given = (*STEPS, f"run.dir={tmp_path / 'r'}")
+    run = prepare(make_run(*given), given)
+    journal = ControlJournal(run.path)
+    journal.append("clone", values={"lora.r": 6.0, "lora.alpha": 4.0})
+    line = journal.append("set", values={"train.logging_steps": 1})
+    later = {"line": line, "verb": "set", "phase": "sft", "step": 1, "values": {"train.logging_steps": 1.0}}
+    Manifest(run).record(control=[later])
+    run = train_run(run.path, *STEPS)
+    assert run.manifest()["control"] == [later, {"line": 0, "verb": "clone", "phase": "sft", "step": 1}]
+    assert is_whole(journal.clone_folder(0) / "checkpoint-1")
+    assert final_hash(run) == final_hash(alone)
+
+
 def test_how_often_it_logs_saves_and_evaluates_and_what_else_may_change(tmp_path):
     values = {
         "train.logging_steps": 4, "train.save_steps": 5, "eval.steps": 5, "train.max_grad_norm": 1e-6,
@@ -193,6 +210,9 @@ def test_what_cannot_be_is_refused(each, tmp_path):
     train_run(over, *BARE, "train.max_steps=1", "hardware=cpu")
     with pytest.raises(Interrupted):
         controlled(left, Ask(step_1=("pause", {})), *BARE, "train.max_steps=3", "hardware=cpu")
+    with pytest.raises(Interrupted):
+        controlled(tmp_path / "decaying", Ask(step_1=("pause", {})), *BARE, "train.max_steps=3", "hardware=cpu",
+                   "train.weight_decay=0.1")  # fmt: skip
     wrong = {
         "control": "run.dir: is missing: ftlab control outputs/my-sweep list",
         "control nowhere": "nowhere",
@@ -207,6 +227,7 @@ def test_what_cannot_be_is_refused(each, tmp_path):
         "control left set train.learning_rate=fast": "train.learning_rate=fast: must be a number",
         "control left set train.learning_rate=-1": "train.learning_rate=-1: must be greater than 0",
         "control left set train.save_steps=0.5": "train.save_steps=0.5: must be",
+        "control decaying set train.weight_decay=0": "0 would be for good",
         "control left set train.weight_decay=1": "began at 0, and no weight is marked for it",
         "control left jump": "verb",
     }  # fmt: skip

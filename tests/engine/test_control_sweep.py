@@ -109,6 +109,8 @@ def test_every_verb_on_a_sweep_at_work(launcher, ftlab, each, tmp_path, env):
     wide, scratch = sweep.run(4), sweep.run(5)
     assert wide.plan().phases[0].config.lora.r == 6
     assert [*rates(wide)] == [1, 2, 3, 4, 5]
+    assert scratch.plan().phases[0].config.lora.r == 4, "another clone's rank is its own"
+    assert not [*(sweep.path / "0" / "clones").iterdir()], "what was put aside for clones is with them"
     first = {number: next(line["loss"] for line in sweep.run(number).read_metrics()) for number in (0, 4, 5)}
     assert first[4] < first[0] - 1, "it begins with what its parent had learned"
     assert first[5] > first[0] - 1
@@ -206,6 +208,7 @@ def test_a_clone_that_cannot_be_is_refused(each, tmp_path):
     (("lora.r=32",), ["lora.r"]),
     (("seed=2", "data.max_samples=5"), ["seed", "data.max_samples"]),
     (("train.max_steps=500",), ["train.max_steps"]),
+    (("train.weight_decay=0.1",), ["train.weight_decay"]),
 ])  # fmt: skip
 def test_what_a_clone_that_goes_on_may_change(changes, wrong):
     parent, clone = make_run(), make_run(*changes)

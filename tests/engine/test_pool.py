@@ -13,19 +13,9 @@ import pytest
 from ftlab.distributed.world import environment_of_devices
 from ftlab.rundir.directory import RunDir
 from tests.runs import BARE, final_hash, logged, train_run
+from tests.sweeps import ENDS
 
 SHORT = (*BARE, "train.max_steps=4", "train.logging_steps=1", "data.max_samples=24", "hardware=cpu")
-ENDS = """
-import os, sys
-def good(completions, **_):
-    return [len(one) / 10 for one in completions]
-def leaves(completions, **_):
-    sys.exit(3)
-def raises(completions, **_):
-    raise KeyError("no such answer")
-def killed(completions, **_):
-    os.kill(os.getpid(), 9)
-"""
 
 
 def test_one_that_raises_exits_or_is_killed_is_one_failure(ftlab, tmp_path, monkeypatch):
