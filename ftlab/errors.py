@@ -75,6 +75,10 @@ class RunDirError(FtlabError, OSError):
     """The run directory cannot be made, written, read or continued."""
 
 
+class PackageError(FtlabError, ValueError):
+    """A package that is damaged, was tampered with, is none, or does not do what the run did."""
+
+
 class NotReproducedError(FtlabError, RuntimeError):
     """A run that was run again did not come to the same."""
 

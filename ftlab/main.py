@@ -22,6 +22,7 @@ TASKS = {
     "control": "ftlab.use.control:control",
     "diff": "ftlab.use.diff:diff",
     "evaluate": "ftlab.use.evaluate.command:evaluate",
+    "package": "ftlab.use.package.command:package",
     "plan": "ftlab.use.plan:plan",
     "explain": "ftlab.use.explain:explain",
     "env": "ftlab.use.environment:environment",

@@ -11,6 +11,8 @@ from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeElaps
 from rich.progress import Progress as LiveProgress
 from rich.text import Text
 
+from ftlab.base.console import Terminal
+
 Progress = Callable[..., AbstractContextManager[Any]]  # the arguments of a Bar, but for its console -> a bar
 
 
@@ -69,6 +71,11 @@ class Bar:
                 line = f"{self._description}  {done}/{self._total}  {self._live.tasks[0].fields['status']}"
                 self._console.print(f"{line}  ETA {eta}", markup=False)
             self._told = tenth
+
+
+def stderr_bar(description: str, total: int, unit: str = "", only_live: bool = False) -> Bar:
+    """A bar beside what a command prints, and not in it."""
+    return Bar(Terminal(stderr=True, highlight=False), description, total, unit, only_live)
 
 
 class NoBar:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ftlab.rundir.checkpoints import set_aside
-from ftlab.rundir.compare import format_both
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.documents import is_folder, is_there
 from ftlab.rundir.files import move_folder, temporary_folder, weight_hashes
 from ftlab.rundir.names import MODEL_CARD
-from ftlab.rundir.plan import Phase
 
 
 def save_final(
@@ -47,26 +44,6 @@ def save_final(
             kept = set_aside(final)
     move_folder(writing, final)
     return kept
-
-
-def changed_weights(run_dir: RunDir, phase: Phase, result: Mapping[str, Any], with_missing: bool = True) -> list[str]:
-    """What is no longer as it was when a phase ended, a sentence for each file.
-
-    :param result: as the manifest has it. :param with_missing: whether a file that is gone is one.
-    """
-    final = run_dir.phase_files(phase.folder).final
-    if not final.is_dir():
-        return [] if not with_missing else [f"{final} is gone since the run finished"]
-    found, lines = weight_hashes(final), []
-    for file, value in result["sha256"].items():
-        if file not in found and not with_missing:
-            continue
-        if file not in found:
-            lines.append(f"{final / file} is gone since the run finished")
-        elif found[file] != value:
-            a, b = format_both(value, found[file])
-            lines.append(f"{final / file} has changed since the run finished: it was {a} and is {b} now")
-    return lines
 
 
 def link_final(run_dir: RunDir, final: Path) -> Path | None:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from ftlab.data.sources import resolve
 from ftlab.data.sources.resolve import FileChange
-from ftlab.engine.final_weights import changed_weights, link_final
+from ftlab.engine.final_weights import link_final
 from ftlab.errors import DataError, RunDirError
 from ftlab.rundir.compare import short_hash
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.documents import is_folder
 from ftlab.rundir.files import weight_hashes
+from ftlab.rundir.sources import changed_weights
 
 _NAMED = 5  # files
 

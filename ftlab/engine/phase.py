@@ -16,7 +16,7 @@ from ftlab.data.sources import resolve
 from ftlab.distributed.deepspeed import prepare_environment
 from ftlab.distributed.sharding import sharding_of
 from ftlab.engine import resume_point, summary
-from ftlab.engine.final_weights import changed_weights, link_final, save_final
+from ftlab.engine.final_weights import link_final, save_final
 from ftlab.engine.fingerprints import check_saved, weight_sums
 from ftlab.engine.model_card import write_model_card
 from ftlab.engine.packing import choose_isolation
@@ -31,6 +31,7 @@ from ftlab.rundir.checkpoints import step_of
 from ftlab.rundir.files import weight_hashes
 from ftlab.rundir.memory_notes import leave_note, taken_notes
 from ftlab.rundir.plan import Phase
+from ftlab.rundir.sources import changed_weights
 from ftlab.schema import Data
 from ftlab.stages import trainer_class
 from ftlab.stages.trainer.batch_sizes import BatchSizes, initial_sizes

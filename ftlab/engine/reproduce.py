@@ -10,7 +10,6 @@ from typing import Any
 from ftlab.base.libraries import quiet_libraries
 from ftlab.base.terminal import echo
 from ftlab.data.sources import resolve
-from ftlab.engine.final_weights import changed_weights
 from ftlab.engine.starts import differing_starts
 from ftlab.errors import ConfigError, DataError, Mistake, NotReproducedError, RunDirError
 from ftlab.preflight import check as preflight
@@ -19,6 +18,7 @@ from ftlab.rundir.claim import claim
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.manifest import Manifest
 from ftlab.rundir.plan import Plan
+from ftlab.rundir.sources import changed_weights
 from ftlab.rundir.start_folder import in_start_folder
 from ftlab.schema import ReproduceTask, Run
 

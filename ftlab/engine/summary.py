@@ -24,7 +24,7 @@ from ftlab.rundir.files import write_atomic
 from ftlab.rundir.names import FINAL
 from ftlab.rundir.plan import Phase, Plan
 from ftlab.rundir.records import read_samples
-from ftlab.rundir.summary import ANSWERS, GOLDEN, GOLDEN_COUNTS, PROMPTS
+from ftlab.rundir.summary import GOLDEN, GOLDEN_COUNTS, prompts_asked
 from ftlab.rundir.sweep import sweep_of_run
 
 _SHOWN = 3  # samples in the summary
@@ -123,16 +123,6 @@ def next_commands(path: Path, plan: Plan) -> Iterator[tuple[str, str]]:
 def _both(before: Mapping[str, float], after: Mapping[str, float], measure: str) -> list[str]:
     """The cells of a measure, with a dash where it was not measured."""
     return [readable(values[measure], measure) if measure in values else _NONE for values in (before, after)]
-
-
-def prompts_asked(before: Mapping[str, float], after: Mapping[str, float]) -> str:
-    """How many golden prompts were answered, and how many of them have an answer to compare with."""
-    asked = []
-    for values in (before, after):
-        if PROMPTS in values:
-            prompts, answers = values[PROMPTS], values.get(ANSWERS, values[PROMPTS])
-            asked.append(f"{prompts:.0f}" if answers == prompts else f"{answers:.0f} of {prompts:.0f}")
-    return f" ({asked[0]} prompts before, {asked[1]} after)" if len({*asked}) > 1 else f" ({asked[0]} prompts)"
 
 
 def _samples(output: Output, run_dir: RunDir, phase: str) -> None:

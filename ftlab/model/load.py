@@ -15,7 +15,8 @@ from ftlab.model.prequantized import quantization_kind
 from ftlab.model.unadapted import unquantized_layers
 from ftlab.schema import Run
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# What configs call the types of numbers.
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def uses_cpu(run: Run) -> bool:
@@ -25,14 +26,14 @@ def uses_cpu(run: Run) -> bool:
 def compute_dtype(run: Run) -> torch.dtype:
     """Return the dtype of matrix products: ``hardware.precision``; auto is bf16 where available, else fp32."""
     if run.hardware.precision != "auto":
-        return _DTYPES[run.hardware.precision]
+        return DTYPES[run.hardware.precision]
     bf16 = not uses_cpu(run) and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     return torch.bfloat16 if bf16 else torch.float32
 
 
 def precision_name(run: Run) -> str:
     """What ``hardware.precision`` has come to: fp32, bf16 or fp16."""
-    return next(name for name, dtype in _DTYPES.items() if dtype == compute_dtype(run))
+    return next(name for name, dtype in DTYPES.items() if dtype == compute_dtype(run))
 
 
 def load_model(run: Run) -> Any:
@@ -138,7 +139,7 @@ def _quantization(run: Run, compute: torch.dtype) -> Any:
     unquantized = unquantized_layers(run.model.architecture.family)
     if run.quant.name == "int8":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=unquantized)
-    chosen = compute if run.quant.compute_dtype == "auto" else _DTYPES[run.quant.compute_dtype]
+    chosen = compute if run.quant.compute_dtype == "auto" else DTYPES[run.quant.compute_dtype]
     return BitsAndBytesConfig(
         load_in_4bit=True,
         llm_int8_skip_modules=unquantized,  # of four bits too

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 
@@ -12,14 +13,31 @@ def merge_adapter(model: Any) -> Any:
 
     A head that shares its matrix with the embedding may have an adapter of its own, or the embedding one. Merged into
     the shared matrix that would change both, so it is copied first and the two are tied no more, which the model's
-    config then says.
+    config then says. So it is where one of the two was trained apart (``modules_to_save``).
     """
     base = model.get_base_model()
     if _is_adapted_apart(base):
         head = _layer(base.get_output_embeddings())
         head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
-        base.config.get_text_config().tie_word_embeddings = base.config.tie_word_embeddings = False
-    return model.merge_and_unload()
+        _untie(base)
+    merged = model.merge_and_unload()
+    ends = merged.get_input_embeddings(), merged.get_output_embeddings()
+    if None not in ends and merged.config.get_text_config().tie_word_embeddings:
+        if not torch.equal(ends[0].weight, ends[1].weight):
+            _untie(merged)
+        elif ends[0].weight is not ends[1].weight:
+            ends[1].weight = ends[0].weight
+    return merged
+
+
+def unquantized(model: Any) -> Any:
+    """The model with plain layers in the place of bitsandbytes', which have the very values that those compute with;
+    any other model as it is."""
+    return model.dequantize() if getattr(model, "is_quantized", False) else model
+
+
+def _untie(model: Any) -> None:
+    model.config.get_text_config().tie_word_embeddings = model.config.tie_word_embeddings = False
 
 
 def _is_adapted_apart(base: Any) -> bool:

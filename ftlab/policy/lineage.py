@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 from ftlab.errors import RunDirError
 from ftlab.pretrained.files import ADAPTER
@@ -68,20 +67,12 @@ def _policy_of_run(source: str) -> Phase:
 
 def _merge(config: Run, base: Path) -> None:
     """Write the model of ``config`` with its adapter merged, as a model of its own, whole or not at all."""
-    from transformers import set_seed
-
-    from ftlab.model import load
-    from ftlab.model.adapter import load_adapter
-    from ftlab.model.merge import merge_adapter
+    from ftlab.policy.merged import merged_model
     from ftlab.policy.tokens import load_tokens
 
-    adapter = str(config.model.adapter)
-    unquantized = config.quant.model_copy(update={"name": "none"})
+    unquantized = config.model_copy(update={"quant": config.quant.model_copy(update={"name": "none"})})
     tokenizer = load_tokens(config).tokenizer
-    set_seed(config.seed)  # from which model.init=random draws
-    model: Any = load.load_model(config.model_copy(update={"quant": unquantized}))
-    load.fit_embeddings(model, tokenizer)
-    merged = merge_adapter(load_adapter(model, adapter, f"model.adapter={adapter}"))
+    merged = merged_model(unquantized, tokenizer)
     writing = temporary_folder(base)
     shutil.rmtree(writing, ignore_errors=True)
     merged.save_pretrained(writing)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from ftlab.data.sources.hub import is_reachable
-from ftlab.errors import first_line
+from ftlab.errors import NotReadyError, first_line
+from ftlab.pretrained.files import CONFIG
+from ftlab.pretrained.folder import not_a_model
+from ftlab.schema import Run
 
 
 def cached_folder(path: str, file: str) -> Path:
@@ -23,6 +26,18 @@ def unreachable(key: str, path: str, revision: str, file: str) -> list[str]:
     if folder.is_absolute() or path.startswith(("./", "../", "~")):
         return [f"{key}={path} does not exist"]
     return _unreachable_on_hub(key, path, revision, file)
+
+
+def check_base(config: Run) -> None:
+    """Look whether the model that a run was trained on is there. :raises NotReadyError: it is not."""
+    path = config.model.path
+    assert path is not None, "preflight has seen to it"
+    problem = not_a_model(path) if Path(path).exists() else None
+    lacking = [problem] if problem else unreachable("model.path", path, config.model.revision, CONFIG)
+    if lacking:
+        raise NotReadyError(
+            "\n".join(["The model that the run was trained on is not there:", *(f"  - {line}" for line in lacking)])
+        )
 
 
 def _unreachable_on_hub(key: str, path: str, revision: str, file: str) -> list[str]:

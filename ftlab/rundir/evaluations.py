@@ -98,3 +98,18 @@ def choose_folder(run: Path, name: str, identity: Mapping[str, Any]) -> Path:
         if known is None or known.get("identity") == identity:
             return folder
     raise AssertionError("there is always another number")
+
+
+def finished_evaluations(run: Path) -> list[dict[str, Any]]:
+    """What every finished evaluation of a run has found, as its ``evaluation.json`` has it; damaged ones are passed
+    over."""
+    found = []
+    for path in sorted((run / FOLDER).glob("*/evaluation.json")):
+        try:
+            values = read_json(path, _REMEDY)
+        except RunDirError:
+            continue
+        kinds = {"status": str, "rows": int, "data": str, "split": str, "metrics": dict, "identity": dict}
+        if all(isinstance(values.get(key), kind) for key, kind in kinds.items()) and values["status"] == "finished":
+            found.append(values)
+    return found

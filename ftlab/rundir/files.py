@@ -7,18 +7,28 @@ import hashlib
 import itertools
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from ftlab.rundir.names import WEIGHT_FILES
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write so that a reader, or a crash, sees the old file or the new one and nothing between."""
+    with atomic_file(path) as file:
+        file.write(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """The same of a file that is written piece by piece: what is there at the end of the block."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(content.encode("utf-8") if isinstance(content, str) else content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -45,16 +55,17 @@ def link_folder(folder: Path, path: Path) -> None:
     writing = temporary_folder(path)
     shutil.rmtree(writing, ignore_errors=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(folder, writing, copy_function=_link)
+    shutil.copytree(folder, writing, copy_function=link_file)
     move_folder(writing, path)
 
 
-def _link(source: str, target: str) -> str:
+def link_file(source: str | Path, target: str | Path) -> str:
+    """Have a file in another place too, as a link to the same bytes where the file system can, else as a copy."""
     try:
         Path(target).hardlink_to(source)
     except OSError:
         shutil.copy2(source, target)
-    return target
+    return str(target)
 
 
 def _sync(path: Path) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ftlab.errors import ConfigError, Mistake, RunDirError, nearest
 from ftlab.rundir.checkpoints import checkpoints, is_whole, step_of
-from ftlab.rundir.compare import lower_is_better
+from ftlab.rundir.compare import format_both, lower_is_better
 from ftlab.rundir.directory import RunDir
+from ftlab.rundir.files import weight_hashes
 from ftlab.rundir.names import OF_GOLDEN, TRAINER_STATE
 from ftlab.rundir.plan import Phase
 from ftlab.rundir.records import read_trainer_state
@@ -94,6 +96,26 @@ def _of_phase(run_dir: RunDir, phase: Phase) -> Weights | None:
     why = f"the best by {key}, {values[step]:.5g}" if measured else "the newest: none was evaluated"
     remark = f"phase {phase.name} is not finished: this is its checkpoint of step {step}, {why}"
     return Weights(phase, chosen, step, remark)
+
+
+def changed_weights(run_dir: RunDir, phase: Phase, result: Mapping[str, Any], with_missing: bool = True) -> list[str]:
+    """What is no longer as it was when a phase ended, a sentence for each file.
+
+    :param result: as the manifest has it. :param with_missing: whether a file that is gone is one.
+    """
+    final = run_dir.phase_files(phase.folder).final
+    if not final.is_dir():
+        return [] if not with_missing else [f"{final} is gone since the run finished"]
+    found, lines = weight_hashes(final), []
+    for file, value in result["sha256"].items():
+        if file not in found and not with_missing:
+            continue
+        if file not in found:
+            lines.append(f"{final / file} is gone since the run finished")
+        elif found[file] != value:
+            a, b = format_both(value, found[file])
+            lines.append(f"{final / file} has changed since the run finished: it was {a} and is {b} now")
+    return lines
 
 
 def policy_of_run(folder: Path) -> Phase:

@@ -67,3 +67,13 @@ def in_start_folder(run_dir: RunDir) -> Iterator[tuple[RunDir, str | None]]:
     run_dir = RunDir(run_dir.path.absolute())
     with chdir(folder):
         yield run_dir, remark
+
+
+@contextmanager
+def started_from(folder: Path) -> Iterator[Path]:
+    """Be in the folder that the paths of the run in ``folder`` start from; the run as it is named from there.
+
+    :raises RunDirError: it is no run, or its manifest or its run.yaml is damaged.
+    """
+    with in_start_folder(RunDir.open(folder)) as (run_dir, _):
+        yield run_dir.path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -25,6 +25,16 @@ VALIDATION = "validation "  # begins the name of every measure on that split
 EVALUATED = "eval_"  # begins it in metrics.jsonl
 # What a stage is about: the first of these that it measures.
 MAIN = ("accuracy", "preference_accuracy", "reward", "loss")
+
+
+def prompts_asked(before: Mapping[str, float], after: Mapping[str, float]) -> str:
+    """How many golden prompts were answered, and how many of them have an answer to compare with."""
+    asked = []
+    for values in (before, after):
+        if PROMPTS in values:
+            prompts, answers = values[PROMPTS], values.get(ANSWERS, values[PROMPTS])
+            asked.append(f"{prompts:.0f}" if answers == prompts else f"{answers:.0f} of {prompts:.0f}")
+    return f" ({asked[0]} prompts before, {asked[1]} after)" if len({*asked}) > 1 else f" ({asked[0]} prompts)"
 
 
 class _Named(BaseModel):

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from ftlab.base.numbers import readable
-from ftlab.engine.model_card import _front_matter
 from ftlab.rundir.directory import RunDir
+from ftlab.rundir.model_card import front_matter
 from tests.conftest import ROOT
 from tests.runs import BARE, FAST, held_out, make_run, train_run
 
@@ -66,7 +66,8 @@ def test_nothing_of_this_machine_and_no_form_to_fill_in(card):
 )
 def test_a_base_model_is_named_to_the_hub_where_it_is_one_of_the_hubs(given, wanted, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    front = _front_matter(make_run(*given.split()), {"sha256": {}})
+    run = make_run(*given.split())
+    front = front_matter(run, {"sha256": {}}, is_adapter=run.method.name == "lora")
     assert {key: front[key] for key in front if key.startswith("base_model")} == wanted
 
 

@@ -18,10 +18,10 @@ from ftlab.measure.scores import METRICS, Answers, AnyMetric, MetricError, missi
 from ftlab.policy.from_run import TrainedPolicy
 from ftlab.rundir.evaluations import EvaluationDir
 from ftlab.rundir.files import weight_hashes
+from ftlab.stages.rewards.alone import Judge, load_judge
 from ftlab.stages.rewards.find import find_reward_model, reward_model_problem
 from ftlab.use.evaluate.kept import KeptEvaluation, Measured, Subject
 from ftlab.use.evaluate.losses import RowLoss, row_losses
-from ftlab.use.evaluate.rewards import Judge, load_judge
 from ftlab.use.evaluate.rows import (
     Question,
     Split,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +12,17 @@ from rich.text import Text
 
 from ftlab.base.console import Terminal
 from ftlab.base.libraries import quiet_libraries
-from ftlab.base.progress import Bar
+from ftlab.base.paths import shown_path
+from ftlab.base.progress import stderr_bar
 from ftlab.base.terminal import echo, echo_json
-from ftlab.errors import ConfigError, Mistake, NotReadyError, OutOfMemoryError
+from ftlab.errors import ConfigError, Mistake, OutOfMemoryError
 from ftlab.measure import scores
+from ftlab.policy.given import Given, absolute
+from ftlab.preflight.reachable import check_base
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.evaluations import EvaluationDir
-from ftlab.rundir.start_folder import in_start_folder
+from ftlab.rundir.start_folder import started_from
 from ftlab.schema import EvaluateTask, Run
-from ftlab.use.evaluate.config import Given, absolute
 
 if TYPE_CHECKING:
     from ftlab.use.evaluate.kept import Evaluation, KeptEvaluation, Subject
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     Kind = Callable[[Subject], KeptEvaluation]
 
 BASE = "base"  # in compare: what the run began with
+# What an evaluation may have otherwise than the run.
+_GROUPS = ("data", "eval", "quant", "hardware")
+_KEYS = ("seed", "model.attention")
 
 
 def evaluate(run: Run, overrides: Sequence[str]) -> None:
@@ -44,7 +48,7 @@ def evaluate(run: Run, overrides: Sequence[str]) -> None:
         raise ConfigError([Mistake("run.dir", "ftlab evaluate needs a run directory: ftlab evaluate outputs/my-run")])
     if wrong := scores.check(run.eval.metrics):
         raise ConfigError(wrong)
-    given = Given.read(run, overrides)
+    given = Given.read(run, overrides, _GROUPS, _KEYS)
     if wrong := _suite_mistakes(task, given):
         raise ConfigError(wrong)
     task = _absolute_paths(task)
@@ -117,7 +121,7 @@ class _Command:
             to = console()
             for line in report(evaluation, contrasts, to.known_width):
                 to.print(line, soft_wrap=isinstance(line, Text))
-            echo(f"written to {_shown(evaluation.folder)}")
+            echo(f"written to {shown_path(evaluation.folder)}")
         if evaluation.failures:
             raise MetricError("\n".join(evaluation.failures.values()))
 
@@ -134,10 +138,10 @@ class _Command:
         from ftlab.use.evaluate.rewards import RewardEvaluation
         from ftlab.use.evaluate.rows import read_split
 
-        with _started(self._folder) as folder:
+        with started_from(self._folder) as folder:
             phase = weights_of_run(folder, self._task.phase, self._step).phase
             config = self._given.merged(absolute(phase.config))
-            split = read_split(config, self._task.split, self._task.limit, self._given.has_other_data, _progress)
+            split = read_split(config, self._task.split, self._task.limit, self._given.has_other_data, stderr_bar)
         return lambda subject: (RewardEvaluation if _is_reward_model(subject) else RowsEvaluation)(subject, split)
 
     def _choices(self) -> Kind:
@@ -156,12 +160,12 @@ class _Command:
 
         is_other = folder != self._folder
         phase, step = (None, None) if is_other else (self._task.phase, self._step)
-        with _started(folder) as named:
+        with started_from(folder) as named:
             policy = find_policy(named, phase, step, lambda config: self._given.merged(absolute(config)))
             policy = policy.base if is_base else policy
-            _check_reachable(policy.config)
+            check_base(policy.config)
             try:
-                return kind(Subject(policy, str(folder), is_base, self._task, out, _progress)).run()
+                return kind(Subject(policy, str(folder), is_base, self._task, out, stderr_bar)).run()
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -172,35 +176,8 @@ class _Command:
                 ) from None
 
 
-@contextmanager
-def _started(folder: Path) -> Iterator[Path]:
-    """Be where a run's relative paths start from; the run as it is named from there."""
-    with in_start_folder(RunDir.open(folder)) as (run_dir, _):
-        yield run_dir.path
-
-
-def _check_reachable(config: Run) -> None:
-    """:raises NotReadyError: the base or the adapter is not there."""
-    from ftlab.preflight.reachable import unreachable
-    from ftlab.pretrained.files import CONFIG
-    from ftlab.pretrained.folder import not_a_model
-
-    path = config.model.path
-    problem = not_a_model(path) if Path(path).exists() else None
-    lacking = [problem] if problem else unreachable("model.path", path, config.model.revision, CONFIG)
-    if lacking:
-        raise NotReadyError(
-            "\n".join(["The model that the run was trained on is not there:", *(f"  - {line}" for line in lacking)])
-        )
-
-
 def _is_reward_model(subject: Subject) -> bool:
     return subject.policy.config.stage.name == "rm"
-
-
-def _shown(path: Path) -> Path:
-    """As a user here would type it."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _as_text(lines: Sequence[Any]) -> str:
@@ -209,8 +186,3 @@ def _as_text(lines: Sequence[Any]) -> str:
     for line in lines:
         to.print(line)
     return "".join(f"{line.rstrip()}\n" for line in file.getvalue().splitlines())
-
-
-def _progress(description: str, total: int, unit: str = "") -> Bar:
-    """Beside what is printed and not in it."""
-    return Bar(Terminal(stderr=True, highlight=False), description, total, unit)

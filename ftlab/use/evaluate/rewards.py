@@ -1,8 +1,8 @@
-"""Reward models: what ``stage=rm`` has trained, judged by pairs; and what one makes of a policy's answers."""
+"""Reward models: what ``stage=rm`` has trained, judged by pairs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -11,34 +11,11 @@ from ftlab.errors import ConfigError, DataError, Mistake
 from ftlab.measure.intervals import mean
 from ftlab.measure.scores import scored, weighted
 from ftlab.rundir.evaluations import EvaluationDir
-from ftlab.schema import Run
+from ftlab.stages.rewards.alone import Judge, load_judge
 from ftlab.use.evaluate.kept import KeptEvaluation, Measured, Subject
 from ftlab.use.evaluate.rows import Split, scored_rows
 
 _AT_ONCE = 64  # pairs between two writings
-
-# prompt ids, completion ids -> scores
-Judge = Callable[[Sequence[Sequence[int]], Sequence[Sequence[int]]], list[float]]
-
-
-def load_judge(config: Run, folder: str, spec: str, tokenizer: Any) -> Judge:
-    """A reward model that stands alone. :param folder: a run directory, or the folder of weights.
-
-    :raises NotReadyError: there is none, or it reads other tokens.
-    """
-    from ftlab.model.load import uses_cpu
-    from ftlab.stages.rewards.models import load
-
-    return load(config, folder, spec, None, _Place(uses_cpu(config)), tokenizer, None)
-
-
-class _Place:
-    """In the place of a policy: where a reward model is to be. :ivar device: this machine's."""
-
-    def __init__(self, on_cpu: bool):
-        import torch
-
-        self.device = torch.device("cpu") if on_cpu else torch.accelerator.current_accelerator()
 
 
 class RewardEvaluation(KeptEvaluation):

@@ -1,4 +1,4 @@
-"""The config of an evaluation: the run's own, with what the command line says in its place."""
+"""The config of a command that works with a run: the run's own, with what the command line says in its place."""
 
 from __future__ import annotations
 
@@ -11,9 +11,6 @@ from typing import Any
 from ftlab.errors import ConfigError, Mistake
 from ftlab.schema import Run
 
-# What an evaluation may have otherwise than the run; the rest is what was trained.
-_GROUPS = ("data", "eval", "quant", "hardware")
-_KEYS = ("seed", "model.attention")
 _OF_TASK = ("task", "run.dir", "run.checkpoint")
 # Of another data set, what stays the run's: how the model was taught to read a row.
 _READING = ("max_length", "truncation", "train_on", "special_tokens", "on_same_role")
@@ -33,9 +30,11 @@ class Given:
     data: Mapping[str, Any]
 
     @classmethod
-    def read(cls, given: Run, overrides: Sequence[str]) -> Given:
-        """Relative paths start from the current folder. :param given: the command line, composed without the run.
+    def read(cls, given: Run, overrides: Sequence[str], groups: Sequence[str], keys: Sequence[str]) -> Given:
+        """Relative paths start from the current folder.
 
+        :param given: the command line, composed without the run.
+        :param groups, keys: what the command may have otherwise than the run; the rest is what was trained.
         :raises ConfigError: keys that a run has for good.
         """
         typed = [override.partition("=")[0].lstrip("+~") for override in overrides if not override.startswith("-")]
@@ -44,10 +43,11 @@ class Given:
         for key in typed:
             if key.startswith(_OF_TASK):
                 continue
-            if key.partition(".")[0] not in _GROUPS and key not in _KEYS:
+            if key.partition(".")[0] not in groups and key not in keys:
+                name = given.task.name
                 reason = (
-                    "is the run's own, and what is evaluated is what was trained. Another may be: "
-                    f"{', '.join((*_GROUPS, *_KEYS))}, run.checkpoint, and what ftlab evaluate --help lists"
+                    f"is the run's own, and ftlab {name} takes what was trained. Another may be: "
+                    f"{', '.join((*groups, *keys))}, run.checkpoint, and what ftlab {name} --help lists"
                 )
                 wrong.append(Mistake(key, reason))
                 continue

@@ -1,0 +1,253 @@
+"""From a run to a package: its folder, what is compared with the run, and the archive."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ftlab import __version__
+from ftlab.base.progress import Progress
+from ftlab.errors import ConfigError, Mistake, PackageError
+from ftlab.policy.tokens import Tokens
+from ftlab.pretrained.architecture import read_architecture
+from ftlab.pretrained.files import CONFIG, local_folder
+from ftlab.rundir.files import sha256, size, temporary_folder, weight_hashes, write_atomic
+from ftlab.rundir.lock import RunLock
+from ftlab.rundir.model_card import is_of_hub, public
+from ftlab.rundir.names import MODEL_CARD
+from ftlab.rundir.records import read_ledger
+from ftlab.use.package import card, usage
+from ftlab.use.package import check as checks
+from ftlab.use.package.archive import SUFFIX, write_archive
+from ftlab.use.package.check import Outcome, Reference
+from ftlab.use.package.choice import Choice
+from ftlab.use.package.documents import (
+    CHECK,
+    LICENCES,
+    METADATA,
+    REQUIREMENTS,
+    SCRIPT,
+    USAGE,
+    VERSION,
+    write_json,
+    write_sums,
+)
+from ftlab.use.package.verify import verify
+from ftlab.use.package.weights import write_weights
+
+FOLDER = "packages"  # of a run directory
+_STEPS = 5
+
+
+@dataclass(frozen=True)
+class Made:
+    file: Path
+    outcomes: list[Outcome]
+
+
+def build(choice: Choice, output: Path | None, progress: Progress) -> Made:
+    """:param output: the file; None: below ``packages/`` of the run.
+
+    :raises ConfigError: something is at ``output``. :raises PackageError: the package does not do what the run does.
+    """
+    packages = choice.policy.run_dir.path.absolute() / FOLDER
+    file = output or packages / f"{choice.name}{SUFFIX}"
+    if output is not None and output.exists() and not choice.task.overwrite:
+        reason = "is there already; name another, or replace it with overwrite=true"
+        raise ConfigError([Mistake("task.output", reason, output)])
+    with RunLock(packages, make=True), _emptied(temporary_folder(packages / choice.name)) as work:
+        with progress(f"packing {choice.name}", _STEPS, "steps") as bar:
+            outcomes = _fill(choice, work, bar)
+        folder = work / choice.name
+        with progress("writing the archive", size(folder), "bytes", only_live=True) as bar:
+            write_archive(folder, file, choice.name, bar.advance)
+        write_atomic(file.with_name(f"{file.name}.sha256"), f"{sha256(file)}  {file.name}\n")
+        verify(file, progress)
+    return Made(file, outcomes)
+
+
+@contextmanager
+def _emptied(folder: Path) -> Iterator[Path]:
+    """A folder for the block; what a process that was killed has left there goes."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _fill(choice: Choice, work: Path, bar: Any) -> list[Outcome]:
+    """Make all files of the package below ``work``, in a folder of its name."""
+    tokens = choice.policy.tokens()
+    folder = work / choice.name
+    folder.mkdir()
+    bar.update(0, "asking the run")
+    reference = checks.reference_of(choice.policy, tokens) if choice.task.check else None
+    gc.collect()
+    bar.update(1, "weights")
+    write_weights(choice, tokens, folder)
+    gc.collect()
+    bar.update(2, "asking the package")
+    outcomes = [] if reference is None else _compared(choice, reference, folder, work)
+    bar.update(3, "documents")
+    _write_documents(choice, tokens, reference, outcomes, folder)
+    bar.update(4, "hashes")
+    write_sums(folder)
+    bar.update(_STEPS, "")
+    return outcomes
+
+
+def _compared(choice: Choice, reference: Reference, folder: Path, work: Path) -> list[Outcome]:
+    """:raises PackageError: the package does something else than the run."""
+    from ftlab.model.load import precision_name
+
+    asked = work / "check"
+    asked.mkdir()
+    found = checks.serve(folder, _facts(choice), [one.values for one in reference.prompts], asked)
+    kinds = (precision_name(choice.config), choice.config.quant.name, choice.dtype)
+    outcomes = checks.compare(reference, found, checks.tolerance(*kinds))
+    checks.check_right(outcomes)
+    return outcomes
+
+
+def _facts(choice: Choice) -> dict[str, Any]:
+    """How the package is loaded."""
+    from ftlab.model.load import uses_cpu
+
+    return {
+        "form": choice.form,
+        "is_reward_model": choice.is_reward_model,
+        "dtype": choice.dtype,
+        "device": "cpu" if uses_cpu(choice.config) else "cuda",
+        "base": choice.config.model.path,
+        "revision": choice.config.model.revision,
+        "quantization": usage.quantization_config(choice) if choice.form == "peft" else None,
+    }
+
+
+def _write_documents(
+    choice: Choice, tokens: Tokens, reference: Reference | None, outcomes: Sequence[Outcome], folder: Path
+) -> None:
+    licence = card.base_licence(choice)
+    for path in licence.files:
+        target = folder / LICENCES / path.name
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, target)
+    snippet = usage.code(choice, _adds_rows(choice, tokens))
+    text = card.model_card(choice, licence, f"```python\n{snippet}```", outcomes)
+    (folder / MODEL_CARD).write_text(text, encoding="utf-8")
+    (folder / SCRIPT).write_text(usage.code(choice, _adds_rows(choice, tokens), is_script=True), encoding="utf-8")
+    (folder / USAGE).write_text(usage.usage_page(choice, _checked(outcomes)), encoding="utf-8")
+    (folder / REQUIREMENTS).write_text(usage.requirements(choice), encoding="utf-8")
+    write_json(folder / METADATA, _metadata(choice, tokens, licence, outcomes))
+    if reference is not None:
+        write_json(folder / CHECK, _check_values(reference, choice))
+
+
+def _adds_rows(choice: Choice, tokens: Tokens) -> bool:
+    """Whether the tokenizer has more tokens than the base has embeddings."""
+    model = choice.config.model
+    base = local_folder(model.path, model.revision)
+    if base is None or not (base / CONFIG).is_file():
+        return False
+    rows = read_architecture(base).get("vocab_size", 0)
+    return bool(rows and len(tokens.tokenizer) > rows)
+
+
+def _checked(outcomes: Sequence[Outcome]) -> str:
+    if not outcomes:
+        return "It was not compared with the run that it was made of (`check=false`)."
+    return f"Before it was packed it was loaded and compared with the run that it was made of: see `{MODEL_CARD}`."
+
+
+def _metadata(choice: Choice, tokens: Tokens, licence: card.Licence, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """metadata.json: what a program may want to know. No path of this machine and no secret is in it."""
+    run_dir, weights, config = choice.policy.run_dir, choice.policy.weights, choice.config
+    manifest, base = run_dir.manifest(), choice.base
+    source = local_folder(base.model.path, base.model.revision)
+    template = None if tokens.template is None else tokens.template.source
+    values = {
+        "package": VERSION,
+        "name": choice.name,
+        "form": choice.form,
+        "dtype": choice.dtype,
+        "merged": choice.merges,
+        "quantization": usage.quantization_config(choice) if choice.form == "peft" else None,
+        "base": {
+            "name": choice.base_name,
+            "path": base.model.path if is_of_hub(base) else None,
+            "revision": base.model.revision if is_of_hub(base) else None,
+            "family": base.model.architecture.family,
+            "licence": licence.name,
+            "sha256": {} if source is None else weight_hashes(source),
+        },
+        "licence": choice.task.license,
+        "run": {
+            "name": run_dir.path.resolve().name,
+            "phase": weights.phase.name,
+            "step": weights.step,
+            "remark": weights.remark,
+            "stage": config.stage.name,
+            "method": config.method.name,
+            "seed": config.seed,
+            "sha256": weight_hashes(weights.folder),
+            "rerun": manifest.get("rerun"),
+            "git": manifest.get("git"),
+        },
+        "phases": [_phase(choice, phase.name, phase.config, manifest) for phase in run_dir.plan().phases],
+        "tokens": {
+            "vocabulary": len(tokens.tokenizer),
+            "added": tokens.additions.tokens,
+            "stop": tokens.stop,
+            "stop_tokens": tokens.tokenizer.convert_ids_to_tokens(tokens.stop),
+            "pad": tokens.tokenizer.pad_token_id,
+            "template_sha256": None if template is None else hashlib.sha256(template.encode()).hexdigest(),
+        },
+        "check": [{"name": one.name, "found": one.found} for one in outcomes],
+        "ftlab": __version__,
+        "packages": manifest.get("packages", {}),
+    }
+    read: dict[str, Any] = json.loads(public(json.dumps(values)))
+    return read
+
+
+def _phase(choice: Choice, name: str, config: Any, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    ledger = read_ledger(choice.policy.run_dir.ledger(name))
+    done = manifest.get("phases", {}).get(name, {})
+    return {
+        "name": name,
+        "stage": config.stage.name,
+        "method": config.method.name,
+        "steps": done.get("steps"),
+        "tokens": done.get("tokens"),
+        "after": done.get("after"),
+        "data": {} if ledger is None else ledger["sha256"],
+    }
+
+
+def _check_values(reference: Reference, choice: Choice) -> dict[str, Any]:
+    """check.json: what was asked and answered, for who asks again elsewhere."""
+    from ftlab.model.load import precision_name
+
+    kinds = (precision_name(choice.config), choice.config.quant.name, choice.dtype)
+    return {
+        "max_new_tokens": checks.MAX_NEW_TOKENS,
+        "tolerance": checks.tolerance(*kinds),
+        "stop": reference.stop,
+        "is_reward_model": choice.is_reward_model,
+        "prompts": [
+            {**one.values, "likeliest": checks.likeliest(logits)}
+            for one, logits in zip(reference.prompts, reference.logits)
+        ],
+    }
+
+
+__all__ = ["FOLDER", "Made", "PackageError", "build"]
