@@ -32,6 +32,7 @@ STAND_INS = {
     "model=qwen2_5_0_5b": "model=tiny",
     "train.max_steps=200": "train.max_steps=4",
     "train.max_steps=400": "train.max_steps=12",
+    "base=models/tiny": f"base={ROOT / 'models' / 'tiny'}",
     "ftlab diff A B": "ftlab diff outputs/a outputs/b",
     "hardware=8xh100": "hardware=cpu hardware.devices=2",
     "outputs/sweep-DATE-TIME": "outputs/sweep-*",
@@ -40,7 +41,7 @@ STAND_INS = {
 NAMES = {
     "ftlab resume", "ftlab resume DIR", "ftlab init", "ftlab inspect", "ftlab mine", "ftlab explain KEY",
     "ftlab slurm status outputs/my-sweep", "ftlab slurm cancel outputs/my-sweep", "ftlab resume outputs/my-sweep",
-    "ftlab phase=codebase", "ftlab -sc install=fish | source",
+    "ftlab phase=codebase", "ftlab package verify FILE", "ftlab -sc install=fish | source",
 }  # fmt: skip
 NEEDS_A_CLUSTER = "hydra/launcher=slurm"  # the script alone is written
 NEEDS_THE_HUB = {"ftlab model=llama3_8b"}  # its config is shown
@@ -58,6 +59,7 @@ BEFORE = {
         "ftlab run.name=a train.max_steps=44 train.save_steps=20",
         "ftlab run.name=b train.max_steps=44 lora.r=8",
     ),
+    "package.md": ("ftlab run.name=a train.max_steps=44",),
     "report.md": ("ftlab run.name=a train.max_steps=44", "ftlab run.name=b train.max_steps=44 lora.r=8"),
     "data.md": (
         "ftlab data.path=chats.jsonl data.format=messages model.template=qwen3 data.max_length=512",

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ftlab.errors import NotReadyError
+
+_ROWS = ".token_adapter.trainable_tokens_delta"  # in PEFT's names of single rows that are trained
 
 
 def put_adapter_weights(
@@ -23,6 +26,7 @@ def put_adapter_weights(
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
     drawn = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
+    saved = _without_copies(saved, drawn)
     wrong: Any = set_peft_model_state_dict(model, {**drawn, **saved}, adapter_name=adapter)
     if wrong.unexpected_keys:
         raise NotReadyError(f"{spec} is of another model: it has {wrong.unexpected_keys[0]}.")
@@ -33,3 +37,13 @@ def put_adapter_weights(
             f"{spec} is cut short or of another model: it has no {lacking[0]}{more}, and there would be random numbers."
             " Copy the folder again."
         )
+
+
+def _without_copies(saved: Mapping[str, Tensor], drawn: Collection[str]) -> dict[str, Tensor]:
+    """Trained rows of an embedding that the head shares are saved under the name of the head too, and loaded once."""
+    rows = {name: saved[name] for name in drawn if _ROWS in name and name in saved}
+    return {
+        name: value
+        for name, value in saved.items()
+        if _ROWS not in name or name in rows or not any(torch.equal(value, own) for own in rows.values())
+    }

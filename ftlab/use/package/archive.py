@@ -231,12 +231,10 @@ class _Reader:
         self._sha256[member.name], self._sizes[member.name] = found.hexdigest(), member.size
 
     def _check_end(self) -> None:
-        """Nothing but zeros follows the first block of zeros."""
-        left = tarfile.RECORDSIZE
-        while found := self._stream.read(min(left, _CHUNK)):
-            left -= len(found)
-            if found.strip(b"\0") or left <= 0:
-                raise self._refused("goes on after its end")
+        """Nothing but zeros follows the first block of zeros, to the end of a record of tar."""
+        found = self._stream.read(tarfile.RECORDSIZE + 1)
+        if len(found) > tarfile.RECORDSIZE or found.strip(b"\0"):
+            raise self._refused("goes on after its end")
 
     def _refused(self, reason: str) -> PackageError:
         return PackageError(f"{self._file} {reason}.")

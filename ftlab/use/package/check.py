@@ -161,10 +161,8 @@ def serve(folder: Path, facts: Mapping[str, Any], prompts: Sequence[Mapping[str,
     request = work / "request.json"
     values = {**facts, "folder": str(folder), "prompts": list(prompts), "max_new_tokens": MAX_NEW_TOKENS}
     request.write_text(json.dumps(values), encoding="utf-8")
-    script = str(Path(__file__).with_name("serve.py"))
-    done = subprocess.run(
-        [sys.executable, "-P", script, str(request)], capture_output=True, text=True, errors="replace"
-    )
+    command = [sys.executable, "-P", str(Path(__file__).with_name("serve.py"))]
+    done = subprocess.run(command, input=str(request), capture_output=True, text=True, errors="replace")
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
         raise PackageError(f"The package cannot be loaded: {lines[-1]}")

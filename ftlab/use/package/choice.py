@@ -88,17 +88,11 @@ def task_mistakes(task: PackageTask) -> list[Mistake]:
     """What does not go together whatever the run is."""
     found = []
     if task.format in ("table", "json"):
-        found.append(
-            Mistake("task.format", "is how ftlab package verify prints; a package is peft, hf or gguf", task.format)
-        )
+        found.append(Mistake("task.format", "is how ftlab package verify prints; a package is peft or hf", task.format))
     if task.format == "peft" and task.merge:
         found.append(Mistake("task.merge", "makes whole weights, and format=peft is the adapter alone", True))
     if task.format == "peft" and task.dtype != "auto":
         found.append(Mistake("task.dtype", "is of whole weights; an adapter is packed as it was saved", task.dtype))
-    if task.dtype == "q8_0" and task.format != "gguf":
-        found.append(Mistake("task.dtype", "is a type of GGUF: use format=gguf, or fp32, bf16 or fp16", task.dtype))
-    if task.push and task.repo is None and task.output is not None and not task.private:
-        found.append(Mistake("task.repo", "name it: what is pushed is for everybody (private=false)"))
     for key, value in (("file", task.file), ("base", task.base), ("load", task.load or None)):
         if value is not None:
             found.append(Mistake(f"task.{key}", "is of ftlab package verify", value))
@@ -112,7 +106,7 @@ def _mistakes(policy: Policy, task: PackageTask, is_adapter: bool) -> list[Mista
         found.append(Mistake("task.format", reason, "peft"))
     if not is_adapter and task.merge:
         found.append(Mistake("task.merge", "the run trained whole weights; there is no adapter to merge", True))
-    if is_adapter and task.format in ("hf", "gguf") and task.merge is False:
+    if is_adapter and task.format == "hf" and task.merge is False:
         reason = f"format={task.format} is whole weights, made of the adapter and its base: leave merge out"
         found.append(Mistake("task.merge", reason, False))
     if is_adapter and _form(task, is_adapter) == "peft" and task.dtype != "auto":
@@ -121,8 +115,6 @@ def _mistakes(policy: Policy, task: PackageTask, is_adapter: bool) -> list[Mista
     if is_adapter and _form(task, is_adapter) == "peft" and Path(str(policy.config.model.path)).name == MERGED_BASE:
         reason = "the base of this adapter is one that the run made (start: merge), which is nowhere else: merge=true"
         found.append(Mistake("task.merge", reason))
-    if policy.config.stage.name == "rm" and task.format == "gguf":
-        found.append(Mistake("task.format", "a reward model answers with a score, which GGUF has no place for", "gguf"))
     if policy.config.stage.name == "rm" and is_adapter and (task.merge or task.format == "hf"):
         reason = "the adapter of a reward model is packed as it is: use format=peft"
         found.append(Mistake("task.merge" if task.merge else "task.format", reason, task.merge or task.format))
@@ -130,7 +122,7 @@ def _mistakes(policy: Policy, task: PackageTask, is_adapter: bool) -> list[Mista
 
 
 def _form(task: PackageTask, is_adapter: bool) -> Form:
-    if task.format in ("peft", "hf", "gguf"):
+    if task.format in ("peft", "hf"):
         return cast(Form, task.format)
     return "peft" if is_adapter and not task.merge else "hf"
 

@@ -83,12 +83,13 @@ def read_metadata(text: bytes, where: str) -> Metadata:
     """:raises PackageError: it is no metadata.json that this version reads."""
     try:
         values = json.loads(text)
-        version = values.get("package") if isinstance(values, dict) else None
-        if isinstance(version, int) and version > VERSION:
-            raise PackageError(f"{where} was made by a later ftlab ({METADATA} has package {version}): update ftlab.")
+    except (ValueError, RecursionError):
+        raise PackageError(f"{where}: {METADATA} is no JSON, or only a part of it.") from None
+    version = values.get("package") if isinstance(values, dict) else None
+    if isinstance(version, int) and version > VERSION:
+        raise PackageError(f"{where} was made by a later ftlab ({METADATA} has package {version}): update ftlab.")
+    try:
         return Metadata.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         raise PackageError(f"{where}: {METADATA}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from None
-    except (ValueError, RecursionError):
-        raise PackageError(f"{where}: {METADATA} is no JSON, or only a part of it.") from None

@@ -1,7 +1,7 @@
 """The other side of the check: a process of its own that loads a package as its users do, and answers.
 
-It knows nothing of ftlab: ``python -P serve.py REQUEST`` reads what to load and ask from a JSON file, and writes what
-came of it beside that file.
+It knows nothing of ftlab: ``python -P serve.py`` reads the name of a JSON file that says what to load and ask, and
+writes what came of it beside that file.
 """
 
 from __future__ import annotations
@@ -101,4 +101,4 @@ def main(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.stdin.read()))
