@@ -59,7 +59,9 @@ def rates(run: RunDir) -> dict[int, float]:
     return {line["step"]: line["learning_rate"] for line in run.read_metrics() if "learning_rate" in line}
 
 
-@pytest.mark.parametrize("launcher", ["shards", pytest.param("gpus", marks=pytest.mark.kill)])
+@pytest.mark.parametrize("launcher", [
+    pytest.param("shards", marks=pytest.mark.matrix), pytest.param("gpus", marks=pytest.mark.kill),
+])  # fmt: skip
 def test_every_verb_on_a_sweep_at_work(launcher, ftlab, each, tmp_path, env):
     more = ["hydra.launcher.devices=2"] if launcher == "gpus" else []
     sweep = Sweep(tmp_path, env, "lora.r=4,8", f"hydra/launcher={launcher}", *more)
@@ -150,6 +152,7 @@ def test_a_sweep_with_clones_that_is_killed_goes_on_with_them(ftlab, tmp_path, e
         assert final_hash(sweep.run(number)) == final_hash(alone)
 
 
+@pytest.mark.matrix
 def test_what_is_paused_when_nothing_else_is_left(ftlab, tmp_path, env):
     """The sweep ends, and says how it goes on; paused it stays until somebody says otherwise."""
     words = ["seed=1,2", "hydra/launcher=basic"]
@@ -166,6 +169,7 @@ def test_what_is_paused_when_nothing_else_is_left(ftlab, tmp_path, env):
     assert final_hash(sweep.run(0)) == final_hash(train_run(tmp_path / "alone", *STEPS, "seed=1"))
 
 
+@pytest.mark.matrix
 def test_a_clone_that_cannot_be_is_refused(each, tmp_path):
     """Of a sweep that is over, whose lock is held as if it were at work."""
     words = "eval.golden_rows=0 eval.samples=0 tracker=none data.split.golden=none data.split.validation=none "

@@ -18,6 +18,7 @@ from tests.sweeps import ENDS
 SHORT = (*BARE, "train.max_steps=4", "train.logging_steps=1", "data.max_samples=24", "hardware=cpu")
 
 
+@pytest.mark.matrix
 def test_one_that_raises_exits_or_is_killed_is_one_failure(ftlab, tmp_path, monkeypatch):
     """The others end as if it had not been there, and the exit code says that one failed."""
     (tmp_path / "rewards.py").write_text(ENDS)

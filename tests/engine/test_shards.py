@@ -256,6 +256,7 @@ def test_wrong_words_are_told_before_anything_begins(each, words, message):
     assert done.heavy == [] and done.left == []
 
 
+@pytest.mark.matrix
 def test_a_job_that_begins_again_leaves_alone_what_is_over(tmp_path, env):
     """What has failed in it, what is finished, what its user has stopped; a damaged one is told, and ends no other."""
     options = Shards(shards=2, resident=None, stop="none", factor=2)

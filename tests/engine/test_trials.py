@@ -216,6 +216,7 @@ def statuses(folder: Path) -> list[str]:
     return [run.manifest()["status"] for run in runs(folder).values()]
 
 
+@pytest.mark.matrix
 def test_the_place_of_a_trial_that_is_stopped_is_taken_at_once_and_the_study_learns_of_it(tmp_path, ftlab):
     words = search(tmp_path, 5, "hydra.sweeper.n_jobs=3", *TURNS, "hydra.launcher.stop=asha", "hydra.launcher.factor=2")
     done = ftlab(*words, "hydra.sweep.dir=sweep")
