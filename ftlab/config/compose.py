@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
-from ftlab.config import experiments, foreign_names, model_folder, phases
+from ftlab.config import experiments, foreign_names, model_folder, phases, pilots
 from ftlab.config.keys import flatten
 from ftlab.config.paths import config_dir, only_with, shipped
 from ftlab.config.repository import ReadOnceRepository
@@ -204,6 +204,8 @@ def validate(
     mistakes = []
     try:
         run = Run.model_validate({**values, "phases": curriculum})
+        if run.pilot.steps is not None or run.pilot.full is not None:
+            run = pilots.shorten(run, _values_of(loader or config_loader(), "quant/nf4"))
         if not wrong_phases:
             mistakes = [Mistake(key, reason, value) for key, value, reason in cross_group_mistakes(run)]
     except ValidationError as error:
@@ -213,6 +215,14 @@ def validate(
     if mistakes:
         raise ConfigError(mistakes)
     return run
+
+
+def _values_of(loader: ConfigLoaderImpl, choice: str) -> dict[str, Any]:
+    """What a choice of a group gives, be it chosen or not."""
+    loaded = loader.repository.load_config(choice)
+    assert loaded is not None, "it is shipped"
+    values: Any = OmegaConf.to_container(loaded.config)
+    return dict(values)
 
 
 def _one_for_each_key(details: Sequence[Any]) -> Iterator[Mistake]:

@@ -26,7 +26,7 @@ from ftlab.data.packing.split_builder import BuildContext, Part, SplitBuilder
 from ftlab.data.packing.store import PackedRows, read_split
 from ftlab.data.row_cache import count_rows
 from ftlab.data.sources.refused_rows import RefusedRows
-from ftlab.data.sources.resolve import STAGE_FORMATS, Source
+from ftlab.data.sources.resolve import STAGE_FORMATS, VALIDATION, Source
 from ftlab.data.sources.rows import Row
 from ftlab.data.tokens.block_encoder import MEND, Recipe
 from ftlab.data.tokens.encoder import Encoder, FastPathMismatch
@@ -89,6 +89,8 @@ def split_parts(sources: Sequence[Source], data: Data, seed: int, progress: Prog
             for name, ordinals in found.items():
                 left_out = count - sum(sizes.values()) if name == "train" else 0
                 parts.setdefault(name, []).append(Part(source, location, ordinals, sizes[name], left_out))
+    if data.split.golden == VALIDATION and "golden" not in parts and "validation" in parts:
+        parts["golden"] = parts["validation"]
     return parts
 
 

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -33,9 +34,10 @@ def run_ranks(command: Sequence[str], count: int, link: NodeLink, name: str) -> 
         role="rank", local_world_size=count, entrypoint=sys.executable, args=("-m", *command),
         rdzv_handler=_Rendezvous(link, name), max_restarts=0, monitor_interval=0.1,
     )  # fmt: skip
-    agent = _Agent(link, spec, DefaultLogsSpecs(), exit_barrier_timeout=_GRACE, shutdown_timeout=_GRACE)
-    with agent.forwarding():
-        return agent.run()
+    with tempfile.TemporaryDirectory(prefix="ftlab-ranks-") as folder:  # torch's own would stay
+        agent = _Agent(link, spec, DefaultLogsSpecs(folder), exit_barrier_timeout=_GRACE, shutdown_timeout=_GRACE)
+        with agent.forwarding():
+            return agent.run()
 
 
 class _Rendezvous(RendezvousHandler):

@@ -156,6 +156,7 @@ class PhaseRun:
         from ftlab.engine.handshake import Handshake
         from ftlab.engine.measuring import Measuring, kept_samples
         from ftlab.engine.metrics_log import Advance, Metrics
+        from ftlab.engine.pilot import FirstRewards
         from ftlab.engine.trackers.rates import make_rates
         from ftlab.engine.watchdog import Watchdog
         from ftlab.model.load import uses_cpu
@@ -186,7 +187,8 @@ class PhaseRun:
         }
         chooses = stopping.callbacks(train, self.files, splits, self.output.say)
         # Answers are given before they are compared.
-        for callback in (*measuring.between(trainer, rates), *chooses):
+        looks = [FirstRewards(session, self.config.pilot.is_on)] if self.config.stage.name in ("ppo", "grpo") else []
+        for callback in (*measuring.between(trainer, rates), *chooses, *looks):
             trainer.add_callback(callback)
         self.output.say(
             f"[dim]continue any time with: ftlab resume {escape(shlex.quote(str(self.run_dir.path)))}[/dim]"

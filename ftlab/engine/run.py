@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
 
 from rich.markup import escape
 
@@ -22,7 +24,7 @@ from ftlab.engine.finished import remarks_on_finished
 from ftlab.engine.hooks import PhaseHooks
 from ftlab.engine.phase import PhaseRun
 from ftlab.engine.session import Session, Share, session_of
-from ftlab.errors import DivergedError, FtlabError, RunDirError, StartAgainError
+from ftlab.errors import DivergedError, FtlabError, OutOfMemoryError, RunDirError, StartAgainError
 from ftlab.preflight.directory import finished_line, left_line, resume_command
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.plan import Phase, Plan
@@ -99,6 +101,16 @@ def _end(session: Session) -> None:
     summary.results(session)
     if left:
         session.output.say(escape(left_line(session.run_dir, left)))
+    elif _is_pilot(session):
+        _pilots().write_verdict(session)
+
+
+def _is_pilot(session: Session) -> bool:
+    return any(phase.config.pilot.is_on for phase in session.plan.phases)
+
+
+def _pilots() -> Any:
+    return resolve_name("ftlab.engine.pilot")  # which imports torch
 
 
 @contextmanager
@@ -147,6 +159,8 @@ def _ending(session: Session) -> Iterator[None]:
         raise
     except FtlabError as error:
         session.output.note(str(error))
+        if isinstance(error, DivergedError | OutOfMemoryError) and run_dir.has_begun and _is_pilot(session):
+            _pilots().write_failure(session, str(error))
         if run_dir.has_begun or isinstance(error, DivergedError | StartAgainError):
             manifest.record(status="failed", error=str(error))
         else:

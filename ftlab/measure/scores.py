@@ -11,6 +11,7 @@ rouge1, rouge2,     mean F-measure of rouge-score, without its stemmer
 rougeL
 stop_rate           share of answers that ended by themselves, and were not cut at ``eval.max_new_tokens``
 length              mean tokens of an answer, its end token aside
+majority            share of answers that are the one that is given most often: 1 where all are alike
 path.py:function    a function of a Python file, called as ``function(predictions=, references=, prompts=, **columns)``
 =================== ==================================================================================================
 
@@ -21,6 +22,7 @@ mapping of names to either. One number for all has no interval: nothing is known
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -300,6 +302,11 @@ def _lengths(answers: Answers) -> Numbers:
     return weighted([float(tokens) for tokens in answers.tokens])
 
 
+def _alike(answers: Answers) -> Numbers:
+    (text, _), *_ = Counter(one.strip() for one in answers.predictions).most_common(1) or [("", 0)]
+    return weighted([float(one.strip() == text) for one in answers.predictions])
+
+
 _CHRF = ("chrf", ())
 METRICS: dict[str, Metric] = {
     metric.name: metric
@@ -312,5 +319,6 @@ METRICS: dict[str, Metric] = {
         *(Metric(kind, partial(_rouge, kind), package="rouge_score") for kind in ("rouge1", "rouge2", "rougeL")),
         Metric("stop_rate", _stopped, needs_references=False),
         Metric("length", _lengths, needs_references=False),
+        Metric("majority", _alike, needs_references=False),
     )
 }

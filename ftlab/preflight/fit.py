@@ -14,7 +14,7 @@ from ftlab.preflight.memory import Device, Host, Prediction, device_of, predict,
 from ftlab.preflight.memory.device import GIB
 from ftlab.rundir.plan import Plan
 from ftlab.schema import GrpoStage, PpoStage, Run
-from ftlab.stages.trainer.remedies import Remedy, remedies, with_values
+from ftlab.stages.trainer.remedies import Remedy, remedies
 
 Verdict = Literal["fits", "tight", "does not fit", "unknown"]
 TIGHT = 0.9  # share of the device's memory above which little is left for what nobody foresees
@@ -71,7 +71,7 @@ def cheapest_changes(run: Run, device: Device, is_here: bool = False) -> list[Ch
         is_another = not any(earlier <= set(keys) for _, earlier, _ in found)
         if not is_another and len(spare) == _SHOWN:
             continue
-        changed = with_values(run, {key: value for one in chosen for key, value in one.values.items()})
+        changed = run.with_values({key: value for one in chosen for key, value in one.values.items()})
         if cross_group_mistakes(changed):
             continue
         predicted = predict(changed, _same_memory(changed, device, is_here))
@@ -162,7 +162,7 @@ def _with_one(run: Run, key: str, value: int) -> Run:
     if key == "train.micro_batch_size" and train.global_batch_size is not None:
         share = train.global_batch_size // planned_devices(run.hardware)
         values["train.gradient_accumulation_steps"] = share // value
-    return with_values(run, values)
+    return run.with_values(values)
 
 
 def check_fits(plan: Plan, is_here: bool = True) -> None:

@@ -13,6 +13,7 @@ WEIGHT_FILES = {".safetensors", ".bin", ".pt", ".pth"}  # endings
 # Keys of a line of metrics.jsonl in which even equal runs differ.
 TIMES = ("time", "seconds", "tokens_per_second", "mfu", "gpu_utilization", "gpu_memory_gb")
 MERGED_BASE = "base"  # in a phase's folder: under start: merge the base that the adapter before it became a part of
+PILOT = "pilot_evaluation.json"  # of a run that was a pilot
 MODEL_CARD = "README.md"  # of final weights
 FINAL = "final"  # of a run and of a phase: the adapter or model that it ended with
 TRAINER_STATE = "trainer_state.json"  # of a checkpoint; the name is that of transformers

@@ -6,6 +6,7 @@ no evaluation decides which weights are kept; all others are its identity.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
@@ -50,7 +51,7 @@ from ftlab.schema.tasks import (
     TrainTask,
     VersionTask,
 )
-from ftlab.schema.train import Deepspeed, Eval, Hardware, Tracker, Train
+from ftlab.schema.train import Deepspeed, Eval, Hardware, Pilot, Tracker, Train
 
 __all__ = [
     "CHOOSING",
@@ -85,6 +86,7 @@ __all__ = [
     "OrpoStage",
     "PackageTask",
     "PhaseEntry",
+    "Pilot",
     "PlanTask",
     "Positive",
     "PositiveFloat",
@@ -162,7 +164,16 @@ class Run(Group):
     data: Data
     train: Train
     eval: Eval
+    pilot: Pilot
     phases: tuple[PhaseEntry, ...]
     deepspeed: Deepspeed
     hardware: Hardware
     tracker: Annotated[Tracker, operational]
+
+    def with_values(self, values: Mapping[str, Any]) -> Run:
+        """The same with other values at dotted keys of its groups."""
+        run = self
+        for key, value in values.items():
+            group, _, name = key.partition(".")
+            run = run.model_copy(update={group: getattr(run, group).model_copy(update={name: value})})
+        return run

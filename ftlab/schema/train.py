@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -86,6 +86,22 @@ class Eval(Group):
         """Whether answers are measured by a metric of that name."""
         of_users = [name for name, spec in zip(self.metric_names, self.metrics or ()) if ".py:" in spec]
         return metric in self.metric_names or metric.startswith(tuple(f"{name}_" for name in of_users))
+
+
+class Pilot(Group):
+    """What a short run before the whole one is.
+
+    :param full: dotted keys and the values that the whole run has where the pilot has another; None of a run that is
+        none.
+    """
+
+    steps: Positive | None
+    quant: Literal["auto", "same"]
+    full: dict[str, Any] | None
+
+    @property
+    def is_on(self) -> bool:
+        return self.full is not None
 
 
 class Deepspeed(Group):

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import subprocess
+import tempfile
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -76,11 +77,13 @@ def check_equal(one: Path, other: Path, tolerance: float) -> None:
 def test_two_ranks_train_as_one_process_does(tmp_path, train):
     """Over the end of an epoch, where there are fewer rows than a step takes: the odd rank has a filler."""
     words = (*BASE, "data.num_samples=43", "data.packing=false", "train.max_steps=4", "train.micro_batch_size=4")
+    temporary = {*Path(tempfile.gettempdir()).glob("torchelastic_*")}
     train(*words, "run.name=one", "train.gradient_accumulation_steps=4")
     done = train(*words, "run.name=two", "train.gradient_accumulation_steps=2", "hardware.devices=2")
     check_equal(tmp_path / "outputs/one", tmp_path / "outputs/two", 1e-5)
     assert "Finished after" in done.stdout and done.stdout.count("tiny: ") == 1  # one of them speaks
     assert done.stderr == ""
+    assert {*Path(tempfile.gettempdir()).glob("torchelastic_*")} == temporary, "nothing of it is left anywhere else"
 
 
 PPO = (

@@ -18,7 +18,6 @@ from ftlab.preflight.memory.device import CONTEXT, GIB
 from ftlab.preflight.memory.layers import adapter_elements
 from ftlab.pretrained.shape import layer_parameters, parameter_count
 from ftlab.stages.trainer.out_of_memory import advice
-from ftlab.stages.trainer.remedies import with_values
 
 ROOT = Path(__file__).resolve().parents[2]
 STATES = ("weights", "gradients", "fp32 copies", "optimizer states")
@@ -266,8 +265,8 @@ def test_the_largest_value_fits_and_the_next_does_not(make_run):
     for key in ("data.max_length", "train.micro_batch_size", "lora.r"):
         found = fit.solve(run, key, device)
         assert found.value is not None and found.value < found.limit
-        assert predict(with_values(run, {key: found.value}), device).needed <= 7 * GIB
-        assert predict(with_values(run, {key: found.value + 1}), device).needed > 7 * GIB
+        assert predict(run.with_values({key: found.value}), device).needed <= 7 * GIB
+        assert predict(run.with_values({key: found.value + 1}), device).needed > 7 * GIB
 
 
 CROWDED = (
@@ -333,7 +332,7 @@ def test_every_process_loads_a_model_of_its_own_unless_the_file_can_be_shared(ma
     lora = make_run("model=llama2_70b", "method=lora", "hardware=8xa100", "deepspeed=z3")
     assert host_of(lora).each == CONTEXT + 4 * adapter_elements(lora), "16 bits are pages of the file"
     (tmp_path / "config.json").write_text(json.dumps({"dtype": "float32"}))
-    there = with_values(lora, {"model.path": str(tmp_path)})
+    there = lora.with_values({"model.path": str(tmp_path)})
     assert host_of(there).each == pytest.approx(CONTEXT + 2 * elements + 4 * adapter_elements(lora))
     qlora = make_run("model=llama2_70b", "method=qlora", "hardware=8xa100")
     assert host_of(qlora).each == CONTEXT, "it goes to the device part by part"

@@ -23,7 +23,7 @@ from ftlab.data.tokens.left_out import kinds_of
 from ftlab.data.tokens.workers import encode_in_order, worker_count
 from ftlab.schema import Data
 
-_LEFT_OUT = "left out by data.max_samples or num_samples"
+LEFT_OUT = "left out by data.max_samples or num_samples"
 _SECOND = "has the id of an earlier row"
 _SECOND_ADVICE = (
     "Give every row its own id, name another column with data.columns.id, or say data.columns.id=null if the column is "
@@ -109,7 +109,7 @@ class SplitBuilder:
         encode = BlockEncoder(recipe, means.encoder)
         first, seen = len(self._files), set[str]()
         if part.left_out:
-            self._ledger.leave_out(_LEFT_OUT, part.left_out)
+            self._ledger.leave_out(LEFT_OUT, part.left_out)
         for block, encoded in encode_in_order(part.blocks(), encode, recipe, means.tokenizer, means.fast, workers):
             self._add(block, encoded, seen)
             if bar is not None:

@@ -40,6 +40,8 @@ _ROWS = {
 _CONVERSATIONS = "conversations, or instructions with their answers"
 _HERE = " Relative paths start from the current folder."
 
+VALIDATION = "validation"  # as data.split.golden: the registry's, or else the rows of that split
+
 Registry = Mapping[str, Entry | LlamaFactoryEntry]
 
 
@@ -180,7 +182,7 @@ def _select_entry(name: str, entry: Entry, data: Data) -> _Selected:
 def _select_golden(data: Data, first: _Selected) -> _Selected | None:
     """The golden file as a set of its own; None where there is none, or its rows are as those of the first set."""
     golden = data.golden
-    if data.split.golden in ("auto", "none") or not _describes_golden(data):
+    if data.split.golden in ("auto", VALIDATION, "none") or not _describes_golden(data):
         return None
     name = f"{first.name} (golden)"
     if golden.format is not None:
@@ -327,7 +329,13 @@ def _registry_source(data: Data, one: _Selected, entry: Entry) -> dict[str, Loca
 
 def _is_wanted(data: Data, split: str) -> bool:
     """Whether the registry's own files of a split are read, so that those nobody asked for need not exist."""
-    return split == "train" or getattr(data.split, split) == "auto"
+    return split == "train" or _is_registrys(data, split)
+
+
+def _is_registrys(data: Data, split: str) -> bool:
+    """Whether a split is what the registry says it is."""
+    value = getattr(data.split, split)
+    return value == "auto" or (split == "golden" and value == VALIDATION)
 
 
 def _on_hub(data: Data, location: Hub, where: str) -> Hub:
@@ -349,7 +357,7 @@ def _replace(splits: dict[str, Location], data: Data, one: _Selected, is_first: 
     read once for each."""
     for split in SPLITS[1:]:
         wanted = getattr(data.split, split)
-        if wanted == "auto":
+        if _is_registrys(data, split):
             continue
         splits.pop(split, None)
         if wanted != "none" and is_first and not (split == "golden" and _describes_golden(data)):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from ftlab.errors import FtlabError, OutOfMemoryError, first_line
 from ftlab.schema import Run
 from ftlab.stages.trainer.batch_sizes import MICRO_BATCH
-from ftlab.stages.trainer.remedies import first_of_each_kind, with_values
+from ftlab.stages.trainer.remedies import first_of_each_kind
 
 # What runs out without an exception type of its own: torch's allocator for CPUs, cuBLAS, Apple's GPUs, C++.
 _WORDS = (
@@ -49,7 +49,7 @@ def advice(run: Run, size: int, key: str = MICRO_BATCH) -> str:
     if key == MICRO_BATCH:
         rows = train.micro_batch_size * train.gradient_accumulation_steps
         now = next(one for one in range(size, 0, -1) if rows % one == 0)
-        run = with_values(run, {"train.micro_batch_size": now, "train.gradient_accumulation_steps": rows // now})
+        run = run.with_values({"train.micro_batch_size": now, "train.gradient_accumulation_steps": rows // now})
     ways = [one.override for one in first_of_each_kind(run)]
     if key != MICRO_BATCH:
         ways = [way for way in ways if not way.startswith("train.micro_batch_size")]

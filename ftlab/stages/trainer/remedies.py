@@ -27,7 +27,7 @@ class Remedy:
 def remedies(run: Run) -> list[Remedy]:
     """Every change that takes less memory and that the run could be given, the cheapest first."""
     found = sorted(_remedies(run), key=lambda one: one.cost)
-    return [one for one in found if not cross_group_mistakes(with_values(run, one.values))]
+    return [one for one in found if not cross_group_mistakes(run.with_values(one.values))]
 
 
 def first_of_each_kind(run: Run) -> list[Remedy]:
@@ -38,14 +38,6 @@ def first_of_each_kind(run: Run) -> list[Remedy]:
             found.append(one)
             known |= one.values.keys()
     return found
-
-
-def with_values(run: Run, values: Mapping[str, Any]) -> Run:
-    """The run with other values at dotted keys of its groups."""
-    for key, value in values.items():
-        group, _, name = key.partition(".")
-        run = run.model_copy(update={group: getattr(run, group).model_copy(update={name: value})})
-    return run
 
 
 def _remedies(run: Run) -> Iterator[Remedy]:
