@@ -82,6 +82,12 @@ class EvaluationDir:
         write_atomic(self.predictions, "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines))
 
 
+def evaluations(run: Path) -> Iterator[EvaluationDir]:
+    """Those of a run that have been written down, by name. :param run: the run directory."""
+    for path in sorted((run / FOLDER).glob("*/evaluation.json")):
+        yield EvaluationDir(path.parent)
+
+
 def choose_folder(run: Path, name: str, identity: Mapping[str, Any]) -> Path:
     """Where an evaluation goes: ``name``, or ``name-2``, ``name-3`` where others of that name are of something else.
 

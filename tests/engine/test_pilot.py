@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 
 import pytest
 
@@ -90,7 +89,10 @@ def test_a_good_pilot_tells_what_the_whole_run_takes(tmp_path, rows, capsys):
     assert by_name["loss"]["judgement"] == by_name["finite"]["judgement"] == "good"
     assert by_name["loss"]["validation_after"] < by_name["loss"]["validation_before"]
     assert {"stop", "answers"} <= by_name.keys()
-    assert phase["pilot"] == {"steps": 20, "instead_of": {"train.max_steps": None, "eval.steps": 50, "eval.metrics": None}}
+    assert phase["pilot"] == {
+        "steps": 20,
+        "instead_of": {"train.max_steps": None, "eval.steps": 50, "eval.metrics": None},
+    }
     whole = train_run(tmp_path / "whole", "experiment=null", *given)
     taken = whole.manifest()["phases"]["sft"]["steps"]
     assert 0 < phase["whole"]["share"] < 1

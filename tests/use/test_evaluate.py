@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -141,6 +146,34 @@ def test_an_evaluation_that_was_stopped_goes_on(run, monkeypatch):
     whole, again = found("whole"), found(folder)
     assert without_losses(again[1]) == without_losses(whole[1])
     assert again[0]["metrics"]["bleu"] == whole[0]["metrics"]["bleu"]
+
+
+@pytest.mark.kill
+def test_an_evaluation_that_is_killed_at_random_moments_goes_on(run, env):
+    """In a process of its own, until it comes to its end: each start finds what those before it have kept."""
+    words = ["evaluate", "run", "split=golden", "limit=200", "eval.batch_size=2"]
+    evaluated(*words[1:], "out=whole")
+    folder, draw = Path("run/evaluations/instructions-golden"), random.Random(0)
+    kept = [0]
+
+    def answered() -> int:
+        path = folder / "predictions.jsonl"
+        return path.read_bytes().count(b'"prediction"') if path.exists() else 0
+
+    for more in (1, 20, 40, 60):
+        process = subprocess.Popen([sys.executable, "-m", "ftlab", *words], env=env, stdout=subprocess.DEVNULL)
+        while answered() < kept[-1] + more and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(draw.random() / 10)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, "it was at work"
+        kept.append(answered())
+    assert kept == sorted(kept) and 0 < kept[1] < kept[-1] < 200
+    done = subprocess.run([sys.executable, "-m", "ftlab", *words], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    whole, again = found("whole"), found(folder)
+    assert without_losses(again[1]) == without_losses(whole[1]), "every row once, with the same answer"
+    assert again[0]["metrics"]["exact_match"] == whole[0]["metrics"]["exact_match"]
 
 
 def test_other_metrics_of_the_same_answers_need_no_model(run, monkeypatch):

@@ -15,6 +15,7 @@ from plotly.offline import get_plotlyjs
 
 from ftlab.config import command_line
 from ftlab.errors import ConfigError, NotReadyError, RunDirError
+from ftlab.rundir.evaluations import EvaluationDir
 from ftlab.rundir.sweep import SweepDir
 from ftlab.schema import ReportTask
 from ftlab.use import report as package
@@ -249,6 +250,26 @@ def test_runs_that_are_no_sweep(here):
     assert head[:4] == ["run", "rank", "lora.r", "seed"] and "2 runs" in page.text
     # Who was told no rank has that of the config.
     assert [[cell.strip() for cell in row[:4]] for row in rows] == [["a", "1", "8", "–"], ["b", "2", "16", "1"]]
+
+
+def test_evaluations_stand_with_their_intervals_and_differences(here):
+    for name, value in (("a", 0.75), ("b", 0.5)):
+        folder = EvaluationDir(write_run(here / name, "finished", validation_loss=1.0) / "evaluations" / "golden")
+        difference = {"difference": value, "low": 0.25, "high": 1.0, "verdict": "better"}
+        with folder:
+            measured = {"bleu": {"value": 9.5}, "exact_match": {"value": value, "low": 0.25, "high": 1.0}}
+            differs = {NASTY: {"exact_match": difference}}
+            folder.write({"status": "finished", "metrics": measured, "compare": differs})
+    (here / "b/evaluations/torn").mkdir()
+    (here / "b/evaluations/torn/evaluation.json").write_text('{"status": "running"}')
+    make("a", "b")
+    page = Page(here / "report.html")
+    head, *rows = [[cell.strip() for cell in row] for row in page.rows["evaluation-table"]]
+    assert head == ["run", "evaluation", "beside", "bleu", "exact_match"]
+    assert rows[0] == ["a", "golden", "–", "9.5000", "0.7500 (0.2500 to 1.0000)"]
+    assert rows[1] == ["a", "golden", NASTY, "–", "+0.7500 (0.2500 to 1.0000) * better"]
+    assert len(rows) == 4
+    assert "b/evaluations/torn is not finished: give its command again" in page.text
 
 
 def test_the_phases_of_a_curriculum_are_one_curve_and_answer_apart(here):

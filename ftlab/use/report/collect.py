@@ -13,6 +13,7 @@ from ftlab.errors import ConfigError, Mistake, RunDirError
 from ftlab.rundir import leaderboard, summary
 from ftlab.rundir.compare import flatten
 from ftlab.rundir.directory import RunDir
+from ftlab.rundir.evaluations import evaluations
 from ftlab.rundir.leaderboard import Entry, Leaderboard, is_number, measure_of_key
 from ftlab.rundir.records import read_samples
 from ftlab.rundir.sweep import SweepDir, changed_overrides, is_sweep
@@ -71,6 +72,20 @@ class RunPage:
 
 
 @dataclass(frozen=True)
+class Evaluated:
+    """An evaluation of a run (``ftlab evaluate``), or how it differs from another model's.
+
+    :param name: of its folder. :param other: what it is compared with; None: these are its own values.
+    :param metrics: name -> what ``evaluation.json`` has: value, low, high; of a difference also verdict.
+    """
+
+    run: RunPage
+    name: str
+    other: str | None
+    metrics: Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
 class Report:
     """:param keys: in which the runs differ. :param problems: what could not be read, in words."""
 
@@ -79,6 +94,7 @@ class Report:
     runs: tuple[RunPage, ...]
     keys: tuple[str, ...]
     answered: tuple[Answered, ...]
+    evaluated: tuple[Evaluated, ...]
     problems: tuple[str, ...]
 
     @property
@@ -114,7 +130,9 @@ def collect(words: Sequence[str], objective: str | None) -> Report:
     problems: list[str] = []
     keys, settings = _settings(board.entries)
     runs = tuple(_run(entry, labels[entry.number], settings[entry.number], problems) for entry in board.entries)
-    return Report(redact(title), board, runs, keys, _answered(board.entries, problems), tuple(problems))
+    evaluated = tuple(_evaluated(runs, problems))
+    answered = _answered(board.entries, problems)
+    return Report(redact(title), board, runs, keys, answered, evaluated, tuple(problems))
 
 
 def _runs(folders: Iterable[Path]) -> Iterator[Path]:
@@ -222,6 +240,25 @@ def _read_curves(run_dir: RunDir, train: dict[str, Curve], measured: dict[str, C
                     train.setdefault(key, Curve([], [], [], [])).append(line, tokens, value)
     except RunDirError as error:
         problems.append(redact(f"{error} What was logged before it is shown."))
+
+
+# --- evaluations -----------------------------------------------------------------------------------------------------
+
+
+def _evaluated(runs: Iterable[RunPage], problems: list[str]) -> Iterator[Evaluated]:
+    for run in runs:
+        for folder in evaluations(run.entry.path) if run.entry.path is not None else ():
+            try:
+                values = folder.read() or {}
+            except RunDirError as error:
+                problems.append(redact(str(error)))
+                continue
+            if values.get("status") != "finished" or not isinstance(values.get("metrics"), dict):
+                problems.append(redact(f"{folder.path} is not finished: give its command again"))
+                continue
+            yield Evaluated(run, redact(folder.path.name), None, values["metrics"])
+            for other, differences in values.get("compare", {}).items():
+                yield Evaluated(run, redact(folder.path.name), redact(other), differences)
 
 
 # --- answers ---------------------------------------------------------------------------------------------------------

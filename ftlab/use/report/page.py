@@ -14,7 +14,7 @@ from ftlab.use.report import figures
 from ftlab.use.report.answers import answers
 from ftlab.use.report.collect import Report, RunPage
 from ftlab.use.report.markup import as_json, as_text, quiet, section, swatch
-from ftlab.use.report.tables import costs, leaderboard
+from ftlab.use.report.tables import costs, evaluations, leaderboard
 
 _HERE = Path(__file__).parent
 # A browser keeps the page from fetching anything, whatever it holds.
@@ -33,7 +33,7 @@ def page(report: Report, smoothing: float) -> str:
     }  # fmt: skip
     sections = [
         _best(report), _problems(report), leaderboard(report), _curves(report, drawn, smoothing),
-        _hyperparameters(report, drawn), answers(report), costs(report),
+        _hyperparameters(report, drawn), evaluations(report), answers(report), costs(report),
     ]  # fmt: skip
     return "\n".join([
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',

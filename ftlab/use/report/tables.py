@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from typing import Any, TypeVar
 
 from ftlab.base.numbers import readable
-from ftlab.rundir.leaderboard import TRAIN_LOSS
+from ftlab.rundir.leaderboard import TRAIN_LOSS, is_number
 from ftlab.rundir.leaderboard_table import duration
 from ftlab.rundir.summary import GOLDEN_COUNTS
-from ftlab.use.report.collect import Report, RunPage
+from ftlab.use.report.collect import Evaluated, Report, RunPage
 from ftlab.use.report.markup import NONE, as_text, quiet, section, swatch
 
 _Cell = tuple[str, object]  # HTML, and what it is sorted by: a number, a text, or None where there is none
+_Row = TypeVar("_Row", RunPage, Evaluated)
 _Column = tuple[str, Callable[[RunPage], _Cell]]
 _NOTHING: _Cell = (NONE, None)
 
@@ -36,7 +38,7 @@ def leaderboard(report: Report) -> str:
         '<button type="button" data-show="best">only the best five</button> '
         '<button type="button" data-show="none">hide all</button></p>'
     )
-    table = _table("leaderboard", columns, report.runs)
+    table = _table("leaderboard", columns, report.runs, _run)
     return section("board", "Leaderboard", note, buttons if len(report.runs) > 1 else "", table)
 
 
@@ -60,12 +62,58 @@ def costs(report: Report) -> str:
     tokens = sum(run.entry.tokens for run in begun)
     total = f"In all {duration(seconds)} of work, and {tokens:,.0f} tokens trained on."
     note = quiet(total if has_memory else f"{total} Memory is logged of GPUs, and there was none.")
-    return section("costs", "Costs", note, _table("cost-table", columns, begun))
+    return section("costs", "Costs", note, _table("cost-table", columns, begun, _run))
 
 
-def _table(name: str, columns: Sequence[_Column], runs: Iterable[RunPage]) -> str:
-    """It scrolls by itself where it is wider than the page."""
-    rows = [(run, [make(run) for _, make in columns]) for run in runs]
+def evaluations(report: Report) -> str:
+    """What ``ftlab evaluate`` has found. Empty where nothing was evaluated."""
+    if not report.evaluated:
+        return ""
+    columns: list[tuple[str, Callable[[Evaluated], _Cell]]] = [
+        ("run", lambda one: (f"{swatch(one.run)} {as_text(one.run.label)}", one.run.entry.number)),
+        ("evaluation", lambda one: (as_text(one.name), one.name)),
+        ("beside", lambda one: _NOTHING if one.other is None else (as_text(one.other), one.other)),
+    ]
+    names = dict.fromkeys(name for one in report.evaluated for name in one.metrics)
+    columns += [(name, partial(_metric, name=name)) for name in names]
+    note = quiet(
+        "By ftlab evaluate, with 95 % intervals. A line with another model beside is the difference to it on the same "
+        "rows: * where a paired test tells them apart."
+    )
+    return section("evaluations", "Evaluations", note, _table("evaluation-table", columns, report.evaluated, _of))
+
+
+def _of(one: Evaluated) -> RunPage:
+    return one.run
+
+
+def _metric(one: Evaluated, name: str) -> _Cell:
+    found = one.metrics.get(name, {})
+    value: Any = found.get("value" if one.other is None else "difference")
+    if not is_number(value):
+        return _NOTHING
+    told = readable(value) if one.other is None else f"{'+' if value > 0 else ''}{readable(value)}"
+    low: Any = found.get("low")
+    high: Any = found.get("high")
+    if is_number(low) and is_number(high):
+        told += f" ({readable(low)} to {readable(high)})"
+    if found.get("verdict") in ("better", "worse"):
+        told += f" * {found['verdict']}"
+    return as_text(told), value if value == value else None
+
+
+def _run(run: RunPage) -> RunPage:
+    return run
+
+
+def _table(
+    name: str,
+    columns: Sequence[tuple[str, Callable[[_Row], _Cell]]],
+    rows_of: Iterable[_Row],
+    run_of: Callable[[_Row], RunPage],
+) -> str:
+    """It scrolls by itself where it is wider than the page. :param run_of: of a row, to show and hide it with."""
+    rows = [(run_of(row), [make(row) for _, make in columns]) for row in rows_of]
     numeric = [
         at > 0 and all(value is None or isinstance(value, int | float) for _, value in column)
         for at, column in enumerate(zip(*(cells for _, cells in rows)))
