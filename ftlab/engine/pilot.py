@@ -82,7 +82,7 @@ class Forecast:
 
 
 def write_verdict(session: Session) -> None:
-    """Judge every phase, write ``pilot_evaluation.json``, and say it."""
+    """Judge every phase, write ``pilot_evaluation.json``, and say it: what one process of the run does."""
     plan, phases = session.plan, session.manifest.phases
     logged = session.run_dir.logged_by_phase()
     judged: list[tuple[Phase, list[Check], Forecast | None]] = []
@@ -123,7 +123,7 @@ def _write(session: Session, judged: Sequence[tuple[Phase, Sequence[Check], Fore
         ],
     }
     path = session.run_dir.path / PILOT
-    session.once(lambda: write_atomic(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n"))
+    write_atomic(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
     say = session.output.say
     for phase, checks, forecast in judged:
         table = Table(title=f"{phase.name}: the pilot says", title_justify="left", show_header=False)

@@ -102,7 +102,7 @@ def _end(session: Session) -> None:
     if left:
         session.output.say(escape(left_line(session.run_dir, left)))
     elif _is_pilot(session):
-        _pilots().write_verdict(session)
+        session.once(lambda: _pilots().write_verdict(session))
 
 
 def _is_pilot(session: Session) -> bool:
@@ -159,7 +159,12 @@ def _ending(session: Session) -> Iterator[None]:
         raise
     except FtlabError as error:
         session.output.note(str(error))
-        if isinstance(error, DivergedError | OutOfMemoryError) and run_dir.has_begun and _is_pilot(session):
+        if (
+            isinstance(error, DivergedError | OutOfMemoryError)
+            and run_dir.has_begun
+            and session.writes
+            and _is_pilot(session)
+        ):
             _pilots().write_failure(session, str(error))
         if run_dir.has_begun or isinstance(error, DivergedError | StartAgainError):
             manifest.record(status="failed", error=str(error))
