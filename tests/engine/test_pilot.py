@@ -80,8 +80,8 @@ def train_plan(given):
 
 
 def test_a_good_pilot_tells_what_the_whole_run_takes(tmp_path, rows, capsys):
-    given = (*SMALL, rows, "data.max_samples=400", "train.epochs=2")
-    pilot = train_run(tmp_path / "pilot", "experiment=pilot", "pilot.steps=20", "eval.golden_rows=8", *given)
+    given = (*SMALL, rows, "data.max_samples=160", "train.epochs=2")
+    pilot = train_run(tmp_path / "pilot", "experiment=pilot", "pilot.steps=10", "eval.golden_rows=8", *given)
     said = capsys.readouterr().out
     found = evaluation(pilot)
     [phase] = found["phases"]
@@ -90,14 +90,14 @@ def test_a_good_pilot_tells_what_the_whole_run_takes(tmp_path, rows, capsys):
     assert by_name["loss"]["validation_after"] < by_name["loss"]["validation_before"]
     assert {"stop", "answers"} <= by_name.keys()
     assert phase["pilot"] == {
-        "steps": 20,
+        "steps": 10,
         "instead_of": {"train.max_steps": None, "eval.steps": 50, "eval.metrics": None},
     }
-    whole = train_run(tmp_path / "whole", "experiment=null", *given)
+    whole = train_run(tmp_path / "whole", *given)
     taken = whole.manifest()["phases"]["sft"]["steps"]
     assert 0 < phase["whole"]["share"] < 1
     train = json.loads(pilot.ledger("sft").read_text())["splits"]["train"]["rows"]
-    assert phase["whole"]["share"] == pytest.approx(400 / train["in"])
+    assert phase["whole"]["share"] == pytest.approx(160 / train["in"])
     assert phase["whole"]["steps"] == pytest.approx(taken / phase["whole"]["share"], rel=0.1)
     assert phase["whole"]["low"] <= phase["whole"]["seconds"] <= phase["whole"]["high"]
     assert "sft: the pilot says" in said and "Verdict: " in said
@@ -107,7 +107,7 @@ def test_a_good_pilot_tells_what_the_whole_run_takes(tmp_path, rows, capsys):
 
 def test_steps_and_time_of_the_whole_run_are_those_it_takes(tmp_path, rows):
     """Of all its rows, those that the pilot read too."""
-    given = (*SMALL, rows, "data.path=" + str(few(tmp_path)), "data.format=instruction", "train.epochs=4",
+    given = (*SMALL, rows, "data.path=" + str(few(tmp_path)), "data.format=alpaca", "train.epochs=4",
              "data.split.golden=none", "eval.samples=0")  # fmt: skip
     pilot = train_run(tmp_path / "pilot", "pilot.steps=12", "train.logging_steps=1", *given)
     whole = train_run(tmp_path / "whole", *given)
@@ -137,12 +137,13 @@ def test_a_run_that_diverges_is_told_by_its_pilot_too(tmp_path, rows):
     assert check["judgement"] == "bad" and "step" in check["reason"]
 
 
+NOTHING_HELD_OUT = ("eval.golden_rows=0", "data.split.golden=none", "data.split.validation=none")
 RL = ("stage=grpo", "stage.num_generations=2", "stage.max_new_tokens=4", "train.micro_batch_size=4", *SMALL)
 
 
 def test_rewards_that_are_all_equal_end_a_pilot_of_grpo_in_its_first_steps(tmp_path, capsys):
     run = train_run(tmp_path / "r", "experiment=pilot", "pilot.steps=30", *RL, "stage.rewards=['format:nowhere']",
-                    "data.max_samples=24", "eval.golden_rows=0")  # fmt: skip
+                    "data.max_samples=24", "data.split.validation=none")  # fmt: skip
     found = evaluation(run)
     assert found["verdict"] == "do not start"
     assert run.manifest()["phases"]["grpo"]["steps"] == 5
@@ -153,7 +154,7 @@ def test_rewards_that_are_all_equal_end_a_pilot_of_grpo_in_its_first_steps(tmp_p
 
 def test_a_whole_run_is_warned_and_goes_on(tmp_path, capsys):
     train_run(tmp_path / "r", *RL, "stage.rewards=['format:nowhere']", "data.max_samples=24", "train.max_steps=7",
-              "train.logging_steps=1", "eval.golden_rows=0", "data.split.golden=none")  # fmt: skip
+              "train.logging_steps=1", *NOTHING_HELD_OUT)  # fmt: skip
     said = " ".join(capsys.readouterr().out.split())
     assert said.count("is 0 for every answer") == 1 and "step 7: last logged loss" in said
     assert not (tmp_path / "r" / PILOT).exists()
