@@ -23,6 +23,7 @@ TASKS = {
     "diff": "ftlab.use.diff:diff",
     "evaluate": "ftlab.use.evaluate.command:evaluate",
     "package": "ftlab.use.package.command:package",
+    "chat": "ftlab.use.chat.command:chat",
     "plan": "ftlab.use.plan:plan",
     "explain": "ftlab.use.explain:explain",
     "env": "ftlab.use.environment:environment",

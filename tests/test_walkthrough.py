@@ -60,6 +60,10 @@ BEFORE = {
         "ftlab run.name=b train.max_steps=44 lora.r=8",
     ),
     "package.md": ("ftlab run.name=a train.max_steps=44",),
+    "chat.md": (
+        "ftlab run.name=a train.max_steps=44 train.save_steps=20",
+        "ftlab run.name=b train.max_steps=44 lora.r=8",
+    ),
     "report.md": ("ftlab run.name=a train.max_steps=44", "ftlab run.name=b train.max_steps=44 lora.r=8"),
     "data.md": (
         "ftlab data.path=chats.jsonl data.format=messages model.template=qwen3 data.max_length=512",
@@ -88,7 +92,7 @@ def test_page_says_what_happens(page, tmp_path, env, transcript):
             typed.setdefault(item.text, item.line)
     told, wrong = [], []
     for command, line in [*((before, 0) for before in BEFORE.get(page.name, ())), *typed.items()]:
-        place, answers = f"{page.name}:{line}", "\n" * 3 if "ftlab init" in command else ""
+        place, answers = f"{page.name}:{line}", typed_in(command)
         said = in_terminal(to_type(command), tmp_path, env, answers, timeout=900)
         told.append(said.text)
         found = [f"{place} {command}: {fault}" for fault in faults(said)]
@@ -104,6 +108,13 @@ def test_page_says_what_happens(page, tmp_path, env, transcript):
         if alike(item.text.removesuffix("...")) not in everything
     ]
     assert wrong == []
+
+
+def typed_in(command: str) -> str:
+    """What a user types into a command that asks."""
+    if "ftlab chat" in command and "|" not in command:
+        return "/?\nGive the capital city of Norway.\n/status\n/save chats.jsonl\n/bye\n"
+    return "\n" * 3 if "ftlab init" in command else ""
 
 
 def faults(said: Said) -> list[str]:

@@ -25,7 +25,7 @@ from rich.cells import cell_len
 COLUMNS, LINES = 80, 24
 _BLOCK = re.compile(r"(?:^    .*\n|^\n(?=    ))+", re.MULTILINE)
 _INLINE = re.compile(r"`((?:ftlab|python -m ftlab|job|step)\s[^`]+)`")
-_COMMAND = re.compile(r"(?:python -m )?ftlab(?=\s|$)")
+_COMMAND = re.compile(r"(?:echo .* \| )?(?:python -m )?ftlab(?=\s|$)")
 _SAID = re.compile(r"job \d|step \d+:|[│┃]|\w+: .*\d")  # how what a page shows of the output begins
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-_])")
 

@@ -72,20 +72,30 @@ def asked_width() -> int | None:
     return int(columns) if columns.isascii() and columns.isdigit() and int(columns) > 0 else None
 
 
+def write(text: str, is_dim: bool = False) -> None:
+    """A piece of a line, as it comes. :param is_dim: in a colour that steps back, where the terminal has such.
+
+    :raises NotReadyError: as :func:`echo`.
+    """
+    shown = escape_controls(text)
+    has_colours = sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
+    _print(f"\x1b[2m{shown}\x1b[0m" if is_dim and has_colours else shown, end="")
+
+
 def echo_document(text: str) -> None:
     """Lines as they are, however wide: a program may read them. :raises NotReadyError: as :func:`echo`."""
     _print(escape_controls(text).removesuffix("\n"))
 
 
-def echo_json(value: Any) -> None:
-    """A document, to be read by a program."""
-    text = json.dumps(value, indent=2, ensure_ascii=False)
+def echo_json(value: Any, is_line: bool = False) -> None:
+    """A document, to be read by a program. :param is_line: in one line, one of several."""
+    text = json.dumps(value, indent=None if is_line else 2, ensure_ascii=False)
     _print(_CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
-def _print(text: str) -> None:
+def _print(text: str, end: str = "\n") -> None:
     try:
-        print(text, flush=True)
+        print(text, end=end, flush=True)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise

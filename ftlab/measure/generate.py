@@ -84,9 +84,7 @@ def answer_batches(
     :param expected: how many tokens each answer may have.
     :param processors: of a batch and the tokens of its longest prompt, transformers' logits processors.
     """
-    from transformers import GenerationConfig
-
-    config = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=list(stop), pad_token_id=pad)
+    config = greedy_config(stop, pad, max_new_tokens)
     equal = reads_padding(model)
     answers = [0] * len(prompts) if expected is None or equal else [min(one, max_new_tokens) for one in expected]
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]) + _STEP * answers[i], len(prompts[i]), i))
@@ -104,6 +102,13 @@ def answer_batches(
                 logits_processor=processors(batch, width), synced_gpus=is_sharded,
             )  # fmt: skip
         yield batch, [_until_end(answer, stop) for answer in out[:, width:].tolist()]
+
+
+def greedy_config(stop: Sequence[int], pad: int, max_new_tokens: int) -> Any:
+    """What transformers is asked for: the likeliest token, at each step, of what processors leave."""
+    from transformers import GenerationConfig
+
+    return GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=list(stop), pad_token_id=pad)
 
 
 def _until_end(answer: list[int], stop: Sequence[int]) -> list[int]:

@@ -8,13 +8,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from ftlab.measure.generate import answer_batches
 
@@ -86,6 +94,37 @@ def sample_batches(
         if not draw.are_finite:
             raise NoProbabilitiesError("logits are infinite or no numbers")
         yield batch, found
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen. :param temperature: 0: the likeliest. :param top_k: of so many likeliest tokens;
+    None: of all. :param top_p: of the likeliest that have this probability together, from 0 to 1.
+    :param repetition_penalty: divides the logits of tokens that were there (https://arxiv.org/abs/1909.05858).
+    """
+
+    temperature: float
+    top_k: int | None
+    top_p: float
+    repetition_penalty: float
+
+    def processors(self, seeds_B: Tensor, width: int) -> LogitsProcessorList:
+        """Transformers' processors that leave the chosen token alone, or, of none that is drawn, the likeliest first.
+
+        :param seeds_B: as :func:`answer_seeds` gives them, on the model's device. :param width: tokens of the prompts.
+        """
+        found = LogitsProcessorList()
+        if self.repetition_penalty != 1.0:
+            found.append(RepetitionPenaltyLogitsProcessor(self.repetition_penalty))
+        if not self.temperature:
+            return found
+        found.append(TemperatureLogitsWarper(float(self.temperature)))
+        if self.top_k is not None:
+            found.append(TopKLogitsWarper(self.top_k))
+        if self.top_p < 1.0:
+            found.append(TopPLogitsWarper(self.top_p))
+        found.append(_Draw(seeds_B, width, 1.0))
+        return found
 
 
 class _Draw(LogitsProcessor):

@@ -67,15 +67,18 @@ class Policy:
         """:raises NotReadyError: its tokenizer or template is not there."""
         return load_tokens(self.config)
 
-    def load(self, tokens: Tokens) -> TrainedPolicy:
-        """:raises NotReadyError: the base is not there, or the adapter is one of another model."""
+    def load(self, tokens: Tokens, load: Callable[[Run], Any] | None = None) -> TrainedPolicy:
+        """:param load: gives the base; None: a base of its own.
+
+        :raises NotReadyError: the base is not there, or the adapter is one of another model.
+        """
         import torch
 
         from ftlab.distributed.deepspeed import prepare_environment
-        from ftlab.model.load import uses_cpu
+        from ftlab.model.load import load_model, uses_cpu
 
         prepare_environment(uses_cpu(self.config))  # the first call of a model imports it wherever it is installed
-        model, _ = build_model(self.config, tokens)
+        model, _ = build_model(self.config, tokens, load or load_model)
         if not uses_cpu(self.config) and not getattr(model, "is_quantized", False):
             model.to(torch.accelerator.current_accelerator())
         model.eval().requires_grad_(False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator
 
 from ftlab.schema.base import (
     CHOOSING,
@@ -21,6 +21,7 @@ from ftlab.schema.base import (
     NonNegativeFloat,
     Positive,
     PositiveFloat,
+    Seed,
     StageName,
     Template,
     folder_name,
@@ -31,6 +32,7 @@ from ftlab.schema.model import Architecture, Lora, Method, Model, Quant, Recomme
 from ftlab.schema.stages import DpoStage, GrpoStage, KtoStage, OrpoStage, PpoStage, PtStage, RmStage, SftStage, Stage
 from ftlab.schema.sweep import SweepKeys
 from ftlab.schema.tasks import (
+    ChatTask,
     ControlTask,
     DiffTask,
     EnvTask,
@@ -45,6 +47,7 @@ from ftlab.schema.tasks import (
     ReportTask,
     ReproduceTask,
     ResumeTask,
+    Settings,
     SlurmTask,
     Task,
     TaskGroup,
@@ -57,6 +60,7 @@ __all__ = [
     "CHOOSING",
     "OPERATIONAL",
     "Architecture",
+    "ChatTask",
     "ControlTask",
     "Data",
     "Deepspeed",
@@ -101,6 +105,8 @@ __all__ = [
     "RmStage",
     "Run",
     "RunKeys",
+    "Seed",
+    "Settings",
     "SftStage",
     "SlurmTask",
     "Split",
@@ -153,7 +159,7 @@ class Run(Group):
     """One run, composed and validated."""
 
     task: Annotated[Task, operational]
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    seed: Seed
     run: RunKeys
     sweep: Annotated[SweepKeys, operational]
     model: Model

@@ -14,6 +14,7 @@ operational = Field(json_schema_extra={OPERATIONAL: True})
 choosing = Field(json_schema_extra={OPERATIONAL: CHOOSING})
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ftlab.schema.base import Fraction, Group, NonNegative, NonNegativeFloat, Positive, PositiveFloat
+from ftlab.schema.base import Fraction, Group, NonNegative, NonNegativeFloat, Positive, PositiveFloat, Seed
 
 
 class TaskGroup(Group):
@@ -170,6 +170,33 @@ class PackageTask(TaskGroup):
     base: str | None
 
 
+class Answering(Group):
+    """How a model answers: what a command takes for all of its answers."""
+
+    max_new_tokens: Positive
+    temperature: NonNegativeFloat
+    top_k: Positive | None
+    top_p: Annotated[float, Field(gt=0, le=1)]
+    repetition_penalty: PositiveFloat
+
+
+class Settings(Answering):
+    """The same with the seed of drawn answers: what ``/set`` changes."""
+
+    seed: Seed
+
+
+class ChatTask(TaskGroup, Answering):
+    name: Literal["chat"]
+    runs: tuple[str, ...]
+    phase: str | None
+    compare: Literal["base"] | None
+    system: str | None
+    load: str | None
+    history: str | None
+    format: Literal["text", "json"]
+
+
 class EnvTask(TaskGroup):
     name: Literal["env"]
     format: Literal["text", "json"]
@@ -195,6 +222,7 @@ Task = Annotated[
     | PlanTask
     | EvaluateTask
     | PackageTask
+    | ChatTask
     | EnvTask
     | VersionTask,
     Field(discriminator="name"),

@@ -31,6 +31,7 @@ _one_at_a_time = threading.Lock()  # transformers keeps the marks of a rendering
 _AT_ONCE = 32  # conversations: more gain nothing, and one that is refused has these rendered again
 _LONGEST = 1 << 28  # characters of one conversation
 _MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_THINKING = "enable_thinking"  # the variable that templates of models with thinking read
 _PROBE: tuple[Message, ...] = (
     {"role": "user", "content": "What is the capital of France?"},
     {"role": "assistant", "content": "Paris."},
@@ -166,12 +167,20 @@ class Template:
         found = self._stop.match(after, len(after) - len(after.lstrip()))
         return after[: found.end()] if found else ""
 
-    def prompt(self, messages: Sequence[Message], tools: list[Any] | None = None) -> str:
+    @property
+    def has_thinking_switch(self) -> bool:
+        """Whether it writes prompts otherwise for an answer that begins with thinking."""
+        return _THINKING in self.source
+
+    def prompt(self, messages: Sequence[Message], tools: list[Any] | None = None, thinks: bool | None = None) -> str:
         """The text that asks for the next assistant turn.
 
+        :param thinks: what a template with a thinking switch is told; None: nothing, as in training.
         :raises RowError: the template refuses the messages.
         """
-        return self.text(messages, tools, asks=True)
+        return self._text(
+            messages, tools, add_generation_prompt=True, **({} if thinks is None else {_THINKING: thinks})
+        )
 
     def prompts(self, conversations: Sequence[Conversation]) -> list[str | Failure]:
         """The same of many, several at a time: each one's text, or why there is none."""

@@ -17,15 +17,14 @@ from ftlab.data.packing.split_builder import Part
 from ftlab.data.packing.store import PackedRows, Sample
 from ftlab.data.prepare import examples, prepare_split, split_parts
 from ftlab.data.sources.resolve import STAGE_FORMATS, Source, resolve
-from ftlab.data.tokens.encoder import Encoder, FastPathMismatch
-from ftlab.data.tokens.literals import Literals, special_tokens
+from ftlab.data.tokens.encoder import FastPathMismatch
 from ftlab.data.tokens.templates import prompt_and_answer
 from ftlab.errors import ConfigError, DataError, Mistake
+from ftlab.policy.prompts import PromptWriter
 from ftlab.policy.tokens import Tokens
 from ftlab.schema import Data, Run
 
 _AUTO = ("test", "validation", "golden", "train")  # the first that there is
-_BLOCK = 256  # prompts that are encoded at once
 
 
 @dataclass(frozen=True)
@@ -137,11 +136,9 @@ def questions(rows: Sequence[Row], tokens: Tokens, data: Data) -> list[Question]
 
     :raises DataError: the template refuses a row.
     """
-    template = tokens.template
-    if template is None:
+    if tokens.template is None:
         return []
-    literals = Literals(special_tokens(tokens.tokenizer) if data.special_tokens == "text" else ())
-    encoder = Encoder(tokens.tokenizer, fast=False)
+    writer = PromptWriter(tokens, data)
     asked, texts = [], []
     for row in rows:
         record = row.record
@@ -149,16 +146,11 @@ def questions(rows: Sequence[Row], tokens: Tokens, data: Data) -> list[Question]
             continue
         messages, answer = prompt_and_answer(record)
         try:
-            apart: Any = literals.kept_apart(record)
-            texts.append(template.prompt(prompt_and_answer(apart)[0], apart.tools))
+            texts.append(writer.text(record))
         except RowError as error:
             raise DataError(f"{row.where}: {error}.") from None
         asked.append(Question(row, [], messages, answer if answer and answer.strip() else None))
-    found: list[list[int]] = []
-    for start in range(0, len(texts), _BLOCK):
-        encoded = encoder.encode(texts[start : start + _BLOCK], [[]] * len(texts[start : start + _BLOCK]))
-        found += [part.tolist() for part in np.split(encoded.ids, encoded.counts.cumsum()[:-1])]
-    return [replace(question, ids=ids) for question, ids in zip(asked, found, strict=True)]
+    return [replace(question, ids=ids) for question, ids in zip(asked, writer.ids(texts), strict=True)]
 
 
 def that_fit(asked: list[Question], config: Run, too_long: str) -> tuple[list[Question], list[Question]]:
