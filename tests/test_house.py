@@ -161,9 +161,9 @@ def test_imports_only_go_down():
             "if TYPE_CHECKING:\n    from ftlab.stages.trainer.stage_trainer import X",
             "model may not import stages",
         ),
-        ("ftlab.use.chat", "from ftlab import engine", "use may not import engine"),
-        ("ftlab.use.chat", "from ftlab import main", "use may not import main"),
-        ("ftlab.use.chat", "from ..engine import train", "use may not import engine"),
+        ("ftlab.use.ls", "from ftlab import engine", "use may not import engine"),
+        ("ftlab.use.ls", "from ftlab import main", "use may not import main"),
+        ("ftlab.use.ls", "from ..engine import train", "use may not import engine"),
         ("ftlab.engine.run", "from ftlab.use.ls import ls", "engine may not import use"),
         ("ftlab.data", "from .. import stages", "data may not import stages"),
         ("ftlab.preflight.check", "from ftlab.engine.tasks import train", "preflight may not import engine"),
@@ -173,7 +173,7 @@ def test_imports_only_go_down():
         ("ftlab.stages", 'TRAINERS = {"sft": "ftlab.engine.run:execute"}', "stages may not import engine"),
         ("ftlab.rundir.plan", "from hydra.utils import instantiate", "imports hydra"),
         ("ftlab", "from ftlab.schema import Run", "the package itself"),
-        ("ftlab.use.chat", "from ftlab.attic import x", "has no floor"),
+        ("ftlab.use.ls", "from ftlab.attic import x", "has no floor"),
     ],
 )
 def test_a_wrong_import_is_caught(module, source, complaint):
