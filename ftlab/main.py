@@ -15,6 +15,7 @@ TASKS = {
     "reproduce": "ftlab.engine.reproduce:reproduce",
     "inspect": "ftlab.use.inspect.command:inspect",
     "init": "ftlab.use.init.command:init",
+    "import": "ftlab.use.importing.command:import_file",
     "mine": "ftlab.use.mine.command:mine",
     "ls": "ftlab.use.ls:ls",
     "report": "ftlab.use.report.command:report",

@@ -39,6 +39,7 @@ _OPEN = re.compile(
 
 # A task with this key takes every KEY=VALUE that is no key of its own as what something else is to be.
 _CHANGES = "changes"
+_READS_CONFIGS = "import"  # the task whose file is a config
 LAUNCHED = ("train", "resume")  # tasks that a launcher may be given; all others run here
 
 
@@ -127,7 +128,7 @@ def read(argv: Sequence[str]) -> Arguments:
     if words[:1] == ["help"] and not named:
         flags, words = [*flags, "--help"], words[1:]
     _refuse_split_paths(argv)
-    for word in words:
+    for word in words if words[:1] != [_READS_CONFIGS] else []:
         if word.endswith((".yaml", ".yml")) and (hint := experiments.location_hint(word)) is not None:
             raise ConfigError([Mistake(word, hint)])
     task = words.pop(0) if words and not named else (named or ["train"])[-1]

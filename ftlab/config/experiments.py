@@ -30,7 +30,7 @@ def location_hint(given: str) -> str | None:
     target = Path("conf") / _FOLDER / f"{path.stem}.yaml"
     return (
         f"a file of values is an experiment: put it into {target}, with the first line '{_FIRST_LINE}', and choose it "
-        f"with --config-dir=conf {_FOLDER}={path.stem}"
+        f"with --config-dir=conf {_FOLDER}={path.stem}. Of LLaMA-Factory's or TRL's, ftlab import {path} makes one"
     )
 
 

@@ -52,6 +52,16 @@ class InitTask(TaskGroup):
     overwrite: bool
 
 
+class ImportTask(TaskGroup):
+    name: Literal["import"]
+    file: str | None
+    experiment: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
+    out: str
+    skip: tuple[str, ...]
+    overwrite: bool
+    format: Literal["table", "json"]
+
+
 class MineTask(TaskGroup):
     name: Literal["mine"]
     repo: str | None
@@ -212,6 +222,7 @@ Task = Annotated[
     | ReproduceTask
     | InspectTask
     | InitTask
+    | ImportTask
     | MineTask
     | ExplainTask
     | LsTask

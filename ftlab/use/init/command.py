@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from rich.markup import escape
@@ -16,41 +15,24 @@ from rich.prompt import Prompt
 from rich.table import Table
 
 from ftlab.base.console import Terminal
-from ftlab.config import check, command_line, compose
+from ftlab.config import command_line, compose, experiment_file
+from ftlab.config.experiment_file import Target
 from ftlab.data.ledger.table import left_out_lines
 from ftlab.data.prepare import Parts, Prepared, prepare, split_parts
 from ftlab.data.sources import resolve
-from ftlab.data.sources.rows import Row
-from ftlab.errors import ConfigError, DataError, FtlabError, Interrupted, Mistake, NotReadyError
+from ftlab.errors import ConfigError, DataError, Interrupted, Mistake, NotReadyError
 from ftlab.policy.tokens import Tokens, load_tokens
-from ftlab.rundir.files import write_atomic
 from ftlab.schema import Data, Golden, InitTask, Run
 from ftlab.use.init import file as init_file
-from ftlab.use.init.file import Target
 from ftlab.use.init.guess import NEAR, ORDER, STAGES, Guess, guesses, select_fitting, tied_guesses
+from ftlab.use.init.rows import SAMPLE, FirstRows, read_first
 from ftlab.use.inspect.command import console, facts, print_samples
 from ftlab.use.inspect.rows import first_rows
 from ftlab.use.inspect.show import show_row
 
-_SAMPLE, _SHOWN = 200, 3
+_SHOWN = 3
 _STEP = 64  # tokens: a proposed length is a multiple
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-
-
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """The first rows of a file. :param files: of each. :param called: how to speak of them."""
-
-    file: str
-    rows: list[Row]
-    files: list[str]
-
-    @property
-    def description(self) -> str:
-        return f"the first {_SAMPLE} rows" if len(self.rows) == _SAMPLE else f"the {len(self.rows)} rows"
-
-    def where(self, place: int) -> str:
-        return f"{self.files[place]}:{self.rows[place].number}"
 
 
 def init(run: Run, overrides: Sequence[str]) -> None:
@@ -64,10 +46,10 @@ def init(run: Run, overrides: Sequence[str]) -> None:
     if task.file is None:
         raise ConfigError([Mistake("task.file", "which file? For example: ftlab init my.json")])
     to = console()
-    where = _target(task, overrides)
+    where = experiment_file.default_target(task.file, task.experiment, task.out, overrides)
     if not _asks_name(task):
-        _check_free(where, task)
-    rows = _read(run, task.file)
+        experiment_file.check_free(where, task.overwrite)
+    rows = read_first(task.file, run.data)
     tried = guesses(rows.rows, _formats(run, overrides), run.data.columns)
     found = select_fitting(tried)
     if not found:
@@ -81,28 +63,12 @@ def init(run: Run, overrides: Sequence[str]) -> None:
     is_length_given = any(override.startswith("data.max_length=") for override in given)
     length = _print_rows(to, rows, _run_of_guess(run, overrides, stage, guess, task.file), is_length_given)
     where = _ask_name(to, where, task) if _asks_name(task) else where
-    _write(where, init_file.text(where, task.file, stage, guess, given, rows.description, length))
+    experiment_file.write(where, init_file.text(where, task.file, stage, guess, given, rows.description, length))
     to.print(f"\nWritten to {where.path}. It trains with\n  ftlab {where.arguments}", soft_wrap=True, markup=False)
     to.print(f"and shows all its rows with\n  ftlab inspect {where.arguments}", soft_wrap=True, markup=False)
 
 
 # --- what the file is ------------------------------------------------------------------------------------------------
-
-
-def _read(run: Run, file: str) -> _Rows:
-    location = None
-    for format_ in ("alpaca", "text"):  # any other than text takes files of rows alone
-        data = run.data.model_copy(update={"path": file, "format": format_, "name": None, "columns": {}, "tags": {}})
-        try:
-            location = resolve.resolve(data, STAGES[format_][0])[0].splits["train"]
-            break
-        except DataError as error:
-            failure = str(error).removeprefix("data.path: ")
-    if location is None:
-        raise DataError(failure)
-    pairs = ((row, block.file) for block in location.blocks(_SAMPLE) for row in block.rows())
-    first = list(itertools.islice(pairs, _SAMPLE))
-    return _Rows(file, [row for row, _ in first], [name for _, name in first])
 
 
 def _formats(run: Run, overrides: Sequence[str]) -> list[str]:
@@ -117,7 +83,7 @@ def _given_stage(run: Run, overrides: Sequence[str]) -> str | None:
     return run.stage.name if any(override.startswith("stage=") for override in overrides) else None
 
 
-def _no_fit_message(rows: _Rows, nearest: Sequence[Guess], run: Run, overrides: Sequence[str]) -> str:
+def _no_fit_message(rows: FirstRows, nearest: Sequence[Guess], run: Run, overrides: Sequence[str]) -> str:
     names = dict.fromkeys(name for row in rows.rows if row.problem is None for name in row.value)
     listed = f"columns {', '.join(map(repr, names))}" if names else "no row of which has columns"
     stage = _given_stage(run, overrides)
@@ -134,7 +100,7 @@ def _no_fit_message(rows: _Rows, nearest: Sequence[Guess], run: Run, overrides: 
     return "\n".join(lines)
 
 
-def _print_guesses(to: Terminal, rows: _Rows, guesses: Sequence[Guess]) -> None:
+def _print_guesses(to: Terminal, rows: FirstRows, guesses: Sequence[Guess]) -> None:
     to.print(f"{rows.file}: {rows.description}", soft_wrap=True, markup=False)
     table = Table(box=None, pad_edge=False)
     for column in ("format", "rows that fit", "columns used", "with"):
@@ -169,7 +135,7 @@ def _ask(to: Terminal, question: str, choices: list[str] | None, default: str | 
         raise Interrupted("\nNothing was written.") from None
 
 
-def _print_choice(to: Terminal, rows: _Rows, stage: str, guess: Guess) -> None:
+def _print_choice(to: Terminal, rows: FirstRows, stage: str, guess: Guess) -> None:
     to.print(f"\nTaken as [bold]{guess.format}[/bold], for stage={stage}.")
     if guess.unused:
         to.print(f"[yellow]not used: {escape(', '.join(guess.unused))}[/yellow]", soft_wrap=True)
@@ -191,7 +157,7 @@ def _run_of_guess(run: Run, overrides: Sequence[str], stage: str, guess: Guess, 
     return composed.model_copy(update={"data": composed.data.model_copy(update=update)})
 
 
-def _print_rows(to: Terminal, rows: _Rows, run: Run, is_length_given: bool) -> int | None:
+def _print_rows(to: Terminal, rows: FirstRows, run: Run, is_length_given: bool) -> int | None:
     """The first rows that can be trained on, prepared as they will be, and the first that needs more than the usual
     length. What keeps them from it is no failure here.
 
@@ -211,7 +177,7 @@ def _print_rows(to: Terminal, rows: _Rows, run: Run, is_length_given: bool) -> i
             said = str(error).replace(str(head), rows.file)
             to.print(f"[yellow]{escape(f'Its rows cannot be shown with model={run.model.name}: {said}')}[/yellow]")
             return None
-        good = list(first_rows(prepared.train, parts["train"], _SAMPLE, data, tokens.tokenizer))
+        good = list(first_rows(prepared.train, parts["train"], SAMPLE, data, tokens.tokenizer))
         long = [row for row in good[_SHOWN:] if max(len(s.input_ids) for s in row.samples) > run.data.max_length]
         shown = [*good[:_SHOWN], *(long[:1] if length is not None else [])]
 
@@ -278,24 +244,9 @@ def _prepared(head: Path, run: Run, tokens: Tokens, length: int) -> tuple[Data, 
 # --- the experiment --------------------------------------------------------------------------------------------------
 
 
-def _target(task: InitTask, overrides: Sequence[str]) -> Target:
-    """Where the experiment goes, unless its name is asked for."""
-    assert task.file is not None
-    own = command_line.read(overrides).flag("--config-dir", "-cd")
-    out = own if own is not None and not any(o.startswith("task.out=") for o in overrides) else task.out
-    stem = Path(task.file.rstrip("/")).name.split(".")[0]
-    return init_file.target(out, task.experiment or re.sub(r"[^A-Za-z0-9_-]+", "_", stem).strip("_-") or "mine")
-
-
 def _asks_name(task: InitTask) -> bool:
     """Whether the name is not given, nor anything that it follows from."""
     return task.experiment is None and not task.yes and not task.out.endswith((".yaml", ".yml"))
-
-
-def _check_free(where: Target, task: InitTask) -> None:
-    """:raises NotReadyError: it is there already."""
-    if where.path.exists() and not task.overwrite:
-        raise NotReadyError(f"{where.path} is there already. --overwrite replaces it, experiment=NAME writes another.")
 
 
 def _ask_name(to: Terminal, where: Target, task: InitTask) -> Target:
@@ -307,20 +258,3 @@ def _ask_name(to: Terminal, where: Target, task: InitTask) -> Target:
             to.print(f"{target.path} is there already", soft_wrap=True, markup=False)
         else:
             return target
-
-
-def _write(where: Target, text: str) -> None:
-    """:raises FtlabError: what was written is no good config, and is taken back."""
-    before = where.path.read_text(encoding="utf-8") if where.path.exists() else None
-    try:
-        write_atomic(where.path, text)
-    except OSError as error:
-        raise NotReadyError(f"{where.path} cannot be written: {error.strerror}.") from None
-    try:
-        check.check(command_line.read([f"--config-dir={where.folder}", f"experiment={where.name}"]))
-    except FtlabError:
-        if before is None:
-            where.path.unlink()
-        else:
-            write_atomic(where.path, before)
-        raise

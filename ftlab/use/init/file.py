@@ -2,51 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ftlab.errors import ConfigError, Mistake
+from ftlab.config import experiment_file
+from ftlab.config.experiment_file import Target, value_text
 from ftlab.use.init.guess import Guess
 
-_PLAIN = re.compile(r"[\w./][\w./ -]*", re.ASCII)
 _OURS = re.compile(r"(task|run|data\.(path|format|columns|tags|name))(\.|=|$)")  # what init sets, or what is no config
 _GROUPS = ("model", "method", "quant", "lora", "phase", "deepspeed", "hardware", "tracker")
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where an experiment is written. :param folder: what ``--config-dir`` names."""
-
-    folder: Path
-    name: str
-
-    @property
-    def path(self) -> Path:
-        return self.folder / "experiment" / f"{self.name}.yaml"
-
-    @property
-    def arguments(self) -> str:
-        return shlex.join([f"--config-dir={self.folder}", f"experiment={self.name}"])
-
-
-def target(out: str, name: str) -> Target:
-    """:param out: a folder of config groups, or the file itself.
-    :raises ConfigError: a file that Hydra would not find.
-    """
-    path = Path(out).expanduser()
-    if path.suffix not in (".yaml", ".yml"):
-        return Target(path, name)
-    if path.parent.name != "experiment" or path.suffix != ".yaml":
-        reason = f"an experiment is found in a folder of that name: out={path.parent / 'experiment' / path.stem}.yaml"
-        raise ConfigError([Mistake("task.out", reason, out)])
-    return Target(path.parent.parent, path.stem)
 
 
 def user_overrides(overrides: Sequence[str]) -> list[str]:
@@ -70,11 +36,7 @@ def text(
         )
     for key, _, value in (o.partition("=") for o in overrides):
         if key not in _GROUPS:
-            *parents, last = key.split(".")
-            node = keys
-            for parent in parents:
-                node = node.setdefault(parent, {})
-            node[last] = (value, "as ftlab init was told")
+            experiment_file.put(keys, key, value, "as ftlab init was told")
     lines = ["# @package _global_", f"# ftlab {where.arguments}"]
     lines.append(f"# Look at the rows first: ftlab inspect {where.arguments}")
     if stage != "pt":
@@ -82,18 +44,18 @@ def text(
         lines.append("# another format, or without answers: data.golden.format=prompts as well")
     lines += ["defaults:", *(f"  - override /{group}: {choice}" for group, choice in groups)]
     lines.append(f"  - override /stage: {stage}")
-    return "\n".join([*lines, *_to_yaml(keys, "")]) + "\n"
+    return "\n".join([*lines, *experiment_file.lines(keys)]) + "\n"
 
 
 def _data(file: str, guess: Guess, sampled: str) -> dict[str, Any]:
     good = len(guess.records)
     how_many = f"all of {sampled} read so" if good == guess.rows else f"{good} of {sampled} read so"
     found: dict[str, Any] = {"name": ("null", "none of the registry's, but this")}
-    found |= {"path": (scalar(file), _where(file)), "format": (guess.format, how_many)}
+    found |= {"path": (value_text(file), _where(file)), "format": (guess.format, how_many)}
     if guess.columns:
-        found["columns"] = (_flow(guess.columns), "your columns by the format's; null: there is none")
+        found["columns"] = (value_text(guess.columns), "your columns by the format's; null: there is none")
     if guess.tags:
-        found["tags"] = (_flow(guess.tags), "your words by sharegpt's")
+        found["tags"] = (value_text(guess.tags), "your words by sharegpt's")
     if guess.problems:
         reason, count, _ = guess.reasons()[0]
         most = "" if count == len(guess.problems) else f"; of {count} it is said"
@@ -107,32 +69,6 @@ def _where(file: str) -> str:
         return "a set on a hub"
     is_absolute = Path(file).expanduser().is_absolute()
     return "from any folder" if is_absolute else "from the folder that the command is given in"
-
-
-def _to_yaml(node: Mapping[str, Any], indent: str) -> Iterator[str]:
-    for key, value in node.items():
-        if isinstance(value, dict):
-            yield f"{indent}{key}:"
-            yield from _to_yaml(value, indent + "  ")
-        else:
-            said, comment = value
-            yield f"{f'{indent}{key}: {said}':<30}  # {comment}"
-
-
-def _flow(names: Mapping[str, str | None]) -> str:
-    inner = ", ".join(f"{key}: {'null' if value is None else scalar(value)}" for key, value in names.items())
-    return f"{{{inner}}}"
-
-
-def scalar(value: str) -> str:
-    """A string as YAML writes it within a flow mapping, and OmegaConf does not interpolate.
-
-    >>> scalar("my.json"), scalar("1"), scalar("a: b")
-    ('my.json', '"1"', '"a: b"')
-    """
-    if _PLAIN.fullmatch(value) and value == value.strip() and yaml.safe_load(value) == value:
-        return value
-    return json.dumps(value.replace("${", "\\${"), ensure_ascii=False)
 
 
 def _short(reason: str) -> str:
