@@ -171,6 +171,10 @@ def prepare(folder: Path, page: str) -> None:
     experiment.parent.mkdir(parents=True)
     block = re.search(r"(?m)^    # @package _global_\n(?:    .*\n)+", page)
     experiment.write_text(re.sub("(?m)^    ", "", block[0]) if block else "# @package _global_\nseed: 3\n")
+    if config := re.search(r"(?m)^    model_name_or_path.*\n(?:    .*\n)+", page):
+        (folder / "dpo.yaml").write_text(re.sub("(?m)^    ", "", config[0]))
+        line = "trl sft --model_name_or_path Qwen/Qwen3-0.6B --dataset_name my.json --use_peft --max_steps 4"
+        (folder / "train.sh").write_text(f"{line}\n")
     git = ["git", "-c", "user.name=Ann", "-c", "user.email=ann@example.org", "-C", str(folder)]
     subprocess.run([*git, "init", "-q", "-b", "main"], check=True)
     for number in range(12):

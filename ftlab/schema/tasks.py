@@ -30,6 +30,7 @@ class ReproduceTask(TaskGroup):
 class ExplainTask(TaskGroup):
     name: Literal["explain"]
     key: str | None
+    format: Literal["table", "json"]
 
 
 class InspectTask(TaskGroup):
@@ -41,6 +42,7 @@ class InspectTask(TaskGroup):
     check: NonNegative
     full: bool
     html: str | None
+    format: Literal["table", "json"]
 
 
 class InitTask(TaskGroup):
@@ -50,6 +52,7 @@ class InitTask(TaskGroup):
     out: str
     yes: bool
     overwrite: bool
+    format: Literal["table", "json"]
 
 
 class ImportTask(TaskGroup):
@@ -78,6 +81,7 @@ class MineTask(TaskGroup):
     series_commits: Annotated[int, Field(ge=2)]
     validation: Fraction
     overwrite: bool
+    format: Literal["table", "json"]
 
 
 class LsTask(TaskGroup):
@@ -114,6 +118,7 @@ class ReportTask(TaskGroup):
 class SlurmTask(TaskGroup):
     name: Literal["slurm"]
     action: Literal["status", "cancel"]
+    format: Literal["table", "json"]
 
 
 class ControlTask(TaskGroup):

@@ -9,8 +9,9 @@ import re
 import shutil
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
-from ftlab.base.terminal import asked_width, echo
+from ftlab.base.terminal import asked_width, echo, echo_json
 from ftlab.config import command_line, dataset_names, experiments
 from ftlab.config.compose import group_choices, select_loader
 from ftlab.config.history import Provenance, trace
@@ -31,17 +32,53 @@ def explain(run: Run, argv: Sequence[str]) -> None:
         raise ConfigError([Mistake("task.key", "which key? For example: ftlab explain train.learning_rate")])
     key = run.task.key.removesuffix(".")
     has_keys = any(entry.key.startswith(f"{key}.") for entry in reference.entries_of(key, run))
-    lines = _of_group(key, run, argv) if has_keys or key in group_names() else _of_key(key, run, argv)
-    echo("\n".join(lines))
+    is_group, is_json = has_keys or key in group_names(), run.task.format == "json"
+    if is_group and is_json:
+        echo_json(_facts_of_group(key, run, argv))
+    elif is_group:
+        echo("\n".join(_of_group(key, run, argv)))
+    else:
+        provenance, entry = _trace(key, argv), _entry(key, run)
+        if is_json:
+            echo_json({**_facts(provenance), "takes": entry.takes if entry is not None else None})
+        else:
+            first, *rest = _lines(provenance, "")
+            echo("\n".join([first, *([f"  takes     {entry.takes}"] if entry is not None else []), *rest]))
 
 
-def _of_key(key: str, run: Run, argv: Sequence[str]) -> list[str]:
+def _trace(key: str, argv: Sequence[str]) -> Provenance:
     given = command_line.read(argv)
     loader, config_name = select_loader(given.config_dir, given.config_name)
-    first, *rest = _lines(trace(key, given.overrides, loader, config_name), "")
-    named = re.sub(r"^phases\.[^.]+\.", "", key)  # a phase has the keys of a run
-    entry = reference.entry_of(named, run)
-    return [first, *([f"  takes     {entry.takes}"] if entry is not None else []), *rest]
+    return trace(key, given.overrides, loader, config_name)
+
+
+def _entry(key: str, run: Run) -> reference.Entry | None:
+    return reference.entry_of(re.sub(r"^phases\.[^.]+\.", "", key), run)  # a phase has the keys of a run
+
+
+def _facts(provenance: Provenance) -> dict[str, Any]:
+    """A key's value and where it is from, the setting that stands first."""
+    settings = [
+        {"source": setting.source, "choice": setting.choice, "value": setting.value}
+        for setting in reversed(provenance.settings)
+    ]
+    return {
+        "key": provenance.key, "value": provenance.value, "meaning": _comment(provenance), "settings": settings,
+        "taken_from": [_facts(one) for one in provenance.references],
+    }  # fmt: skip
+
+
+def _facts_of_group(group: str, run: Run, argv: Sequence[str]) -> dict[str, Any]:
+    given = command_line.read(argv)
+    loader, _ = select_loader(given.config_dir, given.config_name)
+    known = dataset_names.with_registered(group_choices(loader), dataset_names.in_registry(run.data.registry))
+    values = dict(flatten(run.model_dump(mode="json")))
+    keys = [
+        {"key": entry.key, "value": values.get(entry.key), "takes": entry.takes, "meaning": entry.meaning}
+        for entry in reference.entries_of(group, run)
+    ]
+    chosen = getattr(getattr(run, group, None), "name", None)
+    return {"group": group, "chosen": chosen, "choices": sorted(known.get(group, ())), "keys": keys}
 
 
 def _of_group(group: str, run: Run, argv: Sequence[str]) -> list[str]:
@@ -76,8 +113,7 @@ def _filled(start: str, text: str) -> list[str]:
 
 def _lines(provenance: Provenance, indent: str) -> list[str]:
     lines = [f"{indent}{provenance.key} = {_format_value(provenance.value)}"]
-    comment = next((setting.comment for setting in reversed(provenance.settings) if setting.comment), None)
-    if comment:
+    if comment := _comment(provenance):
         lines.append(f"{indent}  {comment}")
     for place, setting in enumerate(reversed(provenance.settings)):
         verb = "set by" if place == 0 else "overrode"
@@ -86,6 +122,10 @@ def _lines(provenance: Provenance, indent: str) -> list[str]:
         if place == 0:
             lines += [line for reference in provenance.references for line in _lines(reference, f"{indent}    ")]
     return lines
+
+
+def _comment(provenance: Provenance) -> str | None:
+    return next((setting.comment for setting in reversed(provenance.settings) if setting.comment), None)
 
 
 def _format_value(value: object) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.table import Table
 from rich.text import Text
 
 from ftlab.base.console import Terminal
-from ftlab.base.terminal import echo
+from ftlab.base.terminal import echo, echo_json
 from ftlab.errors import ConfigError, Mistake, RunDirError
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.submission import Submission, SubmissionFiles
@@ -30,10 +30,16 @@ def slurm(run: Run, overrides: Sequence[str]) -> None:
         raise ConfigError([Mistake("run.dir", "is missing: ftlab slurm status outputs/my-sweep")])
     folder = Path(run.run.dir).expanduser()
     jobs = [(name, path, job) for name, path in _runs(folder) if (job := SubmissionFiles(path).read()) is not None]
-    if not jobs:
+    is_json = run.task.format == "json"
+    if is_json and run.task.action == "status":
+        rows = [{"run": name, "folder": str(path), **one} for name, path, one in _states(jobs)]
+        echo_json({"folder": str(folder), "jobs": rows, "logs": _logs(jobs)})
+    elif not jobs and is_json:
+        echo_json({"folder": str(folder), "cancelled": []})
+    elif not jobs:
         echo(f"{folder} has no jobs in a cluster. hydra/launcher=slurm submits some.")
     elif run.task.action == "cancel":
-        _cancel(folder, [job for _, _, job in jobs])
+        _cancel(folder, [job for _, _, job in jobs], is_json)
     else:
         _show(folder, jobs)
 
@@ -57,35 +63,48 @@ def _runs(folder: Path) -> list[tuple[str, Path]]:
     ]
 
 
-def _cancel(folder: Path, jobs: Sequence[Submission]) -> None:
+def _cancel(folder: Path, jobs: Sequence[Submission], is_json: bool) -> None:
     states = commands.states(job.job for job in jobs)
     active = [*dict.fromkeys(job.job for job in jobs if job.job in states and states[job.job].is_active)]
+    if active:
+        commands.cancel(active)
+    if is_json:
+        echo_json({"folder": str(folder), "cancelled": active})
+        return
     if not active:
         echo(f"No job of {folder} is in the queue.")
         return
-    commands.cancel(active)
     echo(
         f"Cancelled {' '.join(active)}. What they have saved stays; go on with: ftlab resume {shlex.quote(str(folder))}"
     )
 
 
-def _show(folder: Path, jobs: Sequence[tuple[str, Path, Submission]]) -> None:
+def _states(jobs: Sequence[tuple[str, Path, Submission]]) -> Iterator[tuple[str, Path, dict[str, str]]]:
+    """Of each run its job, the state of that, and where it is or why it failed."""
     states = commands.states(job.job for _, _, job in jobs)
-    table = Table(title=Text(f"jobs of {folder}"), title_justify="left")
-    for column in ("run", "job", "state", "where, or why not"):
-        table.add_column(column, overflow="fold")
     for name, path, job in jobs:
         state = states.get(job.job)
         problem = failure(path, job, state)
         is_active = state is not None and state.is_active  # with other runs, perhaps
         if state is not None and is_active and problem is not None and job.failures.read(path) is None:
             word = state.word + (f", start {state.restarts + 1}" if state.restarts else "")
-            table.add_row(*map(Text, (name, job.job, word, state.node or state.reason)))
+            yield name, path, {"job": job.job, "state": word, "detail": state.node or state.reason}
         else:
             ended = "failed" if is_active else state.word if state is not None else "ended"
-            word = "finished" if problem is None else ended
-            table.add_row(*map(Text, (name, job.job, word, " ".join((problem or "").splitlines()[:1]))))
+            detail = " ".join((problem or "").splitlines()[:1])
+            yield name, path, {"job": job.job, "state": "finished" if problem is None else ended, "detail": detail}
+
+
+def _logs(jobs: Sequence[tuple[str, Path, Submission]]) -> list[str]:
+    return sorted({str(log_file(job).parent) for _, _, job in jobs})
+
+
+def _show(folder: Path, jobs: Sequence[tuple[str, Path, Submission]]) -> None:
+    table = Table(title=Text(f"jobs of {folder}"), title_justify="left")
+    for column in ("run", "job", "state", "where, or why not"):
+        table.add_column(column, overflow="fold")
+    for name, _, one in _states(jobs):
+        table.add_row(*map(Text, (name, one["job"], one["state"], one["detail"])))
     to = Terminal(highlight=False, emoji=False)
     to.print(table)
-    logs = sorted({str(log_file(job).parent) for _, _, job in jobs})
-    to.print(Text(f"Logs: {' '.join(logs)}"), soft_wrap=True)
+    to.print(Text(f"Logs: {' '.join(_logs(jobs))}"), soft_wrap=True)

@@ -30,7 +30,7 @@ def _validation(value: Any) -> Answer:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return "data.split.fraction={}"
     if value >= 1:
-        return Absent("a number of rows; data.split.fraction takes a share of them, data.split.validation a file")
+        return Absent("a number of rows; a share of them is held out here, data.split.fraction, or a file")
     return "data.split.fraction={}" if value else "data.split.validation=none"
 
 

@@ -107,7 +107,7 @@ def facts(where: Target, translation: Translation) -> dict[str, Any]:
     """What ``format=json`` prints."""
     arguments = {id(a): a for setting in translation.settings.values() for a in setting.arguments if not a.is_default}
     translated = []
-    for place, argument in arguments.items():
+    for place, argument in sorted(arguments.items(), key=lambda one: one[1].line or 0):
         settings = [one for one in translation.settings.values() if place in map(id, one.arguments)]
         notes = list(dict.fromkeys(one.note for one in settings if one.note))
         here = {one.key: one.value for one in settings}

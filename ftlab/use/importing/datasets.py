@@ -17,6 +17,7 @@ from ftlab.use.importing.source import Argument
 from ftlab.use.importing.translate import Setting, Translation, mistake_of
 
 _INFO = "dataset_info.json"
+_NO_NAME = Setting("data.name", None, (), "none of the registry's")
 # What LLaMA-Factory takes a set of a hub for that no registry describes, and TRL's trainers take rows for.
 _FORMATS = {
     "LLaMA-Factory": {"pt": "text", "sft": "alpaca", "kto": "kto", "ppo": "prompts", "grpo": "prompts"},
@@ -106,6 +107,7 @@ def _of_trl(t: Translation, setting: Setting, names: Sequence[str], data: Data) 
     if path.exists():
         for key in [key for key in t.settings if key.startswith("data.hub.")]:
             t.drop(key, "of a set on a hub, and this is a file", True)
+        t.settings["data.name"] = _NO_NAME
         t.settings["data.path"] = Setting("data.path", names[0], setting.arguments, "a file of this machine")
         _guessed(t, names[0], data)
     else:
@@ -124,6 +126,7 @@ def _of_hub(t: Translation, setting: Setting, names: Sequence[str], path: str) -
         t.change("stage", "pt", "plain text is what stage=pt trains on")
         t.stage = "pt"
         t.settings.pop("data.train_on", None)
+    t.settings["data.name"] = _NO_NAME
     t.settings["data.path"] = Setting("data.path", path, setting.arguments, "a set on a hub")
     note = f"{t.source.tool} finds it by the columns; of another kind, give data.format"
     t.settings["data.format"] = Setting("data.format", format_, (), note)

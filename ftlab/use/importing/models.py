@@ -23,26 +23,28 @@ def choose(translation: Translation, given: bool) -> list[str]:
     :return: overrides that stand for a model that is not on this machine when the experiment is checked.
     """
     setting = translation.settings.get("model.path")
-    if setting is None:
+    if given:
+        for key in [key for key in translation.settings if key in ("model.path", "model.revision", "model.template")]:
+            translation.drop(key, "the command line says which model", is_lost=False)
+    if setting is None or given:
         return []
     path = str(setting.value)
     is_here = local_folder(path) is not None
     is_folder = Path(path).expanduser().is_dir()
     recipe = None if is_folder else _recipe(path)
-    if not given:
-        name, exact = recipe or (_LOCAL, False)
-        note = "its recipe" if exact else f"the recipe of its shape, by the name {path}" if recipe else (
-            "shape and lengths come from its folder"
-        )  # fmt: skip
-        translation.settings["model"] = Setting("model", name, setting.arguments, note)
-        if "model.template" not in translation.settings and not exact and recipe:
-            translation.settings["model.template"] = Setting("model.template", None, (), "the tokenizer's own")
-        if recipe is None and not is_here:
-            translation.decisions.append(
-                f"{path} is not on this machine, and no recipe has its shape. Before it trains: hf download {path}"
-            )
-            return _stand_in()
-    return []
+    name, exact = recipe or (_LOCAL, False)
+    note = "its recipe" if exact else f"the recipe of its shape, by the name {path}" if recipe else (
+        "shape and lengths come from its folder"
+    )  # fmt: skip
+    translation.settings["model"] = Setting("model", name, setting.arguments, note)
+    if "model.template" not in translation.settings and not exact and recipe:
+        translation.settings["model.template"] = Setting("model.template", None, (), "the tokenizer's own")
+    if recipe is not None or is_here:
+        return []
+    translation.decisions.append(
+        f"{path} is not on this machine, and no recipe has its shape. Before it trains: hf download {path}"
+    )
+    return _stand_in()
 
 
 def _recipe(path: str) -> tuple[str, bool] | None:

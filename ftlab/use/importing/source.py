@@ -84,7 +84,8 @@ def read(file: str, skip: Collection[str]) -> Source:
     if not arguments:
         raise ConfigError([Mistake(str(path), f"says nothing. {SUPPORTED}.")])
     tool = tool or _tool(path, arguments)
-    placed = [replace(argument, tool=_tool_of(tool, argument.name)) for argument in arguments]
+    switched = [_switched_off(tool, argument) for argument in arguments]
+    placed = [replace(argument, tool=_tool_of(tool, argument.name)) for argument in switched]
     _refuse_unknown(path, tool, [one for one in placed if one.name not in skip])
     return Source(path, tool, tuple(placed), trainer)
 
@@ -106,19 +107,16 @@ def _text(path: Path) -> str:
 def _mapping(path: Path, text: str) -> list[Argument]:
     """The keys of a file, with their lines; JSON is read as the YAML that it is."""
     try:
-        node = yaml.compose(text.replace("\t", "  ") if path.suffix == ".json" else text, Loader=yaml.SafeLoader)
-        loader = yaml.SafeLoader("")
-        if not isinstance(node, yaml.MappingNode):
-            kind = "is empty" if node is None else "holds no keys with values"
-            raise ConfigError([Mistake(str(path), f"{kind}. {SUPPORTED}.")])
-        loader.flatten_mapping(node)
-        pairs = [(key, loader.construct_object(value, deep=True)) for key, value in node.value]
+        pairs = _pairs(text.replace("\t", "  ") if path.suffix.lower() == ".json" else text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ConfigError([Mistake(str(path), f"is not YAML: {error.problem}{where}.")]) from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ConfigError([Mistake(str(path), f"is not YAML: {first_line(error)}.")]) from None
+    if not pairs:
+        kind = "holds no keys with values" if pairs is None else "is empty"
+        raise ConfigError([Mistake(str(path), f"{kind}. {SUPPORTED}.")])
     arguments = [Argument(str(key.value), _typed(value), key.start_mark.line + 1) for key, value in pairs]
     twice = [name for name, count in Counter(one.name for one in arguments).items() if count > 1]
     if twice:
@@ -128,6 +126,18 @@ def _mapping(path: Path, text: str) -> list[Argument]:
             for name, lines in found.items()
         ])  # fmt: skip
     return arguments
+
+
+def _pairs(text: str) -> list[tuple[yaml.Node, Any]] | None:
+    """Keys as nodes, with their values; None of what is no mapping. :raises yaml.YAMLError: it is no YAML."""
+    loader = yaml.SafeLoader(text)
+    node = loader.get_single_node()
+    if node is None:
+        return []
+    if not isinstance(node, yaml.MappingNode):
+        return None
+    loader.flatten_mapping(node)
+    return [(key, loader.construct_object(value, deep=True)) for key, value in node.value]
 
 
 def _typed(value: Any) -> Any:
@@ -262,6 +272,14 @@ def _tool(path: Path, arguments: Sequence[Argument]) -> str:
     return best if own[best] else "TRL"
 
 
+def _switched_off(tool: str, argument: Argument) -> Argument:
+    """``--no_NAME`` of a switch that is on by itself."""
+    name = argument.name.removeprefix("no_")
+    known = foreign_names.TOOLS[tool]
+    is_negated = argument.value is True and argument.name not in known and name in known
+    return replace(argument, name=name, value=False) if is_negated else argument
+
+
 def _tool_of(tool: str, name: str) -> str:
     """Whose name it is: the tool's, or that of what starts it."""
     is_launchers = name not in foreign_names.TOOLS[tool] and name in foreign_names.TOOLS["launchers"]
@@ -275,8 +293,8 @@ def _refuse_unknown(path: Path, tool: str, arguments: Sequence[Argument]) -> Non
         if argument.name not in foreign_names.TOOLS[argument.tool]:
             where = "" if argument.line is None else f" in line {argument.line}"
             reason = f"{tool} knows no such key ({path}{where})"
-            if (line := foreign_names.translation(argument.name, show(argument.value))) is not None:
-                reason += f"; of another tool, {line}"
+            others = [one for one, names in foreign_names.TOOLS.items() if argument.name in names]
+            reason += f"; it is one of {' and '.join(others)}" if others else ""
             reason += f". Take it out, or leave it out here: skip=[{argument.name}]."
             mistakes.append(
                 Mistake(argument.name, reason, show(argument.value), foreign_names.near(tool, argument.name))

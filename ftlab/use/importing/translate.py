@@ -18,7 +18,7 @@ _WINS = {
     ("method", "lora", "qlora"), ("stage", "dpo", "orpo"), ("data.packing", False, True),
     ("data.packing", True, "wrapped"), ("data.packing", "wrapped", False), ("data.train_on", "all", "assistant"),
     ("hardware.precision", "fp32", "bf16"), ("hardware.precision", "fp32", "fp16"), ("quant", "nf4", "int8"),
-    ("quant", "fp4", "int8"),
+    ("quant", "fp4", "int8"), ("train.save_steps", "*", "epoch"),
 }  # fmt: skip
 # Names that only one of TRL's trainers has.
 _TRAINERS = {
@@ -154,15 +154,20 @@ def _merged(wanted: list[Setting], unused: list[Unused], mistakes: list[Mistake]
             other = before if main is setting else setting
             settings["seed"] = main
             unused += [Unused(argument, "seed draws the order of rows, too", True) for argument in other.arguments]
-        elif (setting.key, before.value, setting.value) in _WINS:
+        elif _wins(setting, before):
             settings[setting.key] = replace(setting, arguments=both)
-        elif (setting.key, setting.value, before.value) in _WINS:
+        elif _wins(before, setting):
             settings[setting.key] = replace(before, arguments=both)
         else:
             first, second = before.arguments[0], setting.arguments[0]
             reason = f"contradicts {first.where}: that is {before.override} here, and this {setting.override}"
             mistakes.append(mistake_of(second, reason))
     return settings
+
+
+def _wins(one: Setting, other: Setting) -> bool:
+    key, value = one.key, one.value
+    return not {(key, "*", value), (key, other.value, value)}.isdisjoint(_WINS)
 
 
 def _stage(source: Source, settings: Mapping[str, Setting], given: Mapping[str, str], mistakes: list[Mistake]) -> str:
@@ -311,6 +316,9 @@ def _packing(t: Translation) -> None:
     setting = t.settings.get("data.packing")
     if setting is None:
         return
+    if t.stage in ("ppo", "grpo"):
+        t.drop("data.packing", "prompts and answers are not packed")
+        return
     if setting.value is True and t.stage == "pt" and t.source.tool == "LLaMA-Factory":
         t.change("data.packing", "wrapped", "texts end to end, cut every max_length")
         t.settings["data.reset_positions"] = Setting(
@@ -352,10 +360,10 @@ def _batch(t: Translation) -> None:
         )
         return
     unit = "completions" if t.stage == "grpo" else "pairs" if t.stage in ("rm", "dpo", "orpo") else "rows"
-    where = f"{rows * devices * nodes} on {devices * nodes} devices" if isinstance(devices, int) else (
-        f"{rows} times the devices that there are (hardware.devices=auto)"
+    total = f"{rows * devices * nodes} on {devices * nodes}" if isinstance(devices, int) else (
+        f"{rows} times the number that there is (hardware.devices=auto)"
     )  # fmt: skip
     t.decisions.append(
-        f"{micro} {unit} on a device x {accumulation} accumulated = {rows} {unit} of a device and step: {where}, as "
-        "there. train.global_batch_size=N keeps a step's size on any number of devices."
+        f"{micro} x {accumulation} = {rows} {unit} of a step on each device, as there: {total}. "
+        "train.global_batch_size=N in the place of the accumulation keeps a step's size on any number of devices."
     )

@@ -9,12 +9,14 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.markup import escape
 from rich.prompt import Prompt
 from rich.table import Table
 
 from ftlab.base.console import Terminal
+from ftlab.base.terminal import echo_json
 from ftlab.config import command_line, compose, experiment_file
 from ftlab.config.experiment_file import Target
 from ftlab.data.ledger.table import left_out_lines
@@ -45,7 +47,7 @@ def init(run: Run, overrides: Sequence[str]) -> None:
     assert isinstance(task, InitTask)
     if task.file is None:
         raise ConfigError([Mistake("task.file", "which file? For example: ftlab init my.json")])
-    to = console()
+    to = console() if task.format == "table" else Terminal(quiet=True)
     where = experiment_file.default_target(task.file, task.experiment, task.out, overrides)
     if not _asks_name(task):
         experiment_file.check_free(where, task.overwrite)
@@ -54,6 +56,8 @@ def init(run: Run, overrides: Sequence[str]) -> None:
     found = select_fitting(tried)
     if not found:
         raise DataError(_no_fit_message(rows, tried, run, overrides))
+    if not task.yes and task.format == "json":
+        raise NotReadyError("ftlab init asks before it writes; format=json says what was found, with --yes.")
     if not task.yes and not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise NotReadyError("ftlab init asks before it writes, and nobody is here to ask. --yes takes the best guess.")
     _print_guesses(to, rows, found)
@@ -64,8 +68,27 @@ def init(run: Run, overrides: Sequence[str]) -> None:
     length = _print_rows(to, rows, _run_of_guess(run, overrides, stage, guess, task.file), is_length_given)
     where = _ask_name(to, where, task) if _asks_name(task) else where
     experiment_file.write(where, init_file.text(where, task.file, stage, guess, given, rows.description, length))
+    if task.format == "json":
+        echo_json(_facts(rows, found, stage, guess, where, length))
     to.print(f"\nWritten to {where.path}. It trains with\n  ftlab {where.arguments}", soft_wrap=True, markup=False)
     to.print(f"and shows all its rows with\n  ftlab inspect {where.arguments}", soft_wrap=True, markup=False)
+
+
+def _facts(
+    rows: FirstRows, fitting: Sequence[Guess], stage: str, guess: Guess, where: Target, length: int | None
+) -> dict[str, Any]:
+    """What ``format=json`` prints. :param fitting: the formats that fit, the chosen one among them."""
+    formats = [
+        {"format": one.format, "rows": one.rows, "fit": len(one.records), "columns": one.columns, "tags": one.tags,
+         "used": one.used, "unused": one.unused} for one in fitting
+    ]  # fmt: skip
+    dropped = [
+        {"reason": reason, "rows": count, "first": rows.where(place)} for reason, count, place in guess.reasons()
+    ]
+    return {
+        "file": rows.file, "formats": formats, "format": guess.format, "stage": stage, "dropped": dropped,
+        "max_length": length, "experiment": str(where.path), "command": f"ftlab {where.arguments}",
+    }  # fmt: skip
 
 
 # --- what the file is ------------------------------------------------------------------------------------------------

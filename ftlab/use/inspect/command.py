@@ -13,7 +13,7 @@ from rich.progress import Progress
 from rich.text import Text as Coloured
 
 from ftlab.base.console import Terminal
-from ftlab.base.terminal import echo
+from ftlab.base.terminal import echo, echo_json
 from ftlab.data.ledger import table as show
 from ftlab.data.packing.split_builder import Part
 from ftlab.data.prepare import Prepared, prepare, split_parts
@@ -27,7 +27,7 @@ from ftlab.use.inspect import page as inspect_page
 from ftlab.use.inspect.check import read_back
 from ftlab.use.inspect.rows import Row, first_rows, rows_beforehand
 from ftlab.use.inspect.screen import is_screen, preview, views_that_fit
-from ftlab.use.inspect.show import LEGEND, SampleView, as_coloured, as_plain, marks_for, show_row
+from ftlab.use.inspect.show import LEGEND, Piece, SampleView, as_coloured, as_plain, marks_for, show_row
 from ftlab.use.inspect.step import StartedPhase, find_run, find_started_phase, step_report
 
 _PIPE_WIDTH = 160  # of tables where there is no terminal
@@ -73,12 +73,12 @@ def _inspect(run: Run, task: InspectTask, of_run: StartedPhase | None) -> None:
     if of_run is not None and task.step is not None:
         prepared = prepare(sources, parts, run.data, run.seed, tokens.template, tokens.tokenizer, _progress)
         told, samples = step_report(of_run, task, parts["train"], prepared.train, tokens.tokenizer)
-        Report([*told, *facts(run, parts["train"], "train", tokens)], samples, [], "", None).show(task.html)
+        Report([*told, *facts(run, parts["train"], "train", tokens)], samples, None, "", None).show(task)
         return
     of, reader = facts(run, parts[task.split], task.split, tokens), (parts[task.split], run.data, tokens.tokenizer)
     # Rows are shown before all of them are prepared; not where a page is written, which a closed pipe must not prevent.
     early = None
-    if task.html is None:
+    if task.html is None and task.format == "table":
         early = rows_beforehand(task.split, reader[0], task.rows, run.data, run.seed, tokens)
     to = console()
     shown_early: AbstractContextManager[None] = nullcontext()
@@ -100,11 +100,11 @@ def _inspect(run: Run, task: InspectTask, of_run: StartedPhase | None) -> None:
         except (DataError, NotReadyError) as error:
             failure = error
     has_printed = early is not None and not is_screen(to)
-    Report(of, samples, _tables(prepared), said, failure, has_printed).show(task.html)
+    Report(of, samples, prepared, said, failure, has_printed).show(task)
 
 
 def _views(rows: Sequence[Row], tokens: Tokens, task: InspectTask, to: Terminal) -> list[SampleView]:
-    if task.html is None and is_screen(to):
+    if task.html is None and task.format == "table" and is_screen(to):
         return views_that_fit(rows, tokens, task.full, to)
     return [sample for row in rows for sample in show_row(row, tokens, task.full)]
 
@@ -117,34 +117,54 @@ def _captured(to: Terminal, of: Sequence[tuple[str, str]], samples: Sequence[Sam
 
 @dataclass(frozen=True)
 class Report:
-    """:param tables: rich renderables and markup. :param failure: in the place of ``result``, if any.
+    """:param prepared: whose ledger is shown; None of one step. :param failure: in the place of ``result``, if any.
     :param has_printed: whether the facts and samples have been printed.
     """
 
     facts: list[tuple[str, str]]
     samples: list[SampleView]
-    tables: list[Any]
+    prepared: Prepared | None
     result: str
     failure: Exception | None
     has_printed: bool = False
 
-    def show(self, html: str | None) -> None:
+    @property
+    def tables(self) -> list[Any]:
+        """Rich renderables and markup."""
+        return [] if self.prepared is None else _tables(self.prepared)
+
+    def show(self, task: InspectTask) -> None:
         """Print it, and write it to a page. :raises Exception: the failure."""
-        if html is not None:  # before a closed pipe can end the printing
+        if task.html is not None:  # before a closed pipe can end the printing
             page = inspect_page.page(self.facts, self.samples, self.tables, self.result, self.failure)
-            _write(Path(html).expanduser(), page)
-        self.print(console())
-        if html is not None:
-            echo(f"written to {html}")
+            _write(Path(task.html).expanduser(), page)
+        if task.format == "json":
+            echo_json(self.as_dict())
+        else:
+            self.print(console())
+            if task.html is not None:
+                echo(f"written to {task.html}")
         if self.failure is not None:
             raise self.failure
+
+    def as_dict(self) -> dict[str, Any]:
+        """Of each sample its pieces, with whether they are trained."""
+        samples = [
+            {"title": sample.title, "left_out": sample.left_out or None,
+             "text": [_piece(one) for one in sample.text], "ids": [_piece(one) for one in sample.ids]}
+            for sample in self.samples
+        ]  # fmt: skip
+        ledger = None if self.prepared is None else self.prepared.ledger.as_dict()
+        failure = None if self.failure is None else str(self.failure)
+        return {"facts": dict(self.facts), "samples": samples, "ledger": ledger, "read_back": self.result or None,
+                "failure": failure}  # fmt: skip
 
     def print(self, to: Terminal) -> None:
         """On a screen the samples come last, as the tables would push them away; elsewhere first, for ``| head``."""
         if is_screen(to):
             print_facts(to, self.facts)
             to.print()
-            if self.tables:
+            if self.prepared is not None:
                 self._print_tables(to)
                 to.print()
             print_samples(to, [], self.samples)
@@ -159,6 +179,10 @@ class Report:
     def _print_tables(self, to: Terminal) -> None:
         for line in self.tables:
             to.print(line, soft_wrap=isinstance(line, str))
+
+
+def _piece(piece: Piece) -> dict[str, Any]:
+    return {"text": piece.text, "kind": piece.kind, "trained": piece.trained}
 
 
 def print_facts(to: Terminal, about: Sequence[tuple[str, str]]) -> None:

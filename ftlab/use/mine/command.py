@@ -9,12 +9,14 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from ftlab.base.console import Terminal
+from ftlab.base.terminal import echo_json
 from ftlab.errors import ConfigError, Mistake, NotReadyError
 from ftlab.schema import MineTask, Run
 from ftlab.use.mine.repository import Repository
@@ -45,7 +47,10 @@ def mine(run: Run, overrides: Sequence[str]) -> None:
             _move(folder, out)
         except OSError as error:
             raise NotReadyError(f"task.out={out} cannot be written: {error.strerror}.") from None
-    _print(sets, miner, out, repository)
+    if task.format == "json":
+        echo_json(_facts(sets, miner, out, repository))
+    else:
+        _print(sets, miner, out, repository)
 
 
 def _check(task: MineTask) -> None:
@@ -85,6 +90,21 @@ def _move(folder: Path, out: Path) -> None:
 
 
 # --- what is said ----------------------------------------------------------------------------------------------------
+
+
+def _facts(sets: Sequence[Rows], miner: Miner, out: Path, repository: Repository) -> dict[str, Any]:
+    found = {
+        rows.name: {
+            "seen": rows.seen, "train": rows.train, "validation": rows.validation, "bytes": rows.size,
+            "kept": dict(rows.kept), "left_out": dict(rows.left_out), "files_left_out": dict(rows.parts_left_out),
+        }
+        for rows in sets
+    }  # fmt: skip
+    return {
+        "out": str(out), "registry": str(out / REGISTRY), "report": str(out / REPORT), "sets": found,
+        "secrets": len(miner.account.secrets), "shallow": repository.is_shallow,
+        "phases": [PHASES[rows.name] for rows in sets if rows.train],
+    }  # fmt: skip
 
 
 def _print(sets: Sequence[Rows], miner: Miner, out: Path, repository: Repository) -> None:
