@@ -308,8 +308,8 @@ def file_names(source: str, module: str) -> list[str]:
 
 
 def ranks(source: str, module: str) -> list[str]:
-    """Readings of rank, world size or devices outside ftlab/distributed/."""
-    if part_of(module) == "distributed":
+    """Readings of rank, world size or devices outside ftlab/distributed/; other tools' keys may be called so."""
+    if part_of(module) == "distributed" or module.startswith("ftlab.config.foreign_names"):
         return []
     found = []
     for node in ast.walk(ast.parse(source)):

@@ -39,6 +39,7 @@ _ENCODERS = (
     "ernie", "megatron-bert", "modernbert", "rembert", "roberta", "roberta-prelayernorm", "roc_bert", "roformer",
     "xlm-roberta", "xlm-roberta-xl", "xmod",
 )  # fmt: skip
+_SAY_BIAS = ("glm4", "glm4_moe")  # families of which some sizes have biases of queries, keys and values: attention_bias
 _MOST = 2**31  # no size of a model is more
 _TIED = ("bloom", "falcon", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_bigcode", "gpt_neo", "mpt", "opt")
 _UNGATED = (
@@ -96,6 +97,8 @@ def read_architecture(folder: Path) -> dict[str, Any]:
         raise NotReadyError(f"{file}: tie_word_embeddings={tied!r} must be true or false.")
     if tied is not None:
         found["tied_embeddings"] = tied
+    if types[-1] in _SAY_BIAS and isinstance(config.get("attention_bias"), bool):
+        found["qkv_bias"] = config["attention_bias"]
     if types[-1] in _LEARNED and "max_positions" in found:
         found["position_embeddings"] = found["max_positions"] + _LEARNED[types[-1]]
     _check_heads(file, found)
@@ -120,15 +123,17 @@ def complete(found: Mapping[str, Any], file: Path) -> dict[str, Any]:
         "intermediate_size": 4 * found["hidden_size"],
         "tied_embeddings": family in _TIED,
         "gated_mlp": family not in _UNGATED,
-        "qkv_bias": biased or family == "qwen2",
-        "output_bias": biased,
-        "mlp_bias": biased,
+        "qkv_bias": biased or family in ("qwen2", "gpt_oss"),
+        "output_bias": biased or family == "gpt_oss",
+        "mlp_bias": biased or family == "gpt_oss",
         "lm_head_bias": family == "phi",
-        "norms_per_layer": 4 if family in ("gemma2", "gemma3_text") else 2,
+        "norms_per_layer": 4 if family in ("gemma2", "gemma3_text", "glm4") else 2,
         "norm_bias": biased or family in ("falcon", "starcoder2"),
-        "qk_norm": family in ("qwen3", "qwen3_moe", "gemma3_text"),
+        "qk_norm": "whole" if family in ("olmo2", "olmo3") else family in ("qwen3", "qwen3_moe", "gemma3_text"),
+        "attention_sinks": family == "gpt_oss",
         "experts": 1,
         "experts_per_token": 1,
+        "router_bias": family == "gpt_oss",
         "position_embeddings": 0,
     }
     return {**values, **found}

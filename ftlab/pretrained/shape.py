@@ -10,8 +10,10 @@ I intermediate size, E experts, D head_dim, L layers:
 
 ==============  ======================================================================================
 embedding       V*H, plus P*H for P learned positions
-attention       q: H*Q, k and v: H*K each, output: Q*H; biases Q + 2*K and H; norms of q and k: 2*D
-feed-forward    E * (up and down: 2*H*I, gate: H*I); biases I per up or gate and H per down; router H*E
+attention       q: H*Q, k and v: H*K each, output: Q*H; biases Q + 2*K and H; norms of q and k: 2*D, or Q + K
+                where they are over all heads at once; a sink for each head
+feed-forward    E * (up and down: 2*H*I, gate: H*I); biases I per up or gate and H per down; router H*E,
+                and E for its bias
 norm            H for a scale (RMSNorm), 2*H with a bias (LayerNorm)
 layer           attention + feed-forward + norms_per_layer * norm
 head            V*H unless tied to the embedding, plus V for a bias
@@ -27,7 +29,7 @@ formula with published counts and with the classes of transformers.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 
 class Shape(Protocol):
@@ -70,11 +72,15 @@ class Shape(Protocol):
     @property
     def norm_bias(self) -> bool: ...
     @property
-    def qk_norm(self) -> bool: ...
+    def qk_norm(self) -> bool | Literal["whole"]: ...
+    @property
+    def attention_sinks(self) -> bool: ...
     @property
     def experts(self) -> int: ...
     @property
     def experts_per_token(self) -> int: ...
+    @property
+    def router_bias(self) -> bool: ...
 
 
 def parameter_count(shape: Shape) -> int:
@@ -118,13 +124,14 @@ def attention_parameters(shape: Shape) -> int:
     key_value = 2 * shape.kv_heads * shape.head_dim
     weights = shape.hidden_size * (query + key_value) + query * shape.hidden_size
     biases = (query + key_value if shape.qkv_bias else 0) + (shape.hidden_size if shape.output_bias else 0)
-    # One scale per head dimension for q and one for k, shared by the heads.
-    return weights + biases + (2 * shape.head_dim if shape.qk_norm else 0)
+    # One scale per head dimension for q and one for k, shared by the heads; or one for each of their numbers.
+    norms = query + key_value // 2 if shape.qk_norm == "whole" else 2 * shape.head_dim if shape.qk_norm else 0
+    return weights + biases + norms + (shape.heads if shape.attention_sinks else 0)
 
 
 def feed_forward_parameters(shape: Shape) -> int:
     """Parameters of one layer's feed-forward: every expert, and the router where there is more than one."""
-    router = shape.hidden_size * shape.experts if shape.experts > 1 else 0
+    router = (shape.hidden_size + shape.router_bias) * shape.experts if shape.experts > 1 else 0
     return shape.experts * expert_parameters(shape) + router
 
 

@@ -29,9 +29,11 @@ class Architecture(Group):
     lm_head_bias: bool
     norms_per_layer: Positive
     norm_bias: bool
-    qk_norm: bool
+    qk_norm: Literal[False, True, "whole"]
+    attention_sinks: bool
     experts: Positive
     experts_per_token: Positive
+    router_bias: bool
     position_embeddings: NonNegative
 
 

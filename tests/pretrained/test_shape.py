@@ -116,14 +116,23 @@ def _config(shape, layers):
     }
     if shape.family == "qwen3_moe":
         sizes |= {"num_experts": shape.experts, "moe_intermediate_size": shape.intermediate_size}
-    elif shape.family == "mixtral":
+    elif shape.family in ("mixtral", "gpt_oss"):
         sizes |= {"num_local_experts": shape.experts}
+    elif shape.family == "granitemoehybrid":
+        # Those without state spaces and experts: what is shared between experts is all that there is.
+        sizes |= {
+            "layer_types": ["attention"] * layers,
+            "shared_intermediate_size": shape.intermediate_size,
+            "num_local_experts": 0,
+        }
+    elif shape.family == "glm4":
+        sizes |= {"attention_bias": shape.qkv_bias}
     elif shape.family == "falcon":
         # Names of its own; head_dim follows from the others. The first layout has one key-value head and one norm.
         del sizes["head_dim"], sizes["num_key_value_heads"], sizes["intermediate_size"]
         sizes |= {"num_kv_heads": shape.kv_heads, "ffn_hidden_size": shape.intermediate_size}
         sizes |= {"new_decoder_architecture": shape.norms_per_layer == 2}
-    elif shape.family == "phi3":
+    elif shape.family in ("phi3", "smollm3", "olmo3"):
         # The default ids lie outside smaller vocabularies.
         sizes |= {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
     return AutoConfig.for_model(shape.family, **sizes)
@@ -175,22 +184,26 @@ def test_parts_add_up_by_hand():
         norms_per_layer=2,
         norm_bias=True,
         qk_norm=True,
+        attention_sinks=True,
         experts=3,
         experts_per_token=2,
+        router_bias=True,
     )
     assert arithmetic.embedding_parameters(shape) == 10 * 8 + 6 * 8
-    assert arithmetic.attention_parameters(shape) == (64 + 8) + 2 * (32 + 4) + (64 + 8) + 2 * 2
+    assert arithmetic.attention_parameters(shape) == (64 + 8) + 2 * (32 + 4) + (64 + 8) + 2 * 2 + 4
     assert arithmetic.expert_parameters(shape) == 2 * (40 + 5) + (40 + 8)
-    assert arithmetic.feed_forward_parameters(shape) == 3 * 138 + 8 * 3
-    assert arithmetic.layer_parameters(shape) == 220 + 438 + 2 * 16
+    assert arithmetic.feed_forward_parameters(shape) == 3 * 138 + 8 * 3 + 3
+    assert arithmetic.layer_parameters(shape) == 224 + 441 + 2 * 16
     assert arithmetic.lm_head_parameters(shape) == 10
-    assert arithmetic.parameter_count(shape) == 128 + 3 * 690 + 16 + 10
-    assert arithmetic.active_parameter_count(shape) == 128 + 3 * (690 - 138) + 16 + 10
+    assert arithmetic.parameter_count(shape) == 128 + 3 * 697 + 16 + 10
+    assert arithmetic.active_parameter_count(shape) == 128 + 3 * (697 - 138) + 16 + 10
+    shape.qk_norm = "whole"
+    assert arithmetic.attention_parameters(shape) == (64 + 8) + 2 * (32 + 4) + (64 + 8) + (8 + 4) + 4
 
 
 def test_active_parameters_are_those_of_the_model_card(shapes):
     # Cards give one decimal, some rounded and some cut off.
-    billions = {"mixtral_8x7b": 12.9, "qwen3_30b_a3b": 3.3, "llama2_7b": 6.7}
+    billions = {"mixtral_8x7b": 12.9, "qwen3_30b_a3b": 3.3, "llama2_7b": 6.7, "gpt_oss_20b": 3.6, "gpt_oss_120b": 5.1}
     counted = {name: arithmetic.active_parameter_count(shapes[name]) / 1e9 for name in billions}
     assert {name: count for name, count in counted.items() if not 0 <= count - (billions[name] - 0.05) < 0.15} == {}
 

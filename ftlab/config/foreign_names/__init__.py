@@ -56,9 +56,10 @@ def translation(name: str, value: str | None) -> str | None:
 
     :param name: without dashes at its front; of a dotted one the last part counts. :param value: as it was given.
     """
-    bare = name.rpartition(".")[2].replace("-", "_").lower()
+    name = name.replace("-", "_").lower()
+    bare = name.rpartition(".")[2]
     line = _ANY.get(bare)
-    if line is None or (name == bare and _is_own(line, bare)):
+    if line is None or _is_own(line, name):
         return None
     try:
         found = answer(line, value or None)
@@ -73,7 +74,8 @@ def translation(name: str, value: str | None) -> str | None:
 
 
 def _is_own(line: Line, name: str) -> bool:
-    """Whether the key here has that name, too: what is near it is told by whoever knows the keys."""
-    return isinstance(line, str) and not isinstance(line, NotNeeded | Absent) and (
-        line.removesuffix("={}").rpartition(".")[2] == name
-    )  # fmt: skip
+    """Whether a key here has that name, as it was given: what is near it is told by whoever knows the keys."""
+    if not isinstance(line, str) or isinstance(line, NotNeeded | Absent) or not line.endswith("={}"):
+        return False
+    key = line.removesuffix("={}")
+    return key == name or ("." in key and key.rpartition(".")[2] == name.rpartition(".")[2])

@@ -46,14 +46,16 @@ def _config_file(value: Any) -> Answer:
     return NotNeeded("hardware= says what there is")
 
 
+PROCESSES = "num_processes"  # of accelerate launch: on all machines together
 # Of accelerate launch, torchrun and deepspeed, which stand before a script.
 LAUNCHERS: dict[str, Line] = {
-    "num_processes": "hardware.devices={}", "nproc_per_node": "hardware.devices={}", "num_gpus": "hardware.devices={}",
+    PROCESSES: "hardware.devices={}", "nproc_per_node": "hardware.devices={}", "num_gpus": "hardware.devices={}",
     "nnodes": "hardware.nodes={}", "num_machines": "hardware.nodes={}", "num_nodes": "hardware.nodes={}",
     "mixed_precision": {"bf16": "hardware.precision=bf16", "fp16": "hardware.precision=fp16",
                         "no": "hardware.precision=fp32"},
     "deepspeed_config": "deepspeed=z3", "use_deepspeed": NotNeeded("deepspeed= chooses how"),
-    "zero_stage": "deepspeed=z{}", "use_fsdp": "hardware.fsdp=true", "config_file": _config_file,
+    "zero_stage": {str(stage): f"deepspeed=z{stage}" for stage in range(4)},
+    "use_fsdp": "hardware.fsdp=true", "config_file": _config_file,
     "accelerate_config": _config_file,
     **all_of(NotNeeded("processes are started by ftlab, which finds their addresses"),
              "main_process_port main_process_ip master_port master_addr machine_rank node_rank rdzv_backend "

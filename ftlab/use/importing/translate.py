@@ -9,6 +9,7 @@ from typing import Any, get_args
 from ftlab.config import foreign_names
 from ftlab.config.foreign_names.defaults import defaults
 from ftlab.config.foreign_names.lines import Absent, NotNeeded, UnknownValueError, is_off, overrides
+from ftlab.config.foreign_names.others import PROCESSES
 from ftlab.errors import ConfigError, Mistake, nearest
 from ftlab.schema import Stage, StageName
 from ftlab.use.importing.source import STAGES, Argument, Source, show
@@ -340,7 +341,7 @@ def _batch(t: Translation) -> None:
     devices, nodes = t.value("hardware.devices"), t.value("hardware.nodes") or 1
     if isinstance(devices, int) and isinstance(nodes, int) and nodes > 1 and devices % nodes == 0:
         name = t.settings["hardware.devices"].arguments[0].name
-        if name == "num_processes":
+        if name == PROCESSES:
             devices //= nodes
             t.change("hardware.devices", devices, f"on each of {nodes} machines")
     rows = micro * accumulation
