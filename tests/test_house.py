@@ -55,7 +55,13 @@ FOLDERS = {
     "data": (("formats",), ("sources",), ("tokens",), ("ledger",), ("packing",), ("",)),
     "stages": (("losses",), ("trainer",), ("rewards",), ("ppo", "grpo"), ("",)),
     "engine": (("trackers",), ("",)),
-    "use": (("models",), ("chat", "evaluate", "inspect", "mine", "package", "report"), ("init",), ("importing",), ("",)),
+    "use": (
+        ("models",),
+        ("chat", "evaluate", "inspect", "mine", "package", "report"),
+        ("init",),
+        ("importing",),
+        ("",),
+    ),
 }
 MAY_IMPORT_HYDRA = {"main", "config", "errors", "launchers"}
 _TARGET = re.compile(r"^ftlab(\.\w+)+(:\w+)?$")
