@@ -171,15 +171,19 @@ class EvaluateTask(TaskGroup):
 
 class PackageTask(TaskGroup):
     name: Literal["package"]
-    format: Literal["auto", "peft", "hf", "table", "json"]
+    format: Literal["auto", "peft", "hf", "gguf", "table", "json"]
     merge: bool | None
-    dtype: Literal["auto", "fp32", "bf16", "fp16"]
+    dtype: Literal["auto", "fp32", "bf16", "fp16", "q8_0"]
     shard_size: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,3}(KB|MB|GB)$")]
     phase: str | None
     output: str | None
     overwrite: bool
     check: bool
+    llama_cpp: str | None
     license: Annotated[str | None, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
+    push: bool
+    repo: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)?$")]
+    private: bool
     file: str | None
     load: bool
     base: str | None

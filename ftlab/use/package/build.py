@@ -14,7 +14,7 @@ from typing import Any
 
 from ftlab import __version__
 from ftlab.base.progress import Progress
-from ftlab.errors import ConfigError, Mistake, PackageError
+from ftlab.errors import ConfigError, Mistake
 from ftlab.policy.tokens import Tokens
 from ftlab.pretrained.architecture import read_architecture
 from ftlab.pretrained.files import CONFIG, local_folder
@@ -32,6 +32,7 @@ from ftlab.use.package.documents import (
     CHECK,
     LICENCES,
     METADATA,
+    MODELFILE,
     REQUIREMENTS,
     SCRIPT,
     USAGE,
@@ -39,6 +40,10 @@ from ftlab.use.package.documents import (
     write_json,
     write_sums,
 )
+from ftlab.use.package.gguf.llama_cpp import Build, ask, find_build, not_checked
+from ftlab.use.package.gguf.modelfile import modelfile
+from ftlab.use.package.gguf.write import write_gguf
+from ftlab.use.package.push import push, token
 from ftlab.use.package.verify import verify
 from ftlab.use.package.weights import write_weights
 
@@ -48,8 +53,11 @@ _STEPS = 5
 
 @dataclass(frozen=True)
 class Made:
+    """:param address: on the hub, where it was pushed."""
+
     file: Path
     outcomes: list[Outcome]
+    address: str | None
 
 
 def build(choice: Choice, output: Path | None, progress: Progress) -> Made:
@@ -62,15 +70,20 @@ def build(choice: Choice, output: Path | None, progress: Progress) -> Made:
     if output is not None and output.exists() and not choice.task.overwrite:
         reason = "is there already; name another, or replace it with overwrite=true"
         raise ConfigError([Mistake("task.output", reason, output)])
+    task = choice.task
+    if task.push:
+        token()
+    llama_cpp = find_build(task.llama_cpp) if choice.form == "gguf" and task.check else None
     with RunLock(packages, make=True), _emptied(temporary_folder(packages / choice.name)) as work:
         with progress(f"packing {choice.name}", _STEPS, "steps") as bar:
-            outcomes = _fill(choice, work, bar)
+            outcomes = _Filling(choice, work, llama_cpp).run(bar)
         folder = work / choice.name
         with progress("writing the archive", size(folder), "bytes", only_live=True) as bar:
             write_archive(folder, file, choice.name, bar.advance)
         write_atomic(file.with_name(f"{file.name}.sha256"), f"{sha256(file)}  {file.name}\n")
         verify(file, progress)
-    return Made(file, outcomes)
+        address = push(folder, choice.name, task.repo, task.private, file) if task.push else None
+    return Made(file, outcomes, address)
 
 
 @contextmanager
@@ -84,38 +97,70 @@ def _emptied(folder: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _fill(choice: Choice, work: Path, bar: Any) -> list[Outcome]:
-    """Make all files of the package below ``work``, in a folder of its name."""
-    tokens = choice.policy.tokens()
-    folder = work / choice.name
-    folder.mkdir()
-    bar.update(0, "asking the run")
-    reference = checks.reference_of(choice.policy, tokens) if choice.task.check else None
-    gc.collect()
-    bar.update(1, "weights")
-    write_weights(choice, tokens, folder)
-    gc.collect()
-    bar.update(2, "asking the package")
-    outcomes = [] if reference is None else _compared(choice, reference, folder, work)
-    bar.update(3, "documents")
-    _write_documents(choice, tokens, reference, outcomes, folder)
-    bar.update(4, "hashes")
-    write_sums(folder)
-    bar.update(_STEPS, "")
-    return outcomes
+class _Filling:
+    """Makes all files of a package below a folder of work.
+
+    :ivar folder: of the package, with its name. :ivar model: of the whole model or the adapter: the package's folder
+        itself, but for GGUF.
+    """
+
+    def __init__(self, choice: Choice, work: Path, llama_cpp: Build | None):
+        self._choice, self._work, self._llama_cpp = choice, work, llama_cpp
+        self._tokens = choice.policy.tokens()
+        self.folder = work / choice.name
+        self.model = work / "model" if choice.form == "gguf" else self.folder
+        for path in (self.folder, self.model):
+            path.mkdir(exist_ok=True)
+
+    def run(self, bar: Any) -> list[Outcome]:
+        choice = self._choice
+        bar.update(0, "asking the run")
+        reference = checks.reference_of(choice.policy, self._tokens) if choice.task.check else None
+        gc.collect()
+        bar.update(1, "weights")
+        write_weights(choice, self._tokens, self.model)
+        gc.collect()
+        if choice.form == "gguf":
+            self._write_gguf()
+        bar.update(2, "asking the package")
+        outcomes = [] if reference is None else self._compared(reference)
+        bar.update(3, "documents")
+        _write_documents(choice, self._tokens, reference, outcomes, self.folder)
+        bar.update(4, "hashes")
+        write_sums(self.folder)
+        bar.update(_STEPS, "")
+        return outcomes
+
+    def _write_gguf(self) -> None:
+        choice, tokens = self._choice, self._tokens
+        template = None if tokens.template is None else tokens.template.source
+        write_gguf(self.model, self._gguf, choice.name, choice.dtype, tokens, template)
+        (self.folder / MODELFILE).write_text(modelfile(self._gguf.name, tokens), encoding="utf-8")
+
+    @property
+    def _gguf(self) -> Path:
+        return self.folder / f"{self._choice.name}.gguf"
+
+    def _compared(self, reference: Reference) -> list[Outcome]:
+        """:raises PackageError: the package does something else than the run."""
+        choice, asked = self._choice, self._work / "check"
+        asked.mkdir()
+        found = checks.serve(self.model, _facts(choice), [one.values for one in reference.prompts], asked)
+        outcomes = checks.compare(reference, found, checks.tolerance(*_numbers(choice)))
+        if choice.form == "gguf" and self._llama_cpp is None:
+            outcomes.append(not_checked())
+        elif self._llama_cpp is not None:
+            part = checks.tolerance(*_numbers(choice), "fp16")  # of its cache of keys and values
+            outcomes += ask(self._llama_cpp, self._gguf, reference, part, asked)
+        checks.check_right(outcomes)
+        return outcomes
 
 
-def _compared(choice: Choice, reference: Reference, folder: Path, work: Path) -> list[Outcome]:
-    """:raises PackageError: the package does something else than the run."""
+def _numbers(choice: Choice) -> tuple[str, ...]:
+    """The kinds of numbers that are on the way from the run to the package."""
     from ftlab.model.load import precision_name
 
-    asked = work / "check"
-    asked.mkdir()
-    found = checks.serve(folder, _facts(choice), [one.values for one in reference.prompts], asked)
-    kinds = (precision_name(choice.config), choice.config.quant.name, choice.dtype)
-    outcomes = checks.compare(reference, found, checks.tolerance(*kinds))
-    checks.check_right(outcomes)
-    return outcomes
+    return precision_name(choice.config), choice.config.quant.name, choice.dtype
 
 
 def _facts(choice: Choice) -> dict[str, Any]:
@@ -123,7 +168,7 @@ def _facts(choice: Choice) -> dict[str, Any]:
     from ftlab.model.load import uses_cpu
 
     return {
-        "form": choice.form,
+        "form": "peft" if choice.form == "peft" else "hf",
         "is_reward_model": choice.is_reward_model,
         "dtype": choice.dtype,
         "device": "cpu" if uses_cpu(choice.config) else "cuda",
@@ -141,10 +186,11 @@ def _write_documents(
         target = folder / LICENCES / path.name
         target.parent.mkdir(exist_ok=True)
         shutil.copyfile(path, target)
-    snippet = usage.code(choice, _adds_rows(choice, tokens))
-    text = card.model_card(choice, licence, f"```python\n{snippet}```", outcomes)
+    adds_rows = _adds_rows(choice, tokens)
+    text = card.model_card(choice, licence, usage.use_section(choice, adds_rows), outcomes)
     (folder / MODEL_CARD).write_text(text, encoding="utf-8")
-    (folder / SCRIPT).write_text(usage.code(choice, _adds_rows(choice, tokens), is_script=True), encoding="utf-8")
+    if choice.form != "gguf":
+        (folder / SCRIPT).write_text(usage.code(choice, adds_rows, is_script=True), encoding="utf-8")
     (folder / USAGE).write_text(usage.usage_page(choice, _checked(outcomes)), encoding="utf-8")
     (folder / REQUIREMENTS).write_text(usage.requirements(choice), encoding="utf-8")
     write_json(folder / METADATA, _metadata(choice, tokens, licence, outcomes))
@@ -235,12 +281,9 @@ def _phase(choice: Choice, name: str, config: Any, manifest: Mapping[str, Any]) 
 
 def _check_values(reference: Reference, choice: Choice) -> dict[str, Any]:
     """check.json: what was asked and answered, for who asks again elsewhere."""
-    from ftlab.model.load import precision_name
-
-    kinds = (precision_name(choice.config), choice.config.quant.name, choice.dtype)
     return {
         "max_new_tokens": checks.MAX_NEW_TOKENS,
-        "tolerance": checks.tolerance(*kinds),
+        "tolerance": checks.tolerance(*_numbers(choice)),
         "stop": reference.stop,
         "is_reward_model": choice.is_reward_model,
         "prompts": [
@@ -248,6 +291,3 @@ def _check_values(reference: Reference, choice: Choice) -> dict[str, Any]:
             for one, logits in zip(reference.prompts, reference.logits)
         ],
     }
-
-
-__all__ = ["FOLDER", "Made", "PackageError", "build"]

@@ -209,7 +209,7 @@ def compare(reference: Reference, found: Found, part: float) -> list[Outcome]:
         )
     )
     if reference.prompts[0].answer_ids:
-        outcomes.append(_answers(reference, found, limit))
+        outcomes.append(answers_outcome("greedy answers", reference, found.prompts, limit))
     return outcomes
 
 
@@ -219,23 +219,26 @@ def _same(name: str, ours: Sequence[int], theirs: Sequence[int]) -> Outcome:
     return Outcome(name, f"{theirs}, and {list(ours)} of the run", False)
 
 
-def _answers(reference: Reference, found: Found, limit: float) -> Outcome:
-    """Greedy answers are the same, but where two tokens are so near each other that rounding decides."""
+def answers_outcome(name: str, reference: Reference, found: Sequence[Mapping[str, Any]], limit: float) -> Outcome:
+    """Greedy answers are the same, ids and text, but where two tokens are so near each other that rounding decides.
+
+    :param found: ``answer_ids`` and ``answer`` to each prompt. :param limit: that a logit may differ by.
+    """
     same, by_rounding, wrong = 0, 0, 0
-    for ours, theirs, logits_AV in zip(reference.prompts, found.prompts, reference.logits):
+    for ours, theirs, logits_AV in zip(reference.prompts, found, reference.logits):
         a, b = ours.answer_ids, theirs["answer_ids"]
         at = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), None)
         if at is None:
-            same, wrong = same + (a == b), wrong + (a != b)
+            is_same = a == b and ours.answer == theirs["answer"]
+            same, wrong = same + is_same, wrong + (not is_same)
         elif float(logits_AV[at, a[at]] - logits_AV[at, b[at]]) <= 2 * limit:
             by_rounding += 1
         else:
             wrong += 1
-    total = len(reference.prompts)
-    text = f"{same} of {total} the same"
+    text = f"{same} of {len(reference.prompts)} the same"
     if by_rounding:
         text += f", {by_rounding} part{'s' * (by_rounding == 1)} where two tokens are as likely as rounding can tell"
-    return Outcome("greedy answers", text, not wrong)
+    return Outcome(name, text, not wrong)
 
 
 def check_right(outcomes: Sequence[Outcome]) -> None:

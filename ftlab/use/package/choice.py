@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 from ftlab.errors import ConfigError, Mistake, NotReadyError
 from ftlab.model.prequantized import quantization_kind
@@ -14,6 +14,8 @@ from ftlab.pretrained.files import ADAPTER, stored_dtype
 from ftlab.rundir.model_card import base_name, is_of_hub
 from ftlab.rundir.names import FINAL, MERGED_BASE
 from ftlab.schema import PackageTask, Run
+from ftlab.use.package.gguf.families import family_of
+from ftlab.use.package.gguf.write import check_installed
 
 Form = Literal["peft", "hf", "gguf"]
 DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}  # as config.json names them
@@ -70,17 +72,19 @@ def choose(policy: Policy, task: PackageTask) -> Choice:
     if wrong := _mistakes(policy, task, is_adapter):
         raise ConfigError(wrong)
     form = _form(task, is_adapter)
+    if form == "gguf":
+        check_installed()
+        family_of(policy.base.config.model.architecture.family)
     kind = quantization_kind(policy.config.model) if is_adapter else None
     if form != "peft" and kind not in (None, "bitsandbytes"):
         raise NotReadyError(
             f"The base is quantized by {kind}, and an adapter cannot be merged into such weights: use format=peft."
         )
+    dtype: str = task.dtype
     if form == "peft":
         dtype = precision_name(policy.config)
     elif task.dtype == "auto":
         dtype = _stored(policy, is_adapter)
-    else:
-        dtype = task.dtype
     return Choice(policy, task, _name(policy, task, form, dtype), form, dtype)
 
 
@@ -88,11 +92,19 @@ def task_mistakes(task: PackageTask) -> list[Mistake]:
     """What does not go together whatever the run is."""
     found = []
     if task.format in ("table", "json"):
-        found.append(Mistake("task.format", "is how ftlab package verify prints; a package is peft or hf", task.format))
+        found.append(
+            Mistake("task.format", "is how ftlab package verify prints; a package is peft, hf or gguf", task.format)
+        )
     if task.format == "peft" and task.merge:
         found.append(Mistake("task.merge", "makes whole weights, and format=peft is the adapter alone", True))
     if task.format == "peft" and task.dtype != "auto":
         found.append(Mistake("task.dtype", "is of whole weights; an adapter is packed as it was saved", task.dtype))
+    if task.dtype == "q8_0" and task.format != "gguf":
+        found.append(Mistake("task.dtype", "is a type of GGUF: use format=gguf, or fp32, bf16 or fp16", task.dtype))
+    if task.format != "gguf" and task.llama_cpp is not None:
+        found.append(Mistake("task.llama_cpp", "is of format=gguf", task.llama_cpp))
+    if task.repo is not None and not task.push:
+        found.append(Mistake("task.repo", "is of push=true", task.repo))
     for key, value in (("file", task.file), ("base", task.base), ("load", task.load or None)):
         if value is not None:
             found.append(Mistake(f"task.{key}", "is of ftlab package verify", value))
@@ -106,7 +118,7 @@ def _mistakes(policy: Policy, task: PackageTask, is_adapter: bool) -> list[Mista
         found.append(Mistake("task.format", reason, "peft"))
     if not is_adapter and task.merge:
         found.append(Mistake("task.merge", "the run trained whole weights; there is no adapter to merge", True))
-    if is_adapter and task.format == "hf" and task.merge is False:
+    if is_adapter and task.format in ("hf", "gguf") and task.merge is False:
         reason = f"format={task.format} is whole weights, made of the adapter and its base: leave merge out"
         found.append(Mistake("task.merge", reason, False))
     if is_adapter and _form(task, is_adapter) == "peft" and task.dtype != "auto":
@@ -115,6 +127,8 @@ def _mistakes(policy: Policy, task: PackageTask, is_adapter: bool) -> list[Mista
     if is_adapter and _form(task, is_adapter) == "peft" and Path(str(policy.config.model.path)).name == MERGED_BASE:
         reason = "the base of this adapter is one that the run made (start: merge), which is nowhere else: merge=true"
         found.append(Mistake("task.merge", reason))
+    if policy.config.stage.name == "rm" and task.format == "gguf":
+        found.append(Mistake("task.format", "a reward model answers with a score, which GGUF has no place for", "gguf"))
     if policy.config.stage.name == "rm" and is_adapter and (task.merge or task.format == "hf"):
         reason = "the adapter of a reward model is packed as it is: use format=peft"
         found.append(Mistake("task.merge" if task.merge else "task.format", reason, task.merge or task.format))
@@ -122,8 +136,8 @@ def _mistakes(policy: Policy, task: PackageTask, is_adapter: bool) -> list[Mista
 
 
 def _form(task: PackageTask, is_adapter: bool) -> Form:
-    if task.format in ("peft", "hf"):
-        return cast(Form, task.format)
+    if task.format in ("peft", "hf", "gguf"):
+        return task.format
     return "peft" if is_adapter and not task.merge else "hf"
 
 

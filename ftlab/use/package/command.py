@@ -75,6 +75,8 @@ def _pack(task: PackageTask, given: Given, folder: Path, step: int | None, outpu
     for line in outcome_table(made.outcomes):
         echo(line)
     echo(f"written to {shown_path(made.file)} ({made.file.stat().st_size:,} bytes)")
+    if made.address is not None:
+        echo(f"pushed to {made.address}{' (private)' if task.private else ''}")
 
 
 def _check_unchanged(policy: Policy) -> None:

@@ -19,6 +19,13 @@ def base_placeholder(choice: Choice) -> str:
     return choice.base_name if is_of_hub(choice.base) else "BASE"
 
 
+def use_section(choice: Choice, added_rows: bool) -> str:
+    """What the model card says of how it is used."""
+    if choice.form == "gguf":
+        return f"```\nollama create {choice.name.lower()} -f {MODELFILE}\n```\n\nOr `llama-cli -m {choice.name}.gguf`."
+    return f"```python\n{code(choice, added_rows)}```"
+
+
 def code(choice: Choice, added_rows: bool, is_script: bool = False) -> str:
     """Python that loads the folder it is in, and does with it what the run trained for.
 
