@@ -160,7 +160,10 @@ def _numbers(choice: Choice) -> tuple[str, ...]:
     """The kinds of numbers that are on the way from the run to the package."""
     from ftlab.model.load import precision_name
 
-    return precision_name(choice.config), choice.config.quant.name, choice.dtype
+    quant = choice.config.quant.name
+    # What bitsandbytes loads of four bits, and nobody trains, it computes in bf16 on a CPU that has it.
+    serving = "bf16" if choice.form == "peft" and quant in ("nf4", "fp4") else choice.dtype
+    return precision_name(choice.config), quant, choice.dtype, serving
 
 
 def _facts(choice: Choice) -> dict[str, Any]:

@@ -6,9 +6,11 @@ import { pathToFileURL } from "node:url";
 
 const request = JSON.parse(readFileSync(0, "utf-8"));
 const { getLlama } = await import(pathToFileURL(request.library).href);
-const llama = await getLlama({ gpu: false, build: "never", skipDownload: true, progressLogs: false, logLevel: "error" });
+const quiet = { progressLogs: false, logLevel: "error" };
+const llama = await getLlama({ gpu: false, build: "never", skipDownload: true, ...quiet });
 const model = await llama.loadModel({ modelPath: request.file });
-const context = await model.createContext({ contextSize: request.context, sequences: 1 });
+const { context: contextSize, threads } = request;
+const context = await model.createContext({ contextSize, threads, sequences: 1 });
 const sequence = context.getSequence();
 const prompts = [];
 

@@ -58,6 +58,8 @@ def ask(build: Build, file: Path, reference: Reference, part: float, work: Path)
     :param part: a logit may differ by so much of the largest one. :param work: a folder for what goes to and fro.
     :raises PackageError: llama.cpp cannot load it.
     """
+    import torch
+
     likely = [logits_AV.topk(min(_COMPARED, logits_AV.shape[-1])) for logits_AV in reference.logits]
     out = work / "llama_cpp.json"
     request = {
@@ -65,6 +67,7 @@ def ask(build: Build, file: Path, reference: Reference, part: float, work: Path)
         "file": str(file),
         "out": str(out),
         "max_new_tokens": MAX_NEW_TOKENS,
+        "threads": torch.get_num_threads(),
         "context": max(len(one.ids) + MAX_NEW_TOKENS + 8 for one in reference.prompts),
         "prompts": [{**one.values, "likely": found.indices.tolist()} for one, found in zip(reference.prompts, likely)],
     }

@@ -35,8 +35,9 @@ _ANY_MERGES = {"llama-bpe": "dbrx"}  # of a pattern that has two names: the one 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """:param model: ``gpt2`` or ``llama``. :param pre: the name of the pattern. :param scores: of SentencePiece;
-    :param merges: of bytes. :param adds_space: whether a text gets a space before it."""
+    """:param model: ``gpt2`` or ``llama``. :param pre: the name of the pattern. :param scores: of SentencePiece.
+    :param merges: of bytes. :param adds_space: whether a text gets a space before it. :param strips: whether white space
+    behind special tokens belongs to them."""
 
     model: str
     pre: str
@@ -45,6 +46,7 @@ class Vocabulary:
     scores: list[float] | None
     merges: list[str] | None
     adds_space: bool
+    strips: bool
 
 
 def read_vocabulary(folder: Path, rows: int, starts_special: bool) -> Vocabulary:
@@ -62,11 +64,11 @@ def read_vocabulary(folder: Path, rows: int, starts_special: bool) -> Vocabulary
         raise NotReadyError(f"A tokenizer of type {model.get('type')} cannot be packed as GGUF; use format=hf.")
     tokens, types = _tokens(whole, rows, is_bytes=not model.get("byte_fallback"))
     merges = [" ".join(one) if isinstance(one, list) else one for one in model["merges"]]
+    strips = any(one.get("rstrip") for one in whole["added_tokens"] if one["special"])
     if not model.get("byte_fallback"):
-        return Vocabulary("gpt2", _pre(whole), tokens, types, None, merges, False)
-    return Vocabulary(
-        "llama", "default", tokens, types, _scores(tokens, merges), None, _adds_space(whole, starts_special)
-    )
+        return Vocabulary("gpt2", _pre(whole), tokens, types, None, merges, False, strips)
+    scores, adds_space = _scores(tokens, merges), _adds_space(whole, starts_special)
+    return Vocabulary("llama", "default", tokens, types, scores, None, adds_space, strips)
 
 
 def _tokens(whole: Mapping[str, Any], rows: int, is_bytes: bool) -> tuple[list[str], list[int]]:

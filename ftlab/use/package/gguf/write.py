@@ -43,7 +43,8 @@ def write_gguf(model: Path, file: Path, name: str, dtype: str, tokens: Tokens, t
     }
     kind, file_type = kinds[dtype]
     writer = gguf.GGUFWriter(file, family.architecture)
-    writer.add_name(name)
+    if (shown := _general_name(name, family.architecture, vocabulary)) is not None:
+        writer.add_name(shown)
     writer.add_file_type(file_type)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     families.write_parameters(writer, config)
@@ -59,6 +60,20 @@ def write_gguf(model: Path, file: Path, name: str, dtype: str, tokens: Tokens, t
     for _, shape, read in places:
         writer.write_tensor_data(gguf.quants.quantize(read(), _kind_of(shape, kind)))
     writer.close()
+
+
+# llama.cpp knows by a name with one of these that white space behind special tokens belongs to them, and looks for the
+# tokens below, without which it ends.
+_PHI3 = ("phi-3", "phi3")
+_OF_PHI3 = {"</s>", "<unk>", "<s>", "<|endoftext|>"}
+
+
+def _general_name(name: str, architecture: str, vocabulary: Vocabulary) -> str | None:
+    """What the file says that it is called; None where llama.cpp would take the name for that of another model."""
+    is_named = any(one in name.lower() for one in _PHI3)
+    if not _OF_PHI3.issubset(vocabulary.tokens):
+        return None if is_named else name
+    return name if is_named or not vocabulary.strips or architecture != "phi3" else f"phi-3 {name}"
 
 
 Place = tuple[str, tuple[int, ...], Callable[[], Any]]  # name in GGUF, shape, what reads it as fp32
