@@ -27,8 +27,9 @@ def push(folder: Path, name: str, repo: str | None, private: bool, archive: Path
     :raises NotReadyError: the hub cannot be reached, or does not let the token; or what is there is for everybody, and
         this was to be private.
     """
+    from httpx import HTTPError  # by which the hub's client speaks
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HFValidationError
 
     hub = HfApi(token=token())
     kept = f"The package is written all the same: {archive}"
@@ -40,7 +41,7 @@ def push(folder: Path, name: str, repo: str | None, private: bool, archive: Path
                 f"task.repo={owned} is there already, and for everybody; private=false lets it be so. {kept}"
             )
         hub.upload_folder(repo_id=owned, folder_path=folder, commit_message=f"{name}, packed by ftlab")
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    except (HTTPError, HFValidationError, OSError) as error:
         if isinstance(error, NotReadyError):
             raise
         raise NotReadyError(f"It cannot be pushed to {hub.endpoint} ({first_line(error)}). {kept}") from None

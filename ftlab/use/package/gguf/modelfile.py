@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ftlab.data.formats import Message, RowError
 from ftlab.data.tokens.templates import Template
 from ftlab.policy.tokens import Tokens
 
-_S, _U, _A = "\u2402SYSTEM\u2403", "\u2402USER\u2403", "\u2402ASSISTANT\u2403"  # no template writes these
+# No template writes these.
+_S, _U, _A, _NEXT = (f"\u2402{word}\u2403" for word in ("SYSTEM", "USER", "ASSISTANT", "NEXT"))
 _WITHOUT = (
     "# The chat template cannot be written as one of Ollama, which takes that of the GGUF file where it knows it.\n"
 )
@@ -27,67 +28,65 @@ Turns = Sequence[tuple[str, str | None]]  # questions with their answers; the la
 class ChatShape:
     """What a template writes around contents.
 
-    :param opening: before the first user's content where there is no system message.
-    :param opening_with_system: the same before and after a system message; None where the template takes none.
-    :param user: before a later user's content. :param assistant: before an answer, behind a user's.
-    :param closing: behind an answer that another turn follows.
+    :param opening: before the first question where there is no system message.
+    :param opening_with_system: the same, before and after a system message; None where the template takes none.
+    :param answered: between a question and its answer. :param following: between an answer and the next question.
+    :param asking: behind the question that is to be answered.
     """
 
     opening: str
     opening_with_system: tuple[str, str] | None
-    user: str
-    assistant: str
-    closing: str
+    answered: str
+    following: str
+    asking: str
 
     def render(self, system: str | None, turns: Turns) -> str:
-        """The text of some turns, the last of which is to be answered. :param turns: question and answer."""
+        """The text of some turns, the last of which is to be answered."""
         if system is None or self.opening_with_system is None:
             text = self.opening
         else:
             text = f"{self.opening_with_system[0]}{system}{self.opening_with_system[1]}"
-        for place, (question, answer) in enumerate(turns):
-            text += (self.user if place else "") + question + self.assistant
-            text += f"{answer}{self.closing}" if answer is not None else ""
-        return text
+        for question, answer in turns:
+            text += question if answer is None else f"{question}{self.answered}{answer}{self.following}"
+        return text + self.asking
 
 
 def chat_shape(template: Template, bos: str | None) -> ChatShape | None:
     """What a template writes, without the token that begins a text, which servers write themselves; None where turns
     are written in no such way."""
     try:
-        one = _text(template, bos, None, [(_U, None)])
-        two = _text(template, bos, None, [(_U, _A), (f"{_U}2", None)])
-        opening, assistant = one.split(_U)
-        first, last = two.split(f"{_U}2")
-        after = first.split(_A)
-        closing = after[1].split("\u2402")[0] if len(after) == 2 else None
+        opening, asking = _text(template, bos, None, [(_U, None)]).split(_U)
+        first, last = _text(template, bos, None, [(_U, _A), (_NEXT, None)]).split(_NEXT)
+        question, following = first.split(_A)
     except (RowError, ValueError):
         return None
-    if closing is None or last != assistant or after[0] != f"{opening}{_U}{assistant}":
+    if last != asking or not question.startswith(f"{opening}{_U}"):
         return None
-    return _split_closing(template, bos, opening, assistant, closing)
+    shape = ChatShape(opening, None, question.removeprefix(f"{opening}{_U}"), following, asking)
+    with_system = replace(shape, opening_with_system=_opening_with_system(template, bos))
+    return with_system if _is_right(with_system, template, bos) else None
 
 
-def _split_closing(template: Template, bos: str | None, opening: str, assistant: str, between: str) -> ChatShape | None:
-    """What is between an answer and the next question ends the one and begins the other; where does not matter."""
-    with_system: tuple[str, str] | None
+def _opening_with_system(template: Template, bos: str | None) -> tuple[str, str] | None:
     try:
         before, behind = _text(template, bos, _S, [(_U, None)]).split(_S)
-        with_system = (before, behind.split(_U)[0])
     except (RowError, ValueError):
-        with_system = None
-    shape = ChatShape(opening, with_system, "", assistant, between)
+        return None
+    return before, behind.split(_U)[0]
+
+
+def _is_right(shape: ChatShape, template: Template, bos: str | None) -> bool:
+    """Whether conversations become the texts that the template makes of them."""
     conversations: list[tuple[str | None, Turns]] = [
         (None, [("a", None)]),
         (None, [("a", "b"), ("c", "d"), ("e", None)]),
     ]
-    if with_system is not None:
+    if shape.opening_with_system is not None:
         conversations += [("s", [("a", None)]), ("s t", [("a", "b"), ("c", None)])]
     try:
-        right = all(shape.render(*one) == _text(template, bos, *one) for one in conversations)
+        return all(shape.render(*one) == _text(template, bos, *one) for one in conversations)
     except RowError:
-        return None
-    return shape if right else None
+        return False
 
 
 def _text(template: Template, bos: str | None, system: str | None, turns: Turns) -> str:
@@ -109,12 +108,9 @@ def go_template(shape: ChatShape) -> str:
         opening = (
             f"{{{{ if .System }}}}{before}{{{{ .System }}}}{behind}{{{{ else }}}}{_literal(shape.opening)}{{{{ end }}}}"
         )
-    user = f"{{{{ .Content }}}}{_literal(shape.assistant)}"
-    answer = f"{{{{ .Content }}}}{_literal(shape.closing)}"
-    return (
-        f'{opening}{{{{ range .Messages }}}}{{{{ if eq .Role "user" }}}}{user}'
-        f'{{{{ else if eq .Role "assistant" }}}}{answer}{{{{ end }}}}{{{{ end }}}}'
-    )
+    answer = f"{_literal(shape.answered)}{{{{ .Content }}}}{_literal(shape.following)}"
+    turns = f'{{{{ if eq .Role "user" }}}}{{{{ .Content }}}}{{{{ else if eq .Role "assistant" }}}}{answer}{{{{ end }}}}'
+    return f"{opening}{{{{ range .Messages }}}}{turns}{{{{ end }}}}{_literal(shape.asking)}"
 
 
 def _literal(text: str) -> str:

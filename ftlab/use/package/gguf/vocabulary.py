@@ -36,8 +36,9 @@ _ANY_MERGES = {"llama-bpe": "dbrx"}  # of a pattern that has two names: the one 
 @dataclass(frozen=True)
 class Vocabulary:
     """:param model: ``gpt2`` or ``llama``. :param pre: the name of the pattern. :param scores: of SentencePiece.
-    :param merges: of bytes. :param adds_space: whether a text gets a space before it. :param strips: whether white space
-    behind special tokens belongs to them."""
+    :param merges: of bytes. :param adds_space: whether a text gets a space before it.
+    :param strips: whether white space behind special tokens belongs to them.
+    """
 
     model: str
     pre: str
