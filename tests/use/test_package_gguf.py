@@ -27,9 +27,9 @@ from ftlab.model.tokenizer import complete, stop_tokens
 from ftlab.policy.tokens import Tokens, _probe_answer
 from ftlab.rundir.directory import RunDir
 from ftlab.use.package.check import Prompt, Reference, check_right
-from ftlab.use.package.gguf.llama_cpp import VARIABLE, ask, find_build
-from ftlab.use.package.gguf.modelfile import chat_shape, go_template, modelfile
-from ftlab.use.package.gguf.write import tensors_of, write_gguf
+from ftlab.use.package.gguf_file import tensors_of, write_gguf
+from ftlab.use.package.llama_cpp import VARIABLE, ask, find_build
+from ftlab.use.package.modelfile import chat_shape, go_template, modelfile
 from tests.conftest import ROOT
 from tests.runs import train_run
 from tests.use.test_package import GIVEN, answer_of, unpacked

@@ -40,9 +40,9 @@ from ftlab.use.package.documents import (
     write_json,
     write_sums,
 )
-from ftlab.use.package.gguf.llama_cpp import Build, ask, find_build, not_checked
-from ftlab.use.package.gguf.modelfile import modelfile
-from ftlab.use.package.gguf.write import write_gguf
+from ftlab.use.package.gguf_file import write_gguf
+from ftlab.use.package.llama_cpp import Build, ask, find_build, not_checked
+from ftlab.use.package.modelfile import modelfile
 from ftlab.use.package.push import push, token
 from ftlab.use.package.verify import verify
 from ftlab.use.package.weights import write_weights

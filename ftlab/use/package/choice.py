@@ -14,8 +14,8 @@ from ftlab.pretrained.files import ADAPTER, stored_dtype
 from ftlab.rundir.model_card import base_name, is_of_hub
 from ftlab.rundir.names import FINAL, MERGED_BASE
 from ftlab.schema import PackageTask, Run
-from ftlab.use.package.gguf.families import family_of
-from ftlab.use.package.gguf.write import check_installed
+from ftlab.use.package.gguf_families import family_of
+from ftlab.use.package.gguf_file import check_installed
 
 Form = Literal["peft", "hf", "gguf"]
 DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}  # as config.json names them

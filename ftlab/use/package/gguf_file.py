@@ -9,8 +9,8 @@ from typing import Any
 
 from ftlab.errors import NotReadyError
 from ftlab.policy.tokens import Tokens
-from ftlab.use.package.gguf import families
-from ftlab.use.package.gguf.vocabulary import Vocabulary, read_vocabulary
+from ftlab.use.package import gguf_families as families
+from ftlab.use.package.gguf_vocabulary import Vocabulary, read_vocabulary
 
 INSTALL = "pip install 'ftlab[gguf]'"
 
