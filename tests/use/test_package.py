@@ -89,6 +89,12 @@ def test_an_adapter_is_packed_checked_and_used_without_ftlab(run, here, capsys):
     assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "tiny"
     everything = "".join(path.read_text() for path in folder.rglob("*") if path.suffix in (".md", ".json", ".py"))
     assert str(ROOT) not in everything and str(here) not in everything
+
+
+@pytest.mark.matrix
+def test_the_code_of_the_card_answers_as_the_run_does_where_ftlab_is_not(run):
+    packaged("run", "check=false")
+    folder = unpacked(run / "packages" / "run-peft.tar.gz")
     assert answer_of_card(folder, str(TINY)) == answer_of(run)
 
 
@@ -133,6 +139,7 @@ def test_the_same_run_makes_the_same_archive(run):
     ]  # fmt: skip
 
 
+@pytest.mark.matrix
 def test_a_merged_model_stands_alone_and_its_commands_work(run, here, capsys):
     packaged("run", "merge=true", "shard_size=2MB")
     assert re.search(r"greedy answers +3 of 3 the same", capsys.readouterr().out)
@@ -152,7 +159,7 @@ def test_a_merged_model_stands_alone_and_its_commands_work(run, here, capsys):
     assert answer == answer_of(run).splitlines()[-1]
 
 
-@pytest.mark.parametrize("words", [("dtype=bf16",), ()])
+@pytest.mark.parametrize("words", [("dtype=bf16",), pytest.param((), marks=pytest.mark.matrix)])
 def test_a_full_run_is_packed_as_it_is_or_in_fewer_bits(words, here):
     run = train_run(here / "run", *GIVEN, "method=full", "model.adapter=null")
     packaged("run", "check=false", *words)
