@@ -35,7 +35,25 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gemma3_text": {**_HEADS, "sliding_window": 8},
     "phi": {"intermediate_size": 64},
     "phi3": _GROUPED,
+    "smollm3": {**_GROUPED, "no_rope_layers": [1, 0]},
+    "olmo3": {**_GROUPED, "layer_types": ["sliding_attention", "full_attention"], "sliding_window": 8},
+    "ministral3": {
+        **_HEADS,
+        "rope_parameters": {
+            "rope_type": "default", "rope_theta": 10000.0, "llama_4_scaling_beta": 0.1,
+            "original_max_position_embeddings": 16,
+        },
+    },
+    "granite": _GROUPED,
     "glm4": _HEADS,
+    "glm4_moe": {
+        **_HEADS, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "n_shared_experts": 1,
+        "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1,
+    },
+    "gemma4_text": {
+        **_HEADS, "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"], "global_head_dim": 16,
+        "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 4096, "num_kv_shared_layers": 0,
+    },
     "cohere": _GROUPED,
     "starcoder2": {**_GROUPED, "sliding_window": 8},
     "gpt2": {},
@@ -57,6 +75,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "granitemoehybrid": {
         **_GROUPED, **_MAMBA, "layer_types": ["mamba", "attention"], "num_local_experts": 2, "num_experts_per_tok": 1,
         "shared_intermediate_size": 32,
+    },
+    "granitemoehybrid:attention": {
+        **_GROUPED, **_MAMBA, "layer_types": ["attention", "attention"], "num_local_experts": 0,
+        "shared_intermediate_size": 64,
     },
     "recurrent_gemma": {**_GROUPED, "lru_width": 32, "num_hidden_layers": 3, "attention_window_size": 8},
     "mamba": {"state_size": 8, "time_step_rank": 4},

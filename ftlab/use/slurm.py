@@ -32,7 +32,7 @@ def slurm(run: Run, overrides: Sequence[str]) -> None:
     jobs = [(name, path, job) for name, path in _runs(folder) if (job := SubmissionFiles(path).read()) is not None]
     is_json = run.task.format == "json"
     if is_json and run.task.action == "status":
-        rows = [{"run": name, "folder": str(path), **one} for name, path, one in _states(jobs)]
+        rows = [{"run": name, "folder": str(path), **one} for name, path, one in (_states(jobs) if jobs else ())]
         echo_json({"folder": str(folder), "jobs": rows, "logs": _logs(jobs)})
     elif not jobs and is_json:
         echo_json({"folder": str(folder), "cancelled": []})

@@ -82,6 +82,11 @@ def test_a_job_of_several_configs_is_left_seen_and_cancelled(command, tmp_path):
     status = command("slurm", "status", "swept")
     assert status.end() == 0
     assert [status.output.count(job_of(run)) for run in runs] == [2] * 4
+    as_json = command("slurm", "status", "swept", "format=json")
+    assert as_json.end() == 0
+    listed = json.loads(as_json.output)["jobs"]
+    assert [one["job"] for one in listed] == [job_of(run) for run in runs]
+    assert [Path(one["folder"]).name for one in listed] == [run.path.name for run in runs]
     cancelled = command("slurm", "cancel", "swept")
     assert cancelled.end() == 0
     assert f"Cancelled {job_of(runs[0])} {job_of(runs[2])}." in cancelled.output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -257,3 +258,20 @@ def test_every_part_of_the_config_can_be_explained(group, explained):
 
 def test_a_key_at_the_top_is_a_key(explained):
     assert explained("seed")[:2] == ["seed = 42", "  takes     integer >= 0, < 4294967296"]
+
+
+def test_as_json_a_key_has_its_value_and_where_it_is_from(explained):
+    said = json.loads("\n".join(explained("lora.r", "model=llama2_13b", "format=json")))
+    assert (said["key"], said["value"], said["takes"]) == ("lora.r", 32, "integer > 0")
+    assert said["meaning"] == "rank of the adapters"
+    [setting] = said["settings"]
+    assert setting["source"].startswith("conf/lora/default.yaml:") and setting["choice"] == "lora=default"
+    [source] = said["taken_from"]
+    assert (source["key"], source["value"]) == ("model.recommended.lora.r", 32)
+
+
+def test_as_json_a_group_has_its_choices_and_keys(explained):
+    said = json.loads("\n".join(explained("method", "method=freeze", "format=json")))
+    assert said["choices"] == ["freeze", "full", "lora", "qlora"]
+    assert said["chosen"] == "freeze"
+    assert {one["key"]: one["value"] for one in said["keys"]}["method.trainable_layers"] == 2

@@ -390,3 +390,24 @@ def test_a_flag_switches_a_key_of_the_task_and_no_other(mistakes):
 
 def test_every_format_has_a_stage():
     assert sorted(STAGES) == sorted(ORDER) and all(STAGES.values())
+
+
+def test_as_json_what_was_found_and_written(begun):
+    questions()
+    said = json.loads(begun("qa.csv", "--yes", "format=json"))
+    assert (said["format"], said["stage"], said["experiment"]) == ("alpaca", "sft", "conf/experiment/qa.yaml")
+    assert [(one["format"], one["fit"]) for one in said["formats"]] == [("alpaca", 8), ("prompts", 8)]
+    assert said["command"] == "ftlab --config-dir=conf experiment=qa"
+    assert Path("conf/experiment/qa.yaml").read_text() == QA
+
+
+def test_as_json_nothing_is_asked(begun):
+    questions()
+    with pytest.raises(NotReadyError, match=r"format=json says what was found, with --yes"):
+        begun("qa.csv", "format=json")
+
+
+def test_a_name_of_a_shipped_experiment_is_refused(begun):
+    questions()
+    with pytest.raises(NotReadyError, match="ftlab ships an experiment=tiny_base"):
+        begun("qa.csv", "--yes", "experiment=tiny_base")

@@ -541,3 +541,18 @@ def test_a_long_row_is_cut_in_the_middle_until_a_terminal_holds_it(in_terminal):
     end = in_terminal(*ALPACA, "data.max_length=2000", "full=true").text.split("\n")
     title = next(at for at, line in enumerate(end) if line.startswith("my.jsonl:1   "))
     assert " ".join(end[title:]).count("seven") == 400
+
+
+def test_as_json_rows_have_their_tokens_and_the_ledger(inspected):
+    write("mine.jsonl", *(asked(f"Say {n}.", str(n)) for n in range(4)), {"instruction": "no answer"})
+    said = json.loads(inspected(
+        "data.path=mine.jsonl", "data.format=alpaca", "data.on_invalid=drop", "data.split.validation=none", "rows=2",
+        "format=json",
+    ))  # fmt: skip
+    assert said["failure"] is None
+    assert len(said["samples"]) == 2
+    trained = "".join(piece["text"] for piece in said["samples"][0]["text"] if piece["trained"])
+    assert trained.startswith("0<|im_end|>")
+    rows = said["ledger"]["splits"]["train"]["rows"]
+    assert (rows["kept"], rows["dropped"]) == (4, 1)
+    assert said["facts"]["template"] == "the tokenizer's own"

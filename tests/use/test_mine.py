@@ -636,3 +636,12 @@ def test_a_set_without_rows_is_left_out_of_the_command(repo, mined):
     found = mined(f"repo={repo.path}", "out=out")
     assert "ftlab phase=codebase data.registry=out/dataset_info.yaml 'run.phases=[foundation,evolution]' " in found.said
     assert "phase3_pr_mastery" not in (found.folder / "dataset_info.yaml").read_text()
+
+
+def test_as_json_rows_of_each_set(repo, mined):
+    repo.put("ok.py", "ok = 1\n")
+    repo.commit("Begin")
+    said = json.loads(mined(f"repo={repo.path}", "out=out", "validation=0", "format=json").said)
+    assert said["registry"] == "out/dataset_info.yaml"
+    assert said["sets"]["phase1_foundation"]["train"] == 1
+    assert said["phases"] == ["foundation", "evolution"]
