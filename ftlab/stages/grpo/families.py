@@ -10,10 +10,14 @@ from ftlab.model.padding import reads_padding
 from ftlab.schema import Architecture
 
 
+_SCALED = ("ministral3",)  # attention is scaled by the position: llama_4_scaling_beta
+
+
 def counts_padding(shape: Architecture) -> bool:
-    """Whether the family has learned a vector for each position, and counts padding that an attention mask hides as
-    long as it is not told positions. It would score other tokens than it sampled, since ``generate`` tells them."""
-    return shape.position_embeddings > 0
+    """Whether the family has learned a vector for each position, or scales attention by it, and counts padding that an
+    attention mask hides as long as it is not told positions. It would score other tokens than it sampled, since
+    ``generate`` tells them."""
+    return shape.position_embeddings > 0 or shape.family in _SCALED
 
 
 def check_family(model: Any) -> None:
