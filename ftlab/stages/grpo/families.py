@@ -9,7 +9,6 @@ from ftlab.model.modules import decoder_of
 from ftlab.model.padding import reads_padding
 from ftlab.schema import Architecture
 
-
 _SCALED = ("ministral3",)  # attention is scaled by the position: llama_4_scaling_beta
 
 
