@@ -25,6 +25,7 @@ TASKS = {
     "evaluate": "ftlab.use.evaluate.command:evaluate",
     "package": "ftlab.use.package.command:package",
     "chat": "ftlab.use.chat.command:chat",
+    "serve": "ftlab.use.serve.command:serve",
     "plan": "ftlab.use.plan:plan",
     "explain": "ftlab.use.explain:explain",
     "env": "ftlab.use.environment:environment",

@@ -58,7 +58,7 @@ FOLDERS = {
     "use": (
         ("models",),
         ("chat", "evaluate", "inspect", "mine", "package", "report"),
-        ("init",),
+        ("init", "serve"),
         ("importing",),
         ("",),
     ),

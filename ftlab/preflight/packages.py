@@ -30,6 +30,16 @@ def missing_plots() -> list[str]:
     return [] if is_installed("plotly") else ["ftlab report needs the package plotly: pip install 'ftlab[sweeps]'"]
 
 
+def missing_server(has_page: bool) -> list[str]:
+    """What ``ftlab serve`` needs that is not installed. :param has_page: whether it shows a page, too."""
+    needs = {"serve": ["fastapi", "uvicorn", "openai"], "page": ["gradio"] if has_page else []}
+    return [
+        f"ftlab serve needs {' and '.join(lacking)}: pip install 'ftlab[{extra}]'"
+        for extra, modules in needs.items()
+        if (lacking := [module for module in modules if not is_installed(module)])
+    ]
+
+
 def deepspeed_problems(run: Run) -> list[str]:
     """What DeepSpeed needs that is not here. On a CPU it compiles a library for its processes, once, and looks for what
     does that when it is imported."""

@@ -14,6 +14,7 @@ WEIGHT_FILES = {".safetensors", ".bin", ".pt", ".pth"}  # endings
 TIMES = ("time", "seconds", "tokens_per_second", "mfu", "gpu_utilization", "gpu_memory_gb")
 MERGED_BASE = "base"  # in a phase's folder: under start: merge the base that the adapter before it became a part of
 PILOT = "pilot_evaluation.json"  # of a run that was a pilot
+SERVED_BASE = "vllm-base"  # of a run: its base as vLLM reads it, with the run's tokenizer and template
 MODEL_CARD = "README.md"  # of final weights
 FINAL = "final"  # of a run and of a phase: the adapter or model that it ended with
 TRAINER_STATE = "trainer_state.json"  # of a checkpoint; the name is that of transformers

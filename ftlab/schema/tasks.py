@@ -216,6 +216,18 @@ class ChatTask(TaskGroup, Answering):
     format: Literal["text", "json"]
 
 
+class ServeTask(TaskGroup, Answering):
+    name: Literal["serve"]
+    runs: tuple[str, ...]
+    phase: str | None
+    compare: Literal["base"] | None
+    engine: Literal["auto", "vllm", "transformers"]
+    host: Annotated[str, Field(min_length=1)]
+    port: Annotated[int, Field(ge=0, le=65535)]
+    page: bool
+    dry_run: bool
+
+
 class EnvTask(TaskGroup):
     name: Literal["env"]
     format: Literal["text", "json"]
@@ -243,6 +255,7 @@ Task = Annotated[
     | EvaluateTask
     | PackageTask
     | ChatTask
+    | ServeTask
     | EnvTask
     | VersionTask,
     Field(discriminator="name"),

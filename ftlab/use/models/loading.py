@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftlab.errors import NotReadyError
+from ftlab.errors import DataError, NotReadyError
 from ftlab.policy.given import Given
 from ftlab.preflight.reachable import check_base
 from ftlab.rundir.start_folder import started_from
@@ -37,18 +37,24 @@ class Models:
         self._bases = SharedBases()
         self.base_count = 1
 
-    def load(self) -> list[Speaker]:
-        """A model for each run.
+    def policies(self) -> list[Policy]:
+        """What each run has trained, not loaded.
 
-        :raises RunDirError: a run has no weights. :raises NotReadyError: a base is missing, or there is no memory for
-            all of them. :raises DataError: a run trained a reward model.
+        :raises RunDirError: a run has no weights. :raises NotReadyError: a base is missing. :raises DataError: a run
+            trained a reward model.
         """
-        policies = []
+        found = []
         for folder in self.folders:
             with started_from(folder) as named:
                 policy = self._policy(named, self._step)
+                check_answers(policy, str(folder))
                 check_base(policy.config)
-                policies.append(policy)
+                found.append(policy)
+        return found
+
+    def load(self) -> list[Speaker]:
+        """A model for each run. :raises FtlabError: as :meth:`policies`; or there is no memory for all of them."""
+        policies = self.policies()
         self._check_fit([policy.config for policy in policies])
         return [self.load_run(place, self._step) for place in range(len(policies))]
 
@@ -80,12 +86,11 @@ class Models:
 
     def _load(self, place: int, step: int | None, is_base: bool) -> Speaker:
         from ftlab.model.base_key import base_key
-        from ftlab.use.models.speaker import BASE, Speaker, check_answers
+        from ftlab.use.models.speaker import BASE, Speaker
 
         folder, name = self.folders[place], self.names[place]
         with started_from(folder) as named:
             policy = self._policy(named, step)
-            check_answers(policy, str(folder))
             policy = _located(policy.base) if is_base else policy
             check_base(policy.config)
             if (key := base_key(policy.config)) is not None:
@@ -125,3 +130,9 @@ def _located(policy: Policy) -> Policy:
         key: str(Path(path).absolute()) for key, path in folders.items() if path is not None and Path(path).exists()
     }
     return replace(policy, config=policy.config.model_copy(update={"model": model.model_copy(update=there)}))
+
+
+def check_answers(policy: Policy, run: str) -> None:
+    """:raises DataError: the run trained a reward model."""
+    if policy.config.stage.name == "rm":
+        raise DataError(f"{run} trained a reward model, which scores answers and writes none: ftlab evaluate {run}")

@@ -9,7 +9,7 @@ from typing import Any
 
 from ftlab.data.formats import Message, Prompt, RowError
 from ftlab.data.tokens.literals import begin_token
-from ftlab.errors import DataError, FtlabError, NotReadyError, OutOfMemoryError
+from ftlab.errors import FtlabError, NotReadyError, OutOfMemoryError
 from ftlab.policy.from_run import Policy, TrainedPolicy
 from ftlab.policy.prompts import PromptWriter
 from ftlab.policy.tokens import Tokens
@@ -98,12 +98,16 @@ class Speaker:
                 (ids,) = self._writer.ids([self._writer.text(Prompt(list(messages), None, {}, tools), thinks)])
             except RowError as error:
                 raise PromptError(f"{self.name}: {error}.") from None
-        if len(ids) >= self.context:
-            raise PromptError(
-                f"{self.name}: the conversation has {len(ids):,} tokens, and the model's context {self.context:,}, "
-                "with no room for an answer. Ask something shorter"
-            )
+        self.check_room(ids)
         return ids
+
+    def check_room(self, prompt: Sequence[int]) -> None:
+        """:raises PromptError: the context has no room for an answer."""
+        if len(prompt) >= self.context:
+            raise PromptError(
+                f"{self.name}: the conversation has {len(prompt):,} tokens, and the model's context {self.context:,}, "
+                "with no room for an answer. Ask something shorter."
+            )
 
     def answer(
         self, prompt: Sequence[int], settings: Settings, seed: Sequence[int], written: Callable[[str], None]
@@ -153,13 +157,3 @@ class Speaker:
         cut = "stopped" if is_stopped else "max_new_tokens" if limit == settings.max_new_tokens else "context"
         whole = self.tokens.tokenizer.decode(ids, skip_special_tokens=True)
         return Answer(whole, len(ids) - ended, len(prompt), None if ended else cut, seconds, first)
-
-
-def is_reward_model(policy: Policy) -> bool:
-    return policy.config.stage.name == "rm"
-
-
-def check_answers(policy: Policy, run: str) -> None:
-    """:raises DataError: the run trained a reward model."""
-    if is_reward_model(policy):
-        raise DataError(f"{run} trained a reward model, which scores answers and writes none: ftlab evaluate {run}")
