@@ -64,6 +64,7 @@ BEFORE = {
         "ftlab run.name=a train.max_steps=44 train.save_steps=20",
         "ftlab run.name=b train.max_steps=44 lora.r=8",
     ),
+    "serve.md": ("ftlab run.name=a train.max_steps=44", "ftlab run.name=b train.max_steps=44 lora.r=8"),
     "report.md": ("ftlab run.name=a train.max_steps=44", "ftlab run.name=b train.max_steps=44 lora.r=8"),
     "data.md": (
         "ftlab data.path=chats.jsonl data.format=messages model.template=qwen3 data.max_length=512",
@@ -131,6 +132,8 @@ def to_type(command: str) -> str:
         return f"{command} --cfg job"
     if NEEDS_A_CLUSTER in command and "dry_run" not in command:
         command = f"{command} hydra.launcher.dry_run=true"
+    if command.startswith("ftlab serve"):  # until Ctrl-C
+        command = f"timeout --preserve-status -s INT 120 {command}"
     is_whole = command in WHOLE
     for example, real in STAND_INS.items():
         command = command.replace(example, real)

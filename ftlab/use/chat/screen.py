@@ -11,16 +11,9 @@ from rich.cells import cell_len
 from rich.table import Table
 
 from ftlab.base.console import Terminal
-from ftlab.base.numbers import readable
 from ftlab.base.terminal import echo, echo_error, echo_json, write
 from ftlab.use.chat.thinking import ThinkingSplitter
 from ftlab.use.models.speaker import Answer, Speaker
-
-_WHY = {
-    "max_new_tokens": "cut at max_new_tokens",
-    "context": "cut: the context is full",
-    "stopped": "stopped",
-}
 
 
 class Wrapped:
@@ -163,11 +156,10 @@ class Shown:
             self._piece(piece, is_thinking)
         self._out.flush()
         write("\n")
-        line = _told(answer)
         if self._screen.is_terminal:
-            write(f"{line}\n\n", is_dim=True)
+            write(f"{answer.told}\n\n", is_dim=True)
         else:
-            echo_error(line)
+            echo_error(answer.told)
 
 
 def speed(answer: Answer) -> dict[str, Any]:
@@ -179,17 +171,6 @@ def speed(answer: Answer) -> dict[str, Any]:
         "seconds": round(answer.seconds, 4),
         "tokens_per_second": None if rate is None else round(rate, 2),
     }
-
-
-def _told(answer: Answer) -> str:
-    parts = [f"{answer.tokens:,} token{'s' * (answer.tokens != 1)}"]
-    if answer.to_first is not None:
-        parts.append(f"first after {readable(answer.to_first)} s")
-    if (rate := answer.tokens_per_second) is not None:
-        parts.append(f"{readable(rate)} tokens/s")
-    if answer.cut is not None:
-        parts.append(_WHY[answer.cut])
-    return ", ".join(parts)
 
 
 def is_terminal() -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ftlab.base.numbers import readable
 from ftlab.data.formats import Message, Prompt, RowError
 from ftlab.data.tokens.literals import begin_token
 from ftlab.errors import FtlabError, NotReadyError, OutOfMemoryError
@@ -17,6 +18,11 @@ from ftlab.schema import Settings
 from ftlab.use.models.settings import sampling_of
 
 BASE = "base"  # the name of what the runs began with
+_WHY = {
+    "max_new_tokens": "cut at max_new_tokens",
+    "context": "cut: the context is full",
+    "stopped": "stopped",
+}
 
 
 class PromptError(FtlabError, ValueError):
@@ -49,6 +55,16 @@ class Answer:
         if self.to_first is None or self.tokens + (self.cut is None) < 2:
             return None
         return (self.tokens + (self.cut is None) - 1) / max(self.seconds - self.to_first, 1e-9)
+
+    @property
+    def told(self) -> str:
+        """Tokens, speed, and why it is not whole, in a line."""
+        parts = [f"{self.tokens:,} token{'s' * (self.tokens != 1)}"]
+        if self.to_first is not None:
+            parts.append(f"first after {readable(self.to_first)} s")
+        if (rate := self.tokens_per_second) is not None:
+            parts.append(f"{readable(rate)} tokens/s")
+        return ", ".join([*parts, *([_WHY[self.cut]] if self.cut else [])])
 
 
 @dataclass

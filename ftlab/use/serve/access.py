@@ -38,7 +38,7 @@ def is_local(host: str) -> bool:
 
 
 class Access:
-    """:param password: that everybody needs, as a bearer token or, under any name, in the browser's dialogue; None: none.
+    """:param password: that everybody needs, as a bearer token or in the browser's dialogue under any name, if any.
     :param is_local: whether only this machine is answered, by names of it: a page from elsewhere that gives its own
         name this address (DNS rebinding) gets nothing.
     """

@@ -94,7 +94,7 @@ def _start_vllm(task: ServeTask, words: Sequence[str]) -> None:
     password = os.environ.get(PASSWORD)
     key = {"VLLM_API_KEY": password} if password else {}
     _listen(task.host, task.port).close()  # vLLM tells a port that is taken after minutes
-    os.execvpe(words[0], words, {**os.environ, **vllm.QUIET, **key})
+    os.execvpe(words[0], list(words), {**os.environ, **vllm.QUIET, **key})
 
 
 def _serve_here(run: Run, task: ServeTask, given: Given, models: Models) -> None:

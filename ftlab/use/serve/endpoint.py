@@ -26,8 +26,9 @@ from ftlab.use.serve.served import ServedModel, ServedTokenizer
 
 # What transformers' server passes over, and what of it is no change.
 _UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
-    "n": (1,), "best_of": (1,), "echo": (False,), "logprobs": (False, 0), "top_logprobs": (0,), "presence_penalty": (0,),
-    "suffix": (), "response_format": ({"type": "text"},), "tool_choice": ("auto",), "functions": (), "function_call": (),
+    "n": (1,), "best_of": (1,), "echo": (False,), "logprobs": (False, 0), "top_logprobs": (0,), "suffix": (),
+    "presence_penalty": (0,), "response_format": ({"type": "text"},), "tool_choice": ("auto",), "functions": (),
+    "function_call": (),
 }  # fmt: skip
 
 
@@ -130,6 +131,8 @@ class _Drawing(BaseHandler):
         found.do_sample = bool(found.temperature)
         if not found.do_sample:
             found.temperature = found.top_k = found.top_p = None
+        elif found.top_k is None:
+            found.top_k = 0  # of all; nothing would be transformers' own 50
         return found
 
 

@@ -14,7 +14,7 @@ from ftlab.data.formats import Message
 from ftlab.errors import ConfigError, FtlabError
 from ftlab.schema import Settings
 from ftlab.use.models.settings import changed
-from ftlab.use.models.speaker import Answer, StopAnswer
+from ftlab.use.models.speaker import StopAnswer
 from ftlab.use.serve.served import ServedModel
 
 REPORT = "/report"
@@ -50,13 +50,13 @@ def _blocks(models: Sequence[ServedModel], settings: Settings, has_report: bool)
             with gradio.Row():
                 speeds = [gradio.Markdown("", elem_classes="speed") for _ in names]
             asked = gradio.Textbox(
-                label="Prompt", lines=2, max_lines=12, placeholder="Enter asks, Shift+Enter breaks the line"
+                label="Prompt", lines=1, max_lines=12, placeholder="Enter asks, Shift+Enter breaks the line"
             )
             with gradio.Row():
                 ask, stop = gradio.Button("Ask", variant="primary"), gradio.Button("Stop")
                 clear = gradio.Button("New conversation")
             with gradio.Accordion("Settings", open=False):
-                system = gradio.Textbox(label="System message", lines=1)
+                system = gradio.Textbox("", label="System message", lines=1)
                 with gradio.Row():
                     fields = [
                         gradio.Textbox(label=name, value=_shown(value), elem_id=f"setting-{name}")
@@ -67,7 +67,7 @@ def _blocks(models: Sequence[ServedModel], settings: Settings, has_report: bool)
                 gradio.HTML(
                     f'<iframe src="{REPORT}" title="runs" style="width: 100%; height: 85vh; border: 0"></iframe>'
                 )
-        answer = _Asking(models, settings)
+        answer = _Asking(models, settings).ask
         given = [asked, system, *fields, *chats]
         shown = [asked, *chats, *speeds]
         running = gradio.on([ask.click, asked.submit], answer, given, shown, show_progress="hidden")
@@ -82,7 +82,7 @@ class _Asking:
     def __init__(self, models: Sequence[ServedModel], settings: Settings):
         self._models, self._settings = models, settings
 
-    def __call__(self, asked: str, system: str, *values: Any) -> Iterator[list[Any]]:
+    def ask(self, asked: str, system: str, *values: Any) -> Iterator[list[Any]]:
         """:param values: the settings, then the conversations. :return: states of the page: an empty prompt, the
         conversations, and how fast each answer was."""
         if not asked.strip():
@@ -97,7 +97,8 @@ class _Asking:
                 one.start()
             is_over = False
             while not is_over:
-                is_over = all([one.is_over(_EVERY / len(answers)) for one in answers])
+                states = [one.is_over(_EVERY / len(answers)) for one in answers]
+                is_over = all(states)
                 whole = [
                     [*chat, question, {"role": "assistant", "content": one.text}] for chat, one in zip(chats, answers)
                 ]
@@ -154,7 +155,7 @@ class _Writing:
             prompt = speaker.prompt(self._messages, None)
             with self._model.lock:
                 answer = speaker.answer(prompt, self._settings, [self._settings.seed, self._turn], self._take)
-            self.told = _speed(answer)
+            self.told = answer.told
         except FtlabError as error:
             self.told = str(error)
         except BaseException:
@@ -179,13 +180,6 @@ def _text(content: Any) -> str:
     if isinstance(content, str):
         return content
     return "".join(part if isinstance(part, str) else part["text"] for part in content)
-
-
-def _speed(answer: Answer) -> str:
-    parts = [f"{answer.tokens:,} tokens"]
-    parts += [f"first after {answer.to_first:.2f} s"] if answer.to_first is not None else []
-    parts += [f"{rate:,.1f} tokens/s"] if (rate := answer.tokens_per_second) is not None else []
-    return ", ".join([*parts, *([f"cut: {answer.cut}"] if answer.cut else [])])
 
 
 def _shown(value: object) -> str:

@@ -22,16 +22,16 @@ class ServedModel:
 
     def __init__(self, speaker: Speaker, settings: Settings):
         self.speaker, self.lock = speaker, threading.Lock()
+        drawn: dict[str, Any] = {
+            "temperature": settings.temperature,
+            "top_k": settings.top_k or 0,  # of all; nothing would be transformers' own 50
+            "top_p": settings.top_p,
+        }
         self.generation_config = GenerationConfig(
-            do_sample=bool(settings.temperature),
-            temperature=settings.temperature or None,
-            top_k=settings.top_k or 0,  # of all; nothing would be transformers' own 50
-            top_p=settings.top_p,
-            repetition_penalty=settings.repetition_penalty,
-            max_new_tokens=settings.max_new_tokens,
-            eos_token_id=list(speaker.tokens.stop),
-            pad_token_id=speaker.tokens.tokenizer.pad_token_id,
-        )
+            do_sample=bool(settings.temperature), **(drawn if settings.temperature else {}),
+            repetition_penalty=settings.repetition_penalty, max_new_tokens=settings.max_new_tokens,
+            eos_token_id=list(speaker.tokens.stop), pad_token_id=speaker.tokens.tokenizer.pad_token_id,
+        )  # fmt: skip
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.speaker.model.model, name)
