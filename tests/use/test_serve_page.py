@@ -66,10 +66,10 @@ def write(window: Browser, selector: str, text: str) -> None:
     )
 
 
-def click(window: Browser, name: str) -> None:
-    """Press what is called so."""
-    found = "[...document.querySelectorAll('button')].find(one => one.innerText.trim().startsWith(arguments[0]))"
-    window.run(f"{found}.click()", name)
+def click(window: Browser, name: str, kind: str = "button") -> None:
+    """Press what is called so. :param kind: its selector."""
+    find = "[...document.querySelectorAll(arguments[0])].find(one => one.innerText.trim().startsWith(arguments[1]))"
+    window.run(f"{find}.click()", kind, name)
 
 
 def answers(window: Browser) -> list[str]:
@@ -86,8 +86,8 @@ def test_one_prompt_is_answered_side_by_side_and_nothing_leaves_the_machine(wind
     wait(window, f"return document.querySelector({FIELD!r}) !== null")
     write(window, FIELD, ASKED)
     window.press("\ue007")
-    done = "return [...document.querySelectorAll('.prose.speed')].filter(one => /tokens?,/.test(one.innerText)).length === 3"
-    wait(window, done)
+    speeds = "[...document.querySelectorAll('.prose.speed')]"
+    wait(window, f"return {speeds}.filter(one => /tokens?,/.test(one.innerText)).length === 3")
     told = answers(window)
     with httpx.Client(trust_env=False, base_url=address, timeout=60) as asking:
         for name, answer in zip(("base", "a", "b"), told, strict=True):
@@ -98,7 +98,7 @@ def test_one_prompt_is_answered_side_by_side_and_nothing_leaves_the_machine(wind
     assert all(name in labels for name in ("base", "a", "b")) and len(set(told)) > 1
     window.screenshot(Path(os.environ.get("SCREENSHOTS", tmp_path)) / "serve-ask.png")
     # The runs: curves and samples.
-    click(window, "Runs")
+    click(window, "Runs", "button[role=tab]")
     drawn = "document.querySelector('iframe')?.contentDocument?.querySelectorAll('.js-plotly-plot')"
     wait(window, f"return {drawn}.length > 0")
     window.screenshot(Path(os.environ.get("SCREENSHOTS", tmp_path)) / "serve-runs.png")
