@@ -66,14 +66,19 @@ def _code(config: Run) -> Iterator[str]:
     task = "SequenceClassification" if is_judge else "CausalLM"
     kind = f"{'AutoPeftModelFor' if is_adapter else 'AutoModelFor'}{task}"
     more = ", num_labels=1" if is_judge else ""
+    answers = is_adapter and not is_judge  # without its own, the base's tokens would end them
     lines = [
         f"from {'peft' if is_adapter else 'transformers'} import {kind}",
-        "from transformers import AutoTokenizer",
+        f"from transformers import AutoTokenizer{', GenerationConfig' if answers else ''}",
         "",
         'folder = "."  # where this file is',
         f"model = {kind}.from_pretrained(folder{more})",
         "tokenizer = AutoTokenizer.from_pretrained(folder)",
     ]
+    if answers:
+        lines.append(
+            "model.generation_config = GenerationConfig.from_pretrained(folder)  # the tokens that end an answer"
+        )
     if config.stage.name == "pt":
         lines += [
             'inputs = tokenizer("...", return_tensors="pt")',

@@ -6,6 +6,7 @@ import gc
 import hashlib
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 
 from ftlab import __version__
 from ftlab.base.progress import Progress
-from ftlab.errors import ConfigError, Mistake
+from ftlab.errors import ConfigError, Mistake, NotReadyError
 from ftlab.policy.tokens import Tokens
 from ftlab.pretrained.architecture import read_architecture
 from ftlab.pretrained.files import CONFIG, local_folder
@@ -41,7 +42,7 @@ from ftlab.use.package.documents import (
     write_sums,
 )
 from ftlab.use.package.gguf_file import write_gguf
-from ftlab.use.package.llama_cpp import Build, ask, find_build, not_checked
+from ftlab.use.package.llama_cpp import Build, ask, not_checked
 from ftlab.use.package.modelfile import modelfile
 from ftlab.use.package.push import push, token
 from ftlab.use.package.verify import verify
@@ -60,8 +61,8 @@ class Made:
     address: str | None
 
 
-def build(choice: Choice, output: Path | None, progress: Progress) -> Made:
-    """:param output: the file; None: below ``packages/`` of the run.
+def build(choice: Choice, output: Path | None, llama_cpp: Build | None, progress: Progress) -> Made:
+    """:param output: the file; None: below ``packages/`` of the run. :param llama_cpp: for the check of GGUF.
 
     :raises ConfigError: something is at ``output``. :raises PackageError: the package does not do what the run does.
     """
@@ -73,8 +74,7 @@ def build(choice: Choice, output: Path | None, progress: Progress) -> Made:
     task = choice.task
     if task.push:
         token()
-    llama_cpp = find_build(task.llama_cpp) if choice.form == "gguf" and task.check else None
-    with RunLock(packages, make=True), _emptied(temporary_folder(packages / choice.name)) as work:
+    with _work_folder(packages / choice.name) if output is None else _folder_beside(output) as work:
         with progress(f"packing {choice.name}", _STEPS, "steps") as bar:
             outcomes = _Filling(choice, work, llama_cpp).run(bar)
         folder = work / choice.name
@@ -87,14 +87,29 @@ def build(choice: Choice, output: Path | None, progress: Progress) -> Made:
 
 
 @contextmanager
-def _emptied(folder: Path) -> Iterator[Path]:
-    """A folder for the block; what a process that was killed has left there goes."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
+def _work_folder(package: Path) -> Iterator[Path]:
+    """A folder for the block, below ``packages/``, whose lock is held; what a process that was killed has left there
+    goes."""
+    folder = temporary_folder(package)
+    with RunLock(package.parent, make=True):
         shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _folder_beside(output: Path) -> Iterator[Path]:
+    """The same beside a file of the user's choice. :raises NotReadyError: nothing can be written there."""
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent)
+    except OSError as error:
+        raise NotReadyError(f"task.output={output} cannot be written: {error.strerror}.") from None
+    with folder as name:
+        yield Path(name)
 
 
 class _Filling:
@@ -116,10 +131,10 @@ class _Filling:
         choice = self._choice
         bar.update(0, "asking the run")
         reference = checks.reference_of(choice.policy, self._tokens) if choice.task.check else None
-        gc.collect()
+        _free_memory()
         bar.update(1, "weights")
         write_weights(choice, self._tokens, self.model)
-        gc.collect()
+        _free_memory()
         if choice.form == "gguf":
             self._write_gguf()
         bar.update(2, "asking the package")
@@ -156,6 +171,15 @@ class _Filling:
         return outcomes
 
 
+def _free_memory() -> None:
+    """Of a model that nobody needs any more: the next one takes its place, or is another process's."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def _numbers(choice: Choice) -> tuple[str, ...]:
     """The kinds of numbers that are on the way from the run to the package."""
     from ftlab.model.load import precision_name
@@ -168,13 +192,15 @@ def _numbers(choice: Choice) -> tuple[str, ...]:
 
 def _facts(choice: Choice) -> dict[str, Any]:
     """How the package is loaded."""
+    import torch
+
     from ftlab.model.load import uses_cpu
 
     return {
         "form": "peft" if choice.form == "peft" else "hf",
         "is_reward_model": choice.is_reward_model,
         "dtype": choice.dtype,
-        "device": "cpu" if uses_cpu(choice.config) else "cuda",
+        "device": "cpu" if uses_cpu(choice.config) else str(torch.accelerator.current_accelerator()),
         "base": choice.config.model.path,
         "revision": choice.config.model.revision,
         "quantization": usage.quantization_config(choice) if choice.form == "peft" else None,

@@ -18,6 +18,7 @@ from ftlab.schema import PackageTask, Run
 
 if TYPE_CHECKING:
     from ftlab.policy.from_run import Policy
+    from ftlab.use.package.llama_cpp import Build
 
 VERIFY = "verify"
 _NEEDS_RUN = "ftlab package needs a run directory: ftlab package outputs/my-run"
@@ -40,16 +41,20 @@ def package(run: Run, overrides: Sequence[str]) -> None:
         _verify(task)
         return
     from ftlab.use.package.choice import task_mistakes
+    from ftlab.use.package.llama_cpp import find_build
 
     given = Given.read(run, overrides, ("hardware",), ())
     if wrong := task_mistakes(task):
         raise ConfigError(wrong)
     output = None if task.output is None else Path(task.output).expanduser().absolute()
+    llama_cpp = find_build(task.llama_cpp) if task.format == "gguf" and task.check else None
     with warnings.catch_warnings(action="ignore"):  # of libraries, to whoever calls them
-        _pack(task, given, Path(run.run.dir).expanduser(), run.run.checkpoint, output)
+        _pack(task, given, Path(run.run.dir).expanduser(), run.run.checkpoint, output, llama_cpp)
 
 
-def _pack(task: PackageTask, given: Given, folder: Path, step: int | None, output: Path | None) -> None:
+def _pack(
+    task: PackageTask, given: Given, folder: Path, step: int | None, output: Path | None, llama_cpp: Build | None
+) -> None:
     from ftlab.policy.from_run import find_policy
     from ftlab.preflight.reachable import check_base
     from ftlab.stages.trainer.out_of_memory import is_out_of_memory
@@ -64,7 +69,7 @@ def _pack(task: PackageTask, given: Given, folder: Path, step: int | None, outpu
         _check_unchanged(policy)
         check_base(policy.config)
         try:
-            made = build(choose(policy, task), output, stderr_bar)
+            made = build(choose(policy, task), output, llama_cpp, stderr_bar)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise

@@ -27,9 +27,8 @@ def push(folder: Path, name: str, repo: str | None, private: bool, archive: Path
     :raises NotReadyError: the hub cannot be reached, or does not let the token; or what is there is for everybody, and
         this was to be private.
     """
-    from httpx import HTTPError  # by which the hub's client speaks
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.errors import HFValidationError, HTTPError
 
     hub = HfApi(token=token())
     kept = f"The package is written all the same: {archive}"

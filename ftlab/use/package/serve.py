@@ -56,7 +56,7 @@ def answer(request: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
     tokenizer = load_tokenizer(request)
     model = load_model(request, tokenizer)
-    config = model.generation_config
+    config = GenerationConfig.from_pretrained(request["folder"])  # an adapter's base has one of its own
     stop = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
     said: dict[str, Any] = {"template": tokenizer.chat_template, "stop": stop, "prompts": []}
     logits: dict[str, Any] = {}
@@ -64,7 +64,7 @@ def answer(request: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         do_sample=False, max_new_tokens=request["max_new_tokens"], eos_token_id=stop, pad_token_id=config.pad_token_id
     )
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    base.generation_config = GenerationConfig()  # else what is not asked for comes from the folder's
+    base.generation_config = GenerationConfig()  # else what is not asked for comes from the model's own
     for place, prompt in enumerate(request["prompts"]):
         text = prompt["text"]
         if prompt["messages"] is not None:

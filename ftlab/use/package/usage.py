@@ -39,7 +39,9 @@ def _code(choice: Choice, added_rows: bool, is_script: bool) -> Iterator[str]:
     is_adapter = choice.form == "peft"
     task = "SequenceClassification" if choice.is_reward_model else "CausalLM"
     quantization = quantization_config(choice) if is_adapter else None
+    answers = is_adapter and not choice.is_reward_model
     transformers = [f"AutoModelFor{task}", "AutoTokenizer", *(["BitsAndBytesConfig"] if quantization else [])]
+    transformers += ["GenerationConfig"] if answers else []
     yield from ("import sys", "from pathlib import Path", "") if is_script else ()
     if is_adapter:
         yield "import torch"
@@ -65,6 +67,8 @@ def _code(choice: Choice, added_rows: bool, is_script: bool) -> Iterator[str]:
         yield f"model = AutoModelFor{task}.from_pretrained(base, {options})"
         if added_rows:
             yield "model.resize_token_embeddings(len(tokenizer))"
+        if answers:
+            yield "model.generation_config = GenerationConfig.from_pretrained(folder)  # what ends an answer"
         yield "model = PeftModel.from_pretrained(model, folder).eval()"
     else:
         yield f'model = AutoModelFor{task}.from_pretrained(folder, dtype="auto"{more}).eval()'
