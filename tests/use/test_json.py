@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-NO_TABLE = {"train", "resume", "reproduce", "report", "version"}
+NO_TABLE = {"train", "resume", "reproduce", "report", "serve", "version"}
 
 
 def test_tasks_without_format_print_no_table():
