@@ -442,6 +442,17 @@ def test_a_run_is_packed_as_gguf_and_checked_in_llama_cpp(run, capsys):
     assert asked["answer"].startswith(answer_of(run))
 
 
+@needs_llama_cpp
+@pytest.mark.matrix
+@pytest.mark.parametrize("dtype", ["bf16", "q8_0"])
+def test_fewer_bits_are_checked_in_llama_cpp_too(dtype, run, capsys):
+    packaged("run", "format=gguf", f"dtype={dtype}")
+    printed = capsys.readouterr().out
+    print(printed)
+    assert re.search(r"in llama\.cpp: ids of prompts +3 of 3 the same", printed) and "not checked" not in printed
+    assert re.search(r"in llama\.cpp: logits +largest difference 0\.\d+ of ", printed)
+
+
 @pytest.mark.matrix
 def test_without_a_build_of_llama_cpp_that_is_said(run, capsys, monkeypatch):
     monkeypatch.delenv(VARIABLE, raising=False)
