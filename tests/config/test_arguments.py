@@ -67,8 +67,8 @@ def test_a_registered_set_is_chosen_like_one_with_a_file(tmp_path):
 
 
 def test_a_key_of_another_task_is_left_alone():
-    """``format`` belongs to ``env``; beside ``explain`` it stays as it was typed, and is refused later."""
-    assert read("explain lora.r format=json").for_hydra == ["task=explain", "format=json", "task.key=lora.r"]
+    """``sort`` belongs to ``ls``; beside ``explain`` it stays as it was typed, and is refused later."""
+    assert read("explain lora.r sort=name").for_hydra == ["task=explain", "sort=name", "task.key=lora.r"]
 
 
 def test_a_group_that_only_starts_like_a_tasks_key_is_left_alone():

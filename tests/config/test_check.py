@@ -25,7 +25,7 @@ def test_typos_in_keys(mistakes):
         "lora.alhpa=3: no such key. lora has: r, alpha, dropout, target_modules, experts, variant, loraplus_ratio. Did "
         "you mean lora.alpha?",
         "sede=3: no such key. Groups and keys: data, deepspeed, eval, hardware, hydra, lora, method, model, phases, "
-        "quant, run, seed, stage, sweep, task, tracker, train. Did you mean seed or sweep?",
+        "pilot, quant, run, seed, stage, sweep, task, tracker, train. Did you mean seed or sweep?",
         "data.split.goldn=none: no such key. data.split has: validation, test, golden, fraction, test_fraction. Did "
         "you mean data.split.golden?",
         "lora.r.x=3: lora.r is a value and has no keys.",
@@ -320,7 +320,7 @@ def test_typos_in_a_users_own_file(own, mistakes):
 
 def test_a_users_own_files_are_among_the_suggestions(own, mistakes):
     (found,) = mistakes(f"--config-dir {own} experiment=min")
-    known = "mine, new_group, tiny_base, tiny_instruct, typo"
+    known = "mine, new_group, pilot, tiny_base, tiny_instruct, typo"
     assert found == f"experiment=min: no such choice. Choices: {known}. Did you mean mine?"
 
 

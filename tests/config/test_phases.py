@@ -112,7 +112,7 @@ def test_a_registered_set_is_chosen_in_an_entry(tmp_path):
           "phases.prefer.stage.beat=1: no such key. stage has: name, beta, loss_type, label_smoothing, sft_weight, "
           "simpo_gamma, reference_model. Did you mean phases.prefer.stage.beta?",
           "phases.prefer.trian.epochs=2: no such key. Groups and keys: data, deepspeed, eval, hardware, lora, method, "
-          "model, quant, seed, stage, train. Did you mean phases.prefer.train?",
+          "model, pilot, quant, seed, stage, train. Did you mean phases.prefer.train?",
           "phases.prefer.train.learning_rate=-1: must be greater than 0"]),
         ("phases.prefer.stage.beta=1",
          ["phases.prefer: no such phase. Phases: none; choose phase=NAME, or give phases=[...]."]),
