@@ -238,7 +238,7 @@ def test_the_users_own_choices_are_among_those_of_a_group(explained, tmp_path, m
     (tmp_path / "sets.yaml").write_text("letters: {file_name: letters.jsonl}\n")
     monkeypatch.chdir(tmp_path)
     lines = explained("experiment", "--config-dir=conf")
-    assert lines[1].split() == ["mine", "tiny_base", "tiny_instruct"]
+    assert lines[1].split() == ["mine", "pilot", "tiny_base", "tiny_instruct"]
     assert [line for line in explained("experiment") if "mine" in line] == ["  with --config-dir=conf also mine"]
     for registry in (["data.registry=sets.yaml"], ["--config-dir=conf", "experiment=mine"]):
         listed = " ".join(explained("data", *registry)).partition("Keys of data")[0].split()
