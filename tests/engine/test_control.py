@@ -85,6 +85,7 @@ def test_a_rate_holds_from_the_next_step_and_keeps_the_shape_of_the_schedule(alo
     assert final_hash(changed) != final_hash(alone)
 
 
+@pytest.mark.matrix
 def test_a_run_that_was_changed_on_its_way_can_be_made_again(alone, changed, ftlab, tmp_path):
     done = ftlab("reproduce", str(changed.path), f"out={tmp_path / 'again'}")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -41,6 +41,7 @@ def whole(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.kill
 def test_a_run_that_is_killed_and_damaged_ends_as_if_nothing_had_been(tmp_path, whole):
     """When its second checkpoint is written, of which a bit is then turned over: it goes back to the one before. What
     happens in the middle of the first checkpoint, ``make test-kill`` shows; what signals and a full disk do,

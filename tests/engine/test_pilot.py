@@ -105,6 +105,7 @@ def test_a_good_pilot_tells_what_the_whole_run_takes(tmp_path, rows, capsys):
     assert found["command"] in said
 
 
+@pytest.mark.matrix
 def test_steps_and_time_of_the_whole_run_are_those_it_takes(tmp_path, rows):
     """Of all its rows, those that the pilot read too."""
     given = (*SMALL, rows, "data.path=" + str(few(tmp_path)), "data.format=alpaca", "train.epochs=4",

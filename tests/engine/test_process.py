@@ -63,6 +63,7 @@ class InThread(threading.Thread):
             self.error = error
 
 
+@pytest.mark.matrix
 def test_two_runs_at_once_are_what_each_is_alone(tmp_path):
     """To the bit, with dropout; one is told to stop in mid-training while the other goes on, and is continued."""
     sft = (*SFT, held_out(tmp_path, "instructions"))

@@ -206,6 +206,7 @@ def test_the_command_line(ftlab, tmp_path):
     assert again.returncode == 0 and again.stdout.count(": finished already, in sweep/") == 4, again.stdout
 
 
+@pytest.mark.matrix
 def test_those_that_do_badly_are_stopped_and_the_others_do_not_notice(ftlab, tmp_path):
     """Of six every second goes on after each rung; the rest is as it is without, and stays stopped."""
     rates = ("1e-6", "1e-5", "1e-4", "1e-3", "3e-3", "1e-2")

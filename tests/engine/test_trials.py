@@ -57,6 +57,7 @@ def rows(said: str) -> list[list[str]]:
     return [[job, status] for job, _, status in found if job.isdecimal()]
 
 
+@pytest.mark.matrix
 def test_trials_are_chosen_run_and_compared(tmp_path, ftlab):
     done = ftlab(*search(tmp_path, 2, "sweep.name=first"))
     assert done.returncode == 0, done.stdout + done.stderr

@@ -6,14 +6,16 @@ import io
 import json
 import shlex
 import shutil
+import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from ftlab.config import command_line
 from ftlab.config.compose import read
-from ftlab.errors import ConfigError, DataError, NotReadyError, RunDirError
+from ftlab.errors import ConfigError, DataError, Interrupted, NotReadyError, RunDirError
 from ftlab.measure.stream import Detokenizer
 from ftlab.policy.from_run import load_policy
 from ftlab.policy.given import Given
@@ -153,6 +155,24 @@ def test_text_goes_out_as_it_is_written(runs, said):
     count = len(policy.tokenizer(told[0]["answer"], add_special_tokens=False)["input_ids"])
     assert told[0]["tokens"] == count and told[0]["prompt_tokens"] > 10
     assert 0 < told[0]["seconds_to_first_token"] <= told[0]["seconds"]
+
+
+def test_ctrl_c_that_a_library_catches_stops_the_answer_all_the_same(runs, said, monkeypatch):
+    add, seen = Detokenizer.add, []
+
+    def catches(self, token):
+        seen.append(token)
+        if len(seen) == 5:
+            with suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        return add(self, token)
+
+    monkeypatch.setattr(Detokenizer, "add", catches)
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(Interrupted):
+        said("Tell me a story.", argv="a temperature=30 max_new_tokens=200")
+    assert 5 <= len(seen) < 20
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_what_was_trained_on_text_goes_on_with_text(here, said):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 
 from ftlab.data.formats import Message
 from ftlab.schema import Settings
 from ftlab.use.chat.conversation import Conversation, Turn
 from ftlab.use.chat.screen import Screen
 from ftlab.use.models.loading import Models
-from ftlab.use.models.speaker import Answer, PromptError, Speaker
+from ftlab.use.models.speaker import Answer, PromptError, Speaker, StopAnswer
 
 
 class Session:
@@ -105,9 +108,32 @@ class Session:
         seed = [self.settings.seed, number, *([self._tries] if self._tries else [])]
         ends = speaker.tokens.tokenizer.decode(prompt[-8:]).rstrip()
         shown = self.screen.begin(speaker, len(self.answering) > 1, opens_thinking=ends.endswith("<think>"))
-        answer = speaker.answer(prompt, self.settings, seed, shown.write)
+        with _stopped_by_ctrl_c(shown.write) as write:
+            answer = speaker.answer(prompt, self.settings, seed, write)
         shown.end(_question(turns[-1].asked), answer, number)
         return answer
+
+
+@contextmanager
+def _stopped_by_ctrl_c(write: Callable[[str], None]) -> Iterator[Callable[[str], None]]:
+    """Ctrl-C raises as ever, and where a library catches that, the next text is not written: the answer stops there."""
+    is_asked = False
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal is_asked
+        is_asked = True
+        signal.default_int_handler(number, frame)
+
+    def write_unless_asked(text: str) -> None:
+        if is_asked:
+            raise StopAnswer
+        write(text)
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield write_unless_asked
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _question(asked: Sequence[Message]) -> str:
