@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from ftlab.base.console import Terminal
+from ftlab.base.heap import use_one_heap
 from ftlab.base.libraries import quiet_libraries
 from ftlab.base.terminal import echo_error
 from ftlab.config import objectives
@@ -102,6 +103,7 @@ def take_turns(
     be stopped early, whenever a turn has ended. :param sweep: whose leaderboard is shown meanwhile.
     """
     quiet_libraries()
+    use_one_heap()
     to = Terminal(highlight=False, emoji=False)
     with Interruption(message) as interruption:
         here = _Process(work, options, judge, to)

@@ -1,0 +1,46 @@
+"""What threads that work one after the other leave in memory."""
+
+import subprocess
+import sys
+
+import pytest
+
+WORK = """
+import resource, sys, threading
+from ftlab.base.heap import use_one_heap
+
+if sys.argv[1] == "one":
+    use_one_heap()
+
+def step():
+    blocks = [bytearray(100_000) for _ in range(1_000)]
+    kept.append(bytearray(5_000))  # behind them, so that their heap cannot be given back from its end
+
+def work(has_stepped):
+    step()
+    has_stepped.set()
+    leave.wait()
+
+kept, leave, peaks = [], threading.Event(), []
+for _ in range(5):
+    has_stepped = threading.Event()
+    threading.Thread(target=work, args=(has_stepped,)).start()
+    has_stepped.wait()
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+leave.set()
+print(peaks[0], peaks[-1])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
+def test_threads_that_work_one_after_the_other_need_the_memory_of_one():
+    def peaks(heaps: str) -> tuple[float, float]:
+        """MiB, after the first thread's step and after the last one's."""
+        done = subprocess.run([sys.executable, "-c", WORK, heaps], capture_output=True, text=True, check=True)
+        first, last = map(float, done.stdout.split())
+        return first, last
+
+    first, last = peaks("each its own")
+    assert last > first + 200, "what this is about"
+    first, last = peaks("one")
+    assert last < first + 10
