@@ -38,7 +38,7 @@ def states_of(rows: int, width: int, kv_heads: int, dtype: torch.dtype = torch.f
 
 def by_hand(query: Tensor, key: Tensor, value: Tensor, layout: SegmentLayout, scale: float, window: int | None):
     """softmax(q k^T * scale + mask) v over all places of the batch at once, shape (B, L, H, D)."""
-    rows, heads, width, size = query.shape
+    rows, heads, width, _ = query.shape
     query_HTD, key_HTD, value_HTD = (
         state.repeat_interleave(heads // state.shape[1], 1).transpose(0, 1).flatten(1, 2)
         for state in (query, key, value)
