@@ -37,13 +37,11 @@ def attend_by_segment(
     counts = [segment.keys for segment in layout.covering]
     # Split and joined once for all: a slice for each would have a gradient as large as the whole for each.
     split = zip(*(state.split(counts) for state in states))
-    outs = [
-        scaled_dot_product_attention(
-            *(state_kHD.transpose(0, 1)[None] for state_kHD in segment_states),
-            is_causal=True,
-            scale=scale,
-            enable_gqa=heads != key_BGLD.shape[1],
-        )[0].transpose(0, 1)[-segment.length :]
-        for segment, segment_states in zip(layout.covering, split)
-    ]
+    outs = []
+    for segment, segment_states in zip(layout.covering, split):
+        query_1HkD, key_1GkD, value_1GkD = (state_kHD.transpose(0, 1)[None] for state_kHD in segment_states)
+        out_1HkD = scaled_dot_product_attention(
+            query_1HkD, key_1GkD, value_1GkD, is_causal=True, scale=scale, enable_gqa=heads != key_BGLD.shape[1]
+        )
+        outs.append(out_1HkD[0].transpose(0, 1)[-segment.length :])
     return torch.cat(outs).view(rows, width, heads, size)

@@ -72,10 +72,10 @@ def _attention(
         segment_layout.windows.append(window)
     if window is not None and window >= segment_layout.longest:
         window = None
-    states = query_BHLD, key_BGLD, value_BGLD
+    states = [query_BHLD, key_BGLD, value_BGLD]
     device = query_BHLD.device.type
     if torch.is_autocast_enabled(device):  # as autocast does around scaled_dot_product_attention
-        states = tuple(state.to(torch.get_autocast_dtype(device)) for state in states)
+        states = [state.to(torch.get_autocast_dtype(device)) for state in states]
     return kernel(*states, segment_layout, how.get("scaling"), window), None
 
 

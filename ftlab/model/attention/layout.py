@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -105,13 +105,18 @@ class SegmentLayout:
     def arguments(self, device: torch.device) -> KernelArguments:
         """Sent to the device once, without waiting for it."""
         if device not in self._arguments:
+
+            def sent(numbers: NDArray[Any]) -> Tensor:
+                return torch.from_numpy(numbers).to(device, non_blocking=True)
+
             queries = np.array([segment.length for segment in self.covering])
             keys = np.array([segment.keys for segment in self.covering])
-            places = torch.from_numpy(self.key_places).to(device, non_blocking=True) if self.has_prefixes else None
             self._arguments[device] = KernelArguments(
-                *(torch.from_numpy(_cumulated(counts)).to(device, non_blocking=True) for counts in (queries, keys)),
-                *(int(-(-counts.max() // _ROUND_TO) * _ROUND_TO) for counts in (queries, keys)),
-                key_places=places,
+                cu_queries=sent(_cumulated(queries)),
+                cu_keys=sent(_cumulated(keys)),
+                longest_query=_rounded_up(queries.max()),
+                longest_key=_rounded_up(keys.max()),
+                key_places=sent(self.key_places) if self.has_prefixes else None,
             )
         return self._arguments[device]
 
@@ -128,3 +133,7 @@ class SegmentLayout:
 
 def _cumulated(counts: NDArray[np.int64]) -> NDArray[np.int32]:
     return np.concatenate([[0], counts.cumsum()]).astype(np.int32)
+
+
+def _rounded_up(length: Any) -> int:
+    return int(-(-length // _ROUND_TO) * _ROUND_TO)

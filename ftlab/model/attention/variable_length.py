@@ -6,6 +6,8 @@ keys of all segments, prefixes counted with each.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
@@ -30,7 +32,7 @@ def attend_variable_length(
     arguments = layout.arguments(query_BHLD.device)
     if arguments.key_places is not None:
         key_KGD, value_KGD = (state.index_select(0, arguments.key_places) for state in (key_KGD, value_KGD))
-    out_THD = varlen_attn(
+    out_THD: Any = varlen_attn(
         query_THD,
         key_KGD,
         value_KGD,
@@ -42,4 +44,5 @@ def attend_variable_length(
         window_size=(-1 if window is None else window - 1, 0),
         enable_gqa=heads != key_KGD.shape[1],
     )
-    return out_THD.view(rows, width, heads, size)
+    attended: Tensor = out_THD.view(rows, width, heads, size)
+    return attended
