@@ -44,3 +44,26 @@ def test_threads_that_work_one_after_the_other_need_the_memory_of_one():
     assert last > first + 200, "what this is about"
     first, last = peaks("one")
     assert last < first + 10
+
+
+GARBAGE = """
+import gc, weakref
+from ftlab.base.heap import leave_imports_uncollected
+
+class Trainer:
+    def __init__(self):
+        self.callback = self
+
+leave_imports_uncollected()
+passed_over = gc.get_freeze_count()
+gone = weakref.ref(Trainer())
+leave_imports_uncollected()
+assert gc.get_freeze_count() == passed_over > 1000
+gc.collect()
+assert gone() is None
+"""
+
+
+def test_what_comes_after_the_imports_is_collected_as_ever():
+    """Also after the second phase, or the second run, of a process has asked for the same."""
+    subprocess.run([sys.executable, "-c", GARBAGE], check=True)
