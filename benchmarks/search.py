@@ -76,12 +76,14 @@ def asha(options: argparse.Namespace, overrides: Sequence[str]) -> list[str]:
                 more = (f"hydra.launcher.stop={rule}", f"hydra.sweep.dir={rule}")
                 walls[rule].append(command(["-m", "ftlab", "-m", *words, *more], folder))
             grid, halved = (board(folder, rule) for rule in walls)
-        best = min((entry for entry in halved if entry.state == "finished"), key=lambda entry: entry.rank or 0)
-        place = next(entry.rank for entry in grid if entry.number == best.number)
-        # A rate may be too high for some: those fail in both.
-        weights = {entry.number: _weights(entry) for entry in grid if entry.state == "finished"}
-        assert all(_weights(one) == weights[one.number] for one in halved if one.state == "finished"), "other weights"
-        missed += [f"the winner is at place {place} of the grid"] if place is None or place > PLACE else []
+            best = min((entry for entry in halved if entry.state == "finished"), key=lambda entry: entry.rank or 0)
+            place = next(entry.rank for entry in grid if entry.number == best.number)
+            # A rate may be too high for some: those fail in both.
+            weights = {entry.number: _weights(entry) for entry in grid if entry.state == "finished"}
+            assert all(_weights(one) == weights[one.number] for one in halved if one.state == "finished"), (
+                "other weights"
+            )
+            missed += [f"the winner is at place {place} of the grid"] if place is None or place > PLACE else []
     whole, some = min(walls["none"]), min(walls["asha"])
     finished = sum(entry.state == "finished" for entry in halved)
     print(f"27 configs of {options.steps} steps in turns, min of {options.repeats}")

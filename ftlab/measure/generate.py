@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 from ftlab.model.generation import only_what_is_asked
 from ftlab.model.padding import reads_padding
@@ -69,39 +71,75 @@ def answer_batches(
     batch_size: int,
     max_tokens: float = math.inf,
     is_sharded: bool = False,
-    processors: Callable[[list[int], int], Any] = lambda batch, width: None,
+    processors: Callable[[list[int], list[int]], Any] = lambda batch, before: None,
     expected: Sequence[int] | None = None,
 ) -> Iterator[tuple[list[int], list[list[int]]]]:
-    """Yield the answers to prompts as they are written, batch by batch: indices of prompts, and the answer's ids to
-    each, with its end token unless it was cut at ``max_new_tokens``. Greedy, unless ``processors`` leave one token.
+    """Yield the answers to prompts as they are written: indices of prompts, and the answer's ids to each, with its end
+    token unless it was cut at ``max_new_tokens``. Greedy, unless ``processors`` leave one token.
 
     Prompts run in batches of similar length, their answers' too where that is known, padded on the left; or of equal
-    length where the family reads padding. A batch takes as many steps as its longest answer has tokens.
+    length where the family reads padding. A batch takes as many steps as its longest answer has tokens, and so the
+    answers that go on when most of their batch have ended are put aside, and go on together after the others.
 
     :param prompts: token ids. :param stop: ids that end an answer. :param batch_size: prompts at most of a batch.
     :param max_tokens: of a batch at most, what is generated included; a prompt that has more by itself runs alone.
     :param is_sharded: whether each process has a part of the weights alone: all of them then call the model as often.
     :param expected: how many tokens each answer may have.
-    :param processors: of a batch and the tokens of its longest prompt, transformers' logits processors.
+    :param processors: of a batch, and of how many tokens stand before each of its answers, padding included,
+        transformers' logits processors.
     """
-    config = greedy_config(stop, pad, max_new_tokens)
     equal = reads_padding(model)
     answers = [0] * len(prompts) if expected is None or equal else [min(one, max_new_tokens) for one in expected]
-    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]) + _STEP * answers[i], len(prompts[i]), i))
     lengths = [len(ids) + max_new_tokens for ids in prompts]
-    for batch in prompt_batches(order, lengths, batch_size, max_tokens, equal):
-        width = max(len(prompts[i]) for i in batch)
-        ids = torch.full((len(batch), width), pad)
-        mask = torch.zeros_like(ids)
-        for row, i in enumerate(batch):
-            ids[row, width - len(prompts[i]) :] = torch.tensor(prompts[i])
-            mask[row, width - len(prompts[i]) :] = 1
-        with only_what_is_asked(model):
-            out = model.generate(
-                input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config,
-                logits_processor=processors(batch, width), synced_gpus=is_sharded,
-            )  # fmt: skip
-        yield batch, [_until_end(answer, stop) for answer in out[:, width:].tolist()]
+    written: list[list[int]] = [[] for _ in prompts]
+    left = list(range(len(prompts)))
+    while left:
+        aside: list[int] = []
+        begun = [[*ids, *answer] for ids, answer in zip(prompts, written)]
+        order = sorted(left, key=lambda i: (len(begun[i]) + _STEP * answers[i], len(begun[i]), i))
+        for batch in prompt_batches(order, lengths, batch_size, max_tokens, equal):
+            width = max(len(begun[i]) for i in batch)
+            ids = torch.full((len(batch), width), pad)
+            mask = torch.zeros_like(ids)
+            for row, i in enumerate(batch):
+                ids[row, width - len(begun[i]) :] = torch.tensor(begun[i])
+                mask[row, width - len(begun[i]) :] = 1
+            config = greedy_config(stop, pad, max_new_tokens - min(len(written[i]) for i in batch))
+            # Where others may not know that some are put aside, or where few can be together, none are.
+            ends = [] if is_sharded or equal else [_MostHaveEnded(stop, width)]
+            with only_what_is_asked(model):
+                out = model.generate(
+                    input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config,
+                    logits_processor=processors(batch, [width - len(written[i]) for i in batch]),
+                    stopping_criteria=StoppingCriteriaList(ends), synced_gpus=is_sharded,
+                )  # fmt: skip
+            for i, answer in zip(batch, out[:, width:].tolist()):
+                written[i] = _until_end([*written[i], *answer][:max_new_tokens], stop)
+            are_over = [len(written[i]) == max_new_tokens or written[i][-1] in stop for i in batch]
+            aside += [i for i, is_over in zip(batch, are_over) if not is_over]
+            done = [i for i, is_over in zip(batch, are_over) if is_over]
+            if done:
+                yield done, [written[i] for i in done]
+        left, answers = aside, [0] * len(prompts)  # that these are longer than was expected is known
+
+
+class _MostHaveEnded(StoppingCriteria):
+    """Ends a batch when at most a quarter of its answers go on, after as many steps again as the others took: what is
+    put aside has to be read once more, and none waits more than twice as long as it might have."""
+
+    def __init__(self, stop: Sequence[int], width: int):
+        self._stop, self._width = torch.tensor(stop), width
+        self._going_B: Tensor | None = None
+        self._steps: int | None = None  # after which most had ended
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
+        going_B = ~torch.isin(input_ids[:, -1], self._stop.to(input_ids.device))
+        self._going_B = going_B if self._going_B is None else going_B & self._going_B
+        steps = input_ids.shape[1] - self._width
+        if self._steps is None and int(self._going_B.sum()) <= len(input_ids) // 4:
+            self._steps = steps
+        ends = self._steps is not None and steps >= 2 * self._steps
+        return torch.full_like(going_B, ends)
 
 
 def greedy_config(stop: Sequence[int], pad: int, max_new_tokens: int) -> Any:

@@ -80,11 +80,11 @@ def sample_batches(
     :param seeds_B: as :func:`answer_seeds` gives them. :param expected: as of
         :func:`ftlab.measure.generate.answer_batches`. :raises NoProbabilitiesError: there is nothing to draw from.
     """
-    draw = _Draw(torch.empty(0, dtype=torch.int64), 0, temperature)
+    draw = _Draw(torch.empty(0, dtype=torch.int64), [], temperature)
 
-    def drawing(batch: list[int], width: int) -> LogitsProcessorList:
+    def drawing(batch: list[int], before: list[int]) -> LogitsProcessorList:
         nonlocal draw
-        draw = _Draw(torch.from_numpy(seeds_B[batch]).to(model.device), width, temperature)
+        draw = _Draw(torch.from_numpy(seeds_B[batch]).to(model.device), before, temperature)
         return LogitsProcessorList([draw])
 
     for batch, found in answer_batches(
@@ -123,7 +123,7 @@ class Sampling:
             found.append(TopKLogitsWarper(self.top_k))
         if self.top_p < 1.0:
             found.append(TopPLogitsWarper(self.top_p))
-        found.append(_Draw(seeds_B, width, 1.0))
+        found.append(_Draw(seeds_B, [width] * len(seeds_B), 1.0))
         return found
 
 
@@ -132,11 +132,12 @@ class _Draw(LogitsProcessor):
     (https://arxiv.org/abs/1411.0030). Logits differ in the last digit with the batch: that changes one draw in a
     million, however large the vocabulary is. Comparing one random number with sums of probabilities, it would be more.
 
-    :param width: tokens before the answers.
+    :param before: tokens before each of the answers, padding included.
     """
 
-    def __init__(self, seeds_B: Tensor, width: int, temperature: float):
-        self._seeds_B, self._width, self._temperature = seeds_B, width, temperature
+    def __init__(self, seeds_B: Tensor, before: Sequence[int], temperature: float):
+        self._seeds_B, self._temperature = seeds_B, temperature
+        self._before_B = torch.tensor(before, dtype=torch.int64, device=seeds_B.device)
         self._finite = torch.ones((), dtype=torch.bool, device=seeds_B.device)
 
     @property
@@ -146,9 +147,9 @@ class _Draw(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """:param scores: logits, (B, V)."""
         self._finite &= scores.amax(-1).isfinite().all()
-        at, size = input_ids.shape[1] - self._width, max(_ELEMENTS // scores.shape[1], 1)
-        parts = zip(scores.split(size), self._seeds_B.split(size))
-        sums = (part / self._temperature + _gumbel(seeds_b, at, part) for part, seeds_b in parts)
+        at_B, size = input_ids.shape[1] - self._before_B, max(_ELEMENTS // scores.shape[1], 1)
+        parts = zip(scores.split(size), self._seeds_B.split(size), at_B.split(size))
+        sums = (part / self._temperature + _gumbel(seeds_b, at_b, part) for part, seeds_b, at_b in parts)
         tokens_B = torch.cat([sum_bV.argmax(-1) for sum_bV in sums])
         return torch.full_like(scores, -math.inf).scatter(1, tokens_B[:, None], 0.0)
 
@@ -156,12 +157,13 @@ class _Draw(LogitsProcessor):
 _ELEMENTS = 1 << 23  # of a tensor of noise: 64 MiB
 
 
-def _gumbel(seeds_b: Tensor, at: int, logits_bV: Tensor) -> Tensor:
+def _gumbel(seeds_b: Tensor, at_b: Tensor, logits_bV: Tensor) -> Tensor:
     """The noise of some answers' tokens, shape (b, V), that of an answer from its own stream of splitmix64
-    (https://doi.org/10.1145/2714064.2660195). :param at: how many tokens the answers have."""
+    (https://doi.org/10.1145/2714064.2660195). :param at_b: how many tokens the answers have."""
     size = logits_bV.shape[1]
-    counters_V = torch.arange(at * size + 1, (at + 1) * size + 1, device=logits_bV.device)
-    mixed = seeds_b[:, None] + counters_V * _signed(0x9E3779B97F4A7C15)  # which overflows, as it should
+    counters_V = torch.arange(1, size + 1, device=logits_bV.device) * _signed(0x9E3779B97F4A7C15)
+    starts_b = seeds_b + at_b * size * _signed(0x9E3779B97F4A7C15)
+    mixed = starts_b[:, None] + counters_V  # all of which overflow, as they should
     shifted = torch.empty_like(mixed)  # in place: making tensors takes as long as all else
     for bits, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
         mixed.bitwise_xor_(_shift(shifted.copy_(mixed), bits)).mul_(_signed(factor))

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessorList
 
 from ftlab.measure.generate import answer_batches, generate
 from ftlab.measure.sample import answer_seeds, sample
@@ -63,6 +63,40 @@ def test_answers_that_are_expected_to_be_long_are_written_together_and_are_the_s
     (_, plain), (batches, sorted_) = found(), found(expected=expected)
     assert plain == sorted_
     assert sorted(batches[-1]) == [0, 3, 6, 9] and all(expected[i] == 1 for batch in batches[:-1] for i in batch)
+
+
+def test_an_answer_without_an_end_does_not_hold_up_its_batch(loaded):
+    """Of eight answers two go on to the limit: they are put aside, and come to what they come to alone."""
+    model, tokens = loaded
+    prompts = tokens.tokenizer(PROMPTS[:8], add_special_tokens=False)["input_ids"]
+    limit = 40
+    forced = {3: limit, 5: limit}  # how many tokens an answer has at least; of the others, two
+
+    def processors(batch: list[int], before: list[int]) -> LogitsProcessorList:
+        def end_in_time(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            for row, (i, width) in enumerate(zip(batch, before)):
+                is_due = input_ids.shape[1] - width + 1 >= forced.get(i, 2)
+                scores[row, tokens.stop] = scores[row].max() + 1 if is_due else -torch.inf
+            return scores
+
+        return LogitsProcessorList([end_in_time])
+
+    def run(size: int) -> tuple[dict[int, list[int]], list[int]]:
+        rows: list[int] = []
+        hook = model.get_base_model().register_forward_pre_hook(
+            lambda module, args, given: rows.append(len(given["input_ids"])), with_kwargs=True
+        )
+        batches = answer_batches(
+            model, prompts, stop=tokens.stop, pad=0, max_new_tokens=limit, batch_size=size, processors=processors
+        )
+        found = {i: ids for batch, of in batches for i, ids in zip(batch, of)}
+        hook.remove()
+        return found, rows
+
+    together, rows = run(8)
+    assert together == run(1)[0]
+    assert [len(together[i]) for i in range(8)] == [limit if i in forced else 2 for i in range(8)]
+    assert rows == [8] * 4 + [2] * (limit - 4), "twice as many steps as the six took"
 
 
 @pytest.mark.parametrize("max_tokens", [60, 120, 200])

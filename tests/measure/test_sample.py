@@ -52,6 +52,19 @@ def test_an_answer_is_the_same_in_any_batch(loaded):
     assert sample(model, prompts, answer_seeds([8], len(prompts)), batch_size=8, **options) != together
 
 
+def test_an_answer_that_was_put_aside_goes_on_with_its_own_random_numbers(loaded):
+    model, prompts, options = loaded
+    many = [prompts[i % len(prompts)] for i in range(32)]
+    seeds = answer_seeds([11], len(many))
+    options = {**options, "temperature": 1.0, "max_new_tokens": 48}
+    calls = []
+    hook = model.get_base_model().register_forward_pre_hook(lambda *call: calls.append(call), with_kwargs=True)
+    together = sample(model, many, seeds, batch_size=8, **options)
+    hook.remove()
+    assert len(calls) < 4 * max(map(len, together)), "or none was put aside"
+    assert together == sample(model, many, seeds, batch_size=1, **options)
+
+
 @pytest.mark.parametrize("temperature", [0.7, 1.3])
 def test_first_tokens_have_the_models_probabilities(loaded, temperature):
     """Of 500 draws each token's share is within four deviations."""
