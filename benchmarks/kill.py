@@ -18,8 +18,9 @@ the cache, of the final weights), or at a random moment after its start:
 What must hold in the end:
 
 - final weights (sha256) and every line of metrics.jsonl, times aside, are those of the uninterrupted run;
-- no more steps were taken than its own plus, for each stop, those since the last checkpoint: one checkpoint's distance,
-  two where the newest checkpoint was damaged, one step where the run was told to stop. So starting over fails.
+- no more steps were taken than its own plus, for each stop, those since the last checkpoint: one checkpoint's distance
+  and those that were taken while the next one was being written, two where the newest checkpoint was damaged, one step
+  where the run was told to stop. So starting over fails.
 
 The exit code is 1 where it does not hold.
 """
@@ -71,7 +72,7 @@ HOWS = ("kill", "term", "flip", "disk", "phases")
 # What a start may end with. A signal that comes before ftlab listens to it ends the process where nothing is lost yet.
 CODES = {"SIGKILL": (-9,), "SIGTERM": (75, -15), "SIGUSR1": (75, -10), "fill": (1,)}
 LAST_WORDS = {"SIGTERM": "Interrupted", "SIGUSR1": "Interrupted", "fill": "is full"}  # of a start that could speak
-STEPS_LOST = {"SIGKILL": SAVE_STEPS, "SIGTERM": 1, "SIGUSR1": 1, "fill": SAVE_STEPS}
+STEPS_LOST = {"SIGKILL": SAVE_STEPS, "SIGTERM": 1, "SIGUSR1": 1, "fill": SAVE_STEPS + 1}  # it is told a step later
 _SPARE = 32 << 20  # bytes of a small disk beside what the run takes; a checkpoint leaves 16 MiB free
 
 
@@ -181,8 +182,18 @@ def ended(folder: Path) -> dict[str, object]:
 
 
 def steps_taken(folder: Path) -> int:
+    return sum(map(len, _steps_of_starts(folder)))
+
+
+def steps_beside(folder: Path) -> int:
+    """Of the starts that were stopped, the last steps, during which a checkpoint was being written."""
+    return sum(len(steps) - len(steps.rstrip(b",")) for steps in _steps_of_starts(folder)[:-1])
+
+
+def _steps_of_starts(folder: Path) -> list[bytes]:
+    """The steps of each start, as ``kill_start.py`` writes them."""
     file = folder / "steps"
-    return file.stat().st_size if file.is_file() else 0
+    return file.read_bytes().split(b"|") if file.is_file() else []
 
 
 def compare(whole: Path, folder: Path, came: Sequence[Event]) -> None:
@@ -194,7 +205,7 @@ def compare(whole: Path, folder: Path, came: Sequence[Event]) -> None:
     if expected["metrics"] != found["metrics"]:
         pairs = itertools.zip_longest(expected["metrics"], found["metrics"])  # type: ignore[call-overload]
         raise Different(f"other metrics: {next((a, b) for a, b in pairs if a != b)}")
-    limit = steps_taken(whole) + sum(event.steps_lost for event in came)
+    limit = steps_taken(whole) + sum(event.steps_lost for event in came) + steps_beside(folder)
     if steps_taken(folder) > limit:
         raise Different(f"{steps_taken(folder)} steps, more than {limit}")
 
@@ -281,7 +292,7 @@ def fills(whole: Path) -> list[Event]:
     """The disk is full: as data is cached, measured and trained on, as the parts of a checkpoint and final weights are
     written, and behind them. In a function the run waits while it is filled, so that what comes next has no room."""
     *_, final, after = _at_end_of(_phase_folders(whole / "disk")[-1])
-    in_checkpoint = ("_save_checkpoint", "save_pretrained", "_save_optimizer_and_scheduler", "_save_rng_state", "seal")
+    in_checkpoint = ("_save_checkpoint", "save_weights", "save_to_json", "seal")
     events = [
         Event("function", "prepare"),
         Event("file", "cache/**/*"),

@@ -3,7 +3,8 @@
     python benchmarks/kill_start.py WHEN:NAME:NTH:WHAT FOLDER OVERRIDES...
 
 The process looks out for the moment itself, every half millisecond, and does at once what is to be done. Beside
-the run it writes ``steps``, a byte for each optimizer step, and ``seconds``, how long ftlab was at work.
+the run it writes ``steps``, a byte for each optimizer step, and ``seconds``, how long ftlab was at work. In ``steps`` a
+start is a ``|``, and a step during which a checkpoint was written a ``,``, any other a ``.``.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from types import FrameType
 from typing import Any
 
 EVERY = 0.0005  # seconds
+CHECKPOINT = "checkpoint"  # the thread that writes one
 
 
 def main() -> None:
@@ -42,10 +44,14 @@ def _count_steps(file: Path) -> None:
     """Of every start: a killed one has written its steps."""
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
-    def count(*_: Any) -> None:
+    def write(byte: bytes) -> None:
         with file.open("ab") as counter:
-            counter.write(b".")
+            counter.write(byte)
 
+    def count(*_: Any) -> None:
+        write(b"," if any(thread.name == CHECKPOINT for thread in threading.enumerate()) else b".")
+
+    write(b"|")
     register_optimizer_step_post_hook(count)
 
 
@@ -65,7 +71,7 @@ def _look_out(disk: Path, when: str, name: str, nth: str, what: str) -> None:
         return True
 
     if when == "function":
-        _at_intervals(lambda frame: look(_is_in(frame, name)))
+        _at_intervals(lambda frame: look(any(_is_in(one, name) for one in (frame, *_frames_of_checkpoint()))))
         return
     is_now: dict[str, Callable[[], bool]] = {
         "seconds": lambda: time.time() - begun > float(name),
@@ -95,6 +101,12 @@ def _at_intervals(look: Callable[[FrameType | None], bool]) -> None:
     signal.signal(signal.SIGALRM, handle)
     signal.siginterrupt(signal.SIGALRM, False)
     signal.setitimer(signal.ITIMER_REAL, EVERY)
+
+
+def _frames_of_checkpoint() -> list[FrameType]:
+    numbers = [thread.ident for thread in threading.enumerate() if thread.name == CHECKPOINT]
+    frames = sys._current_frames() if numbers else {}
+    return [frames[number] for number in numbers if number in frames]
 
 
 def _is_in(frame: FrameType | None, function: str) -> bool:

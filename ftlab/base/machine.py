@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import time
@@ -73,6 +74,32 @@ def usable_memory_gib() -> float:
     except (OSError, ValueError):  # there is none, or it is "max"
         return memory_gib()
     return min(memory_gib(), limit)
+
+
+def spare_memory() -> float:
+    """Bytes of main memory that nobody takes, also when this process has again as much as it had at most. Infinite
+    where the system does not say."""
+    try:
+        import resource
+
+        told = Path("/proc/meminfo").read_text(encoding="ascii")
+        free = next(int(line.split()[1]) * 1024.0 for line in told.splitlines() if line.startswith("MemAvailable:"))
+        resident = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ImportError, StopIteration):
+        return math.inf
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return min(free, _free_in_group()) - max(peak - resident, 0)
+
+
+def _free_in_group() -> float:
+    """What the process's control group leaves it. Pages of files that were not used lately give way."""
+    folder = Path("/sys/fs/cgroup")
+    try:
+        limit, used = (int((folder / f"memory.{name}").read_text(encoding="ascii")) for name in ("max", "current"))
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
+        return float(limit - used + int(stat["inactive_file"]))
+    except (OSError, ValueError, KeyError):  # there is none, or its limit is "max"
+        return math.inf
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from ftlab.base.background import Background
 from ftlab.engine.control import Control
 from ftlab.engine.session import Session
 from ftlab.engine.trackers.rates import Rates
@@ -21,7 +22,10 @@ class BetweenSteps(TrainerCallback):
     training.
 
     :param rates: measure how fast the run trains. :param control: what the user asks for meanwhile.
+    :ivar background: where checkpoints are written; known once there is a trainer.
     """
+
+    background: Background
 
     def __init__(self, session: Session, rates: Rates, control: Control):
         self._control = control
@@ -69,7 +73,9 @@ class BetweenSteps(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._control.saved(state)
+        if self._control.reads_checkpoint:
+            self.background.wait()
+            self._control.saved(state)
 
     @property
     def _is_turn_over(self) -> bool:

@@ -98,6 +98,11 @@ class Control:
             self._session.interruption.end(ending, _LAST_WORDS[ending].format(step=step, path=path))
         return ending is not None
 
+    @property
+    def reads_checkpoint(self) -> bool:
+        """Whether something is to be done with the checkpoint of this step."""
+        return bool(self._to_clone)
+
     def saved(self, state: Any) -> None:
         """A checkpoint is whole: put aside what a clone begins with, before it makes room for a newer one."""
         step, files = state.global_step, self._session.run_dir.phase_files(self._phase_folder)

@@ -10,7 +10,6 @@ from ftlab.rundir.checkpoints import set_aside
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.documents import is_folder, is_there
 from ftlab.rundir.files import move_folder, temporary_folder, weight_hashes
-from ftlab.rundir.names import MODEL_CARD
 
 
 def save_final(
@@ -22,16 +21,11 @@ def save_final(
     :param stop: ids at which an answer ends. :param final: the folder.
     :param state: see :func:`ftlab.model.whole_weights.whole_weights`.
     """
-    from ftlab.model.roles import has_adapter
+    from ftlab.model.whole_weights import save_weights, weights_to_save
 
     writing = temporary_folder(final)
     shutil.rmtree(writing, ignore_errors=True)  # of an attempt that was killed
-    # A trainer may have put a reference's adapter beside the policy's.
-    more: dict[str, Any] = {"selected_adapters": ["default"]} if has_adapter(model) else {}
-    if state is not None:
-        more["state_dict"] = state
-    model.save_pretrained(writing, **more)
-    (writing / MODEL_CARD).unlink(missing_ok=True)  # PEFT's is a form to fill in; ours is written once all is measured
+    save_weights(model, weights_to_save(model, state), writing)
     tokenizer.save_pretrained(writing)
     generation = model.generation_config
     generation.eos_token_id, generation.pad_token_id = stop, tokenizer.pad_token_id

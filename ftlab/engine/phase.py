@@ -176,6 +176,7 @@ class PhaseRun:
         metrics = Metrics(session, self.phase.name, rates, checkpoint is not None)
         between_steps = BetweenSteps(session, rates, Control(session, self.phase.name, self.config))
         trainer = self._trainer(prepared, [between_steps, rates, metrics])
+        between_steps.background = trainer.background
         total = _total_steps(trainer)
         with self.output.console.status("wrapping the model"):  # DeepSpeed compiles for a minute, once, on a CPU
             trainer.wrap(total)
@@ -217,7 +218,10 @@ class PhaseRun:
             else:
                 # What was computed before, and what was found in a cache, leaves no trace in the random state.
                 set_seed(self.config.seed)
-                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+                try:
+                    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+                finally:
+                    trainer.background.settle()  # whoever is next in the run directory must find nobody at work
         session.interruption.check()
         kept = stopping.load_best(trainer, train, self.files, self.output.say)
         state = whole_weights(self.model, self.sharding)

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ftlab.distributed.sharding import Sharding
 from ftlab.errors import RunDirError
-from ftlab.model.guests import has_adapter
+from ftlab.model.guests import TRAINED, has_adapter
 
 
 def whole_weights(model: Any, sharding: Sharding) -> dict[str, Any] | None:
@@ -25,6 +25,48 @@ def whole_weights(model: Any, sharding: Sharding) -> dict[str, Any] | None:
     layers = [model.get_input_embeddings(), model.get_output_embeddings()]
     embeddings = {id(parameter) for layer in layers if layer is not None for parameter in layer.parameters()}
     return sharding.state_dict(model, lambda parameter: parameter.requires_grad or id(parameter) in embeddings)
+
+
+def weights_to_save(model: Any, whole: dict[str, Any] | None = None) -> dict[str, Tensor]:
+    """What a file of a model's weights is made of: of an adapter its own, by the names of the file, without those of
+    other adapters; of a model all, by the names of its modules.
+
+    :param whole: see :func:`whole_weights`.
+    """
+    if not has_adapter(model):
+        return model.state_dict() if whole is None else whole
+    from peft import get_peft_model_state_dict
+
+    return get_peft_model_state_dict(model, state_dict=whole, adapter_name=TRAINED)
+
+
+def save_weights(model: Any, weights: dict[str, Tensor], folder: Path) -> None:
+    """Write them into a folder, with the config that loads them. Of the model itself no weight is read.
+
+    :param weights: see :func:`weights_to_save`.
+    """
+    if not has_adapter(model):
+        model.save_pretrained(folder, state_dict=dict(weights))
+        return
+    from peft.utils import SAFETENSORS_WEIGHTS_NAME
+
+    # As PEFT does it, but for a model card: its is a form to fill in, and takes longer than the weights of a small one.
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(_apart(weights), folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
+    config = copy.copy(model.peft_config[TRAINED])
+    config.inference_mode = True
+    config.save_pretrained(str(folder))
+
+
+def _apart(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as safetensors takes them: none has memory of another, as a head that is tied to the embeddings."""
+    known: set[int] = set()
+    found: dict[str, Tensor] = {}
+    for name, tensor in weights.items():
+        place = tensor.untyped_storage().data_ptr()
+        found[name] = tensor.clone() if place in known else tensor.contiguous()
+        known.add(place)
+    return found
 
 
 @torch.no_grad()

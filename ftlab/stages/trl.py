@@ -171,19 +171,6 @@ class TrlEngine(WholeCheckpoints):
         self._total_train_tokens = state["trl"]["num_tokens"]
         self._metrics["train"].update(state["trl"]["metrics"])
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """TRL's copy of the first adapter stays out: a resumed run makes it anew of the policy that it started from."""
-        adapters: dict[str, Any] = self.model.peft_config if has_adapter(self.model) else {}
-        reference = adapters.pop(REFERENCE, None)
-        if reference is not None:  # PEFT would take what belongs to no adapter for this one's
-            state = self.model.state_dict() if state_dict is None else state_dict
-            state_dict = {name: tensor for name, tensor in state.items() if REFERENCE not in name.split(".")}
-        try:
-            super()._save(output_dir, state_dict)
-        finally:
-            if reference is not None:
-                adapters[REFERENCE] = reference
-
 
 class TrlSftTrainer(TrlEngine, SFTTrainer):
     """Packed rows as they are, without padding; where positions do not keep samples apart, a row for each sample."""

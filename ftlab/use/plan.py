@@ -14,7 +14,7 @@ from ftlab.planning import make_plan
 from ftlab.preflight import check, fit
 from ftlab.preflight.directory import Continuation, continuation
 from ftlab.preflight.fit import size
-from ftlab.preflight.memory import Device, Prediction, device_of, predict, predict_host
+from ftlab.preflight.memory import Device, Prediction, checkpoint_copy_bytes, device_of, predict, predict_host
 from ftlab.preflight.memory.device import CONTEXT
 from ftlab.rundir.checkpoints import step_of
 from ftlab.rundir.claim import named_folder
@@ -94,7 +94,8 @@ def _phase(phase: Phase, then: Continuation | None) -> dict[str, Any]:
         "name": phase.name, "stage": run.stage.name, "model": run.model.name, "method": _method(run),
         "from": phase.source, "trainable": found.trainable, "parameters": found.parameters, **_work(phase, then),
         "device": {"kind": device.kind, "count": device.count, "memory": device.memory, "given": device.is_given},
-        "memory": {**found.as_dict(), "outside": CONTEXT, "needed": round(found.needed), "host": round(found.host)},
+        "memory": {**found.as_dict(), "outside": CONTEXT, "needed": round(found.needed), "host": round(found.host),
+                   "checkpoint": round(checkpoint_copy_bytes(run, found))},
         "host": {
             "moment": host.moment, "processes": host.processes, "each": round(host.each), "once": round(host.once),
             "needed": round(host.needed), "memory": host.memory, "given": host.is_given,
@@ -208,6 +209,8 @@ def _phase_lines(phase: dict[str, Any]) -> list[str]:
     lines += [_row(outside, memory["outside"]), _row("in all", memory["needed"]) + _of(device, phase["device_verdict"])]
     if memory["host"]:
         lines.append(f"  and {size(memory['host'])} in the host's memory for each device, of what is offloaded")
+    if memory["checkpoint"]:
+        lines.append(f"  and {size(memory['checkpoint'])} of main memory, if free, while a checkpoint is being written")
     lines += _host_lines(phase["host"], bool(memory["host"]))
     if phase["changes"]:
         lines += ["", "It fits with one of:"]

@@ -13,7 +13,7 @@ from ftlab.errors import NotReadyError
 from ftlab.planning import make_plan
 from ftlab.preflight import fit
 from ftlab.preflight.memory import activations as act
-from ftlab.preflight.memory import device_of, predict, predict_host
+from ftlab.preflight.memory import checkpoint_copy_bytes, device_of, predict, predict_host
 from ftlab.preflight.memory.device import CONTEXT, GIB
 from ftlab.preflight.memory.layers import adapter_elements
 from ftlab.pretrained.shape import layer_parameters, parameter_count
@@ -321,6 +321,20 @@ FULL_70B = ("model=llama2_70b", "method=full", "hardware=8xa100", "deepspeed=z3"
 
 def host_of(run):
     return predict_host(run, predict(run))
+
+
+def test_a_checkpoint_that_is_written_beside_training_is_a_copy_of_weights_and_states(make_run):
+    """Under freeze of all weights and the states of some; of ppo of two models. Several processes make none."""
+
+    def copy_of(*line):
+        run = make_run("model=llama2_7b", "hardware=a100_80gb", *line)
+        return checkpoint_copy_bytes(run, predict(run))
+
+    weights = parameter_count(make_run("model=llama2_7b").model.architecture)
+    assert copy_of("method=full") == 12 * weights
+    assert 4 * weights < copy_of("method=freeze") < 6 * weights
+    assert copy_of("stage=ppo") == pytest.approx(2 * copy_of("stage=sft"))
+    assert copy_of("hardware.devices=2") == copy_of("deepspeed=z2", "method=full") == 0
 
 
 def test_every_process_loads_a_model_of_its_own_unless_the_file_can_be_shared(make_run, tmp_path):

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 
 from ftlab.base.machine import usable_memory_gib
 from ftlab.distributed.sharding import uses_deepspeed
-from ftlab.distributed.world import may_have_accelerator, planned_layout
+from ftlab.distributed.world import may_have_accelerator, planned_devices, planned_layout
 from ftlab.preflight.memory import states
 from ftlab.preflight.memory.device import CONTEXT, GIB, Device
-from ftlab.preflight.memory.layers import adapter_elements, packing_of
+from ftlab.preflight.memory.layers import adapter_elements, critic_elements, packing_of
 from ftlab.preflight.memory.peak import Prediction
 from ftlab.pretrained import shape as counts
 from ftlab.pretrained.files import stored_dtype
 from ftlab.schema import Run
+from ftlab.stages.trainer.optimizers import bytes_of_states
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,21 @@ def _moments(run: Run, found: Prediction) -> Iterator[tuple[str, float, float]]:
         halves = uses_deepspeed(run) and device.precision == 2
         whole = (2.0 if halves else 4.0) * counts.parameter_count(run.model.architecture)
         yield "as the final weights are gathered", training, whole
+
+
+def checkpoint_copy_bytes(run: Run, found: Prediction) -> float:
+    """What a process takes while a checkpoint is written beside training: a copy of the weights that it holds, which
+    are all of the model's without an adapter, of the optimizer's states, and of ppo's critic with its own. It is made
+    where that is free and else not at all (ftlab/stages/trainer/checkpoints.py), so no run needs it. 0 where several
+    processes train, or DeepSpeed does: training waits there.
+
+    :param found: of the device.
+    """
+    if planned_devices(run.hardware) > 1 or uses_deepspeed(run):
+        return 0.0
+    saved = adapter_elements(run) if run.method.name == "lora" else counts.parameter_count(run.model.architecture)
+    critic = critic_elements(run)
+    return 4.0 * (saved + critic) + bytes_of_states(run.train.optimizer, found.trainable + critic)
 
 
 def _loaded(run: Run, device: Device) -> float:

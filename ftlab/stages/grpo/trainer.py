@@ -45,6 +45,7 @@ from ftlab.stages.trainer.checkpoints import WholeCheckpoints
 from ftlab.stages.trainer.router_loss import router_coefficient
 from ftlab.stages.trainer.shards import REMEMBERED
 
+_GENERATION = "generation.pt"
 _EVALUATION = 1 << 30  # a generation that no training reaches, for the seed of evaluations
 
 
@@ -309,9 +310,8 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """TRL would write a README into the run directory with each checkpoint."""
 
-    def _save_rng_state(self, output_dir: str) -> None:
-        """The random state, and beside it the generation in use, before the checkpoint is sealed."""
-        super()._save_rng_state(output_dir)
+    def own_state(self) -> dict[str, Any]:
+        """The generation in use too."""
         args: Any = self.args
         in_use = self._step % (args.steps_per_generation * self.num_iterations) != 0
         state = {
@@ -319,17 +319,15 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
             "buffer": self._buffered_inputs if in_use else None,
             "metrics": dict(self._metrics["train"]),  # since the last log
         }
-        torch.save(state, self._generation_file(output_dir))
+        return {**super().own_state(), self.world.file_name(_GENERATION): state}
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
-            state = torch.load(self._generation_file(checkpoint), map_location=self.args.device.type, weights_only=True)
+            file = Path(checkpoint) / self.world.file_name(_GENERATION)
+            state = torch.load(file, map_location=self.args.device.type, weights_only=True)
             self._step, self._buffered_inputs = state["step"], state["buffer"]
             self._metrics["train"].update(state["metrics"])
-
-    def _generation_file(self, folder: str) -> Path:
-        return Path(folder) / self.world.file_name("generation.pt")
 
 
 def _sums(parts: Iterable[Mapping[str, tuple[float, float]]]) -> dict[str, tuple[float, float]]:

@@ -367,17 +367,17 @@ class PpoTrainer(StageTrainer):
         self.roles.restore_flags()
         return super().create_optimizer(self.roles.module())
 
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        """The checkpoint's own part too, at the time when it is written but not yet sealed."""
-        super()._save_optimizer_and_scheduler(output_dir)
+    def own_state(self) -> dict[str, Any]:
+        """The critic and the rollout too."""
+        found = super().own_state()
         if not self.args.should_save:  # all processes have the same
-            return
+            return found
         state = {
             "critic": self.roles.critic_state(),
             "kl": self._kl.state_dict(),
             "rollout": None if self._rollout is None else self._rollout.state_dict(),
         }
-        torch.save(state, Path(output_dir) / _STATE)
+        return {**found, _STATE: state}
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)

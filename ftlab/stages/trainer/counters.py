@@ -12,6 +12,8 @@ import torch
 from ftlab.errors import RunDirError
 from ftlab.stages.trainer.divergence import WatchedTrainer
 
+_FILE = "counters.pt"
+
 
 class CountingTrainer(WatchedTrainer):
     """transformers begins its own sums anew at each start."""
@@ -31,18 +33,23 @@ class CountingTrainer(WatchedTrainer):
         if self._spikes is not None and state["usual_losses"] is not None:
             self._spikes.load_state_dict(state["usual_losses"])
 
-    # Beside the random state: after transformers has reset its sums, before the checkpoint is sealed, on every rank.
+    def own_state(self) -> dict[str, Any]:
+        """What a checkpoint has of this process beside what transformers puts there: tensors and plain values, by the
+        name of the file. A stage adds its own."""
+        return {self.world.file_name(_FILE): self.counters()}
 
     def _save_rng_state(self, output_dir: str) -> None:
+        """After transformers has reset its sums, before the checkpoint is sealed, on every rank."""
         super()._save_rng_state(output_dir)
-        torch.save(self.counters(), self._counters_file(output_dir))
+        for name, values in self.own_state().items():
+            torch.save(values, Path(output_dir) / name)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """:raises RunDirError: other processes go on than have begun, and the model draws from their random states."""
         super()._load_rng_state(checkpoint)
         if checkpoint is None:
             return
-        file, device = self._counters_file(checkpoint), self.args.device.type
+        file, device = Path(checkpoint) / self.world.file_name(_FILE), self.args.device.type
         if file.is_file():
             self.restore_counters(torch.load(file, map_location=device, weights_only=True))
             return
@@ -62,9 +69,6 @@ class CountingTrainer(WatchedTrainer):
         """
         loss = torch.stack([state["loss"] for state in states]).mean(0)  # each has counted a mean over all
         return {**states[0], "loss": loss}
-
-    def _counters_file(self, folder: str) -> Path:
-        return Path(folder) / self.world.file_name("counters.pt")
 
 
 def what_is_drawn(model: Any) -> str | None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerControl
 
+from ftlab.base.background import Background
 from ftlab.distributed.world import current_world
 from ftlab.errors import DivergedError
 from ftlab.measure.sample import NoProbabilitiesError
@@ -46,7 +47,7 @@ class WatchedTrainer(FullyShardedTrainer):
 
     :cvar has_sized_loss: False where a loss near or below 0 is ordinary, so that there is no telling a spike.
     :cvar waits_anyhow: True where each step waits for the device in any case, and can be looked at.
-    :ivar files: where the phase's checkpoints are.
+    :ivar files: where the phase's checkpoints are. :ivar background: where one of them may be being written.
     """
 
     has_sized_loss = True
@@ -56,6 +57,7 @@ class WatchedTrainer(FullyShardedTrainer):
 
     def __init__(self, *args: Any, **more: Any) -> None:
         self.world = current_world()
+        self.background = Background("checkpoint")
         self._steps: list[Step] = []
         self._parts: list[Tensor] = []
         self._last_step = -1
@@ -158,6 +160,7 @@ class WatchedTrainer(FullyShardedTrainer):
         self._diverged(Step(number, nothing, nothing, []), what)
 
     def _diverged(self, step: Step, what: str) -> None:
+        self.background.settle()
         whole = next((path for path in checkpoints(self.files.folder) if is_whole(path)), None)
         left = "No checkpoint was written before it" if whole is None else f"The last good checkpoint is {whole}"
         rows = self._rows(step, bad_only=True)
