@@ -57,7 +57,7 @@ def main() -> None:
         "machine": platform.machine(),
         "methods": {},
     }
-    print("| method | ms a step | MB a checkpoint | ms at its step | s with | s without | ratio | CPU ratio | repeats |")
+    print("| method | ms a step | MB a checkpoint | ms at its step | s with | s without | ratio | of CPU | repeats |")
     print("|---|--:|--:|--:|--:|--:|--:|--:|--:|")
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         for method in options.methods:

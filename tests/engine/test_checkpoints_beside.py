@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -94,6 +96,43 @@ def test_a_checkpoint_is_what_the_run_was_at_its_step(held, copies):
     again = resume_run(held.path)
     assert final_hash(again) == whole
     assert logged(again) == lines
+
+
+KILLED = """
+import os, signal, sys, threading
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from ftlab.main import main
+from ftlab.stages.trainer import checkpoints
+
+seal, steps = checkpoints.seal, []
+checkpoints.seal = lambda own: threading.Event().wait() if own.name == "checkpoint-4" else seal(own)
+
+def kill(*_):
+    steps.append(None)
+    if len(steps) == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+register_optimizer_step_post_hook(kill)
+sys.argv = ["ftlab", *sys.argv[1:]]
+main()
+"""
+
+
+@pytest.mark.kill
+def test_a_run_that_is_killed_while_a_checkpoint_is_written_goes_on_from_the_one_before(tmp_path, capsys):
+    """Its next step had been taken, and the checkpoint was not sealed."""
+    given = (*TINY, "train.save_steps=2")
+    whole = train_run(tmp_path / "whole", *given)
+    words = [sys.executable, "-c", KILLED, *given, f"run.dir={tmp_path / 'r'}"]
+    assert subprocess.run(words, capture_output=True, check=False).returncode == -signal.SIGKILL
+    phase = RunDir.open(tmp_path / "r").phase("01-sft")
+    assert {path.name: is_whole(path) for path in checkpoints(phase)} == {"checkpoint-4": False, "checkpoint-2": True}
+    capsys.readouterr()
+    again = resume_run(tmp_path / "r")
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"{phase}/checkpoint-4 is torn" in said and f"continuing from {phase}/checkpoint-2" in said
+    assert final_hash(again) == final_hash(whole)
+    assert logged(again) == logged(whole)
 
 
 def test_a_disk_that_fills_up_beside_training_ends_it_in_words(tmp_path):

@@ -48,9 +48,7 @@ class Content:
         """Write it into a folder, the trainer's state last. :param model: whose names and config it has; its weights
         are not looked at."""
         save_weights(model, self.weights, folder)
-        for name, text in self.texts.items():
-            (folder / name).parent.mkdir(exist_ok=True)
-            (folder / name).write_bytes(text)
+        write_files(self.texts, folder)
         for name, values in self.objects.items():
             torch.save(values, folder / name)
         self.state.save_to_json(str(folder / TRAINER_STATE))
@@ -58,6 +56,13 @@ class Content:
             path, size = self.metrics
             with path.open("rb") as logged:
                 (folder / METRICS).write_bytes(logged.read(size))
+
+
+def write_files(contents: Mapping[str, bytes], folder: Path) -> None:
+    """:param contents: by paths below the folder."""
+    for name, content in contents.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
 
 
 def copied(value: Any) -> Any:

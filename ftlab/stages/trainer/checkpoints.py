@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from ftlab.model.whole_weights import (
 from ftlab.rundir.checkpoints import checkpoints, seal
 from ftlab.rundir.files import size
 from ftlab.rundir.names import METRICS
-from ftlab.stages.trainer.checkpoint_content import Content, random_states
+from ftlab.stages.trainer.checkpoint_content import Content, random_states, write_files
 from ftlab.stages.trainer.evaluation import EvaluatingTrainer
 from ftlab.stages.trainer.optimizers import set_loraplus_rates
 
@@ -147,8 +148,7 @@ class WholeCheckpoints(EvaluatingTrainer):
         assert output_dir is not None
         folder = Path(output_dir)
         save_weights(self.model, weights_to_save(self.model, state_dict), folder)
-        for name, text in self._same_files(folder).items():
-            (folder / name).write_bytes(text)
+        write_files(self._same_files(folder), folder)
         torch.save(self.args, folder / TRAINING_ARGS_NAME)
 
     def _same_files(self, folder: Path) -> dict[str, bytes]:
@@ -156,10 +156,11 @@ class WholeCheckpoints(EvaluatingTrainer):
         damaged with one."""
         if self._texts is None:
             tokenizer: Any = self.processing_class
-            there = set(folder.rglob("*"))
-            tokenizer.save_pretrained(folder)
-            added = [path for path in folder.rglob("*") if path.is_file() and path not in there]
-            self._texts = {str(path.relative_to(folder)): path.read_bytes() for path in added}
+            folder.mkdir(exist_ok=True)
+            with TemporaryDirectory(dir=folder) as written:  # other processes may be writing theirs beside it
+                tokenizer.save_pretrained(written)
+                paths = [path for path in Path(written).rglob("*") if path.is_file()]
+                self._texts = {str(path.relative_to(written)): path.read_bytes() for path in paths}
         return self._texts
 
     def _maybe_log_save_evaluate(self, tr_loss: Tensor, grad_norm: Any, *args: Any, **more: Any) -> None:
