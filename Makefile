@@ -5,7 +5,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-slow test-kill test-matrix test-fuzz test-slurm test-distributed test-gpu lint tiny-base tiny-instruct
+.PHONY: run test test-slow test-kill test-matrix test-fuzz test-slurm test-distributed test-gpu bench bench-gpu lint \
+	tiny-base tiny-instruct
 
 run: $(VENV)/.run
 	$(BIN)/ftlab
@@ -35,6 +36,16 @@ test-distributed: $(VENV)/.dev
 # CUDA GPUs, two for most of them; anything else skips them, saying why.
 test-gpu: $(VENV)/.dev
 	$(BIN)/pytest -m gpu -rs --timeout 3600
+
+# Beside TRL, both sides in one run; hours, and a machine that does nothing else. Ends with an error where a ratio is on
+# the wrong side of its limit or worse than in benchmarks/baselines; RECORD=--record writes those.
+BENCH ?= prepare step_cpu preference rollout startup
+bench: $(VENV)/.dev
+	status=0; for name in $(BENCH); do $(BIN)/python benchmarks/$$name.py $(RECORD) || status=1; done; exit $$status
+
+# On one CUDA GPU, without a network. DRY=--dry-run: the same code at a small size on a CPU.
+bench-gpu: $(VENV)/.dev
+	$(BIN)/python benchmarks/step_gpu.py $(DRY) $(RECORD)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

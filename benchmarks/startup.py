@@ -1,54 +1,80 @@
-"""What a command costs before it does anything: CPU seconds of whole processes, interleaved, medians.
+"""What a command costs before it does anything, and what a whole run costs, beside TRL.
 
-    python benchmarks/startup.py [--repeats 7]
+    python benchmarks/startup.py                       # all of it
+    python benchmarks/startup.py --cases help config --repeats 7
 
-The last column is the ratio to ``import trl.trainer.sft_trainer`` in the same run: what a user of TRL waits for before
-a typo in a config is found.
+- ``help``, ``config``, ``refused``, ``plan``: ftlab's commands beside ``import trl.trainer.sft_trainer``, which is what
+  a user of TRL waits for before a typo in a config is found; and beside ``import torch``, to see what that is of it.
+- ``import ftlab``: what the training run imports, beside the same import of TRL.
+- ``first step``: from the command to one optimizer step and its checkpoint, without evaluations and answers.
+- ``main job``: ``python -m ftlab`` whole, beside ``plain_trl.py``, which does the same as a user of TRL writes it.
+
+Every measurement is a whole process. Neither side has anything cached.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-import resource
-import statistics
-import subprocess
-import sys
+import tempfile
+from pathlib import Path
+from typing import Any
 
+import harness
+from harness import Case, Figures, Ratio
+
+HERE = Path(__file__).resolve().parent
+WHOLE_RUN = 0.7  # of the wall seconds of the plain script
+IMPORTS = ["-c", "import trl.trainer.sft_trainer"]
 COMMANDS = {
-    "ftlab --help": ["-m", "ftlab", "--help"],
-    "ftlab --cfg job": ["-m", "ftlab", "--cfg", "job"],
-    "a refused config": ["-m", "ftlab", "model=tny", "lora.rr=8", "train.learning_rate=abc"],
-    "import torch": ["-c", "import torch"],
-    "import trl.trainer.sft_trainer": ["-c", "import trl.trainer.sft_trainer"],
+    "help": ["-m", "ftlab", "--help"],
+    "config": ["-m", "ftlab", "--cfg", "job"],
+    "refused": ["-m", "ftlab", "model=tny", "lora.rr=8", "train.learning_rate=abc"],
+    "plan": ["-m", "ftlab", "plan"],
+    "import ftlab": ["-c", "import ftlab.engine.tasks, ftlab.engine.phase, ftlab.stages.sft"],
 }
-BASE = "import trl.trainer.sft_trainer"
-
-
-def cpu_seconds(arguments: list[str]) -> float:
-    """User and system seconds of one finished process."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    subprocess.run([sys.executable, *arguments], capture_output=True, env=environment)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+FAILS = {"refused": 1}  # with which code
+SHORT = ("train.max_steps=1", "data.split.validation=none", "data.split.golden=none")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=7, help="counted runs of each command, after one that is not")
-    repeats = parser.parse_args().repeats
-    found: dict[str, list[float]] = {name: [] for name in COMMANDS}
-    for turn in range(repeats + 1):
-        for name, arguments in COMMANDS.items():
-            seconds = cpu_seconds(arguments)
-            if turn:
-                found[name].append(seconds)
-    base = statistics.median(found[BASE])
-    print(f"{'command':<34}{'median':>8}{'min':>8}{'max':>8}{'ratio':>8}   CPU seconds, {repeats} runs")
-    for name, values in found.items():
-        median = statistics.median(values)
-        print(f"{name:<34}{median:>8.2f}{min(values):>8.2f}{max(values):>8.2f}{median / base:>8.3f}")
+    harness.main("startup", harness.parser_of(__doc__).parse_args(), cases, measure)
+
+
+def cases(options: Any) -> list[Case]:
+    lower = (Ratio("CPU s", better="lower", peers="trl"), Ratio("wall s", better="lower", peers="trl"))
+    found = [
+        Case(
+            name,
+            {"ftlab": {"words": words, "code": FAILS.get(name, 0)}, "trl": {"words": IMPORTS},
+             "torch": {"words": ["-c", "import torch"]}},
+            lower,
+        )
+        for name, words in COMMANDS.items()
+    ]  # fmt: skip
+    plain = str(HERE / "plain_trl.py")
+    whole = (Ratio("wall s", at_most=WHOLE_RUN), Ratio("CPU s", better="lower"), Ratio("peak MiB", better="lower"))
+    steps = ("train.max_steps=2", "eval.golden_rows=4") if options.small else ()
+    found.append(
+        Case(
+            "first step",
+            {"ftlab": {"words": ["-m", "ftlab", "run.dir=run", *SHORT]},
+             "trl": {"words": [plain, "run", "--max-steps", "1", "--no-answers"]}},
+            lower,
+        )
+    )  # fmt: skip
+    found.append(
+        Case(
+            "main job",
+            {"ftlab": {"words": ["-m", "ftlab", "run.dir=run", *steps]},
+             "trl": {"words": [plain, "run", *(("--max-steps", "2") if options.small else ())]}},
+            whole,
+        )
+    )  # fmt: skip
+    return found
+
+
+def measure(words: list[str], code: int = 0) -> Figures:
+    with tempfile.TemporaryDirectory() as folder:
+        return harness.command(words, folder, code)
 
 
 if __name__ == "__main__":
