@@ -18,52 +18,76 @@ _READ = 64  # rows from which the cost is told
 def choose_isolation(session: Session, phase: str, run: Run, model: Any, pad_id: int, prepared: Any) -> Any:
     """The way for training and evaluation alike; told, and recorded in the manifest for those that resume.
 
+    Attention by segments becomes the model's own where it is chosen; it is also for rows of one sample, which need no
+    mask then where they are padded.
+
     :param run: the phase's config. :param prepared: its rows. Any of them may be the only packed one.
     """
+    from ftlab.data.packing.collate import BY_SEGMENT
+
     recorded = session.manifest.values.get("packed_by", {})
     if run.stage.name in ("ppo", "grpo"):
         return "position_ids"  # what they train on is generated, one answer to a row
-    row = _packed_row(run, prepared)
-    if row is None:
-        return "position_ids"
-    isolation = recorded.get(phase)
-    if isolation is None:
-        isolation = _probe(session, model, row, pad_id, prepared)
-        session.manifest.record_item("packed_by", phase, isolation)
-    else:
+    if phase in recorded:
+        isolation = recorded[phase]
+        if isolation in BY_SEGMENT:
+            model.set_attn_implementation(isolation)
         session.output.note(f"packed samples are kept apart by {isolation}, as before")
+        return isolation
+    row = _packed_row(run, prepared)
+    isolation = _probe(session, run, model, row, pad_id, prepared)
+    if row is not None or isolation in BY_SEGMENT:
+        session.manifest.record_item("packed_by", phase, isolation)
     return isolation
 
 
 def _packed_row(run: Run, prepared: Any) -> Any:
     """The first row of several samples in any split, as the stage packs it; None where there is none."""
     from ftlab.data.packing.store import PackedRow
+    from ftlab.stages.trainer.isolation import shortened
 
     splits = [rows for rows in (prepared.train, prepared.validation) if rows is not None]
     found = next((rows[rows.first_packed] for rows in splits if rows.first_packed is not None), None)
-    if run.stage.name not in PAIRED_STAGES or not len(prepared.train):
-        return found
-    if found is None:
-        found = PackedRow(prepared.train[0].samples * 2)  # kto pairs each answer with another's only later
-    shape, longest = run.model.architecture, 2 * run.data.max_length
-    if is_bounded(shape.family, shape.position_embeddings) and longest > shape.max_positions:
-        # Some of these families have a table as long as a row may be, and a pair can be longer than any sample.
-        return PackedRow(found.samples * (shape.max_positions // found.length + 1))
-    return found
+    if run.stage.name in PAIRED_STAGES and len(prepared.train):
+        if found is None:
+            found = PackedRow(prepared.train[0].samples * 2)  # kto pairs each answer with another's only later
+        shape, longest = run.model.architecture, 2 * run.data.max_length
+        if is_bounded(shape.family, shape.position_embeddings) and longest > shape.max_positions:
+            # Some of these families have a table as long as a row may be, and a pair can be longer than any sample.
+            return PackedRow(found.samples * (shape.max_positions // found.length + 1))
+    return None if found is None else shortened(found)
 
 
-def _probe(session: Session, model: Any, row: Any, pad_id: int, prepared: Any) -> Any:
-    from ftlab.stages.trainer.isolation import TOO_LONG, probe_isolation
+def _probe(session: Session, run: Run, model: Any, row: Any, pad_id: int, prepared: Any) -> Any:
+    """:param row: None where no row has several samples."""
+    from ftlab.data.packing.collate import BY_SEGMENT
+    from ftlab.data.packing.store import PackedRow
+    from ftlab.stages.trainer import isolation as ways
 
     output = session.output
-    found = probe_isolation(model, row, pad_id)
+    family, attention = model.config.model_type, model.config._attn_implementation
+    # Where the user has named an attention it stays, and where the family's own is none of torch's (soft caps, sinks).
+    is_free = run.model.attention == "auto" and attention == "sdpa" and run.train.engine == "ftlab"
+    tried = (*(BY_SEGMENT if is_free else ()), *(() if row is None else ways.BY_MASK))
+    probed = row
+    if row is None and is_free and len(prepared.train):
+        probed = ways.shortened(PackedRow(prepared.train[0].samples * 2))
+    if probed is None or not tried:
+        return "position_ids"
+    found = ways.probe_isolation(model, probed, pad_id, tried, run.data.max_length)
+    if found.isolation in BY_SEGMENT:
+        output.say("attention: by segments, without a mask; on a packed row it is eager attention's, but for rounding")
+        return found.isolation
+    if is_free:
+        output.say(escape(f"attention: {attention}; not by segments: {found.reasons['segments']}"))
+    if row is None:
+        return "position_ids"
     if found.isolation == "position_ids":
         output.note("packed samples do not see each other: probed on the first packed row")
         return found.isolation
-    family, attention = model.config.model_type, model.config._attn_implementation
-    reason = found.reasons[0].removeprefix("position_ids: ")
+    reason = found.reasons["position_ids"]
     line = f"{family} under model.attention={attention} lets packed samples see each other by positions ({reason})."
-    if reason.startswith(TOO_LONG):
+    if reason.startswith(ways.TOO_LONG):
         line = f"{family}: {reason}."
     if found.isolation == "block_mask":
         output.say(escape(f"{line} A mask of each row's samples keeps them apart, as a probe shows."))
@@ -71,8 +95,8 @@ def _probe(session: Session, model: Any, row: Any, pad_id: int, prepared: Any) -
         output.say(
             f"[yellow]{escape(f'{line} It gets each sample in a row of its own. {_cost(prepared, pad_id)}')}[/yellow]"
         )
-        for tried in found.reasons[1:]:
-            output.note(f"tried besides: {tried}")
+        if "block_mask" in found.reasons:
+            output.note(f"tried besides: block_mask: {found.reasons['block_mask']}")
     return found.isolation
 
 

@@ -292,7 +292,7 @@ def test_a_finished_run_is_not_run_again(run_dir, capsys):
 def test_log_keeps_what_was_said(run_dir):
     log = run_dir.log.read_text()
     assert "parameters train" in log
-    assert "packed samples do not see each other" in log
+    assert "attention: by segments" in log
     assert "\x1b[" not in log
 
 

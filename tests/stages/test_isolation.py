@@ -9,13 +9,13 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from ftlab.data.packing.collate import PackedCollator
+from ftlab.data.packing.collate import BY_SEGMENT, PackedCollator
 from ftlab.data.packing.store import PackedRow
 from ftlab.policy.build import build_model
 from ftlab.policy.tokens import load_tokens
 from ftlab.stages.losses import cross_entropy
 from ftlab.stages.trainer.forward import packed_logprobs
-from ftlab.stages.trainer.isolation import probe_isolation
+from ftlab.stages.trainer.isolation import BY_MASK, probe_isolation
 from tests.compatibility import save_family
 from tests.families import family_model
 from tests.runs import make_run
@@ -134,3 +134,77 @@ def test_int8_is_probed_within_its_rounding(family, isolation, tmp_path):
     run = make_run("model=local", f"model.path={save_family(family, tmp_path)}", "quant=int8", "method=lora")
     model, _ = build_model(run, load_tokens(run))
     assert probe_isolation(model, rows_of((60, 30))[0], 0).isolation == isolation
+
+
+# Families of every kind that goes by segments: grouped heads, windows in all layers or some, experts, learned positions.
+SEGMENTED = ["llama", "llama4_text", "mistral", "qwen2:sliding", "gemma3_text", "qwen3_moe", "phi3", "opt"]
+
+
+@pytest.mark.parametrize("family", SEGMENTED)
+def test_by_segments_each_sample_is_what_it_is_under_the_old_attention(family):
+    """Log-probabilities and the gradient are those of sdpa, sample by sample; under checkpointing too."""
+    model = family_model(family, VOCAB)
+    samples = [sample for row in ROWS for sample in row.samples]
+
+    def gradient(logprobs: torch.Tensor) -> torch.Tensor:
+        model.zero_grad()
+        cross_entropy(logprobs, 100).backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+    alone = torch.cat([plain_logprobs(model, sample) for sample in samples])
+    wanted = gradient(torch.cat([packed_logprobs(model, model, PackedCollator(0)([PackedRow((s,))])) for s in samples]))
+    assert probe_isolation(model, ROWS[0], 0, (*BY_SEGMENT, *BY_MASK), 64).isolation == "segments"
+    batch = PackedCollator(0, isolation="segments")(ROWS)
+    assert batch["input_ids"].shape == (1, batch["tokens"]), "there is no padding"
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    logprobs = packed_logprobs(model, model, batch)
+    assert (logprobs - alone).abs().max().item() < 1e-5 * alone.abs().max().item()
+    found = gradient(logprobs)
+    assert wanted.norm().item() > 1e-2
+    assert (found - wanted).norm().item() < 1e-4 * wanted.norm().item()
+
+
+@pytest.mark.parametrize(
+    ("family", "longest", "reason"),
+    [
+        ("gpt2", 64, "attn_pdrop"),
+        ("falcon", 64, "attention of their own"),
+        ("qwen3_next", 64, "linear_attention"),
+        ("llama4_text", 1 << 20, "chunked_attention"),
+    ],
+)
+def test_what_segments_would_get_wrong_goes_another_way(family, longest, reason):
+    model = family_model(family, VOCAB)
+    found = probe_isolation(model, ROWS[0], 0, (*BY_SEGMENT, *BY_MASK), longest)
+    assert found.isolation not in BY_SEGMENT and reason in found.reasons["segments"]
+    assert model.config._attn_implementation == "sdpa", "its attention is what it was"
+
+
+def test_answers_with_a_cache_are_those_of_sdpa_to_the_bit():
+    """Whatever is no packed batch: no layout comes along."""
+    model = model_of("qwen2:sliding")
+    prompts = torch.tensor([[0, 0, 5, 7, 9], [11, 12, 13, 14, 15]])
+    asked = {"attention_mask": (prompts != 0).long(), "max_new_tokens": 12, "do_sample": False, "eos_token_id": None}
+
+    def scores() -> torch.Tensor:
+        found = model.generate(prompts, **asked, return_dict_in_generate=True, output_logits=True)
+        return torch.stack(found.logits)
+
+    wanted = scores()
+    model.set_attn_implementation("segments")
+    try:
+        assert torch.equal(scores(), wanted)
+    finally:
+        model.set_attn_implementation("sdpa")
+
+
+def test_a_kernel_that_computes_something_else_is_found_out(monkeypatch):
+    """Forward and backward of the kernel are compared with attention written out by hand before it is used."""
+    from ftlab.model.attention import self_check
+
+    real = self_check.kernel_of
+    model = family_model("llama", VOCAB)
+    monkeypatch.setattr(self_check, "kernel_of", lambda *which: lambda *given: real(*which)(*given) * 1.001)
+    found = probe_isolation(model, ROWS[0], 0, (*BY_SEGMENT, *BY_MASK), 64)
+    assert found.isolation == "position_ids"
+    assert "the kernel of cpu is off by 0.001" in found.reasons["segments"]

@@ -15,9 +15,11 @@ import torch
 from ftlab.data.packing.batches import batches_by_tokens
 from ftlab.data.packing.store import PackedRow, Sample
 
-# How samples of a row are kept apart. position_ids: they begin again at 0 with every sample, from which the model makes
-# its mask. block_mask: that mask, given to the model. one_per_row: the model sees each sample in a row of its own.
-Isolation = Literal["position_ids", "block_mask", "one_per_row"]
+# How samples of a row are kept apart. segments, segments_sdpa: attention is computed sample by sample, which the model
+# is told the places of. position_ids: they begin again at 0 with every sample, from which the model makes its mask.
+# block_mask: that mask, given to the model. one_per_row: the model sees each sample in a row of its own.
+Isolation = Literal["segments", "segments_sdpa", "position_ids", "block_mask", "one_per_row"]
+BY_SEGMENT = ("segments", "segments_sdpa")
 
 
 class PackedCollator:
@@ -34,9 +36,12 @@ class PackedCollator:
     Where positions do not keep a model's samples apart, ``isolation`` names the other way, and comes along. With
     ``one_per_row`` so does ``calls``: for each call of the model a tensor (s, l) of places in the flattened (B * L),
     one sample to a row, padded with -1. Samples of similar length go together, and a call holds no more tokens than
-    the packed rows do. Everything else, and what a step holds, stays as it is.
+    the packed rows do. Everything else, and what a step holds, stays as it is. Where attention goes by segments so do
+    ``spans_S4``, a numpy array, which stays on the host: of each sample the place of its first token and its length,
+    and of a prefix that it shares the place and the length, both 0 where it has none.
 
-    :param flatten: one row of all samples, without padding, for attention kernels that take variable lengths.
+    :param flatten: one row of all samples, without padding, for attention that takes variable lengths; always where it
+        goes by segments.
     :param isolation: how samples are kept apart. :param one_call: all samples in one call, whatever their lengths:
         devices that share a model have to call it equally often.
     """
@@ -44,7 +49,8 @@ class PackedCollator:
     def __init__(
         self, pad_id: int, flatten: bool = False, isolation: Isolation = "position_ids", one_call: bool = False
     ):
-        self._pad_id, self._flatten, self._isolation, self._one_call = pad_id, flatten, isolation, one_call
+        self._pad_id, self._isolation, self._one_call = pad_id, isolation, one_call
+        self._flatten = flatten or isolation in BY_SEGMENT
 
     def __call__(self, rows: Sequence[PackedRow]) -> dict[str, Any]:
         if self._flatten:
@@ -90,6 +96,8 @@ class PackedCollator:
             return {}
         if self._isolation == "block_mask":
             return {"isolation": self._isolation}
+        if self._isolation in BY_SEGMENT:
+            return {"isolation": self._isolation, "spans": np.array([(*span, 0, 0) for span in spans_S])}
         lengths = [length for _, length in spans_S]
         together = [list(range(len(lengths)))] if self._one_call else batches_by_tokens(lengths, size)
         calls = []

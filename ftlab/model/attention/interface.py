@@ -26,14 +26,21 @@ from ftlab.model.attention.variable_length import attend_variable_length
 # scaled_dot_product_attention for each segment, on any device and in any dtype.
 SEGMENTS, SEGMENTS_SDPA = "segments", "segments_sdpa"
 
+# Keys of config.json under which models ask for dropout within their attention, which the kernels do not have.
+DROPOUTS = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")
 _UNSUPPORTED = {"softcap": "a soft cap", "s_aux": "sinks", "position_bias": "a bias of positions"}
 
 
-def register() -> None:
-    """Make both names known to transformers."""
-    for name, function in ((SEGMENTS, _by_device), (SEGMENTS_SDPA, _by_sdpa)):
-        AttentionInterface.register(name, function)
-        AttentionMaskInterface.register(name, sdpa_mask)
+def goes_by_segment(model: Any) -> bool:
+    """Whether the model's attention is one of ours."""
+    return model.config._attn_implementation in (SEGMENTS, SEGMENTS_SDPA)
+
+
+def kernel_of(name: str, device: torch.device) -> Any:
+    """What computes the attention of one of our implementations: see :func:`..flash_cpu.attend_on_cpu`."""
+    if name == SEGMENTS_SDPA:
+        return attend_by_segment
+    return attend_on_cpu if device.type == "cpu" else attend_variable_length
 
 
 def no_mask(device: torch.device) -> Tensor:
@@ -43,8 +50,7 @@ def no_mask(device: torch.device) -> Tensor:
 
 
 def _by_device(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **how: Any) -> tuple[Tensor, None]:
-    kernel = attend_on_cpu if query.device.type == "cpu" else attend_variable_length
-    return _attention(kernel, module, query, key, value, mask, **how)
+    return _attention(kernel_of(SEGMENTS, query.device), module, query, key, value, mask, **how)
 
 
 def _by_sdpa(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **how: Any) -> tuple[Tensor, None]:
@@ -93,3 +99,8 @@ def _refuse(module: Any, query: Tensor, key: Tensor, value: Tensor, layout: Segm
         raise ValueError("its values have another size than its keys")
     if query.shape[0] * query.shape[2] != layout.places or key.shape[2] != query.shape[2]:
         raise ValueError("it asks for the attention of other tokens than those of the layout")
+
+
+for _name, _function in ((SEGMENTS, _by_device), (SEGMENTS_SDPA, _by_sdpa)):
+    AttentionInterface.register(_name, _function)
+    AttentionMaskInterface.register(_name, sdpa_mask)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ftlab.errors import RunDirError
+from ftlab.model.attention.interface import DROPOUTS
 from ftlab.stages.trainer.divergence import WatchedTrainer
 
 _FILE = "counters.pt"
@@ -77,7 +78,4 @@ def what_is_drawn(model: Any) -> str | None:
     if name is not None:
         return f"dropout in {name}"
     config = model.config.to_dict()
-    return next((f"{key} of its config.json" for key in _DRAWN_WITHIN if config.get(key)), None)
-
-
-_DRAWN_WITHIN = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")  # functions, not modules
+    return next((f"{key} of its config.json" for key in DROPOUTS if config.get(key)), None)  # functions, not modules

@@ -14,6 +14,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers.masking_utils import create_masks_for_generate
 
+from ftlab.data.packing.collate import BY_SEGMENT
+from ftlab.model.attention.interface import goes_by_segment, no_mask
+from ftlab.model.attention.layout import SegmentLayout
 from ftlab.model.head import logits_function
 from ftlab.model.modules import decoder_of
 from ftlab.stages.trainer.batching import LOGIT_ELEMENTS
@@ -37,10 +40,21 @@ def packed_hidden(model: Any, batch: dict[str, Any]) -> Tensor:
     if isolation == "one_per_row":
         return _one_per_row(model, batch)
     inputs = {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"]}
+    if isolation in BY_SEGMENT and goes_by_segment(extract_model_from_parallel(model)):
+        mask = no_mask(batch["input_ids"].device)
+        return last_hidden(model, **inputs, attention_mask=mask, segment_layout=segment_layout(batch))
     if isolation == "block_mask":
         inputs["attention_mask"] = _block_mask(model, **inputs)
     # Else no mask; and never a cache, which switches the isolation of packed samples off.
     return last_hidden(model, **inputs)
+
+
+def segment_layout(batch: dict[str, Any]) -> SegmentLayout:
+    """The layout of a batch whose attention goes by segments; made once for all passes over it."""
+    if "layout" not in batch:
+        batch["layout"] = SegmentLayout(batch["spans"], batch["input_ids"].numel())
+    layout: SegmentLayout = batch["layout"]
+    return layout
 
 
 def _block_mask(model: Any, input_ids: Tensor, position_ids: Tensor) -> Any:
@@ -69,7 +83,7 @@ def _one_per_row(model: Any, batch: dict[str, Any]) -> Tensor:
     return hidden_TD.view(*batch["input_ids"].shape, -1)
 
 
-def last_hidden(model: Any, **inputs: Tensor) -> Tensor:
+def last_hidden(model: Any, **inputs: Any) -> Tensor:
     """The last layer's hidden states, after its final norm, shape (B, L, D); those of the other layers are not kept.
 
     The whole model is called, not its decoder, because wrappers for several devices do their work in that call.

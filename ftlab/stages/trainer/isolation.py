@@ -3,22 +3,26 @@
 Not every family heeds position ids (Falcon, OPT, BLOOM and MPT do not when they make their mask), and recurrent layers
 (state spaces, linear attention, convolutions over time) know no mask at all: they carry one sample into the next.
 
+Where attention goes by segments (:mod:`ftlab.model.attention`) there is no mask. That is tried first, where the model's
+attention is left to us.
+
 Shape suffixes: B rows, L tokens of the longest row, D hidden size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ftlab.data.packing.collate import Isolation, PackedCollator
-from ftlab.data.packing.store import PackedRow
+from ftlab.data.packing.collate import BY_SEGMENT, Isolation, PackedCollator
+from ftlab.data.packing.store import PackedRow, Sample
 from ftlab.errors import first_line
-from ftlab.stages.trainer.forward import packed_hidden
+from ftlab.model.attention.self_check import kernel_error, unsuited_layers, unsuited_windows
+from ftlab.stages.trainer.forward import packed_hidden, segment_layout
 
 # Root mean square of a difference that is rounding alone, as a share of the hidden states' own: packed and alone, a
 # sample meets matrix products of other shapes. Another position or a sample more changes them by several per cent.
@@ -30,6 +34,9 @@ _ROUNDING_INT8 = 0.1
 
 
 TOO_LONG = "it cannot compute a row of"
+BY_MASK: tuple[Isolation, ...] = ("position_ids", "block_mask")
+
+_PROBED_SAMPLES, _PROBED_TOKENS = 4, 512
 
 
 @dataclass(frozen=True)
@@ -40,39 +47,99 @@ class Probe:
     """
 
     isolation: Isolation
-    reasons: tuple[str, ...] = ()
+    reasons: dict[Isolation, str] = field(default_factory=dict)
 
 
-def probe_isolation(model: Any, row: PackedRow, pad_id: int) -> Probe:
+def shortened(row: PackedRow) -> PackedRow:
+    """The beginnings of the first samples of a row: a long row's mask would have the square of its tokens."""
+    samples = (Sample(s.input_ids[:_PROBED_TOKENS], s.learned[:_PROBED_TOKENS]) for s in row.samples[:_PROBED_SAMPLES])
+    return PackedRow(tuple(samples))
+
+
+def probe_isolation(
+    model: Any, row: PackedRow, pad_id: int, ways: Sequence[Isolation] = BY_MASK, longest: int = 0
+) -> Probe:
     """Try the ways in turn, in evaluation mode and without gradients, on a row of at least two samples.
 
     A way is right where the later samples' hidden states change by nothing at all when the first sample's tokens are
     replaced (by no more than rounding in int8); and, of a mask that the model would not have made itself, where they
-    are those of each sample alone but for rounding. One to a row is right for every causal model.
+    are those of each sample alone but for rounding. Attention by segments has to give what eager attention gives with a
+    mask, but for rounding; the model keeps it where it does. One to a row is right for every causal model.
+
+    :param longest: the most tokens that a sample of the run can have.
     """
     assert len(row.samples) > 1
     was_training = model.training
     model.eval()
-    reasons: list[str] = []
+    reasons: dict[Isolation, str] = {}
     try:
-        for isolation, check in _WAYS.items():
-            reason = check(model, row, pad_id, isolation)
+        for isolation in ways:
+            if isolation in BY_SEGMENT:
+                reason = _unlike_eager(model, row, pad_id, isolation, longest)
+            else:
+                reason = _CHECKS[isolation](model, row, pad_id, isolation)
             if reason is None:
-                return Probe(isolation, tuple(reasons))
-            reasons.append(f"{isolation}: {reason}")
+                return Probe(isolation, reasons)
+            reasons[isolation] = reason
     finally:
         model.train(was_training)
-    return Probe("one_per_row", tuple(reasons))
+    return Probe("one_per_row", reasons)
+
+
+def _unlike_eager(model: Any, row: PackedRow, pad_id: int, isolation: Isolation, longest: int) -> str | None:
+    """What of attention by segments is not as it should be, if anything; the model's attention is then as it was."""
+    reason = unsuited_layers(model, longest) or kernel_error(model, isolation)
+    if reason is not None:
+        return reason
+    before = model.config._attn_implementation
+    reason = "it could not be computed"
+    try:
+        model.set_attn_implementation(isolation)
+        reason = _unlike_eager_on(model, row, pad_id, isolation, longest)
+    except torch.OutOfMemoryError:
+        raise
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+    finally:
+        model.set_attn_implementation(before if reason is not None else isolation)
+    return reason
+
+
+def _unlike_eager_on(model: Any, row: PackedRow, pad_id: int, isolation: Isolation, longest: int) -> str | None:
+    batch = _batch(model, [row], pad_id, isolation)
+    layout = segment_layout(batch)
+    layout.windows = []
+    ours = _hidden(model, batch)
+    windows, layout.windows = layout.windows, None
+    if reason := unsuited_windows(model, windows, longest):
+        return reason
+    first = len(row.samples[0].input_ids)
+    if reason := _change(model, ours, _hidden(model, _with_other_tokens(batch, first)), first):
+        return reason
+    model.set_attn_implementation("eager")
+    eager = _hidden(model, _batch(model, [row], pad_id, "block_mask"))
+    share = ((ours - eager).square().mean().sqrt() / eager.square().mean().sqrt()).item()
+    return None if share <= _rounding(model) else f"hidden states differ by {share:.2g} of their size from eager's"
 
 
 def _leak(model: Any, row: PackedRow, pad_id: int, isolation: Isolation) -> str | None:
     """What the later samples notice of the first one, if anything."""
     batch = _batch(model, [row], pad_id, isolation)
     first = len(row.samples[0].input_ids)
+    return _change(model, _hidden(model, batch), _hidden(model, _with_other_tokens(batch, first)), first)
+
+
+def _with_other_tokens(batch: dict[str, Any], count: int) -> dict[str, Any]:
+    """The batch with the first tokens replaced, each of them by another."""
     ids = batch["input_ids"]
     replaced = ids.clone()
-    replaced[:, :first] = torch.where(ids > 0, ids - 1, ids + 1)[:, :first]  # each of them another token
-    before, after = (_hidden(model, {**batch, "input_ids": each})[:, first : row.length] for each in (ids, replaced))
+    replaced[:, :count] = torch.where(ids > 0, ids - 1, ids + 1)[:, :count]
+    return {**batch, "input_ids": replaced}
+
+
+def _change(model: Any, before: Tensor, after: Tensor, first: int) -> str | None:
+    """How much the hidden states after the first tokens have changed, where that is more than nothing."""
+    before, after = before[:, first:], after[:, first:]
     change = (before - after).abs().max().item()
     if change <= 1e-6:
         return None
@@ -114,13 +181,20 @@ def _difference(model: Any, row: PackedRow, pad_id: int, isolation: Isolation) -
         [_hidden(model, _batch(model, [PackedRow((each,))], pad_id, "position_ids"))[0] for each in row.samples]
     )
     difference = (together[: row.length] - alone).square().mean().sqrt() / alone.square().mean().sqrt()
-    limit = _ROUNDING.get(model.dtype, _ROUNDING_16_BIT)
-    limit = _ROUNDING_INT8 if _is_int8(model) else limit
     share = difference.item()
-    return None if share <= limit else f"hidden states differ by {share:.2g} of their size from the sample's alone"
+    if share <= _rounding(model):
+        return None
+    return f"hidden states differ by {share:.2g} of their size from the sample's alone"
 
 
-_WAYS: dict[Isolation, Callable[[Any, PackedRow, int, Isolation], str | None]] = {
+def _rounding(model: Any) -> float:
+    if _is_int8(model):
+        return _ROUNDING_INT8
+    is_16_bit = torch.is_autocast_enabled(model.device.type)
+    return _ROUNDING_16_BIT if is_16_bit else _ROUNDING.get(model.dtype, _ROUNDING_16_BIT)
+
+
+_CHECKS: dict[Isolation, Callable[[Any, PackedRow, int, Isolation], str | None]] = {
     "position_ids": _leak_or_too_long,
     "block_mask": _leak_or_other_positions,
 }

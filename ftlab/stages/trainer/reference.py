@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from ftlab.base.progress import Progress
+from ftlab.data.packing.collate import BY_SEGMENT
 from ftlab.data.packing.store import Rows
 from ftlab.model.load import load_reference
 from ftlab.rundir import seals
@@ -47,6 +48,8 @@ class ReferenceTrainer(StageTrainer):
         if self.reference_model is not None:
             with self.loading_whole():
                 model = load_reference(self.run, self.reference_model)
+            if self.isolation in BY_SEGMENT and model.config.model_type == self.model.config.model_type:
+                model.set_attn_implementation(self.isolation)  # as was found right for the family
             self.place(model)
         is_shared = self.run.data.cache is not None and self.sharding.is_whole
         identity = _identity(model) if is_shared else None
