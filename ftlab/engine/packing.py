@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.markup import escape
 
+from ftlab.distributed.sharding import sharding_of
 from ftlab.engine.session import Session
 from ftlab.pretrained.architecture import is_bounded
 from ftlab.schema import Run
@@ -30,7 +31,7 @@ def choose_isolation(session: Session, phase: str, run: Run, model: Any, pad_id:
         return "position_ids"  # what they train on is generated, one answer to a row
     if phase in recorded:
         isolation = recorded[phase]
-        if isolation in BY_SEGMENT:
+        if isolation in BY_SEGMENT and run.model.attention == "auto":
             model.set_attn_implementation(isolation)
         session.output.note(f"packed samples are kept apart by {isolation}, as before")
         return isolation
@@ -60,11 +61,16 @@ def _packed_row(run: Run, prepared: Any) -> Any:
 
 def _probe(session: Session, run: Run, model: Any, row: Any, pad_id: int, prepared: Any) -> Any:
     """:param row: None where no row has several samples."""
+    import torch
+
     from ftlab.data.packing.collate import BY_SEGMENT
     from ftlab.data.packing.store import PackedRow
+    from ftlab.model.load import compute_dtype
     from ftlab.stages.trainer import isolation as ways
 
-    output = session.output
+    output, device, dtype = session.output, _device(session, run), compute_dtype(run)
+    if sharding_of(run).is_whole and model.device.type == "cpu":
+        model.to(device)  # where training would move it to a moment later
     family, attention = model.config.model_type, model.config._attn_implementation
     # Where the user has named an attention it stays, and where the family's own is none of torch's (soft caps, sinks).
     is_free = run.model.attention == "auto" and attention == "sdpa" and run.train.engine == "ftlab"
@@ -74,7 +80,8 @@ def _probe(session: Session, run: Run, model: Any, row: Any, pad_id: int, prepar
         probed = ways.shortened(PackedRow(prepared.train[0].samples * 2))
     if probed is None or not tried:
         return "position_ids"
-    found = ways.probe_isolation(model, probed, pad_id, tried, run.data.max_length)
+    with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):  # as in training
+        found = ways.probe_isolation(model, probed, pad_id, tried, run.data.max_length, device)
     if found.isolation in BY_SEGMENT:
         output.say("attention: by segments, without a mask; on a packed row it is eager attention's, but for rounding")
         return found.isolation
@@ -98,6 +105,16 @@ def _probe(session: Session, run: Run, model: Any, row: Any, pad_id: int, prepar
         if "block_mask" in found.reasons:
             output.note(f"tried besides: block_mask: {found.reasons['block_mask']}")
     return found.isolation
+
+
+def _device(session: Session, run: Run) -> Any:
+    """Where this process will train."""
+    import torch
+
+    from ftlab.model.load import uses_cpu
+
+    kind = None if uses_cpu(run) else torch.accelerator.current_accelerator()
+    return torch.device("cpu") if kind is None else torch.device(kind.type, session.ranks.world.local_rank)
 
 
 def _cost(prepared: Any, pad_id: int) -> str:

@@ -53,11 +53,11 @@ def unsuited_windows(model: Any, windows: Sequence[int | None], longest: int) ->
     return None if [*windows] == expected else "its layers do not tell their attention which of them have a window"
 
 
-def kernel_error(model: Any, name: str) -> str | None:
-    """What is wrong with the kernel of this device at the shapes and in the arithmetic of a model, forward or backward,
+def kernel_error(model: Any, name: str, device: torch.device) -> str | None:
+    """What is wrong with the kernel of a device at the shapes and in the arithmetic of a model, forward or backward,
     if anything: it may be missing, refuse them, or compute something else.
 
-    :param name: of the attention implementation.
+    :param name: of the attention implementation. Autocast counts where it is on for the model.
     """
     config = model.config.get_text_config()
     heads = getattr(config, "num_attention_heads", None)
@@ -65,15 +65,15 @@ def kernel_error(model: Any, name: str) -> str | None:
         return "it has no heads of attention"
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
     groups = getattr(config, "num_key_value_heads", None) or heads
-    device = model.device
-    dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else model.dtype
+    is_on = torch.is_autocast_enabled(model.device.type)
+    dtype = torch.get_autocast_dtype(model.device.type) if is_on else model.dtype
     layout = SegmentLayout(np.array(_SPANS), sum(span[1] for span in _SPANS))
     draw = torch.Generator().manual_seed(0)
     shapes = [(1, layout.places, count, size) for count in (heads, groups, groups, heads)]
     numbers = [torch.randn(shape, generator=draw).to(device, dtype) for shape in shapes]
     states, gradient = [state.transpose(1, 2).requires_grad_() for state in numbers[:3]], numbers[3]
     try:
-        with torch.enable_grad(), torch.autocast(device.type, enabled=False):
+        with torch.enable_grad(), torch.autocast(model.device.type, enabled=False):
             found = kernel_of(name, device)(*states, layout, None, None)
             ours = [found, *torch.autograd.grad(found, states, gradient)]
             query, key, value = (state.cpu().double() for state in states)

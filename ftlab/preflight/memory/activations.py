@@ -22,6 +22,11 @@ _LOGITS_AT_ONCE = 4
 _LOGITS_AND_ENTROPY_AT_ONCE = 6.25  # of ppo: also their log-softmax, its exponential, and the gradients of both [T]
 _SCORED_AT_ONCE = 5
 _TILE_ROWS, _TILE_WIDTH, _TILES_AT_ONCE = 4096, 32768, 7.25  # of grpo
+_BY_SEGMENT = frozenset({
+    "llama", "llama4_text", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe", "gemma", "gemma3_text", "phi", "phi3",
+    "smollm3", "olmo3", "ministral3", "granite", "glm4", "glm4_moe", "gemma4_text", "cohere", "starcoder2", "gpt_neox",
+    "opt",
+})  # fmt: skip
 _RESIDUALS = 2  # of a decoder layer: after the attention and after the feed-forward
 
 
@@ -52,11 +57,18 @@ def longest_rows(run: Run) -> Rows:
     samples = 2 if stage.name in PAIRED_STAGES else 1
     width, count = length * samples, train.micro_batch_size
     scored = 2 * samples if stage.name == "rm" else width
-    is_flat = run.model.attention == "flash_attention_2"
+    is_flat = run.model.attention == "flash_attention_2" or goes_by_segment(run)
     is_masked = not is_flat and (samples > 1 or (run.data.packing is not False and run.data.reset_positions))
     if is_flat:
         return Rows(width * count, 1, scored * count, False)
     return Rows(width, count, scored * count, is_masked)
+
+
+def goes_by_segment(run: Run) -> bool:
+    """Whether attention will be computed sample by sample, without a mask: foreseen of the families in which the probe
+    of training has found it right."""
+    is_free = run.model.attention == "auto" and run.train.engine == "ftlab" and run.stage.name not in ("ppo", "grpo")
+    return is_free and run.model.architecture.family in _BY_SEGMENT
 
 
 def rows_of_answers(run: Run, stage: PpoStage, answers: int) -> Rows:
@@ -101,7 +113,8 @@ def layer_bytes(run: Run, device: Device, rows: Rows) -> float:
     # Each norm reads fp32, and keeps one number a token; what it gives, where its scale trains, too.
     norm = 4 * shape.hidden_size + 4 + (wide.stream * shape.hidden_size if trains else 0)
     total = float(tokens * _RESIDUALS * norm)
-    repeats = rows.is_masked or device.kind == "cpu"  # keys and values of grouped heads are then copied for each head
+    # Keys and values of grouped heads are copied for each head under a mask, and on a CPU unless it goes by segments.
+    repeats = (rows.is_masked or device.kind == "cpu") and not goes_by_segment(run)
     keys = q if repeats else k
     total += tokens * (wide.product * (q + 2 * keys + q) + 4 * shape.heads)  # q, k, v, what comes out, normalizers
     if shape.qk_norm:

@@ -57,7 +57,12 @@ def shortened(row: PackedRow) -> PackedRow:
 
 
 def probe_isolation(
-    model: Any, row: PackedRow, pad_id: int, ways: Sequence[Isolation] = BY_MASK, longest: int = 0
+    model: Any,
+    row: PackedRow,
+    pad_id: int,
+    ways: Sequence[Isolation] = BY_MASK,
+    longest: int = 0,
+    device: torch.device | None = None,
 ) -> Probe:
     """Try the ways in turn, in evaluation mode and without gradients, on a row of at least two samples.
 
@@ -66,7 +71,8 @@ def probe_isolation(
     are those of each sample alone but for rounding. Attention by segments has to give what eager attention gives with a
     mask, but for rounding; the model keeps it where it does. One to a row is right for every causal model.
 
-    :param longest: the most tokens that a sample of the run can have.
+    :param longest: the most tokens that a sample of the run can have. :param device: where the run will train, if not
+        where the model is.
     """
     assert len(row.samples) > 1
     was_training = model.training
@@ -75,7 +81,7 @@ def probe_isolation(
     try:
         for isolation in ways:
             if isolation in BY_SEGMENT:
-                reason = _unlike_eager(model, row, pad_id, isolation, longest)
+                reason = _unlike_eager(model, row, pad_id, isolation, longest, device or model.device)
             else:
                 reason = _CHECKS[isolation](model, row, pad_id, isolation)
             if reason is None:
@@ -86,9 +92,11 @@ def probe_isolation(
     return Probe("one_per_row", reasons)
 
 
-def _unlike_eager(model: Any, row: PackedRow, pad_id: int, isolation: Isolation, longest: int) -> str | None:
+def _unlike_eager(
+    model: Any, row: PackedRow, pad_id: int, isolation: Isolation, longest: int, device: torch.device
+) -> str | None:
     """What of attention by segments is not as it should be, if anything; the model's attention is then as it was."""
-    reason = unsuited_layers(model, longest) or kernel_error(model, isolation)
+    reason = unsuited_layers(model, longest) or kernel_error(model, isolation, device)
     if reason is not None:
         return reason
     before = model.config._attn_implementation
