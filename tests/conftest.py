@@ -28,9 +28,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Two workers take whole files: those of the longest tests first, or one would end with them while the other waits.
 LONGEST = (
-    "engine/test_kill.py", "engine/test_main_job.py", "distributed/test_ranks.py", "engine/test_resume.py",
-    "stages/test_ppo.py", "engine/test_curriculum.py", "stages/test_engines.py", "stages/test_matrix.py",
-    "stages/test_first_step.py", "stages/test_grpo.py", "stages/test_sft_then_dpo.py", "stages/test_rl_means.py",
+    "engine/test_kill.py", "engine/test_main_job.py", "distributed/test_ranks.py", "engine/test_control.py",
+    "engine/test_resume.py", "engine/test_shards.py", "stages/test_ppo.py", "engine/test_curriculum.py",
+    "stages/test_engines.py", "stages/test_matrix.py", "stages/test_first_step.py", "stages/test_grpo.py",
+    "stages/test_sft_then_dpo.py", "stages/test_rl_means.py", "use/test_chat.py", "test_house.py",
 )  # fmt: skip
 
 
@@ -99,17 +100,21 @@ def mistakes() -> Callable[[str], list[str]]:
     return find
 
 
-@pytest.fixture
-def env(tmp_path) -> dict[str, str]:
-    """The environment of a subprocess: this checkout, an empty hub cache, no network."""
+def environment(folder: Path) -> dict[str, str]:
+    """The environment of a subprocess: this checkout, an empty hub cache in a folder, no network."""
     paths = [str(ROOT), str(ROOT / "launchers"), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(paths),
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
-        "HF_HOME": str(tmp_path / "hub"),
+        "HF_HOME": str(folder / "hub"),
     }
+
+
+@pytest.fixture
+def env(tmp_path) -> dict[str, str]:
+    return environment(tmp_path)
 
 
 @pytest.fixture
@@ -168,18 +173,17 @@ print(json.dumps(ends))
 """
 
 
+def end_of_each(lines: list[str], folder: Path, env: dict[str, str]) -> dict[str, Done]:
+    """How each of several command lines ends, one after the other in a single process, which runs in ``folder``."""
+    words = json.dumps([shlex.split(line) for line in lines])
+    done = subprocess.run(
+        [sys.executable, "-c", _EACH], cwd=folder, env=env, input=words, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return {line: Done(*end) for line, end in zip(lines, json.loads(done.stdout), strict=True)}
+
+
 @pytest.fixture
 def each(tmp_path, env) -> Callable[[list[str]], dict[str, Done]]:
-    """``each(["version", "--help"])``: how each of several command lines ends, one after the other in a single process,
-    which runs in an empty folder with no network."""
-
-    def run(lines: list[str]) -> dict[str, Done]:
-        words = json.dumps([shlex.split(line) for line in lines])
-        done = subprocess.run(
-            [sys.executable, "-c", _EACH], cwd=tmp_path, env=env, input=words, capture_output=True, text=True,
-            timeout=120,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        return {line: Done(*end) for line, end in zip(lines, json.loads(done.stdout), strict=True)}
-
-    return run
+    """``each(["version", "--help"])``: :func:`end_of_each` in an empty folder, with no network."""
+    return lambda lines: end_of_each(lines, tmp_path, env)

@@ -99,9 +99,27 @@ def level_of(module: str) -> int | None:
     return next((level for level, names in enumerate(FOLDERS[part]) if name in names), -1)
 
 
+@functools.cache
+def nodes_of(source: str) -> tuple[ast.AST, ...]:
+    """The nodes of a source, its module first, read once for all rules."""
+    return tuple(ast.walk(ast.parse(source)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nodes_are_forgotten() -> Iterator[None]:
+    """Whatever collects garbage in the tests behind these would look at half a million of them."""
+    yield
+    nodes_of.cache_clear()
+
+
+def last_name(node: ast.AST) -> str | None:
+    """The last part of a dotted name."""
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else None
+
+
 def imported(source: str, module: str, is_package: bool = False) -> Iterator[tuple[int, str]]:
     """Line and name of every module that ``source`` imports, at the top, in a function, or by a name in a string."""
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes_of(source):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -272,8 +290,8 @@ RANKS = {
 }  # fmt: skip
 
 
-def docstrings(tree: ast.AST) -> set[ast.AST]:
-    nodes = [node for node in ast.walk(tree) if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))]
+def docstrings(source: str) -> set[ast.AST]:
+    nodes = [node for node in nodes_of(source) if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))]
     first = [node.body[0] for node in nodes if node.body]
     return {statement.value for statement in first if isinstance(statement, ast.Expr)}
 
@@ -289,20 +307,20 @@ def file_names(source: str, module: str) -> list[str]:
     """Names of a run's files and folders, spelled outside ftlab/rundir/. What has a space in it is a message."""
     if part_of(module) == "rundir":
         return []
-    tree = ast.parse(source)
-    skipped = docstrings(tree)
+    skipped = docstrings(source)
     in_paths: set[ast.AST] = set()
-    for node in ast.walk(tree):
+    for node in nodes_of(source):
         if isinstance(node, ast.JoinedStr):
             skipped.update(node.values)
         elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
             in_paths |= {node.left, node.right}
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in PATH_CALLS:
+        elif isinstance(node, ast.Call) and last_name(node.func) in PATH_CALLS:
             in_paths.update(node.args)
-        elif isinstance(node, ast.Compare) and ast.unparse(node.left).endswith(".parent.name"):
-            in_paths.update(node.comparators)
+        elif isinstance(node, ast.Compare) and last_name(node.left) == "name":
+            is_of_parent = ast.unparse(node.left).endswith(".parent.name")
+            in_paths.update(node.comparators if is_of_parent else ())
     found = []
-    for node in ast.walk(tree):
+    for node in nodes_of(source):
         text = None if node in skipped else text_of(node)
         if text is None or " " in text:
             continue
@@ -318,9 +336,9 @@ def ranks(source: str, module: str) -> list[str]:
     if part_of(module) == "distributed" or module.startswith("ftlab.config.foreign_names"):
         return []
     found = []
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes_of(source):
         if isinstance(node, ast.Attribute):
-            of_hardware = node.attr in ("devices", "nodes") and ast.unparse(node.value).split(".")[-1] == "hardware"
+            of_hardware = node.attr in ("devices", "nodes") and last_name(node.value) == "hardware"
             name = f"hardware.{node.attr}" if of_hardware else node.attr if node.attr in RANKS else None
         else:
             name = text_of(node) if text_of(node) in RANKS else None
@@ -334,8 +352,8 @@ def command_lines(source: str, module: str) -> list[str]:
     if module == "ftlab.main":
         return []
     found = []
-    for node in ast.walk(ast.parse(source)):
-        is_attribute = isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.argv"
+    for node in nodes_of(source):
+        is_attribute = last_name(node) == "argv" and ast.unparse(node) == "sys.argv"
         is_import = isinstance(node, ast.ImportFrom) and node.module == "sys"
         if is_attribute or (is_import and any(alias.name == "argv" for alias in node.names)):
             found.append(f"{module}:{node.lineno} reads sys.argv")
@@ -449,8 +467,9 @@ def test_no_default_in_code_and_no_endless_file():
         source, name = path.read_text(encoding="utf-8"), str(path.relative_to(ROOT))
         if source.count("\n") > 400:
             endless.append(f"{name}: {source.count(chr(10))} lines")
-        calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call) and len(node.args) > 1]
-        gets = [node for node in calls if ast.unparse(node.func) in ("cfg.get", "config.get", "run.get")]
+        calls = [node for node in nodes_of(source) if isinstance(node, ast.Call) and len(node.args) > 1]
+        named = [node for node in calls if last_name(node.func) == "get"]
+        gets = [node for node in named if ast.unparse(node.func) in ("cfg.get", "config.get", "run.get")]
         defaults += [f"{name}:{node.lineno}: {ast.unparse(node)}" for node in gets]
     assert endless == []
     assert defaults == []
@@ -678,9 +697,10 @@ def raw_output(source: str, module: str) -> list[str]:
     """Where text goes out beside ``ftlab.base.terminal``, which keeps it from steering the terminal."""
     if module == "ftlab.base.terminal":
         return []
-    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
-    names = [(node.lineno, ast.unparse(node.func)) for node in calls]
     ways = {"print", "Console", "rich.print", "sys.stdout.write", "sys.stderr.write", "Console.print"}
+    ends = {way.rpartition(".")[2] for way in ways}
+    calls = [node for node in nodes_of(source) if isinstance(node, ast.Call) and last_name(node.func) in ends]
+    names = [(node.lineno, ast.unparse(node.func)) for node in calls]
     return [f"{module}:{line} {name}" for line, name in names if name in ways]
 
 

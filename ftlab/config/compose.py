@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -40,7 +40,16 @@ OmegaConf.register_new_resolver("only_with", only_with, replace=True)
 
 
 def config_loader(extra_dir: str | None = None) -> ConfigLoaderImpl:
-    """Hydra's loader over ``conf/`` and, before it, the user's ``--config-dir``."""
+    """Hydra's loader over ``conf/`` and, before it, the user's ``--config-dir``, whose files may change meanwhile."""
+    return _shipped_loader() if extra_dir is None else _loader(extra_dir)
+
+
+@functools.cache
+def _shipped_loader() -> ConfigLoaderImpl:
+    return _loader(None)
+
+
+def _loader(extra_dir: str | None) -> ConfigLoaderImpl:
     search_path = create_config_search_path(str(config_dir()))
     if extra_dir is not None:
         search_path.prepend("command-line", f"file://{extra_dir}", anchor=SearchPathQuery(provider="schema"))
@@ -139,8 +148,8 @@ def group_choices(loader: ConfigLoaderImpl) -> dict[str, list[str]]:
 
 def composer(lines: Sequence[str], loader: ConfigLoaderImpl, config_name: str) -> phases.Composer:
     """Return the :class:`ftlab.config.phases.Composer` for the phases of a command line."""
-    one = partial(compose, loader=loader, config_name=config_name)
-    return phases.Composer(lines, group_choices(loader), one, validate, partial(_choice_keys, loader))
+    one = functools.partial(compose, loader=loader, config_name=config_name)
+    return phases.Composer(lines, group_choices(loader), one, validate, functools.partial(_choice_keys, loader))
 
 
 def _choice_keys(loader: ConfigLoaderImpl, group: str, choice: str) -> set[str]:

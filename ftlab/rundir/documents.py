@@ -13,8 +13,9 @@ import yaml
 
 from ftlab.errors import RunDirError
 
-# The C parser where PyYAML has it: listing hundreds of runs is mostly reading their run.yaml.
-_YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# The C parser where PyYAML has it: listing hundreds of runs is mostly reading their run.yaml, and explaining a key
+# reading conf/.
+YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _NESTING = "[{-?:"  # without one of them no YAML collection begins within another
 _HARMLESS = 10_000  # levels; with a stack of 8 MiB the C parser ends the process somewhere above 20,000
 _TAIL = 1 << 16  # bytes that hold the last line of a file
@@ -44,13 +45,13 @@ def parse_yaml(text: str) -> Any:
     """
     if sum(map(text.count, _NESTING)) > _HARMLESS and _depth(text) > _HARMLESS:
         raise RecursionError
-    return yaml.load(text, _YAML_LOADER)
+    return yaml.load(text, YAML_LOADER)
 
 
 def _depth(text: str) -> int:
     """Of the collections in a YAML document, by its events, which are read one after the other."""
     depth = deepest = 0
-    for event in yaml.parse(text, _YAML_LOADER):
+    for event in yaml.parse(text, YAML_LOADER):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         deepest = max(deepest, depth)
         if deepest > _HARMLESS:

@@ -6,6 +6,7 @@ Types and bounds are the schema's; values and meanings, which stand as comments 
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import yaml
 from ftlab.base.terminal import echo
 from ftlab.config.keys import resolve_reference
 from ftlab.config.paths import config_dir, group_names
+from ftlab.rundir.documents import YAML_LOADER, parse_yaml
 from ftlab.schema import Run
 
 _OPENING = """# Every key
@@ -50,8 +52,13 @@ def markdown() -> str:
     return "\n".join(lines)
 
 
-def sections() -> Iterator[tuple[str, list[Entry]]]:
+@functools.cache
+def sections() -> tuple[tuple[str, list[Entry]], ...]:
     """The keys of each group, and of each choice of a group whose choices have keys of their own."""
+    return tuple(_sections())
+
+
+def _sections() -> Iterator[tuple[str, list[Entry]]]:
     whole = Run.model_json_schema()
     root = config_dir() / "config.yaml"
     yield "seed", list(_entries(whole, {"properties": {"seed": whole["properties"]["seed"]}}, [root], "", ""))
@@ -89,17 +96,21 @@ def choices(group: str, names: Sequence[str] | None = None) -> list[str]:
 
     :param names: those there are; None for the shipped ones.
     """
-    root = yaml.safe_load((config_dir() / "config.yaml").read_text(encoding="utf-8"))
-    default = {name: choice for entry in root["defaults"] if isinstance(entry, dict) for name, choice in entry.items()}
     if names is None:
         names = sorted(path.stem for path in (config_dir() / group).glob("[!_]*.yaml"))
-    return [f"{name}*" if name == default.get(group) else name for name in names]
+    return [f"{name}*" if name == _default_choices().get(group) else name for name in names]
+
+
+@functools.cache
+def _default_choices() -> Mapping[str, str]:
+    """The choice by default of each group."""
+    root = parse_yaml((config_dir() / "config.yaml").read_text(encoding="utf-8"))
+    return {name: choice for entry in root["defaults"] if isinstance(entry, dict) for name, choice in entry.items()}
 
 
 def _files(group: str) -> list[Path]:
     """The files of a group: the choice by default, what all choices share, the others; of sizes the smallest first."""
-    root = yaml.safe_load((config_dir() / "config.yaml").read_text(encoding="utf-8"))
-    default = next(entry[group] for entry in root["defaults"] if isinstance(entry, dict) and group in entry)
+    default = _default_choices()[group]
 
     def rank(file: Path) -> tuple[bool, bool, bool, int, str]:
         return file.stem != default, file.stem != "_base", not file.stem.startswith("_"), len(file.stem), file.stem
@@ -141,7 +152,8 @@ def takes(node: Mapping[str, Any], whole: Mapping[str, Any]) -> str:
     return " ".join([_WORDS[node["type"]], *([", ".join(bounds)] if bounds else [])])
 
 
-def _settings(file: Path) -> dict[str, tuple[str, str]]:
+@functools.cache  # a group's files are asked for each of its parts
+def _settings(file: Path) -> Mapping[str, tuple[str, str]]:
     """Dotted keys of a config file, each with its value as it is written and the comment on it."""
     text = file.read_text(encoding="utf-8")
     lines = text.splitlines()
@@ -156,7 +168,7 @@ def _settings(file: Path) -> dict[str, tuple[str, str]]:
                 written = text[value.start_mark.index : value.end_mark.index].strip()
                 settings[key] = written, _comment(lines, name.start_mark.line)
 
-    node = yaml.compose(text)
+    node = yaml.compose(text, YAML_LOADER)
     if isinstance(node, yaml.MappingNode):
         walk(node, "")
     return settings
