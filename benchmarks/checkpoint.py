@@ -32,6 +32,7 @@ from memory import make_model, overrides_of
 LIMIT = 1.02
 # Of each method: which of the sizes of memory.py, tokens of a row, rows of a step.
 SHAPES = {"lora": ("tiny", 512, 6), "full": ("tiny", 512, 4)}
+ROWS = 96  # of data; an epoch ends rarely
 SIDES = ("with", "without")
 NEVER = 1_000_000
 
@@ -80,12 +81,17 @@ def compare(folder: Path, method: str, options: Any) -> list[dict[str, dict[str,
     """The repeats, each with what both sides came to."""
     size, length, rows = SHAPES[method]
     model = make_model(folder / size, size)
+    data = folder / "rows.jsonl"
+    text = "the quick brown fox jumps over the lazy dog 0123456789 " * (length // 16)
+    lines = [json.dumps({"prompt": str(number), "completion": text}) for number in range(ROWS)]
+    data.write_text("\n".join(lines) + "\n", encoding="utf-8")
     repeats = []
     for repeat in range(options.repeats):
         sides: dict[str, dict[str, Any]] = {}
         for side in SIDES if repeat % 2 == 0 else reversed(SIDES):
             overrides = [
                 *overrides_of(folder, model, method, "sft", length, "cpu"),
+                f"data.path={data}",
                 f"train.micro_batch_size={rows}",
                 f"train.max_steps={options.steps}",
                 f"train.save_steps={options.every if side == 'with' else NEVER}",

@@ -23,9 +23,14 @@ class Background:
     def start(self, work: Callable[[], None]) -> None:
         """Begin with a piece of work, when the one before is done. :raises BaseException: which that ended with."""
         self.wait()
-        self._done.clear()
         context = contextvars.copy_context()  # the log that takes the warnings of whoever begins it
-        threading.Thread(target=context.run, args=(self._do, work), name=self._name, daemon=True).start()
+        thread = threading.Thread(target=context.run, args=(self._do, work), name=self._name, daemon=True)
+        self._done.clear()
+        try:
+            thread.start()
+        except BaseException:  # the system has no thread to give
+            self._done.set()
+            raise
 
     def _do(self, work: Callable[[], None]) -> None:
         try:
