@@ -223,7 +223,7 @@ class HalvingTrainer(WholeCheckpoints):
                 parameter.grad = torch.zeros_like(parameter)
         super().training_step(self.model, {**batch, **self.placeholders(batch)}, self.items(batch))
         del states
-        return f"{len(longest)} of {tuple(batch['input_ids'].shape)[-1]:,} tokens"
+        return f"{len(longest)} of {max(rows[index].length for index in longest):,} tokens"
 
     def placeholders(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Values in place of what rows have only once the trainer has begun."""
