@@ -18,6 +18,8 @@ import yaml
 
 from ftlab import __version__
 from ftlab.config.paths import shipped
+from ftlab.main import answer
+from tests.conftest import Done, end_of_each, environment
 
 MISTAKES = {
     "lora.rr=3":
@@ -47,6 +49,37 @@ MISTAKES = {
 }  # fmt: skip
 
 
+URL = "anna:hunter2secret@host/set"
+REPEATED = [
+    f"data.path=hf://{URL} data.format=alpaca", f"data.path=https://{URL} data.format=alpaca",
+    f"+no.such=https://{URL}", f"resume https://{URL}", f"init https://{URL}",
+]  # fmt: skip
+LONG = "x" * 300
+TOO_LONG = [
+    f"run.name={LONG}", f"run.dir={LONG}", f"data.path={LONG}.json data.format=alpaca", f"resume {LONG}",
+    f"model.path={LONG * 20}", f"diff {LONG} b",
+]  # fmt: skip
+THREE = "train.learing_rate=1 model=llama3_8bb lora.dropout=2"
+STEERING = "data.path=\x1b]0;owned\x07.json"
+JOB = "stage=dpo --cfg job lora=r64 train.epochs=1"
+OF_SWEEPS = {
+    "-m --cfg job lora.r=8,32 seed=1": (8, "the first job of the sweep, with lora.r=8."),
+    "--multirun -c job lora=r64": (64, "the first job of the sweep."),
+}
+LOCAL = f"--cfg job model=local model.path={shipped('models/tiny')} stage=dpo"
+PARTS = [LOCAL, f"{LOCAL} -p train", "--cfg job -p lora.r"]
+OURS = ["--version", "version", "help", "--help"]
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory) -> dict[str, Done]:
+    """How the command lines end that need nothing around them, in one process, which runs in an empty folder."""
+    folder = tmp_path_factory.mktemp("empty")
+    shown = [JOB, *OF_SWEEPS, *PARTS]  # before those that leave something
+    lines = [*shown, *OURS, THREE, shlex.quote(STEERING), *REPEATED, *TOO_LONG]
+    return end_of_each(lines, folder, environment(folder))
+
+
 def test_a_mistake_ends_with_one_and_a_message(each, tmp_path):
     (tmp_path / "empty.json").touch()
     ended = each([*MISTAKES])
@@ -68,8 +101,8 @@ def test_a_mistake_is_told_by_the_command_itself(ftlab):
     assert done.stderr.startswith("A mistake in the config:\n") and "Traceback" not in done.stderr
 
 
-def test_three_mistakes_are_listed_together(ftlab):
-    done = ftlab("train.learing_rate=1", "model=llama3_8bb", "lora.dropout=2")
+def test_three_mistakes_are_listed_together(ended):
+    done = ended[THREE]
     head, *listed, _ = done.stderr.splitlines()
     assert (done.returncode, head) == (1, "3 mistakes in the config:")
     assert [line.split(":")[0] for line in listed] == [
@@ -89,33 +122,25 @@ def test_a_model_that_cannot_be_reached_says_what_would_do(ftlab, tmp_path):
     ) in done.stderr.splitlines()
 
 
-def test_a_password_in_an_address_is_not_repeated(each):
+def test_a_password_in_an_address_is_not_repeated(ended):
     """Nor where an address was taken for a path, which has one slash less."""
-    url = "anna:hunter2secret@host/set"
-    lines = [
-        f"data.path=hf://{url} data.format=alpaca", f"data.path=https://{url} data.format=alpaca",
-        f"+no.such=https://{url}", f"resume https://{url}", f"init https://{url}",
-    ]  # fmt: skip
-    for line, done in each(lines).items():
+    for line in REPEATED:
+        done = ended[line]
         assert done.returncode == 1
         assert "/<redacted>@host/set" in done.stderr, line
         assert "hunter2secret" not in done.stdout + done.stderr, line
 
 
-def test_a_name_longer_than_a_file_system_takes_is_told(each):
-    name = "x" * 300
-    lines = [
-        f"run.name={name}", f"run.dir={name}", f"data.path={name}.json data.format=alpaca", f"resume {name}",
-        f"model.path={name * 20}", f"diff {name} b",
-    ]  # fmt: skip
-    for line, done in each(lines).items():
+def test_a_name_longer_than_a_file_system_takes_is_told(ended):
+    for line in TOO_LONG:
+        done = ended[line]
         assert done.returncode == 1, line
-        assert name in done.stderr and "Traceback" not in done.stderr and "Error executing" not in done.stderr, line
+        assert LONG in done.stderr and "Traceback" not in done.stderr and "Error executing" not in done.stderr, line
         assert "too long" in done.stderr or "longer than" in done.stderr or "does not exist" in done.stderr, line
 
 
-def test_an_error_cannot_steer_the_terminal(ftlab):
-    done = ftlab("data.path=\x1b]0;owned\x07.json")
+def test_an_error_cannot_steer_the_terminal(ended):
+    done = ended[shlex.quote(STEERING)]
     assert done.returncode == 1
     assert "<U+001B>]0;owned<U+0007>.json" in done.stderr
     assert "\x1b" not in done.stdout + done.stderr
@@ -152,28 +177,27 @@ def test_env_as_json_is_json_and_keeps_secrets(ftlab, env):
     assert len(facts["ftlab"]["commit"].split()[0]) == 40 and "extras" in facts["ftlab"]
 
 
-def test_cfg_job_prints_yaml_with_the_choices_in_it(ftlab, tmp_path):
-    done = ftlab("stage=dpo", "--cfg", "job", "lora=r64", "train.epochs=1")
+def test_cfg_job_prints_yaml_with_the_choices_in_it(ended):
+    done = ended[JOB]
     config = yaml.safe_load(done.stdout)
     assert done.returncode == 0
     assert (config["stage"]["loss_type"], config["lora"]["r"], config["train"]["epochs"]) == ("sigmoid", 64, 1)
     assert "hydra" not in config
-    assert list(tmp_path.iterdir()) == []
+    assert done.left == []
 
 
-def test_cfg_job_shows_the_values_that_the_run_would_have(each, make_run):
+def test_cfg_job_shows_the_values_that_the_run_would_have(ended, make_run):
     """What other keys give, and what the folder of the model says, as in run.yaml; in the order of conf/."""
-    line = f"--cfg job model=local model.path={shipped('models/tiny')} stage=dpo"
-    shown = each([line, f"{line} -p train", "--cfg job -p lora.r"])
-    config = yaml.safe_load(shown[line].stdout)
+    whole, train, wrong = (ended[line] for line in PARTS)
+    config = yaml.safe_load(whole.stdout)
     run = make_run("model=local", f"model.path={shipped('models/tiny')}", "stage=dpo").model_dump(mode="json")
-    assert "${" not in shown[line].stdout
+    assert "${" not in whole.stdout
     assert [*config][:5] == ["task", "hardware", "deepspeed", "tracker", "data"]
     assert {key: config[key] for key in ("model", "train", "lora", "data")} == {
         key: run[key] for key in ("model", "train", "lora", "data")
     }
-    assert yaml.safe_load(shown[f"{line} -p train"].stdout) == run["train"]
-    assert "--package=lora.r: is no part of the config" in shown["--cfg job -p lora.r"].stderr
+    assert yaml.safe_load(train.stdout) == run["train"]
+    assert "--package=lora.r: is no part of the config" in wrong.stderr
 
 
 @pytest.mark.matrix
@@ -189,8 +213,7 @@ def test_a_task_can_be_swept(each):
     assert ends == dict.fromkeys(lines, (0, f"ftlab {__version__}\n" * 2, "", []))
 
 
-def test_the_version_is_ours_and_the_word_help_is_help(each):
-    ended = each(["--version", "version", "help", "--help"])
+def test_the_version_is_ours_and_the_word_help_is_help(ended):
     assert ended["--version"].stdout.startswith("ftlab 0.") and ended["version"].stdout.startswith("ftlab 0.")
     assert ended["help"].stdout == ended["--help"].stdout != ""
 
@@ -236,21 +259,38 @@ COMPLETIONS = {
 }
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
-def test_completion_in_bash(script, env, tmp_path):
-    """As after ``eval "$(ftlab -sc install=bash)"``: bash's own completion of a group, its choices and a key."""
-    env["PATH"] = f"{script}{os.pathsep}{env['PATH']}"
+@pytest.fixture
+def to_complete(tmp_path) -> None:
+    """Files and folders that a word may begin, in the folder of the test."""
     for name in ("outputs/my-run", "outputs/other", "own/experiment"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "rows.jsonl").touch()
     (tmp_path / "own" / "experiment" / "mine.yaml").write_text("# @package _global_\nseed: 3\n")
-    script = f"lines=({shlex.join(COMPLETIONS)})\n{COMPLETE}"
+
+
+def test_what_a_shell_is_told_of_a_word_that_is_begun(to_complete, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    told = {}
+    for line in COMPLETIONS:
+        monkeypatch.setattr(sys, "argv", ["ftlab"])
+        monkeypatch.setenv("COMP_LINE", line)
+        answer(["-sc", "query=bash"])
+        told[line] = sorted(capsys.readouterr().out.split())
+    assert told == COMPLETIONS
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+def test_completion_in_bash(to_complete, script, env, tmp_path):
+    """As after ``eval "$(ftlab -sc install=bash)"``: bash's own completion of a group, its choices and a file."""
+    env["PATH"] = f"{script}{os.pathsep}{env['PATH']}"
+    lines = ["ftlab mod", "ftlab lora=r64 quant=n", "ftlab data.path=ro"]
+    script = f"lines=({shlex.join(lines)})\n{COMPLETE}"
     done = subprocess.run(
         ["bash", "--norc", "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120
     )
     rule, *completions = done.stdout.splitlines()
     assert rule == "complete -o default -o nospace -F hydra_bash_completion ftlab"
-    assert dict(zip(COMPLETIONS, (sorted(line.split()) for line in completions), strict=True)) == COMPLETIONS
+    assert [sorted(line.split()) for line in completions] == [COMPLETIONS[line] for line in lines]
     assert done.stderr == ""
 
 
@@ -285,16 +325,10 @@ def test_completion_in_zsh(script, env, tmp_path):
         os.close(outer)
 
 
-@pytest.mark.parametrize(
-    ("line", "r", "said"),
-    [
-        ("-m --cfg job lora.r=8,32 seed=1", 8, "the first job of the sweep, with lora.r=8."),
-        ("--multirun -c job lora=r64", 64, "the first job of the sweep."),
-    ],
-)
-def test_the_config_of_a_sweep_is_that_of_its_first_job(line, r, said, ftlab, tmp_path):
-    done = ftlab(*line.split())
+@pytest.mark.parametrize("line", OF_SWEEPS)
+def test_the_config_of_a_sweep_is_that_of_its_first_job(line, ended):
+    done, (r, said) = ended[line], OF_SWEEPS[line]
     assert done.returncode == 0, done.stderr
     assert said in done.stderr and "Traceback" not in done.stderr
     assert yaml.safe_load(done.stdout)["lora"]["r"] == r
-    assert list(tmp_path.iterdir()) == []
+    assert done.left == []

@@ -12,8 +12,8 @@ _M_ARENA_MAX = -8  # of glibc's malloc.h
 def use_one_heap() -> None:
     """Let all threads that begin from now on allocate from one heap, where the C library is glibc.
 
-    glibc gives each thread a heap of its own, which keeps what the thread's largest step needed. Of runs that take turns,
-    one thread works at a time, and all of them need that only once.
+    glibc gives each thread a heap of its own, which keeps what the thread's largest step needed. Of runs that take
+    turns, one thread works at a time, and all of them need that only once.
     """
     if not sys.platform.startswith("linux"):
         return
