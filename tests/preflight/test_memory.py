@@ -230,7 +230,8 @@ def test_zero_shares_out_what_policy_and_critic_train(make_run):
 
 
 def test_experts_with_adapters_are_kept_once_more_for_the_backward(make_run):
-    """PEFT adds each adapter to the weights of all experts: in every layer, or under checkpointing in one at a time."""
+    """PEFT adds each adapter to the weights of all experts: in every layer, or under checkpointing in one at a time. At
+    the peak the last layer's backward is at work on some of its own besides."""
     line = (
         "model=qwen3_30b_a3b",
         "method=lora",
@@ -246,7 +247,7 @@ def test_experts_with_adapters_are_kept_once_more_for_the_backward(make_run):
             for on in ("true", "false")
         )
         kept[checkpointing] = with_them.parts["activations"] - without.parts["activations"]
-    assert kept["false"] / experts == pytest.approx(48, abs=1)
+    assert kept["false"] / experts == pytest.approx(48, abs=1.5)
     assert kept["true"] / experts == pytest.approx(1, abs=0.5)
 
 
@@ -374,7 +375,7 @@ def test_what_the_machine_has_no_room_for_is_refused_where_the_config_says_what_
     assert "method=lora" in told and "micro_batch_size" not in told, "only what helps there"
     run = make_run("hardware=cpu", "hardware.devices=4", "hardware.host_memory_gb=2")
     line, is_warning = fit.forecast(run)
-    assert is_warning and "and 2.24 GiB of the machine's own 2.00 GiB as it trains, in 4 processes: that does" in line
+    assert is_warning and "and 2.18 GiB of the machine's own 2.00 GiB as it trains, in 4 processes: that does" in line
 
 
 @pytest.mark.matrix

@@ -117,6 +117,32 @@ def test_gradients_do_not_depend_on_the_chunks_of_the_head(tiny, monkeypatch):
     assert sum(gradient.abs().sum().item() for gradient in whole) > 1.0
 
 
+@pytest.mark.parametrize("elements", [1 << 25, 2048 * 5])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_frozen_head_passes_the_gradients_on_that_one_which_trains_does(tiny, monkeypatch, elements, smoothing):
+    """Each position with a weight of its own, as preference losses have them."""
+    monkeypatch.setattr(forward, "LOGIT_ELEMENTS", elements)
+    batch = PackedCollator(pad_id=0)(rows_of((17, 40, 9), (5, 61)))
+    weights = torch.linspace(-1, 2, len(batch["targets"]))
+    head = tiny.get_output_embeddings().weight
+
+    def gradients(is_frozen: bool) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        tiny.zero_grad()
+        head.requires_grad_(not is_frozen)
+        found = packed_logprobs(tiny, tiny, batch, smoothing)
+        (found * weights).sum().backward()
+        return found.detach(), [p.grad.clone() for p in tiny.parameters() if p is not head]
+
+    try:
+        frozen, trained = gradients(True), gradients(False)
+    finally:
+        head.requires_grad_(True)
+    assert torch.equal(frozen[0], trained[0])
+    for one, other in zip(frozen[1], trained[1]):
+        assert (one - other).norm() < 1e-5 * other.norm()
+    tiny.zero_grad()
+
+
 @pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (2, 2), (3, 1), (4,)])
 def test_loss_and_gradient_do_not_depend_on_how_a_global_batch_is_split(tiny, sizes):
     rows = rows_of((17, 40), (5, 50), (30, 30), (9, 9, 9))

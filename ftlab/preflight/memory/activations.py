@@ -16,9 +16,9 @@ from ftlab.preflight.memory.layers import adapted, adapts_experts, expert_elemen
 from ftlab.schema import Architecture, GrpoStage, PpoStage, Run
 from ftlab.stages.trainer.batching import LOGIT_ELEMENTS, PAIRED_STAGES
 
-# What autograd holds of one chunk of fp32 logits at once: logits, their difference to the normalizer, its exponential,
-# and the gradient, which are made one after the other and freed together [T].
-_LOGITS_AT_ONCE = 4
+# Of one chunk of fp32 logits: themselves, in whose memory their exponentials and their gradient are made
+# (ftlab.stages.trainer.target_logprobs), and before and after that, where products are of 16 bits, a copy of these.
+_LOGITS_AT_ONCE, _LOGITS_IN_16_BITS = 1, 0.5
 _LOGITS_AND_ENTROPY_AT_ONCE = 6.25  # of ppo: also their log-softmax, its exponential, and the gradients of both [T]
 _SCORED_AT_ONCE = 5
 _TILE_ROWS, _TILE_WIDTH, _TILES_AT_ONCE = 4096, 32768, 7.25  # of grpo
@@ -210,7 +210,9 @@ def logit_bytes(run: Run, device: Device, rows: Rows) -> float:
     if isinstance(run.stage, GrpoStage):
         return _tile_bytes(shape, device, rows)
     chunk = max(LOGIT_ELEMENTS // shape.vocab_size, 1)
-    at_once = _LOGITS_AND_ENTROPY_AT_ONCE if isinstance(run.stage, PpoStage) else _LOGITS_AT_ONCE
+    at_once = _LOGITS_AT_ONCE + (_LOGITS_IN_16_BITS if device.precision == 2 else 0)
+    if isinstance(run.stage, PpoStage):
+        at_once = _LOGITS_AND_ENTROPY_AT_ONCE
     return 4.0 * at_once * min(rows.scored, chunk) * shape.vocab_size
 
 

@@ -147,7 +147,7 @@ def _moments(run: Run, device: Device) -> Iterator[tuple[str, dict[str, float]]]
     if getattr(stage, "reference_model", None) is not None:
         weights = sum(states.weight_bytes(run, device).values())
         layer = act.layer_bytes(run, device, rows)
-        yield "the reference's pass", {"reference": weights, "activations": layer, "logits": logits / 2}
+        yield "the reference's pass", {"reference": weights, "activations": layer, "logits": logits}
 
 
 def _backward(
@@ -174,7 +174,12 @@ def _backward(
     one = layer if train.gradient_checkpointing else 0.0
     yield (
         "the loss, at the start of the backward pass",
-        {"gradients": others + early, "activations": saved, "autocast copies": copies, "logits": logits},
+        {
+            "gradients": others + max(early, head),
+            "activations": saved,
+            "autocast copies": copies,
+            "logits": logits + min(early, head),  # where there is a gradient already, the head's is added to it
+        },
     )
     yield (
         "the last layer's backward pass",

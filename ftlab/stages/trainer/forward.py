@@ -20,6 +20,7 @@ from ftlab.model.attention.layout import SegmentLayout
 from ftlab.model.head import logits_function
 from ftlab.model.modules import decoder_of
 from ftlab.stages.trainer.batching import LOGIT_ELEMENTS
+from ftlab.stages.trainer.target_logprobs import target_logprobs, through_frozen_head
 
 
 def packed_logprobs(model: Any, unwrapped: Any, batch: dict[str, Any], smoothing: float = 0.0) -> Tensor:
@@ -108,23 +109,25 @@ def last_hidden(model: Any, **inputs: Any) -> Tensor:
 def chunked_logprobs(
     hidden_ND: Tensor, targets_N: Tensor, logits: Callable[[Tensor], Tensor], head: Any, smoothing: float = 0.0
 ) -> Tensor:
-    """log softmax of the logits at the targets, shape (N,), in chunks that are computed again in the backward.
+    """log softmax of the logits at the targets, shape (N,), in chunks. Where the head trains, more than one chunk is
+    computed again in the backward; where it is frozen, as under LoRA, no logits are needed there.
 
     :param smoothing: of the labels: this share of each target is spread over the whole vocabulary, so that what comes
         is (1 - s) log p(target) + s mean_v log p(v) (https://arxiv.org/abs/1512.00567, section 7).
     """
     weight = head.weight
-    # ZeRO-3 leaves an empty weight, and its shape beside.
-    size = max(LOGIT_ELEMENTS // getattr(weight, "ds_shape", weight.shape)[0], 1)
+    is_shared_out = hasattr(weight, "ds_shape")  # by ZeRO-3, which leaves an empty weight, and its shape beside
+    size = max(LOGIT_ELEMENTS // (weight.ds_shape if is_shared_out else weight.shape)[0], 1)
 
     def part(hidden_nD: Tensor, targets_n: Tensor) -> Tensor:
-        logits_nV = logits(hidden_nD)
-        found_n = logits_nV.gather(-1, targets_n[:, None])[:, 0]
-        if smoothing:
-            found_n = (1 - smoothing) * found_n + smoothing * logits_nV.mean(-1)
-        return found_n - logits_nV.logsumexp(-1)
+        return target_logprobs(logits(hidden_nD), targets_n, smoothing)
 
     chunks = list(zip(hidden_ND.split(size), targets_N.split(size)))
-    if len(chunks) == 1 or not torch.is_grad_enabled():
+    if not torch.is_grad_enabled():
         return torch.cat([part(*chunk) for chunk in chunks])
+    is_frozen = not any(parameter.requires_grad for parameter in head.parameters())
+    if is_frozen and hidden_ND.requires_grad and not is_shared_out:
+        return through_frozen_head(hidden_ND, chunks, part)
+    if len(chunks) == 1:
+        return part(*chunks[0])
     return torch.cat([checkpoint(part, *chunk, use_reentrant=False) for chunk in chunks])
