@@ -112,7 +112,9 @@ def _axis(words: Sequence[str], numbers: Sequence[float] | None) -> dict[str, An
         return {"type": "category", "categoryorder": "array", "categoryarray": list(dict.fromkeys(sorted(words)))}
     different = sorted({*numbers})
     ticks = {"tickvals": different, "ticktext": [f"{value:g}" for value in different]}
-    return {"type": "log" if _is_wide(numbers) else "linear"} | (ticks if len(different) <= _TICKS else {})
+    return {"type": "log" if _is_wide(numbers) else "linear", "exponentformat": "e"} | (
+        ticks if len(different) <= _TICKS else {}
+    )
 
 
 def parallel(report: Report) -> Figure | None:
