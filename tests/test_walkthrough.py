@@ -41,6 +41,7 @@ STAND_INS = {
 NAMES = {
     "ftlab resume", "ftlab resume DIR", "ftlab init", "ftlab inspect", "ftlab mine", "ftlab explain KEY",
     "ftlab slurm status outputs/my-sweep", "ftlab slurm cancel outputs/my-sweep", "ftlab resume outputs/my-sweep",
+    "ftlab control SWEEP", "ftlab reproduce", "ftlab diff",
     "ftlab evaluate", "ftlab report", "ftlab package merge=true",
     "ftlab phase=codebase", "ftlab package verify FILE", "ftlab -sc install=fish | source",
 }  # fmt: skip
