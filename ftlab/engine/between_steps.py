@@ -17,9 +17,9 @@ _SIGNALS = 256  # more than there are
 
 
 class BetweenSteps(TrainerCallback):
-    """A stop lets the step end, saves and leaves the loop; of several processes all do, once one has been asked. So
-    does a run whose turn is over and whose place in memory another needs. Waiting for other runs is neither work nor
-    training.
+    """A stop lets the step end, saves and leaves the loop. Of several processes all do, once one has been asked, with
+    the next step at which they wait for each other anyhow: one that is logged, evaluated or saved. So does a run whose
+    turn is over and whose place in memory another needs. Waiting for other runs is neither work nor training.
 
     :param rates: measure how fast the run trains. :param control: what the user asks for meanwhile.
     :ivar background: where checkpoints are written; known once there is a trainer.
@@ -33,6 +33,7 @@ class BetweenSteps(TrainerCallback):
             session.interruption, session.turn, session.clock, rates, session.ranks,
         )  # fmt: skip
         self._begun = 0  # the step that the turn began after
+        self._lines = 0  # of the journal that all processes obey
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._interruption.is_training = True
@@ -64,12 +65,15 @@ class BetweenSteps(TrainerCallback):
                 self._interruption.request(signal.SIGUSR1)
         if self._turn.is_dismissed:
             self._interruption.request(signal.SIGUSR1)
-        asked_by = int(self._interruption.asked_by or 0)
-        # One number says both. Where one process has read more than another was asked, that has its turn a step later.
-        lines, agreed = divmod(self._ranks.greatest(_SIGNALS * self._control.lines + asked_by), _SIGNALS)
+        agreed = 0
+        waits = control.should_log or control.should_evaluate or control.should_save or control.should_training_stop
+        if waits or self._turn.is_given_up or self._ranks.world.size == 1:
+            asked_by = int(self._interruption.asked_by or 0)
+            # One number says both. Where one process has read more than another was asked, that has its turn later.
+            self._lines, agreed = divmod(self._ranks.greatest(_SIGNALS * self._control.lines + asked_by), _SIGNALS)
         if agreed and not self._interruption.requested:
             self._interruption.request(signal.Signals(agreed))
-        if self._control.obey(lines, args, state, control) or agreed:
+        if self._control.obey(self._lines, args, state, control) or agreed:
             control.should_save = control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ftlab.data.packing.store import PackedRows, Rows, Sample
+from ftlab.data.packing.store import PackedRow, PackedRows, Rows
 from ftlab.data.tokens.encoder import Counts
 from ftlab.schema import KtoStage, Run
 from ftlab.stages.losses import kto, kto_kl, sums_by_segment
 from ftlab.stages.trainer.reference import ReferenceTrainer
 from ftlab.stages.trainer.shards import FILLER
+
+_AT_ONCE = 1 << 10  # views whose tokens are read together
+PAIRS_OF_RANKS = "pairs_of_ranks"  # in a batch: how many pairs each process has of the micro-batch
 
 
 class WithMismatched(Rows):
@@ -37,14 +41,27 @@ class WithMismatched(Rows):
 
     def __getitem__(self, index: Any) -> Any:
         index = range(len(self))[index]
-        samples = []
-        for view in self._rows.view_indices(index):
-            own, other = self._rows.view(view), self._rows.view(self._partners[view])
-            asked, answered = int(own.learned.argmax()), int(other.learned.argmax())
-            ids = np.concatenate([own.input_ids[:asked], other.input_ids[answered:]])[: self._limit]
-            learned = np.concatenate([np.zeros(asked, dtype=bool), other.learned[answered:]])[: self._limit]
-            samples += [own, Sample(ids, learned)]
-        return self.pack(index, samples)
+        views = self._rows.view_indices(index)
+        starts, lengths, skips = self._rows.stretches(views)
+        other_starts, other_lengths, other_skips = self._rows.stretches(self._partners[views])
+        asked, answered = self._prompts(views), self._prompts(self._partners[views])
+        prompts = np.minimum(asked, self._limit)
+        answers = np.minimum(other_lengths - answered, self._limit - prompts)
+        # Of each answer three stretches: itself, its prompt again, in which nothing is learned, and another's answer.
+        stored = (starts, starts, other_starts + answered), (lengths, prompts, answers)
+        unlearned = skips, prompts, np.maximum(other_skips - answered, 0)
+        ids, learned = self._rows.tokens(*(np.stack(each, axis=1).reshape(-1) for each in (*stored, unlearned)))
+        pairs = np.stack([lengths, prompts + answers], axis=1).reshape(-1)
+        return PackedRow.of_tokens(ids, learned, pairs, self.columns(index))
+
+    def _prompts(self, views: Counts) -> Counts:
+        """How many tokens of each view precede the first that is learned; 0 where none is."""
+        starts, lengths, skips = self._rows.stretches(views)
+        _, learned = self._rows.tokens(starts, lengths, skips)
+        ends = lengths.cumsum()
+        places = np.append(np.flatnonzero(learned), len(learned))
+        firsts = places[np.searchsorted(places, ends - lengths)]
+        return np.where(firsts < ends, firsts - ends + lengths, 0)
 
     def view_indices(self, index: int) -> Counts:
         own = self._rows.view_indices(index)
@@ -55,8 +72,13 @@ class WithMismatched(Rows):
         return np.concatenate([self._rows.units(index), self._rows.units_of(partners)])
 
     def lengths(self) -> Counts:
-        tokens = self._rows.view_lengths()
-        return self._rows.sums(tokens + tokens[self._partners])
+        tokens, views = self._rows.view_lengths(), np.arange(len(self._partners))
+        asked = np.concatenate([self._prompts(views[i : i + _AT_ONCE]) for i in range(0, len(views), _AT_ONCE)])
+        mismatched = np.minimum(asked + (tokens - asked)[self._partners], self._limit)
+        return self._rows.sums(tokens + mismatched)
+
+    def counts(self) -> Counts:
+        return 2 * self._rows.counts()
 
     def fingerprint(self) -> str:
         return f"{self._rows.fingerprint()} {hashlib.sha256(self._partners.tobytes()).hexdigest()} {self._limit}"
@@ -66,6 +88,7 @@ class KtoTrainer(ReferenceTrainer):
     """The samples of a batch alternate: an answer, and the same prompt with another row's answer."""
 
     balances_every = 2
+    counts_pairs = True
 
     def __init__(
         self, run: Run, model: Any, tokenizer: Any, train_rows: PackedRows, validation_rows: PackedRows | None,
@@ -77,13 +100,33 @@ class KtoTrainer(ReferenceTrainer):
         validation = None if validation_rows is None else paired(validation_rows)
         super().__init__(run, model, tokenizer, paired(train_rows), validation, *more)
 
-    def items(self, batch: dict[str, Any]) -> int:
-        return int(batch["samples"]) // 2
-
-    def _kl(self, policy_I: Tensor, reference_I: Tensor, is_filler: bool = False) -> Tensor:
-        """Over the pairs of every process, which may have another number: it is cut off at 0 only as a whole."""
-        values_I2 = torch.stack([policy_I, reference_I], dim=1)
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        items = super()._get_num_items_in_batch(batch_samples, device)
         if self.world.size > 1:
+            for index, batch in enumerate(batch_samples):
+                batch[PAIRS_OF_RANKS] = self._pairs_of_ranks(index)
+        return items
+
+    def _pairs_of_ranks(self, index: int) -> list[int]:
+        """How many pairs each process has of a micro-batch of the next step."""
+        parts, size = self.rows_of_step(self._next_step), self.world.size
+        pairs = [int(self.items_of_rows[part].sum()) for part in parts[index * size : (index + 1) * size]]
+        return pairs + [0] * (size - len(pairs))  # fillers
+
+    def _kl(
+        self, policy_I: Tensor, reference_I: Tensor, is_filler: bool = False, pairs: Sequence[int] | None = None
+    ) -> Tensor:
+        """Over the pairs of every process, which may have another number: it is cut off at 0 only as a whole.
+
+        :param pairs: how many those are, by rank; where that is not known the processes ask each other.
+        """
+        values_I2 = torch.stack([policy_I, reference_I], dim=1)
+        if self.world.size > 1 and pairs is not None:
+            values_I2 = torch.nn.functional.pad(values_I2, (0, 0, 0, max(pairs) - len(values_I2)))
+            places = [rank * max(pairs) + i for rank, count in enumerate(pairs) for i in range(count)]
+            places_I = torch.tensor(places).to(values_I2.device, non_blocking=values_I2.device.type == "cuda")
+            values_I2 = self.accelerator.gather(values_I2)[places_I]
+        elif self.world.size > 1:
             values_I2 = values_I2.new_full((1, 2), torch.nan) if is_filler else values_I2
             padded_I2 = self.accelerator.pad_across_processes(values_I2, pad_index=torch.nan)
             found_I2: Tensor = self.accelerator.gather(padded_I2)
@@ -99,14 +142,18 @@ class KtoTrainer(ReferenceTrainer):
                 outputs = self.outputs(model, part)
             policy.append(sums_by_segment(outputs, part["segments"], int(part["samples"]))[1::2])
             reference.append(part["reference"][1::2])
-        return {"kl": self._kl(torch.cat(policy), torch.cat(reference))}
+        pairs = self._pairs_of_ranks(len(self._parts))  # of the batch that is about to begin
+        return {"kl": self._kl(torch.cat(policy), torch.cat(reference), pairs=pairs)}
 
     def terms(self, batch: dict[str, Any], outputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         stage = self.run.stage
         assert isinstance(stage, KtoStage)
         sums_S = sums_by_segment(outputs, batch["segments"], int(batch["samples"]))
         reference_S, good_I = batch["reference"], batch["label"][0::2].bool()
-        kl = batch["kl"] if "kl" in batch else self._kl(sums_S[1::2].detach(), reference_S[1::2], FILLER in batch)
+        if "kl" in batch:
+            kl = batch["kl"]
+        else:
+            kl = self._kl(sums_S[1::2].detach(), reference_S[1::2], FILLER in batch, batch.get(PAIRS_OF_RANKS))
         found = kto(
             sums_S[0::2],
             reference_S[0::2],

@@ -19,9 +19,7 @@ class PairTrainer(StageTrainer):
     """The samples of a batch alternate: chosen, rejected."""
 
     uses_dropout = False
-
-    def items(self, batch: dict[str, Any]) -> int:
-        return int(batch["samples"]) // 2
+    counts_pairs = True
 
     def measures(self, preference: Preference, sums_S: Tensor) -> dict[str, Tensor]:
         """What is logged of every pair, in TRL's names; ``preference_accuracy`` asks the policy alone."""

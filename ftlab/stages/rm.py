@@ -18,9 +18,7 @@ class RewardTrainer(StageTrainer):
     """The samples of a batch alternate: chosen, rejected; each is scored at its last token."""
 
     uses_dropout = False
-
-    def items(self, batch: dict[str, Any]) -> int:
-        return int(batch["samples"]) // 2
+    counts_pairs = True
 
     def outputs(self, model: Any, batch: dict[str, Any]) -> Tensor:
         """Scores of the batch's samples, shape (S,), fp32."""

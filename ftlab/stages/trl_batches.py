@@ -16,9 +16,9 @@ def packed_dataset(rows: PackedRows) -> Dataset:
     packed = [rows[i] for i in range(len(rows))]
     return Dataset.from_dict(
         {
-            "input_ids": [np.concatenate([s.input_ids for s in row.samples]) for row in packed],
+            "input_ids": [row.input_ids for row in packed],
             "labels": [np.concatenate([s.labels for s in row.samples]) for row in packed],
-            "seq_lengths": [[len(s.input_ids) for s in row.samples] for row in packed],
+            "seq_lengths": [row.lengths.tolist() for row in packed],
         }
     )
 

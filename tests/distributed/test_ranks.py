@@ -18,6 +18,9 @@ from typing import Any
 
 import pytest
 
+from ftlab.planning import make_plan
+from tests.runs import create_run, make_run
+
 BASE = (
     "hardware=cpu", "train.logging_steps=1", "train.learning_rate=1e-3", "lora.dropout=0", "tracker=none",
     "eval.golden_rows=0", "eval.samples=0", "data.num_samples=120", "data.split.validation=none",
@@ -211,6 +214,24 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_step(tmp_path, train, sta
     train("resume", "outputs/a")
     train(*(word for word in LONG if not word.startswith("run.")), "run.name=b")
     assert weights(run_dir) == weights(tmp_path / "outputs/b")
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("stage", ["sft", "dpo", "kto"])
+def test_nothing_but_gradients_is_summed_between_logged_steps(tmp_path, train, stage):
+    """But for kto, whose loss needs the pairs of all processes: once for each micro-batch."""
+    words = (*BASE, f"stage={stage}", "train.max_steps=5", "train.logging_steps=10", "hardware.devices=2",
+             "train.gradient_accumulation_steps=2", "train.micro_batch_size=2", "data.packing=false",
+             *(["data=labels"] if stage == "kto" else []),
+             *(["data=preferences"] if stage == "dpo" else []))  # fmt: skip
+    given = (*words, f"run.dir={tmp_path}/run")
+    create_run(make_plan(make_run(*given), given))
+    started = ("--nproc-per-node", "2", "-m", "tests.distributed.counting", "run")
+    train(*started, module="torch.distributed.run")
+    for rank in range(2):
+        found = json.loads((tmp_path / f"collectives-{rank}.json").read_text())
+        # Of three steps, two micro-batches each.
+        assert found == ({"all_gather": 6} if stage == "kto" else {})
 
 
 @pytest.mark.distributed

@@ -54,6 +54,28 @@ def train(tmp_path, env) -> Callable[..., str]:
     return run
 
 
+@pytest.mark.parametrize("stage", ["sft", "pt", "rm", "dpo", "kto", "orpo"])
+def test_nothing_waits_for_the_device_between_logged_steps(stage, tmp_path):
+    import torch
+    from transformers import TrainerCallback
+
+    from tests.stages.trainers import a_trainer, begin
+
+    class Strict(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step in (1, 4):
+                torch.cuda.set_sync_debug_mode("error" if state.global_step == 1 else "default")
+
+    words = ("model=tiny", "train.max_steps=5", "train.logging_steps=10", "data.max_samples=40", "data.cache=null")
+    trainer, _ = a_trainer(tmp_path, f"stage={stage}", *words, "data.split.validation=none", "hardware=auto")
+    trainer.add_callback(Strict())
+    try:
+        begin(trainer)
+        trainer.train()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def steps(run_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -27,6 +28,7 @@ from ftlab.stages.ppo.rollout import Answers, logprobs_and_entropy
 from ftlab.stages.ppo.trainer import PpoTrainer
 from tests.conftest import ROOT
 from tests.runs import make_run, metrics, resume_run, train_run
+from tests.stages.waits import Between
 
 SMALL = (
     "stage=ppo", "hardware.precision=fp32", "stage.rollout_batch_size=8", "stage.mini_batch_size=4",
@@ -173,6 +175,19 @@ def test_a_loss_begins_at_ratio_one_and_at_the_formula_on_the_buffer(tmp_path):
     torch.testing.assert_close(rollout.returns_BT, returns)
 
 
+def test_nothing_waits_between_logged_steps_of_a_rollout(tmp_path):
+    """But for ``early_stop_kl``, which decides about the next step."""
+    more = ("train.max_steps=6", "train.logging_steps=10", "stage.ppo_epochs=3")
+    trainer, other = (
+        a_trainer(tmp_path / name, *more, f"stage.early_stop_kl={limit}") for name, limit in (("a", "null"), ("b", "9"))
+    )
+    for one, count in ((trainer, 0), (other, 3)):
+        between = Between()
+        one.add_callback(between)
+        one.train()
+        assert sum(between.waits.found.values()) == count, between.waits.found
+
+
 def test_the_policys_gradient_is_that_of_the_formula(tmp_path):
     """Over several forwards of a mini-batch, against one plain forward with all its logits."""
     trainer = a_trainer(tmp_path, "train.max_steps=1", "stage.temperature=1.3", "train.micro_batch_size=1",
@@ -302,10 +317,10 @@ def test_padding_changes_no_log_probability(tmp_path):
     together = Answers.from_lists(prompts, replies, trainer.processing_class.pad_token_id, "cpu")
     assert [together.answer(row) for row in range(4)] == replies
     with torch.no_grad():
-        found = together.spread(logprobs_and_entropy(model, together, torch.arange(4), 0.8)[0])
+        found = together.spread(logprobs_and_entropy(model, together, np.arange(4), 0.8)[0])
         for row in range(4):
             alone = Answers.from_lists([prompts[row]], [replies[row]], 0, "cpu")
-            expected = logprobs_and_entropy(model, alone, torch.arange(1), 0.8)[0]
+            expected = logprobs_and_entropy(model, alone, np.arange(1), 0.8)[0]
             torch.testing.assert_close(found[row, : len(replies[row])], expected, atol=1e-5, rtol=1e-5)
             assert not found[row, len(replies[row]) :].any()
 

@@ -116,20 +116,18 @@ def test_the_step_and_the_rows_of_a_loss_that_is_no_number(stage, poisoned, tmp_
 
 @pytest.mark.parametrize("stage", ["sft", pytest.param("dpo", marks=pytest.mark.matrix)])
 def test_packed_rows_and_steps_between_logs(stage, poisoned, tmp_path, monkeypatch):
-    """As on an accelerator: nothing is looked at until a step is logged, and yet the first bad one is named."""
+    """Nothing is looked at until a step is logged, and yet the first bad one is named."""
     from ftlab.stages.trainer.divergence import WatchedTrainer
 
     said, _ = stopped(tmp_path, stage, poisoned, 23)
     looks = []
     look = WatchedTrainer._check_steps
 
-    def seldom(self):
-        control = self.control
-        if control.should_log or control.should_save or control.should_training_stop:
-            looks.append(self.state.global_step)
-            look(self)
+    def noted(self):
+        looks.append(self.state.global_step)
+        look(self)
 
-    monkeypatch.setattr(WatchedTrainer, "_check_steps", seldom)
+    monkeypatch.setattr(WatchedTrainer, "_check_steps", noted)
     (tmp_path / "later").mkdir()
     later, run_dir = stopped(tmp_path / "later", stage, poisoned, 23, "train.logging_steps=7", "train.save_steps=100")
     assert step_of(later) == step_of(said) and named(later) == named(said) and 23 in named(said)

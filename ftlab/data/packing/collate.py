@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from ftlab.data.packing.batches import batches_by_tokens
-from ftlab.data.packing.store import PackedRow, Sample
+from ftlab.data.packing.store import PackedRow, spans
+from ftlab.data.tokens.encoder import Counts
 
 # How samples of a row are kept apart. segments, segments_sdpa: attention is computed sample by sample, which the model
 # is told the places of. position_ids: they begin again at 0 with every sample, from which the model makes its mask.
@@ -53,62 +54,55 @@ class PackedCollator:
         self._flatten = flatten or isolation in BY_SEGMENT
 
     def __call__(self, rows: Sequence[PackedRow]) -> dict[str, Any]:
+        columns = {name: np.concatenate([row.columns[name] for row in rows]) for name in rows[0].columns}
         if self._flatten:
-            columns = {name: np.concatenate([row.columns[name] for row in rows]) for name in rows[0].columns}
-            rows = [PackedRow(tuple(sample for row in rows for sample in row.samples), columns)]
+            ids, learned, lengths = (
+                np.concatenate([getattr(row, name) for row in rows]) for name in ("input_ids", "learned", "lengths")
+            )
+            rows = [PackedRow.of_tokens(ids, learned, lengths, columns)]
         width = max(row.length for row in rows)
-        input_ids_BL = np.full((len(rows), width), self._pad_id, dtype=np.int64)
-        position_ids_BL = np.zeros((len(rows), width), dtype=np.int64)
-        learned_BL = np.zeros((len(rows), width), dtype=bool)
-        segments_BL = np.zeros((len(rows), width), dtype=np.int64)
-        ends_S: list[int] = []
-        spans_S: list[tuple[int, int]] = []
-        first = 0
+        shape = len(rows), width
+        input_ids_BL, position_ids_BL = np.empty(shape, dtype=np.int64), np.empty(shape, dtype=np.int64)
+        learned_BL = np.empty(shape, dtype=bool)
         for b, row in enumerate(rows):
-            lengths = np.array([len(sample.input_ids) for sample in row.samples])
-            ends = lengths.cumsum()
-            end = ends[-1]
-            np.concatenate([sample.input_ids for sample in row.samples], out=input_ids_BL[b, :end], casting="safe")
-            np.concatenate([sample.learned for sample in row.samples], out=learned_BL[b, :end])
-            position_ids_BL[b, :end] = np.arange(end) - np.repeat(ends - lengths, lengths)
-            segments_BL[b, :end] = np.repeat(np.arange(first, first + len(lengths)), lengths)
-            ends_S += [b * width + end - 1 - _unlearned_tail(sample) for end, sample in zip(ends, row.samples)]
-            spans_S += [(b * width + end - length, length) for end, length in zip(ends.tolist(), lengths.tolist())]
-            first += len(lengths)
+            end = row.length
+            input_ids_BL[b, :end], input_ids_BL[b, end:] = row.input_ids, self._pad_id
+            position_ids_BL[b, :end], position_ids_BL[b, end:] = spans(np.zeros_like(row.lengths), row.lengths), 0
+            learned_BL[b, :end], learned_BL[b, end:] = row.learned, False
+        lengths_S = np.concatenate([row.lengths for row in rows])
+        starts_S = np.concatenate([b * width + row.lengths.cumsum() - row.lengths for b, row in enumerate(rows)])
         labelled_N = np.flatnonzero(learned_BL)
+        # Labels before the end of each sample: what is more than before its start is its own.
+        before_S = np.searchsorted(labelled_N, starts_S + lengths_S)
+        counts_S = np.diff(before_S, prepend=0)
+        last_labels_S = np.append(labelled_N, 0)[before_S - 1]
         return {
             "input_ids": torch.from_numpy(input_ids_BL),
             "position_ids": torch.from_numpy(position_ids_BL),
             "scored": torch.from_numpy(labelled_N - 1),
-            "targets": torch.from_numpy(input_ids_BL.reshape(-1)[labelled_N]),
-            "segments": torch.from_numpy(segments_BL.reshape(-1)[labelled_N]),
-            "ends": torch.tensor(ends_S),
-            "starts": torch.tensor([start for start, _ in spans_S]),
-            "lengths": torch.tensor([length for _, length in spans_S]),
+            "targets": torch.from_numpy(input_ids_BL.reshape(-1).take(labelled_N)),
+            "segments": torch.from_numpy(np.repeat(np.arange(len(lengths_S)), counts_S)),
+            "ends": torch.from_numpy(np.where(counts_S > 0, last_labels_S, starts_S + lengths_S - 1)),
+            "starts": torch.from_numpy(starts_S),
+            "lengths": torch.from_numpy(lengths_S),
             "tokens": sum(row.length for row in rows),
-            "samples": first,
-            **self._apart(spans_S, input_ids_BL.size),
-            **{n: torch.from_numpy(np.concatenate([row.columns[n] for row in rows])) for n in rows[0].columns},
+            "samples": len(lengths_S),
+            **self._apart(starts_S, lengths_S, input_ids_BL.size),
+            **{name: torch.from_numpy(values) for name, values in columns.items()},
         }
 
-    def _apart(self, spans_S: list[tuple[int, int]], size: int) -> dict[str, Any]:
+    def _apart(self, starts_S: Counts, lengths_S: Counts, size: int) -> dict[str, Any]:
         if self._isolation == "position_ids":
             return {}
         if self._isolation == "block_mask":
             return {"isolation": self._isolation}
         if self._isolation in BY_SEGMENT:
-            return {"isolation": self._isolation, "spans": np.array([(*span, 0, 0) for span in spans_S])}
-        lengths = [length for _, length in spans_S]
-        together = [list(range(len(lengths)))] if self._one_call else batches_by_tokens(lengths, size)
+            none_S = np.zeros_like(starts_S)
+            return {"isolation": self._isolation, "spans": np.stack([starts_S, lengths_S, none_S, none_S], axis=1)}
+        together = [list(range(len(lengths_S)))] if self._one_call else batches_by_tokens(lengths_S.tolist(), size)
         calls = []
         for members in together:
-            places_sl = np.full((len(members), max(lengths[i] for i in members)), -1, dtype=np.int64)
-            for row, (start, length) in zip(places_sl, (spans_S[i] for i in members)):
-                row[:length] = np.arange(start, start + length)
-            calls.append(torch.from_numpy(places_sl))
+            starts_s, lengths_s = starts_S[members, None], lengths_S[members, None]
+            places_l = np.arange(lengths_s.max())
+            calls.append(torch.from_numpy(np.where(places_l < lengths_s, starts_s + places_l, -1)))
         return {"isolation": self._isolation, "calls": tuple(calls), "pad_id": self._pad_id}
-
-
-def _unlearned_tail(sample: Sample) -> int:
-    """How many tokens stand after the last one that is learned."""
-    return int(sample.learned[::-1].argmax())

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,19 +37,50 @@ class Sample:
         return int(np.count_nonzero(self.learned))
 
 
-@dataclass(frozen=True, slots=True)
-class PackedRow:
-    """Samples side by side, none attending to another.
+def spans(starts: Counts, lengths: Counts) -> Counts:
+    """Return the numbers of stretches, one after the other, int64, shape (sum of the lengths,).
 
-    :param columns: what else is known of them, by name: one value for each sample.
+    >>> spans(np.array([5, 0]), np.array([2, 3])).tolist()
+    [5, 6, 0, 1, 2]
+    """
+    ends = lengths.cumsum()
+    places: Counts = np.repeat(starts - ends + lengths, lengths)
+    places += np.arange(len(places))
+    return places
+
+
+class PackedRow:
+    """Samples side by side, none attending to another: their tokens in one array, and where each ends.
+
+    :ivar input_ids: int32, shape (T,). :ivar learned: bool, shape (T,), as of :class:`Sample`.
+    :ivar lengths: int64, shape (S,): tokens of each sample. :ivar columns: what else is known of the samples, by name:
+        one value for each.
     """
 
-    samples: tuple[Sample, ...]
-    columns: dict[str, NDArray[Any]] = field(default_factory=dict)
+    __slots__ = ("columns", "input_ids", "learned", "lengths")
+
+    def __init__(self, samples: Sequence[Sample], columns: dict[str, NDArray[Any]] | None = None) -> None:
+        self.input_ids: Ids = np.concatenate([sample.input_ids for sample in samples])
+        self.learned: Flags = np.concatenate([sample.learned for sample in samples])
+        self.lengths: Counts = np.array([len(sample.input_ids) for sample in samples])
+        self.columns: dict[str, NDArray[Any]] = columns or {}
+
+    @classmethod
+    def of_tokens(cls, input_ids: Ids, learned: Flags, lengths: Counts, columns: dict[str, NDArray[Any]]) -> Self:
+        """Return the row of samples that stand one after the other in these arrays already."""
+        row = cls.__new__(cls)
+        row.input_ids, row.learned, row.lengths, row.columns = input_ids, learned, lengths, columns
+        return row
+
+    @property
+    def samples(self) -> tuple[Sample, ...]:
+        ends = self.lengths.cumsum().tolist()
+        spans = zip([0, *ends], ends)
+        return tuple(Sample(self.input_ids[start:end], self.learned[start:end]) for start, end in spans)
 
     @property
     def length(self) -> int:
-        return sum(len(sample.input_ids) for sample in self.samples)
+        return len(self.input_ids)
 
 
 class Rows(Sequence[PackedRow]):
@@ -77,7 +108,15 @@ class Rows(Sequence[PackedRow]):
         raise AssertionError("every kind of rows says so")
 
     def lengths(self) -> Counts:
-        """Return how many tokens each row has, at most, int64, shape (R,)."""
+        """Return how many tokens each row has, int64, shape (R,)."""
+        raise AssertionError("every kind of rows says so")
+
+    def counts(self) -> Counts:
+        """Return how many samples each row has, int64, shape (R,)."""
+        raise AssertionError("every kind of rows says so")
+
+    def learned(self) -> Counts:
+        """Return how many tokens of each row are learned, int64, shape (R,)."""
         raise AssertionError("every kind of rows says so")
 
     def longest(self, count: int) -> list[int]:
@@ -89,10 +128,10 @@ class Rows(Sequence[PackedRow]):
         """A hash of every token, flag and place."""
         raise AssertionError("every kind of rows has one")
 
-    def pack(self, index: int, samples: Sequence[Sample]) -> PackedRow:
-        """Return a row of these samples, with the values attached to them."""
+    def columns(self, index: int) -> dict[str, NDArray[Any]]:
+        """Return the values attached to the samples of a row, by name."""
         members = self.view_indices(index)
-        return PackedRow(tuple(samples), {name: values[members] for name, values in self._columns.items()})
+        return {name: values[members] for name, values in self._columns.items()}
 
 
 class PackedRows(Rows):
@@ -113,10 +152,26 @@ class PackedRows(Rows):
 
     def __getitem__(self, index: Any) -> Any:
         index = range(len(self))[index]
-        samples = [self.view(int(view)) for view in self.view_indices(index)]
-        if self._joined:
-            samples = [Sample(*(np.concatenate(part) for part in zip(*((s.input_ids, s.learned) for s in samples))))]
-        return self.pack(index, samples)
+        starts, lengths, skips = self.stretches(self.view_indices(index))
+        ids, learned = self.tokens(starts, lengths, skips)
+        lengths = lengths.sum(keepdims=True) if self._joined else lengths
+        return PackedRow.of_tokens(ids, learned, lengths, self.columns(index))
+
+    def stretches(self, views: Counts) -> tuple[Counts, Counts, Counts]:
+        """Return where some views start among the stored tokens, how many tokens they have, and how many of those at
+        the start are not learned; each of the shape of ``views``."""
+        starts, ends, skips = self._views.bounds[views].T
+        return starts, ends - starts, skips
+
+    def tokens(self, starts: Counts, lengths: Counts, skips: Counts) -> tuple[Ids, Flags]:
+        """Return stretches of the stored tokens, one after the other, and which of those tokens are learned.
+
+        :param skips: how many at the start of each are not, int64, shape (S,), as the others.
+        """
+        places = spans(starts, lengths)
+        learned = self._trained.take(places)
+        learned[spans(lengths.cumsum() - lengths, np.minimum(skips, lengths))] = False
+        return self._ids.take(places), learned
 
     def view_indices(self, index: int) -> Counts:
         return self._views.members[self._views.rows[index] : self._views.rows[index + 1]]
@@ -132,6 +187,21 @@ class PackedRows(Rows):
 
     def lengths(self) -> Counts:
         return self.sums(self.view_lengths())
+
+    def counts(self) -> Counts:
+        return np.ones(len(self), np.int64) if self._joined else np.diff(self._views.rows)
+
+    def learned(self) -> Counts:
+        starts, lengths, skips = self.stretches(np.arange(self.views))
+        ends = starts + lengths
+        return self.sums(self._trained_before(ends) - self._trained_before(np.minimum(starts + skips, ends)))
+
+    def _trained_before(self, places: Counts) -> Counts:
+        """How many of the stored tokens before each place are trained."""
+        points = np.unique(np.append(places[places < len(self._trained)], 0))
+        between = np.add.reduceat(self._trained.view(np.uint8), points, dtype=np.int64)
+        before: Counts = np.append(0, between.cumsum())[np.searchsorted(points, places)]
+        return before
 
     def view_lengths(self) -> Counts:
         """Return how many tokens each view has, int64, shape (V,)."""

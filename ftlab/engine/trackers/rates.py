@@ -82,7 +82,7 @@ def estimate_work(run: Run, model: Any, parameters: Parameters, rows: Sequence[A
     if run.stage.name in ("ppo", "grpo") or run.method.name == "freeze" or has_experts:
         return None
     some = islice((rows[index] for index in range(len(rows))), _READ_EVERY)
-    lengths = [len(sample.input_ids) for row in some if isinstance(row, PackedRow) for sample in row.samples]
+    lengths = [length for row in some if isinstance(row, PackedRow) for length in row.lengths.tolist()]
     if not lengths:
         return None
     length = sum(n * n for n in lengths) / sum(lengths)

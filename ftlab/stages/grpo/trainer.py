@@ -57,7 +57,6 @@ class GrpoTrainer(WholeCheckpoints, GRPOTrainer):
     """
 
     has_sized_loss = False
-    waits_anyhow = True
     _buffered_inputs: list[dict[str, Any]] | None  # of TRL's
 
     def __init__(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ftlab.data.packing.batches import batches_by_tokens
+from ftlab.data.packing.store import spans
+from ftlab.data.tokens.encoder import Counts
 from ftlab.distributed.shares import join_shares
 from ftlab.distributed.world import World
 from ftlab.model.head import logits_function
@@ -39,7 +42,12 @@ class Answers:
     starts_B: Tensor
     ends_B: Tensor
 
-    @property
+    @cached_property
+    def bounds_B2(self) -> Counts:
+        """``starts_B`` and ``ends_B``, where the host can read them without waiting for the device."""
+        return torch.stack([self.starts_B, self.ends_B], dim=1).cpu().numpy()
+
+    @cached_property
     def mask_BT(self) -> Tensor:
         """Mask of the positions that hold answer tokens, bool, shape (B, T)."""
         lengths_B = self.ends_B - self.starts_B
@@ -170,21 +178,33 @@ def make_rollout(
     return rollout, kl_BT.sum(1)
 
 
-def answer_hidden(model: Any, answers: Answers, rows: Tensor) -> tuple[Tensor, Tensor]:
+def answer_hidden(model: Any, answers: Answers, rows: Counts) -> tuple[Tensor, Tensor]:
     """Return the hidden state before each answer token of some rows, shape (N, D), and these tokens, shape (N,).
 
     Causal attention keeps the padding, which is on the right, from everything that counts: no mask is needed.
     """
-    starts_B1, ends_B1 = answers.starts_B[rows, None], answers.ends_B[rows, None]
-    width = int(ends_B1.max())
-    ids_BL = answers.ids_BL[rows, :width]
-    at_L = torch.arange(width, device=ids_BL.device)
-    hidden_BLD = packed_hidden(model, {"input_ids": ids_BL, "position_ids": at_L.expand_as(ids_BL)})
-    before_BL = (at_L >= starts_B1 - 1) & (at_L < ends_B1 - 1)
-    return hidden_BLD[before_BL], ids_BL[:, 1:][before_BL[:, :-1]]
+    starts_B, ends_B = answers.bounds_B2[rows].T
+    width = int(ends_B.max())
+    ids_BL = answers.ids_BL[on_device(rows, answers.ids_BL.device), :width]
+    positions_BL = torch.arange(width, device=ids_BL.device).expand_as(ids_BL)
+    hidden_BLD = packed_hidden(model, {"input_ids": ids_BL, "position_ids": positions_BL})
+    places_N = on_device(spans(width * np.arange(len(rows)) + starts_B, ends_B - starts_B), ids_BL.device)
+    return hidden_BLD.flatten(0, 1)[places_N - 1], ids_BL.flatten()[places_N]
 
 
-def logprobs_and_entropy(model: Any, answers: Answers, rows: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def answer_places(answers: Answers, rows: Counts, device: torch.device) -> Tensor:
+    """Where the answer tokens of some rows stand in values of all, (B, T) made flat; shape (N,)."""
+    starts_B, ends_B = answers.bounds_B2.T
+    longest = (ends_B - starts_B).max()
+    return on_device(spans(rows * longest, (ends_B - starts_B)[rows]), device)
+
+
+def on_device(values: Counts, device: torch.device) -> Tensor:
+    """Without waiting until they are there."""
+    return torch.from_numpy(values).to(device, non_blocking=device.type == "cuda")
+
+
+def logprobs_and_entropy(model: Any, answers: Answers, rows: Counts, temperature: float) -> tuple[Tensor, Tensor]:
     """log p of each answer token of some rows at ``temperature``, and the entropy of the distribution that it was drawn
     from, in nats; both (N,), fp32. Full logits exist only in chunks, which the backward computes again."""
     hidden_ND, tokens_N = answer_hidden(model, answers, rows)
@@ -205,19 +225,17 @@ def logprobs_and_entropy(model: Any, answers: Answers, rows: Tensor, temperature
 
 @torch.no_grad()
 def measure_all(
-    answers: Answers, budget: int, measure: Callable[[Tensor], Tensor], advance: Callable[[int], None]
+    answers: Answers, budget: int, measure: Callable[[Counts], Tensor], advance: Callable[[int], None]
 ) -> Tensor:
     """Run ``measure`` on the answer tokens of all rows, in parts, and return its values as (B, T).
 
     :param measure: rows -> (N,). :param budget: tokens of one forward, with padding. :param advance: called with the
         number of rows done after each part.
     """
-    mask_BT = answers.mask_BT
-    values_BT = torch.zeros(mask_BT.shape, device=mask_BT.device)
-    for part in batches_by_tokens(answers.ends_B.tolist(), budget):
-        rows = torch.tensor(part, device=mask_BT.device)
-        values_PT = torch.zeros((len(part), mask_BT.shape[1]), device=mask_BT.device)
-        values_PT[mask_BT[rows]] = measure(rows).float()
-        values_BT[rows] = values_PT
+    device = answers.ids_BL.device
+    values_BT = torch.zeros(answers.mask_BT.shape, device=device)
+    for part in batches_by_tokens(answers.bounds_B2[:, 1].tolist(), budget):
+        rows = np.array(part)
+        values_BT.view(-1)[answer_places(answers, rows, device)] = measure(rows).float()
         advance(len(part))
     return values_BT

@@ -23,6 +23,7 @@ from transformers import TrainerCallback
 
 from ftlab.data.packing.batches import batches_by_tokens
 from ftlab.data.prompts import PromptRow, fingerprint
+from ftlab.data.tokens.encoder import Counts
 from ftlab.distributed.gradients import StepGradients
 from ftlab.distributed.shares import own_share, sum_over_ranks
 from ftlab.distributed.world import ALONE
@@ -40,9 +41,11 @@ from ftlab.stages.ppo.rollout import (
     Rollout,
     Sampled,
     answer_hidden,
+    answer_places,
     logprobs_and_entropy,
     make_rollout,
     measure_all,
+    on_device,
 )
 from ftlab.stages.ppo.samples import write_rollout
 from ftlab.stages.rewards.judge import EVALUATED, RewardScorer
@@ -70,7 +73,6 @@ class PpoTrainer(StageTrainer):
 
     uses_dropout = False
     has_sized_loss = False
-    waits_anyhow = True
 
     def __init__(
         self,
@@ -145,44 +147,48 @@ class PpoTrainer(StageTrainer):
         if rollout.stopped:
             return torch.zeros((), device=self.args.device)
         self.roles.train(True)
-        self._tokens_of_step = int(rollout.ends_B[rows_b].sum())
-        tokens = rollout.learned_BT[rows_b].sum().clamp(min=1)
+        self._tokens_of_step = int(rollout.bounds_B2[rows_b, 1].sum())
+        tokens = rollout.learned_BT[on_device(rows_b, self.args.device)].sum().clamp(min=1)
         groups = self._groups(rollout, shares)
         with self.roles.acting(POLICY) as policy:
             found = [self._learn_policy(policy, rollout, *group, tokens) for group in groups]
         with self.roles.acting(CRITIC) as critic:
             losses = [self._learn_critic(critic, rollout, *group, tokens) for group in groups]
         self._gradients.end([*self.roles.parameters(POLICY).values(), *self.roles.parameters(CRITIC).values()])
-        kl = torch.stack([kl for _, kl in found]).sum()
-        sum_over_ranks([kl], self.world)
-        rollout.stopped = self.stage.early_stop_kl is not None and kl.item() > self.stage.early_stop_kl
+        if self.stage.early_stop_kl is not None:  # what the next step is hangs on it
+            kl = torch.stack([kl for _, kl in found]).sum()
+            sum_over_ranks([kl], self.world)
+            rollout.stopped = kl.item() > self.stage.early_stop_kl
         # What is logged is the mean over the processes.
         return torch.stack([loss for loss, _ in found] + losses).sum() * self.world.size
 
-    def _groups(self, rollout: Rollout, shares: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """Rows of each forward of this process, and which of their tokens are learned, (rows, T). All processes have as
-        many: one that has none left takes a row of which nothing is.
+    def _groups(self, rollout: Rollout, shares: Sequence[Counts]) -> list[tuple[Counts, Tensor, Tensor]]:
+        """Rows of each forward of this process, where their answer tokens stand in values of the rollout, shape (N,),
+        and which of these are learned. All processes have as many: one that has none left takes a row of which nothing
+        is.
 
         :param shares: rows of the mini-batch, by rank.
         """
         budget, mine = self._budget(self._next_step), shares[self.world.rank]
-        parts = [batches_by_tokens(rollout.ends_B[share].tolist(), budget) for share in shares]
-        groups = [(mine[part], rollout.learned_BT[mine[part]]) for part in parts[self.world.rank]]
-        filler = shares[0][:1]
-        nothing = torch.zeros_like(rollout.learned_BT[filler])
-        return groups + [(filler, nothing)] * (max(map(len, parts)) - len(groups))
+        parts = [batches_by_tokens(rollout.bounds_B2[share, 1].tolist(), budget) for share in shares]
+        own = [mine[part] for part in parts[self.world.rank]]
+        fillers = [shares[0][:1]] * (max(map(len, parts)) - len(own))
+        groups = []
+        for is_own, rows in [*((True, rows) for rows in own), *((False, rows) for rows in fillers)]:
+            places_N = answer_places(rollout, rows, self.args.device)
+            learned_N = rollout.learned_BT.flatten()[places_N]
+            groups.append((rows, places_N, learned_N if is_own else torch.zeros_like(learned_N)))
+        return groups
 
     def _learn_policy(
-        self, policy: Any, rollout: Rollout, rows: Tensor, learned_bT: Tensor, tokens: Tensor
+        self, policy: Any, rollout: Rollout, rows: Counts, places_N: Tensor, learned: Tensor, tokens: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The backward of some rows, and their part of the mini-batch's mean loss and of its KL to the old policy."""
-        answered = rollout.mask_BT[rows]
-        learned = learned_bT[answered]
         with self.accelerator.autocast():
             logprobs_N, entropy_N = self._gradients.forward(
                 lambda: logprobs_and_entropy(policy, rollout, rows, self.stage.temperature)
             )
-        old_N, advantages_N = rollout.logprobs_BT[rows][answered], rollout.advantages_BT[rows][answered]
+        old_N, advantages_N = (values.flatten()[places_N] for values in (rollout.logprobs_BT, rollout.advantages_BT))
         found = policy_loss(logprobs_N, old_N, advantages_N, learned, self.stage.clip_range)
         losses_N = found.losses_BT
         if self.stage.entropy_coefficient:
@@ -195,12 +201,12 @@ class PpoTrainer(StageTrainer):
         )  # fmt: skip
         return loss.detach(), (found.kl_BT.sum() / tokens).detach()
 
-    def _learn_critic(self, critic: Any, rollout: Rollout, rows: Tensor, learned_bT: Tensor, tokens: Tensor) -> Tensor:
-        answered = rollout.mask_BT[rows]
-        learned = learned_bT[answered]
+    def _learn_critic(
+        self, critic: Any, rollout: Rollout, rows: Counts, places_N: Tensor, learned: Tensor, tokens: Tensor
+    ) -> Tensor:
         with self.accelerator.autocast():
             values_N = self._gradients.forward(lambda: self._values(critic, rollout, rows))
-        old_N, returns_N = rollout.values_BT[rows][answered], rollout.returns_BT[rows][answered]
+        old_N, returns_N = (values.flatten()[places_N] for values in (rollout.values_BT, rollout.returns_BT))
         found = value_loss(values_N, old_N, returns_N, learned, self.stage.value_clip_range)
         loss = self.stage.value_coefficient * found.losses_BT.sum() / tokens
         self._gradients.backward(loss)
@@ -211,7 +217,7 @@ class PpoTrainer(StageTrainer):
         """Tokens of one forward."""
         return self.sizes.at(MICRO_BATCH, step) * self.run.data.max_length
 
-    def _values(self, critic: Any, answers: Answers, rows: Tensor) -> Tensor:
+    def _values(self, critic: Any, answers: Answers, rows: Counts) -> Tensor:
         """What the critic expects before each answer token, shape (N,), fp32."""
         hidden_ND, _ = answer_hidden(critic, answers, rows)
         head: Any = self.roles.heads[CRITIC]
@@ -222,9 +228,9 @@ class PpoTrainer(StageTrainer):
         nothing = torch.full_like(learned_N, torch.nan, dtype=torch.float32)
         self._meter.add({name: values.detach().where(learned_N, nothing) for name, values in measures.items()})
 
-    def _mini_batch(self, number: int, step: int) -> Tensor:
+    def _mini_batch(self, number: int, step: int) -> Counts:
         """Rows of a step of a rollout."""
-        return torch.from_numpy(order.mini_batch(number, step, self.stage, self.run.seed)).to(self.args.device)
+        return order.mini_batch(number, step, self.stage, self.run.seed)
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """The policy's, and what has to be done before the optimizer's step, of which this is the last that the loop
@@ -286,7 +292,7 @@ class PpoTrainer(StageTrainer):
             if not is_evaluation:
                 bar = self.bar(f"{name}: values", len(mine), "answers")
                 with torch.no_grad(), self.roles.acting(CRITIC) as critic, bar:
-                    value: Callable[[Tensor], Tensor] = lambda rows: self._values(critic, answers, rows)  # noqa: E731
+                    value: Callable[[Counts], Tensor] = lambda rows: self._values(critic, answers, rows)  # noqa: E731
                     measures[CRITIC] = measure_all(answers, budget, value, self.advancing(bar))
             texts = tokenizer.batch_decode(sampled, skip_special_tokens=True)
             with self.bar(f"{name}: scoring", len(self.judge.rewards), "rewards") as bar:
@@ -317,7 +323,7 @@ class PpoTrainer(StageTrainer):
     def _logprobs(self, role: str, answers: Answers, budget: int, name: str) -> Tensor:
         bar = self.bar(f"{name}: {role} log-probs", len(answers.ids_BL), "answers")
         with self.roles.acting(role) as model, bar:
-            measure: Callable[[Tensor], Tensor] = lambda rows: logprobs_and_entropy(  # noqa: E731
+            measure: Callable[[Counts], Tensor] = lambda rows: logprobs_and_entropy(  # noqa: E731
                 model, answers, rows, self.stage.temperature
             )[0]
             return measure_all(answers, budget, measure, self.advancing(bar))

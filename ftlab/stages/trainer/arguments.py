@@ -57,6 +57,7 @@ def training_arguments(run: Run, output_dir: str, cls: type[TrainingArguments] =
         disable_tqdm=True,
         report_to="none",
         dataloader_pin_memory=not uses_cpu(run),
+        accelerator_config={"non_blocking": not uses_cpu(run)},  # batches go to the device while it works
         optim_target_modules=projected_modules(train.optimizer),
         deepspeed=deepspeed_config(run, precision_name(run), uses_cpu(run)) if uses_deepspeed(run) else None,
         **more,

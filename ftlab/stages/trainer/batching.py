@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
 LOGIT_ELEMENTS = 1 << 25  # of one chunk of logits: 128 MiB in fp32
 PAIRED_STAGES = ("rm", "dpo", "orpo", "kto")  # whose rows have two samples even without packing
@@ -18,9 +20,9 @@ def rows_of_step(step: int, rows: int, batch: int, accumulation: int, devices: i
     batches = math.ceil(math.ceil(rows / batch) / devices)  # of each device, in an epoch
     steps = math.ceil(batches / accumulation)
     epoch, at = divmod(step - 1, steps)
-    order = shuffled(rows, seed + epoch)
+    order = _order(rows, seed + epoch)
     first, end = at * accumulation * devices, min((at + 1) * accumulation, batches) * devices
-    return [order[i * batch : (i + 1) * batch] for i in range(first, end) if i * batch < rows]
+    return [order[i * batch : (i + 1) * batch].tolist() for i in range(first, end) if i * batch < rows]
 
 
 def batches_of_rank(order: Sequence[int], batch: int, rank: int, ranks: int) -> list[list[int]]:
@@ -33,7 +35,13 @@ def batches_of_rank(order: Sequence[int], batch: int, rank: int, ranks: int) -> 
 
 
 def shuffled(count: int, seed: int) -> list[int]:
+    found: list[int] = _order(count, seed).tolist()
+    return found
+
+
+@lru_cache(maxsize=2)  # asked for in every step of an epoch
+def _order(count: int, seed: int) -> Any:
+    """int64, shape (count,)."""
     import torch
 
-    found: list[int] = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
-    return found
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed)).numpy()

@@ -42,16 +42,14 @@ class Step:
 class WatchedTrainer(FullyShardedTrainer):
     """Stops at the first step whose loss or gradients are not finite, and writes no checkpoint from there on.
 
-    On a CPU every step is looked at as it ends. An accelerator is not waited for: steps are looked at together whenever
-    one of them is logged, evaluated or saved, and the first bad one is the one that is named.
+    Neither the device nor other processes are waited for: steps are looked at together whenever one of them is logged,
+    evaluated or saved, and before the policy writes answers; the first bad one is the one that is named.
 
     :cvar has_sized_loss: False where a loss near or below 0 is ordinary, so that there is no telling a spike.
-    :cvar waits_anyhow: True where each step waits for the device in any case, and can be looked at.
     :ivar files: where the phase's checkpoints are. :ivar background: where one of them may be being written.
     """
 
     has_sized_loss = True
-    waits_anyhow = False
     files: PhaseFiles
     control: TrainerControl
 
@@ -97,8 +95,7 @@ class WatchedTrainer(FullyShardedTrainer):
             norm = torch.as_tensor(0.0 if grad_norm is None else grad_norm, dtype=torch.float32, device=tr_loss.device)
             self._steps.append(Step(number, tr_loss.detach().float().clone(), norm.detach(), self._parts))
             self._last_step, self._parts = number, []
-        waits = control.should_log or control.should_evaluate or control.should_save or control.should_training_stop
-        if waits or self.waits_anyhow or self.args.device.type == "cpu":
+        if control.should_log or control.should_evaluate or control.should_save or control.should_training_stop:
             self._check_steps()
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **more)
 
@@ -143,6 +140,7 @@ class WatchedTrainer(FullyShardedTrainer):
 
         :raises DivergedError: its weights, or the probabilities that they give, are no numbers.
         """
+        self._check_steps()
         if not self._are_finite():
             self._sampling_failed("A weight of the policy is no longer a number")
         try:

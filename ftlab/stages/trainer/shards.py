@@ -74,4 +74,9 @@ def shard_loader(
     it has read, as they come. :param device: where batches are put."""
     read = _Rows(rows)
     batches: Any = ShardBatches(len(rows), batch, world, seed)
-    return DataLoaderShard(read, device=device, batch_sampler=batches, collate_fn=_Collate(collate)), read.taken
+    on_gpu = device.type == "cuda"  # where a copy from pinned memory is not waited for
+    loader = DataLoaderShard(
+        read, device=device, batch_sampler=batches, collate_fn=_Collate(collate), pin_memory=on_gpu,
+        _non_blocking=on_gpu,
+    )  # fmt: skip
+    return loader, read.taken

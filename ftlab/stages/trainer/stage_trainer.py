@@ -6,7 +6,8 @@ Shape suffixes: N scored positions of a micro-batch, I items that its loss avera
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from functools import cached_property
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from transformers import TrainerCallback
 
 from ftlab.data.packing.collate import Isolation, PackedCollator
 from ftlab.data.packing.store import Rows
+from ftlab.data.tokens.encoder import Counts
 from ftlab.distributed.world import current_world
 from ftlab.rundir.phase_files import PhaseFiles
 from ftlab.schema import Run
@@ -31,11 +33,13 @@ class StageTrainer(HalvingTrainer):
     """A transformers Trainer over packed rows. A stage gives :meth:`terms` and, where they differ, the rest.
 
     :cvar uses_dropout: False where a loss compares two passes, which dropout would tell apart.
+    :cvar counts_pairs: whether the loss is a mean over pairs of samples; over scored tokens otherwise.
     :cvar balances_every: routers are balanced over each so manieth sample, where others are there to compare with.
     :ivar rows_taken: where several processes train, indices of the rows that this one has read since its start.
     """
 
     uses_dropout = True
+    counts_pairs = False
     balances_every = 1
     rows_taken: Sequence[int] = ()
 
@@ -91,8 +95,18 @@ class StageTrainer(HalvingTrainer):
         raise AssertionError("a stage gives its terms")
 
     def items(self, batch: dict[str, Any]) -> int:
-        """How many items the loss of a micro-batch averages over; scored tokens unless a stage says otherwise."""
-        return len(batch["targets"])
+        """How many items the loss of a micro-batch averages over."""
+        return int(batch["samples"]) // 2 if self.counts_pairs else len(batch["targets"])
+
+    @cached_property
+    def items_of_rows(self) -> Counts:
+        """The same of each train row, int64, shape (R,)."""
+        rows = cast(Rows, self.train_dataset)
+        return rows.counts() // 2 if self.counts_pairs else rows.learned()
+
+    @cached_property
+    def _tokens_of_rows(self) -> Counts:
+        return cast(Rows, self.train_dataset).lengths()
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -124,12 +138,24 @@ class StageTrainer(HalvingTrainer):
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         counted = [batch for batch in batch_samples if FILLER not in batch]
         items = sum(self.items(batch) for batch in counted)
-        self._tokens_of_step = sum(batch["tokens"] for batch in counted)
         if self.world.size == 1:
+            self._tokens_of_step = sum(batch["tokens"] for batch in counted)
             return items
-        counts = self.accelerator.gather(torch.tensor([[items, self._tokens_of_step]], device=device)).sum(0)
-        self._tokens_of_step = int(counts[1])
-        return counts[0]
+        # Every process knows the rows of all: nobody has to be asked.
+        parts = self.rows_of_step(self._next_step)
+        own = [row for part in parts[self.world.rank :: self.world.size] for row in part]
+        assert items == self.items_of_rows[own].sum(), "it has read other rows than those of the step"
+        rows = [row for part in parts for row in part]
+        self._tokens_of_step = int(self._tokens_of_rows[rows].sum())
+        return int(self.items_of_rows[rows].sum())
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """transformers counts the model's parameters anew at every micro-batch."""
+        return int(inputs["input_ids"].numel()) * self._flops_per_token
+
+    @cached_property
+    def _flops_per_token(self) -> int:
+        return int(super().floating_point_ops({"input_ids": torch.zeros(1)}))
 
     def _track_num_input_tokens(self, inputs: Any) -> None:
         """Tokens without padding; counted once for each global batch, from what the collator knows."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
+from torch import Tensor
 from transformers import Trainer
 from transformers.integrations.deepspeed import (
     deepspeed_load_checkpoint,
@@ -96,9 +97,9 @@ class WrappedTrainer(Trainer):
 
     def _prepare_input(self, data: Any) -> Any:
         """Under DeepSpeed transformers gives whatever is no whole number the precision of the model, a reference's
-        log-probabilities among them."""
-        if hasattr(data, "is_floating_point") and data.is_floating_point():
-            return data.to(self.args.device)
+        log-probabilities among them; and it waits until the data are there."""
+        if isinstance(data, Tensor):
+            return data.to(self.args.device, non_blocking=self.args.device.type == "cuda")
         return super()._prepare_input(data)
 
 
