@@ -25,7 +25,8 @@ from tests.runs import BARE, final_hash, logged, metrics, resume_run, train_run
 
 SHORT = (
     # By segments a micro-batch is one row of all, and a layer does not see how many they were.
-    "model=tiny", "model.attention=sdpa", *BARE, "data.max_samples=64", "data.max_length=64", "train.micro_batch_size=4",
+    "model=tiny", "model.attention=sdpa", *BARE, "data.max_samples=64", "data.max_length=64",
+    "train.micro_batch_size=4",
     "train.gradient_accumulation_steps=2", "train.max_steps=6", "train.save_steps=2", "train.save_total_limit=null",
     "train.logging_steps=1", "train.learning_rate=1e-3", "hardware.precision=fp32", "lora.dropout=0",
 )  # fmt: skip
