@@ -223,7 +223,7 @@ def test_wrong_questions_and_sweeps_get_answers_that_fit_a_terminal(each, env):
 
 def test_what_is_solved_for_can_be_typed(make_run):
     """Under a global batch size a micro-batch divides it, and completions of grpo are whole groups."""
-    line = ("hardware=cpu", "hardware.memory_gb=1", "train.global_batch_size=48")
+    line = ("hardware=cpu", "hardware.memory_gb=0.9", "train.global_batch_size=48")
     run = make_plan(make_run(*line), line).phases[0].config
     found = fit.solve(run, "train.micro_batch_size", device_of(run))
     assert found.value == 16, "24 rows would not fit, and none between divides 48"
