@@ -246,6 +246,21 @@ def versions() -> dict[str, str]:
     return {name: found for name in ("torch", "transformers", "trl", "peft") if (found := package_version(name))}
 
 
+def draw(path: Path, found: dict[int, Figures], names: Sequence[str], over: str, scale: str = "linear") -> None:
+    """A picture of some figures side by side. :param over: what they were measured at. :param scale: of that axis."""
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, len(names), figsize=(4.5 * len(names), 3.2))
+    for axes, name in zip(panels, names):
+        axes.plot(list(found), [figures[name] for figures in found.values()], marker="o")
+        axes.set_xscale(scale)
+        axes.set_xlabel(over)
+        axes.set_ylabel(name)
+        axes.set_ylim(bottom=0)
+    figure.tight_layout()
+    figure.savefig(path)
+
+
 def reset_peak() -> None:
     """Let :func:`peak_mib` begin anew, where the system can."""
     try:

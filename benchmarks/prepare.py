@@ -136,21 +136,8 @@ def scale(chosen: list[int], threads: int, plot: Path | None) -> str:
     off = 1 - min(rates) / max(rates)
     lines.append(f"\nthe slowest is {off:.0%} below the fastest; {FLAT:.0%} is wanted")
     if plot is not None:
-        draw(plot, found)
+        harness.draw(plot, found, ("tokens/CPU s", "peak MiB"), "rows", "log")
     return "\n".join(lines)
-
-
-def draw(path: Path, found: dict[int, Figures]) -> None:
-    from matplotlib import pyplot
-
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.2))
-    for axes, name in ((left, "tokens/CPU s"), (right, "peak MiB")):
-        axes.semilogx(list(found), [figures[name] for figures in found.values()], marker="o")
-        axes.set_xlabel("rows")
-        axes.set_ylabel(name)
-        axes.set_ylim(bottom=0)
-    figure.tight_layout()
-    figure.savefig(path)
 
 
 if __name__ == "__main__":

@@ -122,21 +122,8 @@ def lengths(chosen: list[int], threads: int, plot: Path | None) -> str:
         cells = f"{wall:.2f} | {figures['CPU s/step']:.2f} | {1e6 * wall / length:.0f} | {figures['peak MiB']:,.0f}"
         lines.append(f"| {length:,} | {cells} |")
     if plot is not None:
-        draw(plot, found)
+        harness.draw(plot, found, ("wall s/step", "peak MiB"), "tokens of the row")
     return "\n".join(lines)
-
-
-def draw(path: Path, found: dict[int, Figures]) -> None:
-    from matplotlib import pyplot
-
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.2))
-    for axes, name in ((left, "wall s/step"), (right, "peak MiB")):
-        axes.plot(list(found), [figures[name] for figures in found.values()], marker="o")
-        axes.set_xlabel("tokens of the row")
-        axes.set_ylabel(name)
-        axes.set_ylim(bottom=0)
-    figure.tight_layout()
-    figure.savefig(path)
 
 
 if __name__ == "__main__":
