@@ -220,6 +220,8 @@ def _training_mistakes(run: Run) -> list[tuple[str, Any, str]]:
         if isinstance(stage, SftStage):
             ours["stage.neftune_alpha"] = stage.neftune_alpha
         found += [(key, value, "needs train.engine=ftlab") for key, value in ours.items() if value]
+        if run.data.share_prompts is True:
+            found.append(("data.share_prompts", "true", "needs train.engine=ftlab"))
     if train.optimizer.startswith(("galore", "apollo")) and run.method.name == "lora":
         reason = f"projects whole weight matrices; method={run.method.name} has none that train, so use method=full"
         found.append(("train.optimizer", train.optimizer, reason))

@@ -332,7 +332,7 @@ def _key(fingerprints: Any, recipes: dict[str, Recipe], data: Data, seed: int, t
     of_sets = {
         name: [of.format, of.columns, of.tags, of.template and of.template.source] for name, of in recipes.items()
     }
-    options = data.model_dump(mode="json", exclude={"workers", "cache", "registry", "path"})
+    options = data.model_dump(mode="json", exclude={"workers", "cache", "registry", "path", "share_prompts"})
     backend = getattr(tokenizer, "backend_tokenizer", None)
     vocabulary = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}

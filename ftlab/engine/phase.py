@@ -23,6 +23,7 @@ from ftlab.engine.model_card import write_model_card
 from ftlab.engine.packing import choose_isolation
 from ftlab.engine.questions import check_room, has_golden_answers
 from ftlab.engine.session import Session
+from ftlab.engine.shared_prompts import share_prompts
 from ftlab.errors import NotReadyError, RunDirError
 from ftlab.policy import lineage
 from ftlab.preflight.directory import check_same_data, continuing_line
@@ -76,9 +77,9 @@ class PhaseRun:
         with self.output.console.status("loading the model"):
             self._load_model()
         self.session.hooks.model_loaded(self)
-        self.isolation = choose_isolation(
-            self.session, self.phase.name, self.config, self.model, self.tokenizer.pad_token_id, prepared
-        )
+        given = (self.session, self.phase.name, self.config, self.model, self.tokenizer.pad_token_id, prepared)
+        self.isolation = choose_isolation(*given)
+        share_prompts(*given, self.isolation)
         if self.isolation == "one_per_row" and not self.sharding.is_whole:
             raise NotReadyError(
                 f"{self.config.model.name} keeps packed samples apart in one call of the model for each, and where "

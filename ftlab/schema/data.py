@@ -48,6 +48,7 @@ class Data(Group):
     overlap: NonNegative
     truncation: Literal["drop", "left", "right", "turns", "error"]
     packing: Literal[True, False, "wrapped"]
+    share_prompts: Literal[True, False, "auto"]
     reset_positions: bool
     train_on: Literal["assistant", "last", "all", "by_message"]
     special_tokens: Literal["text", "token"]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ftlab.data.packing.store import PackedRow, PackedRows, Rows
+from ftlab.data.packing.store import SHARED, PackedRow, PackedRows, Rows
 from ftlab.data.tokens.encoder import Counts
 from ftlab.schema import KtoStage, Run
 from ftlab.stages.losses import kto, kto_kl, sums_by_segment
@@ -31,6 +31,7 @@ class WithMismatched(Rows):
     def __init__(self, rows: PackedRows, seed: int, limit: int):
         super().__init__(2 * rows.views, rows.kept)
         self._rows, self._limit = rows, limit
+        self.shares_prompts = rows.shares_prompts
         drawn = np.random.default_rng(seed).permutation(rows.views)
         self._partners = np.empty_like(drawn)
         self._partners[drawn] = np.roll(drawn, -1)
@@ -75,10 +76,15 @@ class WithMismatched(Rows):
         tokens, views = self._rows.view_lengths(), np.arange(len(self._partners))
         asked = np.concatenate([self._prompts(views[i : i + _AT_ONCE]) for i in range(0, len(views), _AT_ONCE)])
         mismatched = np.minimum(asked + (tokens - asked)[self._partners], self._limit)
-        return self._rows.sums(tokens + mismatched)
+        shared = self._columns[SHARED][1::2] if SHARED in self._columns else 0
+        return self._rows.sums(tokens + mismatched - shared)
 
     def counts(self) -> Counts:
         return 2 * self._rows.counts()
+
+    def shared(self) -> Counts:
+        # The limit cuts no prompt, which has an answer behind it.
+        return np.stack([np.zeros_like(self._rows.prompts), self._rows.prompts], axis=1).reshape(-1)
 
     def fingerprint(self) -> str:
         return f"{self._rows.fingerprint()} {hashlib.sha256(self._partners.tobytes()).hexdigest()} {self._limit}"

@@ -310,6 +310,28 @@ def test_chosen_and_rejected_stand_side_by_side_and_train_their_answers(bench, w
     check_prepared(prepared)
 
 
+def test_what_a_pair_begins_with_alike_is_known_of_the_rejected_answer(bench, write):
+    """The prompt with its header and earlier answers, up to the first token that either learns; of rows that come again
+    (num_samples) too."""
+    earlier = [*ask("6", "7"), *ask("8", "9")]
+    rows = [
+        {"prompt": "123", "chosen": "45", "rejected": "46"},
+        {"prompt": turns("1", "2", "3"), "chosen": "4", "rejected": "5"},
+        {"messages": earlier[:3], "chosen": earlier[3], "rejected": ask("8", "0")[1]},
+    ]
+    path = write("rows.jsonl", rows)
+    found = bench.prepare(*options("preference", path, "stage=dpo", "data.num_samples=5")).train
+    assert found.shared()[::2].tolist() == [0] * 5
+    prompts = {0: ask("123", "45"), 1: turns("1", "2", "3", "4"), 2: earlier}
+    for view in range(1, 10, 2):
+        pair, shared = [found.view(view - 1), found.view(view)], int(found.shared()[view])
+        alone = bench.encode(prompts[int(found.units_of(np.array([view]))[0])])
+        learned = np.flatnonzero(alone.learned)
+        last_answer = learned[np.flatnonzero(np.diff(learned, prepend=-2) > 1)[-1]]  # where it begins
+        assert shared == last_answer == min(one.learned.argmax() for one in pair)
+        assert len({tuple(one.input_ids[:shared].tolist()) for one in pair}) == 1
+
+
 def test_labels_are_kept_beside_the_rows(bench, write, tmp_path):
     rows = [{"prompt": str(n), "completion": "2", "label": n % 3 == 0} for n in range(6)]
     path = write("rows.jsonl", [*rows[:3], {"prompt": "1", "completion": "2", "label": "maybe"}, *rows[3:]])

@@ -153,3 +153,29 @@ def test_a_batch_with_nothing_to_learn_is_still_a_batch(flatten):
     batch = PackedCollator(PAD, flatten)([PackedRow((sample([1, 2], [0, 0]),))])
     assert batch["targets"].tolist() == batch["scored"].tolist() == batch["segments"].tolist() == []
     assert batch["input_ids"].tolist() == [[1, 2]]
+
+
+def test_a_prompt_stands_once_for_two_answers():
+    """The first label of both is predicted by the last token that they share, unless one's own tokens begin without."""
+    chosen, rejected = sample([10, 11, 12, 13], [0, 0, 1, 1]), sample([10, 11, 20], [0, 0, 1])
+    later = sample([10, 11, 30, 31], [0, 0, 0, 1])
+    one = PackedRow((chosen, rejected, A, B), {"shared": np.array([0, 2, 0, 0]), "reference": np.arange(4)})
+    two = PackedRow((chosen, later), {"shared": np.array([0, 2]), "reference": np.arange(2)})
+    found = PackedCollator(PAD, isolation="segments")([one, two])
+    assert found.pop("spans").tolist() == [
+        [0, 4, 0, 0], [4, 1, 0, 2], [5, 3, 0, 0], [8, 2, 0, 0], [10, 4, 0, 0], [14, 2, 10, 2],
+    ]  # fmt: skip
+    assert lists(found) == {
+        "input_ids": [[10, 11, 12, 13, 20, 10, 11, 12, 20, 21, 10, 11, 12, 13, 30, 31]],
+        "position_ids": [[0, 1, 2, 3, 2, 0, 1, 2, 0, 1, 0, 1, 2, 3, 2, 3]],
+        "scored": [1, 2, 1, 5, 6, 8, 11, 12, 14],
+        "targets": [12, 13, 20, 11, 12, 21, 12, 13, 31],
+        "segments": [0, 0, 1, 2, 2, 3, 4, 4, 5],
+        "ends": [3, 4, 7, 9, 13, 15],
+        "starts": [0, 4, 5, 8, 10, 14],
+        "lengths": [4, 1, 3, 2, 4, 2],
+        "samples": 6,
+        "tokens": 16,
+        "isolation": "segments",
+        "reference": [0, 1, 2, 3, 0, 1],
+    }

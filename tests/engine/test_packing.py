@@ -117,3 +117,23 @@ def test_trl_trains_the_same(stage, folders, tmp_path):
     options = (*SMALL, f"stage={stage}", f"model.path={folders['falcon']}", "train.max_steps=2")
     ours, theirs = (train_run(tmp_path / e, *options, f"train.engine={e}") for e in ("ftlab", "trl"))
     assert metrics(ours, "loss") == pytest.approx(metrics(theirs, "loss"), abs=1e-5)
+
+
+SHARED = (
+    *BARE, "hardware.precision=fp32", "train.logging_steps=1", "train.max_steps=2", "train.micro_batch_size=1",
+    "data.max_length=128", "data.max_samples=32", "data.cache=null",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", ["dpo", *(pytest.param(s, marks=pytest.mark.matrix) for s in ("rm", "orpo", "kto"))])
+def test_a_prompt_for_two_answers_changes_what_is_computed_and_no_loss(stage, tmp_path):
+    """Beside a run whose attention cannot: it says so, since it was asked to, and has the same losses and gradients."""
+    once = train_run(tmp_path / "once", f"stage={stage}", *SHARED)
+    twice = train_run(tmp_path / "twice", f"stage={stage}", *SHARED, "data.share_prompts=true", "model.attention=eager")
+    assert "prompts are computed once for both answers" in once.log.read_text()
+    said = " ".join(twice.log.read_text().split())
+    assert "prompts are computed for each answer all the same, since attention does not go by segments" in said
+    assert (once.manifest()["shares_prompts"], twice.manifest()["shares_prompts"]) == ({stage: True}, {stage: False})
+    for name in ("loss", "grad_norm"):
+        assert metrics(once, name) == pytest.approx(metrics(twice, name), rel=1e-5, abs=1e-6)
+    assert all(a < 0.75 * b for a, b in zip(metrics(once, "tokens"), metrics(twice, "tokens")))

@@ -59,6 +59,7 @@ def test_the_trainer_smooths_what_it_learns_and_not_what_it_measures(stage, tmp_
          "train.label_smoothing=0.1: smooths the cross-entropy of pt and sft, and this is stage=ppo"),
         ("train.label_smoothing=1", "train.label_smoothing=1: must be less than 1"),
         ("train.engine=trl stage.neftune_alpha=5", "stage.neftune_alpha=5.0: needs train.engine=ftlab"),
+        ("stage=dpo train.engine=trl data.share_prompts=true", "data.share_prompts=true: needs train.engine=ftlab"),
     ],
 )  # fmt: skip
 def test_where_it_would_be_ignored_it_is_refused(line, said, mistakes):

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from ftlab.data.packing.batches import batches_by_tokens
-from ftlab.data.packing.store import PackedRow, spans
+from ftlab.data.packing.shared import leave_out_shared, prefix_starts, scored_places
+from ftlab.data.packing.store import SHARED, PackedRow, spans
 from ftlab.data.tokens.encoder import Counts
 
 # How samples of a row are kept apart. segments, segments_sdpa: attention is computed sample by sample, which the model
@@ -41,6 +42,10 @@ class PackedCollator:
     ``spans_S4``, a numpy array, which stays on the host: of each sample the place of its first token and its length,
     and of a prefix that it shares the place and the length, both 0 where it has none.
 
+    Of rows with a column ``shared`` (attention by segments alone can do with it) tokens that the sample before has are
+    left out: the sample's own tokens begin with the position after them, and its starts, lengths and tokens are of its
+    own. The last token shared may be scored for both samples: its place then stands twice in ``scored_N``.
+
     :param flatten: one row of all samples, without padding, for attention that takes variable lengths; always where it
         goes by segments.
     :param isolation: how samples are kept apart. :param one_call: all samples in one call, whatever their lengths:
@@ -55,6 +60,9 @@ class PackedCollator:
 
     def __call__(self, rows: Sequence[PackedRow]) -> dict[str, Any]:
         columns = {name: np.concatenate([row.columns[name] for row in rows]) for name in rows[0].columns}
+        shared_S = columns.pop(SHARED, np.zeros(sum(len(row.lengths) for row in rows), dtype=np.int64))
+        if shared_S.any():
+            rows = [leave_out_shared(row) for row in rows]
         if self._flatten:
             ids, learned, lengths = (
                 np.concatenate([getattr(row, name) for row in rows]) for name in ("input_ids", "learned", "lengths")
@@ -64,10 +72,11 @@ class PackedCollator:
         shape = len(rows), width
         input_ids_BL, position_ids_BL = np.empty(shape, dtype=np.int64), np.empty(shape, dtype=np.int64)
         learned_BL = np.empty(shape, dtype=bool)
-        for b, row in enumerate(rows):
+        shared_of_rows = np.split(shared_S, np.cumsum([len(row.lengths) for row in rows])[:-1])
+        for b, (row, shared) in enumerate(zip(rows, shared_of_rows)):
             end = row.length
             input_ids_BL[b, :end], input_ids_BL[b, end:] = row.input_ids, self._pad_id
-            position_ids_BL[b, :end], position_ids_BL[b, end:] = spans(np.zeros_like(row.lengths), row.lengths), 0
+            position_ids_BL[b, :end], position_ids_BL[b, end:] = spans(shared, row.lengths), 0
             learned_BL[b, :end], learned_BL[b, end:] = row.learned, False
         lengths_S = np.concatenate([row.lengths for row in rows])
         starts_S = np.concatenate([b * width + row.lengths.cumsum() - row.lengths for b, row in enumerate(rows)])
@@ -76,29 +85,30 @@ class PackedCollator:
         before_S = np.searchsorted(labelled_N, starts_S + lengths_S)
         counts_S = np.diff(before_S, prepend=0)
         last_labels_S = np.append(labelled_N, 0)[before_S - 1]
+        segments_N = np.repeat(np.arange(len(lengths_S)), counts_S)
         return {
             "input_ids": torch.from_numpy(input_ids_BL),
             "position_ids": torch.from_numpy(position_ids_BL),
-            "scored": torch.from_numpy(labelled_N - 1),
+            "scored": torch.from_numpy(scored_places(labelled_N, segments_N, starts_S, shared_S)),
             "targets": torch.from_numpy(input_ids_BL.reshape(-1).take(labelled_N)),
-            "segments": torch.from_numpy(np.repeat(np.arange(len(lengths_S)), counts_S)),
+            "segments": torch.from_numpy(segments_N),
             "ends": torch.from_numpy(np.where(counts_S > 0, last_labels_S, starts_S + lengths_S - 1)),
             "starts": torch.from_numpy(starts_S),
             "lengths": torch.from_numpy(lengths_S),
             "tokens": sum(row.length for row in rows),
             "samples": len(lengths_S),
-            **self._apart(starts_S, lengths_S, input_ids_BL.size),
+            **self._apart(starts_S, lengths_S, shared_S, input_ids_BL.size),
             **{name: torch.from_numpy(values) for name, values in columns.items()},
         }
 
-    def _apart(self, starts_S: Counts, lengths_S: Counts, size: int) -> dict[str, Any]:
+    def _apart(self, starts_S: Counts, lengths_S: Counts, shared_S: Counts, size: int) -> dict[str, Any]:
         if self._isolation == "position_ids":
             return {}
         if self._isolation == "block_mask":
             return {"isolation": self._isolation}
         if self._isolation in BY_SEGMENT:
-            none_S = np.zeros_like(starts_S)
-            return {"isolation": self._isolation, "spans": np.stack([starts_S, lengths_S, none_S, none_S], axis=1)}
+            spans_S4 = np.stack([starts_S, lengths_S, prefix_starts(starts_S, shared_S), shared_S], axis=1)
+            return {"isolation": self._isolation, "spans": spans_S4}
         together = [list(range(len(lengths_S)))] if self._one_call else batches_by_tokens(lengths_S.tolist(), size)
         calls = []
         for members in together:

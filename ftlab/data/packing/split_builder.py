@@ -153,7 +153,7 @@ class SplitBuilder:
     def _close(self) -> None:
         joined = {
             name: np.concatenate([getattr(block, name) for block in self._blocks] or [np.empty(0, np.int64)])
-            for name in ("counts", "full", "learned", "label", "digest", "question", "literal", "left_out")
+            for name in ("counts", "full", "learned", "label", "digest", "question", "literal", "left_out", "prompt")
         }
         kept = np.concatenate([block.kept for block in self._blocks] or [np.empty((0, 2), np.int64)])
         per_unit = max(len(joined["counts"]) // max(len(kept), 1), 1)
@@ -174,7 +174,7 @@ class SplitBuilder:
         views = layout.lay_out(joined["counts"], per_unit, order, data, self._means.seed, is_text)
         self._count_tokens(views, joined, order, per_unit, is_text)
         kept = np.concatenate([np.array(self._parts_of, dtype=np.int64)[:, None], kept], axis=1)
-        self._writer.close(views, kept=kept, label=joined["label"])
+        self._writer.close(views, kept=kept, label=joined["label"], prompt=joined["prompt"])
 
     def _count_samples(self, used: Counts, kept: Counts, joined: dict[str, Any], per_unit: int, is_text: bool) -> None:
         """Of the rows that are used: which say what an earlier one says, how long they are, how many are cut."""

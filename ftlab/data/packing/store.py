@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ftlab.data.packing.layout import Views
 from ftlab.data.tokens.encoder import Counts, Flags, Ids
 
+SHARED = "shared"  # the column of what Rows.shared says, of rows whose batches leave those tokens out
 IGNORE = -100  # the label of a token that is read but not learned
 
 
@@ -88,10 +89,12 @@ class Rows(Sequence[PackedRow]):
 
     :param views: how many samples all rows together have, those that are used again counted again.
     :param kept: int64, shape (U, 3): of each row of the source that is used (a unit), its part, ordinal and number.
+    :ivar shares_prompts: whether batches are to leave out what a view has in common with the one before it.
     """
 
     def __init__(self, views: int, kept: Counts) -> None:
         self.views, self.kept = views, kept
+        self.shares_prompts = False
         self._columns: dict[str, NDArray[Any]] = {}
 
     def attach(self, name: str, values: NDArray[Any]) -> None:
@@ -108,7 +111,7 @@ class Rows(Sequence[PackedRow]):
         raise AssertionError("every kind of rows says so")
 
     def lengths(self) -> Counts:
-        """Return how many tokens each row has, int64, shape (R,)."""
+        """Return how many tokens each row has, without those that batches leave out, int64, shape (R,)."""
         raise AssertionError("every kind of rows says so")
 
     def counts(self) -> Counts:
@@ -124,6 +127,11 @@ class Rows(Sequence[PackedRow]):
         order: list[int] = np.argsort(-self.lengths(), kind="stable")[:count].tolist()
         return order
 
+    def shared(self) -> Counts:
+        """Return how many tokens at its start each view need not have, since the one before it in its row begins with
+        the same and learns none of them, int64, shape (V,)."""
+        raise AssertionError("rows of pairs say so")
+
     def fingerprint(self) -> str:
         """A hash of every token, flag and place."""
         raise AssertionError("every kind of rows has one")
@@ -138,14 +146,18 @@ class PackedRows(Rows):
     """Rows of one split, read from the store as they are asked for.
 
     :param labels: KTO's, shape (V,). :param joined: whether the views of a row are one text.
+    :param prompts: int64, shape (V,): how many tokens at the start of each are those of its prompt, none of them
+        learned: of a pair, as far as both answers begin with them. None where there is nothing to share.
     """
 
     def __init__(
-        self, ids: Ids, trained: Flags, views: Views, kept: Counts, labels: NDArray[Any], joined: bool = False
-    ):
+        self, ids: Ids, trained: Flags, views: Views, kept: Counts, labels: NDArray[Any], joined: bool = False,
+        prompts: Counts | None = None,
+    ):  # fmt: skip
         super().__init__(len(views.bounds), kept)
         self._ids, self._trained, self._views, self._joined = ids, trained, views, joined
         self.labels = labels
+        self.prompts = np.zeros(self.views, dtype=np.int64) if prompts is None else prompts
 
     def __len__(self) -> int:
         return len(self._views.rows) - 1
@@ -186,7 +198,10 @@ class PackedRows(Rows):
         return self.units_of(self.view_indices(index))
 
     def lengths(self) -> Counts:
-        return self.sums(self.view_lengths())
+        return self.sums(self.view_lengths() - self._columns.get(SHARED, 0))
+
+    def shared(self) -> Counts:
+        return self.prompts * (np.arange(self.views) % 2)  # views are chosen and rejected answers in turns
 
     def counts(self) -> Counts:
         return np.ones(len(self), np.int64) if self._joined else np.diff(self._views.rows)
@@ -264,8 +279,8 @@ def read_split(folder: Path, joined: bool) -> PackedRows:
     """A split as :class:`Writer` left it, its tokens mapped into memory."""
     ids, trained = _memory_map(folder / "ids.i32", np.int32), _memory_map(folder / "trained.u8", np.bool_)
     views = Views(**{name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in Views.__slots__})
-    kept, labels = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("kept", "label"))
-    return PackedRows(ids, trained, views, kept, labels[views.units], joined)
+    kept, labels, prompt = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("kept", "label", "prompt"))
+    return PackedRows(ids, trained, views, kept, labels[views.units], joined, prompt[views.units])
 
 
 def _memory_map(path: Path, kind: Any) -> Any:

@@ -84,6 +84,8 @@ class EncodedBlock:
     :param digest: uint64, shape (U,): equal for rows that say the same. :param question: uint64, shape (U,): equal for
         rows that ask the same, 0 for plain text. :param literal: bool, shape (U,): which rows spell special tokens out.
     :param left_out: uint16, shape (U,): what the template leaves out, as :meth:`LeftOut.bits` has it.
+    :param prompt: int64, shape (U,): of a pair, how many tokens both samples begin with, none of them learned; of a
+        labelled answer, those before the first that is learned; else 0.
     :param names: the rows' own ids, if any has.
     :param counts: tokens kept of each sample. :param full: tokens before the cut. :param learned: trained tokens.
     """
@@ -95,6 +97,7 @@ class EncodedBlock:
     question: np.ndarray
     literal: np.ndarray
     left_out: np.ndarray
+    prompt: Counts
     names: list[str | None] | None
     ids: Ids
     trained: Flags
@@ -111,7 +114,7 @@ class EncodedBlock:
         tokens = np.repeat(samples, self.counts)
         self.kept, self.label = self.kept[keep], self.label[keep]
         self.digest, self.question = self.digest[keep], self.question[keep]
-        self.literal, self.left_out = self.literal[keep], self.left_out[keep]
+        self.literal, self.left_out, self.prompt = self.literal[keep], self.left_out[keep], self.prompt[keep]
         self.ids, self.trained = self.ids[tokens], self.trained[tokens]
         self.counts, self.full, self.learned = self.counts[samples], self.full[samples], self.learned[samples]
 
@@ -306,6 +309,7 @@ class BlockEncoder:
             question=np.array([draft.question for draft in kept], dtype=np.uint64),
             literal=np.array([draft.is_literal for draft in kept], dtype=bool),
             left_out=np.array([draft.left_out for draft in kept], dtype=np.uint16),
+            prompt=np.array([_prompt_length(draft) for draft in kept], dtype=np.int64),
             names=[draft.name for draft in kept] if any(draft.name is not None for draft in kept) else None,
             ids=np.concatenate(ids) if ids else np.empty(0, np.int32),
             trained=np.concatenate(trained) if trained else np.empty(0, bool),
@@ -326,6 +330,16 @@ def _digest(record: Record, rendered: Sequence[tuple[str, Spans]]) -> int:
     if isinstance(record, Prompt):
         found.update(repr(record.answer).encode())
     return int.from_bytes(found.digest(), "little")
+
+
+def _prompt_length(draft: _Draft) -> int:
+    """How many tokens at their start the samples of a row have in common and do not learn; 0 where none are paired."""
+    if not isinstance(draft.record, Pair | Labelled):
+        return 0
+    length = min(int(trained.argmax()) for trained in draft.trained)
+    chosen, rejected = draft.ids[0], draft.ids[-1]
+    differ = chosen[:length] != rejected[:length]
+    return int(differ.argmax()) if differ.any() else length
 
 
 def _cut_right(draft: _Draft, limit: int) -> None:

@@ -44,6 +44,7 @@ def packed_hidden(model: Any, batch: dict[str, Any]) -> Tensor:
     if isolation in BY_SEGMENT and goes_by_segment(extract_model_from_parallel(model)):
         mask = no_mask(batch["input_ids"].device)
         return last_hidden(model, **inputs, attention_mask=mask, segment_layout=segment_layout(batch))
+    assert "spans" not in batch or not batch["spans"][:, 3].any(), "by segments alone can a prompt be shared"
     if isolation == "block_mask":
         inputs["attention_mask"] = _block_mask(model, **inputs)
     # Else no mask; and never a cache, which switches the isolation of packed samples off.

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ftlab.data.packing.collate import BY_SEGMENT, Isolation, PackedCollator
-from ftlab.data.packing.store import PackedRow, Sample
+from ftlab.data.packing.store import SHARED, PackedRow, Sample, spans
 from ftlab.errors import first_line
 from ftlab.model.attention.self_check import kernel_error, unsuited_layers, unsuited_windows
 from ftlab.stages.trainer.forward import packed_hidden, segment_layout
@@ -193,6 +193,26 @@ def _difference(model: Any, row: PackedRow, pad_id: int, isolation: Isolation) -
     if share <= _rounding(model):
         return None
     return f"hidden states differ by {share:.2g} of their size from the sample's alone"
+
+
+def probe_sharing(model: Any, pair: PackedRow, pad_id: int) -> str | None:
+    """Why two answers are others when their prompt is computed once for both, if by more than rounding. In evaluation
+    mode and without gradients.
+
+    :param model: its attention goes by segments. :param pair: with its column of what is shared.
+    """
+    isolation = model.config._attn_implementation
+    was_training = model.training
+    model.eval()
+    try:
+        once = _hidden(model, _batch(model, [pair], pad_id, isolation))[0]
+        twice = _hidden(model, _batch(model, [PackedRow(pair.samples)], pad_id, isolation))[0]
+    finally:
+        model.train(was_training)
+    own_S = pair.lengths - pair.columns[SHARED]
+    places = torch.from_numpy(spans(pair.lengths.cumsum() - own_S, own_S)).to(twice.device)
+    share = ((once - twice[places]).square().mean().sqrt() / twice.square().mean().sqrt()).item()
+    return None if share <= _rounding(model) else f"hidden states differ by {share:.2g} of their size"
 
 
 def _rounding(model: Any) -> float:

@@ -82,7 +82,7 @@ class ReferenceTrainer(StageTrainer):
         """Where a sweep's other runs find the same numbers: they depend on weights, rows, batching and arithmetic."""
         model: Any = self.model
         assert self.run.data.cache is not None
-        batch = [self._batches(rows), model.config._attn_implementation, self.isolation]
+        batch = [self._batches(rows), model.config._attn_implementation, self.isolation, rows.shares_prompts]
         precision = [self.args.bf16, self.args.fp16, self.run.quant.compute_dtype, self.args.device.type]
         how = [*batch, *precision, torch.__version__, transformers.__version__]
         key = hashlib.sha256(f"{identity} {rows.fingerprint()} {how}".encode()).hexdigest()[:32]

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from ftlab.data.packing.collate import Isolation, PackedCollator
-from ftlab.data.packing.store import Rows
+from ftlab.data.packing.store import SHARED, Rows
 from ftlab.data.tokens.encoder import Counts
 from ftlab.distributed.world import current_world
 from ftlab.rundir.phase_files import PhaseFiles
@@ -62,6 +62,9 @@ class StageTrainer(HalvingTrainer):
         args = training_arguments(run, str(files.folder))
         if validation_rows is None:
             args.eval_strategy = "no"
+        for rows in (train_rows, validation_rows):
+            if isinstance(rows, Rows) and rows.shares_prompts:  # those of ppo and grpo are prompts
+                rows.attach(SHARED, rows.shared())
         flatten = model.config._attn_implementation in _VARIABLE_LENGTH
         self._meter = Meter()
         coefficient = router_coefficient(run, model)
