@@ -83,7 +83,11 @@ class Recorded(PhaseHooks):
 
 
 def samples_of(inputs: Any, pad: int) -> list[list[int]]:
-    """The ids of every sample of a batch: positions start again with each."""
+    """The ids of every sample of a batch: positions start again with each, but where it shares the prompt of another."""
+    if "spans" in inputs:
+        tokens = inputs["input_ids"].flatten().tolist()
+        parts = inputs["spans"].tolist()
+        return [tokens[begin : begin + shared] + tokens[at : at + length] for at, length, begin, shared in parts]
     found: list[list[int]] = []
     for ids, positions in zip(inputs["input_ids"].tolist(), inputs["position_ids"].tolist()):
         for token, position in zip(ids, positions):
