@@ -91,30 +91,49 @@ def read_run(*overrides: str) -> Any:
 
 
 def make_trainer(run: Any, folder: Path) -> tuple[Any, Any]:
-    """What the engine makes of a run, without its run directory, and its rows: packed ones, or prompts."""
+    """What the engine makes of a run, without its run directory, and its rows: packed ones, or prompts. Attention and
+    shared prompts are chosen as it chooses them."""
+    from ftlab.data.prompts import prompt_rows
+    from ftlab.distributed.world import current_world
+    from ftlab.engine.output import Output
+    from ftlab.engine.packing import choose_isolation
+    from ftlab.engine.shared_prompts import share_prompts
     from ftlab.policy.build import build_model
     from ftlab.policy.tokens import load_tokens
+    from ftlab.rundir.directory import RunDir
+    from ftlab.rundir.manifest import Manifest
     from ftlab.rundir.phase_files import PhaseFiles
     from ftlab.stages import trainer_class
 
     tokens = load_tokens(run)
-    rows = rows_of(run, tokens)
+    prepared, parts = prepare_rows(run, tokens)
     model, _ = build_model(run, tokens, random_weights)
-    trainer = trainer_class(run)(run, model, tokens.tokenizer, rows, None, PhaseFiles.in_folder(folder))
+    trains_on_answers = run.stage.name in ("ppo", "grpo")
+    rows = prompt_rows(parts["train"], prepared.train) if trains_on_answers else prepared.train
+    with Output(folder / "log.txt", has_terminal=False) as output:
+        records = (output, Manifest(RunDir(folder)), run.stage.name)
+        given = (*records, run, model, tokens.tokenizer.pad_token_id, prepared)
+        isolation = choose_isolation(*given, current_world())
+        share_prompts(*given, isolation)
+    more = () if trains_on_answers else ([], isolation)
+    trainer = trainer_class(run)(run, model, tokens.tokenizer, rows, None, PhaseFiles.in_folder(folder), *more)
     _quiet(trainer)
     return trainer, rows
 
 
 def rows_of(run: Any, tokens: Any) -> Any:
-    """The rows that train: packed, or, of ppo and grpo, prompts."""
+    """The packed rows that train."""
+    return prepare_rows(run, tokens)[0].train
+
+
+def prepare_rows(run: Any, tokens: Any) -> tuple[Any, Any]:
+    """The rows of every split, and where each split comes from."""
     from ftlab.data.prepare import prepare, split_parts
-    from ftlab.data.prompts import prompt_rows
     from ftlab.data.sources import resolve
 
     found = resolve.resolve(run.data, run.stage.name)
     parts = split_parts(found, run.data, run.seed)
-    rows = prepare(found, parts, run.data, run.seed, tokens.template, tokens.tokenizer).train
-    return prompt_rows(parts["train"], rows) if run.stage.name in ("ppo", "grpo") else rows
+    return prepare(found, parts, run.data, run.seed, tokens.template, tokens.tokenizer), parts
 
 
 def _quiet(trainer: Any) -> None:

@@ -8,37 +8,42 @@ from typing import Any
 from rich.markup import escape
 
 from ftlab.distributed.sharding import sharding_of
-from ftlab.engine.session import Session
+from ftlab.distributed.world import World
+from ftlab.engine.output import Output
 from ftlab.pretrained.architecture import is_bounded
+from ftlab.rundir.manifest import Manifest
 from ftlab.schema import Run
 from ftlab.stages.trainer.batching import PAIRED_STAGES
 
 _READ = 64  # rows from which the cost is told
 
 
-def choose_isolation(session: Session, phase: str, run: Run, model: Any, pad_id: int, prepared: Any) -> Any:
+def choose_isolation(
+    output: Output, manifest: Manifest, phase: str, run: Run, model: Any, pad_id: int, prepared: Any, world: World
+) -> Any:
     """The way for training and evaluation alike; told, and recorded in the manifest for those that resume.
 
     Attention by segments becomes the model's own where it is chosen; it is also for rows of one sample, which need no
     mask then where they are padded.
 
     :param run: the phase's config. :param prepared: its rows. Any of them may be the only packed one.
+    :param world: of the processes that train it together.
     """
     from ftlab.data.packing.collate import BY_SEGMENT
 
-    recorded = session.manifest.values.get("packed_by", {})
+    recorded = manifest.values.get("packed_by", {})
     if run.stage.name in ("ppo", "grpo"):
         return "position_ids"  # what they train on is generated, one answer to a row
     if phase in recorded:
         isolation = recorded[phase]
         if isolation in BY_SEGMENT and run.model.attention == "auto":
             model.set_attn_implementation(isolation)
-        session.output.note(f"packed samples are kept apart by {isolation}, as before")
+        output.note(f"packed samples are kept apart by {isolation}, as before")
         return isolation
     row = _packed_row(run, prepared)
-    isolation = _probe(session, run, model, row, pad_id, prepared)
+    isolation = _probe(output, run, model, row, pad_id, prepared, world)
     if row is not None or isolation in BY_SEGMENT:
-        session.manifest.record_item("packed_by", phase, isolation)
+        manifest.record_item("packed_by", phase, isolation)
     return isolation
 
 
@@ -59,7 +64,7 @@ def _packed_row(run: Run, prepared: Any) -> Any:
     return None if found is None else shortened(found)
 
 
-def _probe(session: Session, run: Run, model: Any, row: Any, pad_id: int, prepared: Any) -> Any:
+def _probe(output: Output, run: Run, model: Any, row: Any, pad_id: int, prepared: Any, world: World) -> Any:
     """:param row: None where no row has several samples."""
     import torch
 
@@ -68,7 +73,7 @@ def _probe(session: Session, run: Run, model: Any, row: Any, pad_id: int, prepar
     from ftlab.model.load import compute_dtype
     from ftlab.stages.trainer import isolation as ways
 
-    output, device, dtype = session.output, _device(session, run), compute_dtype(run)
+    device, dtype = _device(run, world), compute_dtype(run)
     if sharding_of(run).is_whole and model.device.type == "cpu":
         model.to(device)  # where training would move it to a moment later
     family, attention = model.config.model_type, model.config._attn_implementation
@@ -107,14 +112,14 @@ def _probe(session: Session, run: Run, model: Any, row: Any, pad_id: int, prepar
     return found.isolation
 
 
-def _device(session: Session, run: Run) -> Any:
+def _device(run: Run, world: World) -> Any:
     """Where this process will train."""
     import torch
 
     from ftlab.model.load import uses_cpu
 
     kind = None if uses_cpu(run) else torch.accelerator.current_accelerator()
-    return torch.device("cpu") if kind is None else torch.device(kind.type, session.ranks.world.local_rank)
+    return torch.device("cpu") if kind is None else torch.device(kind.type, world.local_rank)
 
 
 def _cost(prepared: Any, pad_id: int) -> str:

@@ -77,8 +77,9 @@ class PhaseRun:
         with self.output.console.status("loading the model"):
             self._load_model()
         self.session.hooks.model_loaded(self)
-        given = (self.session, self.phase.name, self.config, self.model, self.tokenizer.pad_token_id, prepared)
-        self.isolation = choose_isolation(*given)
+        records = (self.output, self.session.manifest, self.phase.name)
+        given = (*records, self.config, self.model, self.tokenizer.pad_token_id, prepared)
+        self.isolation = choose_isolation(*given, self.session.ranks.world)
         share_prompts(*given, self.isolation)
         if self.isolation == "one_per_row" and not self.sharding.is_whole:
             raise NotReadyError(

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from rich.markup import escape
 
-from ftlab.engine.session import Session
+from ftlab.engine.output import Output
+from ftlab.rundir.manifest import Manifest
 from ftlab.schema import DpoStage, Run
 from ftlab.stages.trainer.batching import PAIRED_STAGES
 
@@ -17,7 +18,7 @@ _PAYS = 0.1
 
 
 def share_prompts(
-    session: Session, phase: str, run: Run, model: Any, pad_id: int, prepared: Any, isolation: Any
+    output: Output, manifest: Manifest, phase: str, run: Run, model: Any, pad_id: int, prepared: Any, isolation: Any
 ) -> None:
     """Have batches leave out prompts that stand in them already, where both answers of a pair can attend to one, and
     that pays. Which rows a step holds stays as it is; losses and gradients do, but for rounding. Told, and recorded in
@@ -27,20 +28,19 @@ def share_prompts(
     """
     if run.stage.name not in PAIRED_STAGES or run.train.engine != "ftlab":
         return
-    manifest = session.manifest
     is_shared = manifest.values.get("shares_prompts", {}).get(phase)
     if is_shared is None:
-        is_shared = _decide(session.output, run, model, pad_id, prepared.train, isolation)
+        is_shared = _decide(output, run, model, pad_id, prepared.train, isolation)
         manifest.record_item("shares_prompts", phase, is_shared)
     else:
         how = "once for both answers" if is_shared else "for each answer"
-        session.output.note(f"prompts are computed {how}, as before")
+        output.note(f"prompts are computed {how}, as before")
     for rows in (prepared.train, prepared.validation):
         if rows is not None:
             rows.shares_prompts = is_shared
 
 
-def _decide(output: Any, run: Run, model: Any, pad_id: int, rows: Any, isolation: Any) -> bool:
+def _decide(output: Output, run: Run, model: Any, pad_id: int, rows: Any, isolation: Any) -> bool:
     wish = run.data.share_prompts
     if wish is False:
         return False

@@ -83,7 +83,7 @@ class Recorded(PhaseHooks):
 
 
 def samples_of(inputs: Any, pad: int) -> list[list[int]]:
-    """The ids of every sample of a batch: positions start again with each, but where it shares the prompt of another."""
+    """The ids of every sample of a batch: positions start again with each that has its prompt to itself."""
     if "spans" in inputs:
         tokens = inputs["input_ids"].flatten().tolist()
         parts = inputs["spans"].tolist()
