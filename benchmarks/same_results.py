@@ -3,12 +3,19 @@
     python benchmarks/same_results.py record FOLDER              # before the change
     python benchmarks/same_results.py compare FOLDER             # after it
     python benchmarks/same_results.py record FOLDER --code PATH  # with another checkout of ftlab
+    python benchmarks/same_results.py paths --out FILE           # whether the fast path trains as the plain one does
 
 Every stage, every method, the engine of TRL and curricula, a few steps each, with the embedded model and data. What is
 compared: the sha256 of each file of weights below ``phases/``, every line of ``metrics.jsonl`` but its times, and the
 samples. The exit code of ``compare`` is 1 where one run differs, which is named with the first line that does.
 
 Equal hashes are to be expected on one machine only: other processors sum in another order.
+
+``paths`` is about rounding, which makes hashes differ: attention by segments and a prompt once for two answers, as runs
+go by themselves, beside eager attention with a mask and a prompt for each answer. Both paths take 200 steps by each of
+three seeds, and of each run two figures are compared: the loss of the last quarter of its steps and that of the
+validation rows after the last. How far the paths are apart at one seed is to be a tenth at most of how far seeds are
+apart; the exit code is 1 where it is more.
 """
 
 from __future__ import annotations
@@ -18,6 +25,7 @@ import hashlib
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,6 +33,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+CODE = Path(__file__).resolve().parents[1]
 # Keys of a line of metrics.jsonl in which equal runs differ. Spelled here, because the code compared may be any.
 TIMES = {
     "time", "seconds", "tokens_per_second", "mfu", "gpu_utilization", "gpu_memory_gb", "eval_runtime",
@@ -66,17 +75,40 @@ RUNS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
+# Of those that write their own answers only generation and padded rows are left, which are computed as ever.
+STAGES = ("pt", "sft", "rm", "dpo", "kto", "orpo")
+PATHS: dict[str, tuple[str, ...]] = {"fast": (), "plain": ("model.attention=eager", "data.share_prompts=false")}
+OF_PATHS = (
+    "train.logging_steps=1", "train.micro_batch_size=2", "train.gradient_accumulation_steps=1", "data.cache=null",
+    "hardware.precision=fp32", "eval.golden_rows=0", "eval.samples=0", "tracker=none",
+)  # fmt: skip
+FIGURES = {"train": "loss of the last quarter", "validation": "validation loss"}
+WELL_WITHIN = 0.1  # of what seeds differ by
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", choices=("record", "compare"))
-    parser.add_argument("folder", type=Path, help="of the records, a JSON file for each run")
-    parser.add_argument("--code", type=Path, default=Path(__file__).resolve().parents[1], help="a checkout of ftlab")
-    parser.add_argument("--runs", nargs="+", choices=RUNS, default=[*RUNS], metavar="RUN", help=", ".join(RUNS))
+    actions = parser.add_subparsers(dest="action", required=True)
+    for name in ("record", "compare"):
+        action = actions.add_parser(name)
+        action.add_argument("folder", type=Path, help="of the records, a JSON file for each run")
+        action.add_argument("--code", type=Path, default=CODE, help="a checkout of ftlab")
+        action.add_argument("--runs", nargs="+", choices=RUNS, default=[*RUNS], metavar="RUN", help=", ".join(RUNS))
+    action = actions.add_parser("paths")
+    action.add_argument("--stages", nargs="+", choices=STAGES, default=[*STAGES], metavar="STAGE")
+    action.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    action.add_argument("--steps", type=int, default=200)
+    action.add_argument("--out", type=Path, help="a JSON file for every logged loss")
     given = parser.parse_args()
+    sys.exit(0 if (same_paths(given) if given.action == "paths" else same_code(given)) else 1)
+
+
+def same_code(given: argparse.Namespace) -> bool:
+    """Record what runs leave, or compare it with what was recorded. :return: whether all are equal."""
     given.folder.mkdir(parents=True, exist_ok=True)
     is_equal = True
     for name in given.runs:
-        record, seconds = run(given.code.resolve(), RUNS[name])
+        record, seconds = run(given.code.resolve(), (*SHARED, *RUNS[name]))
         file = given.folder / f"{name}.json"
         if given.action == "record":
             file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -86,7 +118,59 @@ def main() -> None:
             is_equal &= told is None
             told = told or f"equal: {len(record['metrics'])} lines, {len(record['weights'])} files of weights"
         print(f"{name:<22}{seconds:>6.1f} s  {told}", flush=True)
-    sys.exit(0 if is_equal else 1)
+    return is_equal
+
+
+def same_paths(given: argparse.Namespace) -> bool:
+    """Train by both paths and all seeds, and print a line for each stage and figure. :return: whether all are near."""
+    print("| stage | figure | mean | seeds apart | paths apart | share | a step apart at most |")
+    print("|---|---|--:|--:|--:|--:|--:|")
+    found: dict[str, Any] = {}
+    for stage in given.stages:
+        curves: dict[str, dict[int, dict[str, Any]]] = {path: {} for path in PATHS}
+        for seed in given.seeds:
+            for path, overrides in PATHS.items():
+                length = (f"train.max_steps={given.steps}", f"eval.steps={given.steps}")
+                more = (f"stage={stage}", f"seed={seed}", *length, *overrides)
+                record, _ = run(CODE, (*OF_PATHS, *more))
+                curves[path][seed] = curve(record["metrics"])
+        found[stage] = {"apart": apart(curves), "curves": curves}
+        for figure, told in FIGURES.items():
+            at = found[stage]["apart"][figure]
+            print(
+                f"| {stage} | {told} | {at['mean']:.5f} | {at['seeds']:.2g} | {at['paths']:.2g} "
+                f"| {at['paths'] / at['seeds']:.2%} | {found[stage]['apart']['step']:.2g} |",
+                flush=True,
+            )
+        if given.out is not None:  # after each stage: the whole takes its time
+            conditions = {"steps": given.steps, "seeds": given.seeds, "paths": PATHS, "given": OF_PATHS}
+            given.out.write_text(json.dumps({**conditions, "stages": found}, indent=1) + "\n", encoding="utf-8")
+    figures = [each["apart"][figure] for each in found.values() for figure in FIGURES]
+    return all(at["paths"] <= WELL_WITHIN * at["seeds"] for at in figures)
+
+
+def curve(metrics: list[dict[str, Any]]) -> dict[str, Any]:
+    """The losses of a run, and its figures."""
+    losses = [line["loss"] for line in metrics if "loss" in line]
+    validation = [line["eval_loss"] for line in metrics if "eval_loss" in line]
+    return {"losses": losses, "train": statistics.mean(losses[-len(losses) // 4 :]), "validation": validation[-1]}
+
+
+def apart(curves: dict[str, dict[int, dict[str, Any]]]) -> dict[str, Any]:
+    """Of each figure its mean, how far the seeds of the fast path are apart, and how far both paths are at one seed, at
+    most; and that of the losses of single steps. :param curves: by path and seed."""
+    fast, plain = (curves[path] for path in PATHS)
+    found: dict[str, Any] = {}
+    for figure in FIGURES:
+        values = {seed: each[figure] for seed, each in fast.items()}
+        found[figure] = {
+            "mean": statistics.mean(values.values()),
+            "seeds": max(values.values()) - min(values.values()),
+            "paths": max(abs(values[seed] - plain[seed][figure]) for seed in values),
+        }
+    pairs = [pair for seed in fast for pair in zip(fast[seed]["losses"], plain[seed]["losses"], strict=True)]
+    found["step"] = max(abs(one - other) for one, other in pairs)
+    return found
 
 
 def run(code: Path, overrides: tuple[str, ...]) -> tuple[dict[str, Any], float]:
@@ -96,7 +180,7 @@ def run(code: Path, overrides: tuple[str, ...]) -> tuple[dict[str, Any], float]:
         **os.environ,
         "PYTHONPATH": str(code), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "FTLAB_CACHE": str(folder / "cache"),
     }  # fmt: skip
-    command = [sys.executable, "-m", "ftlab", *SHARED, *overrides, f"run.dir={folder / 'run'}"]
+    command = [sys.executable, "-m", "ftlab", *overrides, f"run.dir={folder / 'run'}"]
     begun = time.monotonic()
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     if done.returncode:

@@ -125,15 +125,15 @@ SHARED = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("stage", ["dpo", *(pytest.param(s, marks=pytest.mark.matrix) for s in ("rm", "orpo", "kto"))])
-def test_a_prompt_for_two_answers_changes_what_is_computed_and_no_loss(stage, tmp_path):
-    """Beside a run whose attention cannot: it says so, since it was asked to, and has the same losses and gradients."""
-    once = train_run(tmp_path / "once", f"stage={stage}", *SHARED)
-    twice = train_run(tmp_path / "twice", f"stage={stage}", *SHARED, "data.share_prompts=true", "model.attention=eager")
+def test_a_prompt_for_two_answers_changes_what_is_computed_and_no_loss(tmp_path):
+    """Beside a run whose attention cannot: it says so, since it was asked to, and has the same losses and gradients.
+    The other stages are in test_fast_paths."""
+    once = train_run(tmp_path / "once", "stage=dpo", *SHARED)
+    twice = train_run(tmp_path / "twice", "stage=dpo", *SHARED, "data.share_prompts=true", "model.attention=eager")
     assert "prompts are computed once for both answers" in once.log.read_text()
     said = " ".join(twice.log.read_text().split())
     assert "prompts are computed for each answer all the same, since attention does not go by segments" in said
-    assert (once.manifest()["shares_prompts"], twice.manifest()["shares_prompts"]) == ({stage: True}, {stage: False})
+    assert (once.manifest()["shares_prompts"], twice.manifest()["shares_prompts"]) == ({"dpo": True}, {"dpo": False})
     for name in ("loss", "grad_norm"):
         assert metrics(once, name) == pytest.approx(metrics(twice, name), rel=1e-5, abs=1e-6)
     assert all(a < 0.75 * b for a, b in zip(metrics(once, "tokens"), metrics(twice, "tokens")))
