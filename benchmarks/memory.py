@@ -46,6 +46,7 @@ SIZES: dict[str, dict[str, int]] = {
 }  # fmt: skip
 METHODS = ("full", "lora", "qlora")
 STAGES = ("sft", "dpo", "ppo", "grpo")
+CHECKPOINTING = ("false", "true", "selective")
 
 
 def main() -> None:
@@ -54,7 +55,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--stages", nargs="+", default=STAGES, choices=STAGES)
     parser.add_argument("--lengths", nargs="+", type=int, default=[256, 512])
-    parser.add_argument("--checkpointing", nargs="+", default=["false", "true"], choices=["false", "true"])
+    parser.add_argument("--checkpointing", nargs="+", default=CHECKPOINTING, choices=CHECKPOINTING)
     parser.add_argument("--device", default="cpu", choices=["cpu", "gpu"])
     parser.add_argument("--out", type=Path, help="a file for every measurement, one JSON object a line")
     parser.add_argument("--one", nargs="+", help=argparse.SUPPRESS)  # the measured run, in its own process

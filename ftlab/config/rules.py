@@ -204,6 +204,21 @@ def training_measures(run: Run) -> tuple[str, ...]:
     return tuple(name for name in validation_measures(run) if name not in _OF_EVALUATIONS)
 
 
+def _offload_mistakes(run: Run) -> list[tuple[str, Any, str]]:
+    """Where activations cannot go to the host's memory."""
+    key, train = "train.activation_offload", run.train
+    found: list[tuple[str, Any, str]] = []
+    if not train.gradient_checkpointing:
+        reason = "what is kept without checkpointing is more than can be copied beside the computing; give "
+        found.append((key, True, f"{reason}train.gradient_checkpointing=true or selective as well"))
+    if train.engine == "trl":
+        found.append((key, True, "needs train.engine=ftlab"))
+    if run.stage.name == "grpo" and not run.phases:
+        reason = "stage=grpo switches checkpointing off and on between generations, and would lose it; use false"
+        found.append((key, True, reason))
+    return found
+
+
 def _training_mistakes(run: Run) -> list[tuple[str, Any, str]]:
     train, stage, found = run.train, run.stage, list[tuple[str, Any, str]]()
     if train.global_batch_size is not None and not run.phases:
@@ -222,6 +237,8 @@ def _training_mistakes(run: Run) -> list[tuple[str, Any, str]]:
         found += [(key, value, "needs train.engine=ftlab") for key, value in ours.items() if value]
         if run.data.share_prompts is True:
             found.append(("data.share_prompts", "true", "needs train.engine=ftlab"))
+    if train.activation_offload:
+        found += _offload_mistakes(run)
     if train.optimizer.startswith(("galore", "apollo")) and run.method.name == "lora":
         reason = f"projects whole weight matrices; method={run.method.name} has none that train, so use method=full"
         found.append(("train.optimizer", train.optimizer, reason))

@@ -46,7 +46,7 @@ def apply_method(model: Any, run: Run, new_tokens: Sequence[int] = ()) -> Any:
         with untouched_experts(model):
             model = prepare_model_for_kbit_training(
                 model,
-                use_gradient_checkpointing=run.train.gradient_checkpointing,
+                use_gradient_checkpointing=bool(run.train.gradient_checkpointing),
                 gradient_checkpointing_kwargs={"use_reentrant": False},
             )
     if run.method.name == "lora":

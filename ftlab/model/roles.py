@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ftlab.model.checkpointing import enable_checkpointing
 from ftlab.model.guests import TRAINED, GuestAdapters, active_adapter, has_adapter
 from ftlab.model.score import value_head
 
@@ -25,11 +26,12 @@ class Roles:
     """The policy as it trains, and a critic and a reference made of how it is now.
 
     :param policy: on its device, with dropout off; its saved state stays the policy's alone.
-    :param guests: of the policy's base; None where it has no adapter.
+    :param guests: of the policy's base; None where it has no adapter. :param checkpointing: of the policy's layers, in
+        the words of :func:`ftlab.model.checkpointing.checkpointing_options`, for those of a critic of its own.
     """
 
-    def __init__(self, policy: Any, guests: GuestAdapters | None):
-        self._policy = policy
+    def __init__(self, policy: Any, guests: GuestAdapters | None, checkpointing: Mapping[str, Any]):
+        self._policy, self._checkpointing = policy, checkpointing
         self._others: dict[str, Any] = {}  # roles that are models of their own
         self.heads = nn.ModuleDict({CRITIC: value_head(policy)})
         if guests is not None:
@@ -86,7 +88,7 @@ class Roles:
             return
         # The Trainer switches it on after the copy was made, and in the policy alone.
         if self._policy.is_activation_checkpointing and not critic.is_activation_checkpointing:
-            critic.activation_checkpointing_enable({"use_reentrant": False})
+            enable_checkpointing(critic, self._checkpointing)
         critic.train(mode)
 
     def restore_flags(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ftlab.config.model_folder import LOCAL
+from ftlab.preflight.memory import device_of
 from ftlab.pretrained.architecture import describe
 from ftlab.pretrained.generation import generation_remark
 from ftlab.schema import Run
@@ -25,5 +26,10 @@ def remarks(run: Run) -> list[str]:
             f"data.max_length={run.data.max_length} is more than the {shape.max_positions:,} positions that "
             f"{model.name} was trained with. Its positions are computed, so longer rows train; how well it reads "
             "beyond is for you to measure"
+        )
+    if run.train.activation_offload and device_of(run, is_here=True).kind == "cpu":
+        lines.append(
+            "train.activation_offload=true does nothing on a CPU: activations are in the host's memory as it is. On a "
+            "GPU the same run moves them there"
         )
     return lines

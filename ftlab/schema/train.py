@@ -47,7 +47,8 @@ class Train(Group):
     micro_batch_size: Positive
     gradient_accumulation_steps: Positive
     global_batch_size: Positive | None
-    gradient_checkpointing: bool
+    gradient_checkpointing: Literal[True, False, "selective"]
+    activation_offload: Annotated[bool, operational]
     logging_steps: Annotated[Positive, operational]
     save_steps: Annotated[Positive | Literal["epoch"], operational]
     save_total_limit: Annotated[Positive | None, operational]

@@ -14,7 +14,7 @@ from ftlab.planning import make_plan
 from ftlab.preflight import check, fit
 from ftlab.preflight.directory import Continuation, continuation
 from ftlab.preflight.fit import size
-from ftlab.preflight.memory import Device, Prediction, checkpoint_copy_bytes, device_of, predict, predict_host
+from ftlab.preflight.memory import Device, Prediction, checkpoint_copy_bytes, device_of, offloads, predict, predict_host
 from ftlab.preflight.memory.device import CONTEXT
 from ftlab.rundir.checkpoints import step_of
 from ftlab.rundir.claim import named_folder
@@ -92,6 +92,8 @@ def _phase(phase: Phase, then: Continuation | None) -> dict[str, Any]:
     changes = [] if told in ("fits", "unknown") else fit.cheapest_changes(run, device)
     return {
         "name": phase.name, "stage": run.stage.name, "model": run.model.name, "method": _method(run),
+        "optimizer": run.train.optimizer, "checkpointing": run.train.gradient_checkpointing,
+        "offload": offloads(run, device),
         "from": phase.source, "trainable": found.trainable, "parameters": found.parameters, **_work(phase, then),
         "device": {"kind": device.kind, "count": device.count, "memory": device.memory, "given": device.is_given},
         "memory": {**found.as_dict(), "outside": CONTEXT, "needed": round(found.needed), "host": round(found.host),
@@ -198,6 +200,8 @@ def _phase_lines(phase: dict[str, Any]) -> list[str]:
         f"trains      {phase['trainable']:,} of {phase['parameters']:,} parameters ({share:.2%})",
         f"batch       {_batch(phase)}",
         f"length      {_length(phase)}",
+        f"optimizer   {phase['optimizer']}",
+        f"activations {_activations(phase)}",
         f"device      {_device(phase['device'])}",
         "",
         f"Peak memory of one device, at {phase['memory']['moment']}:",
@@ -235,6 +239,16 @@ def _batch(phase: dict[str, Any]) -> str:
     what = "completions" if phase["stage"] == "grpo" else "rows"
     parts = f"{phase['micro_batch_size']} x {phase['accumulation']} accumulated"
     return f"{phase['global_batch_size']} {what} a step: {parts} x {phase['device']['count']} device(s)"
+
+
+def _activations(phase: dict[str, Any]) -> str:
+    """What the backward pass finds, and what it computes once more."""
+    where = "in the host's memory" if phase["offload"] else "kept"
+    if phase["checkpointing"] == "selective":
+        return f"layers' inputs {where}, attention and the products around it kept, all else computed again"
+    if phase["checkpointing"]:
+        return f"layers' inputs {where}, all else computed again"
+    return "kept for the backward pass"
 
 
 def _length(phase: dict[str, Any]) -> str:

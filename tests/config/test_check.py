@@ -61,7 +61,7 @@ def test_a_key_of_another_group_is_suggested(mistakes):
           f"run.name=..: {FOLDER_NAME}",
           "lora.r=-1: must be greater than 0",
           "train.epochs: is missing; it has no default",
-          "train.gradient_checkpointing=perhaps: must be a valid boolean"]),
+          "train.gradient_checkpointing=perhaps: must be one of: true, false, selective."]),
     ],
 )  # fmt: skip
 def test_wrong_values(line, said, mistakes):

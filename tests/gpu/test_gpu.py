@@ -168,6 +168,14 @@ finally:
     assert predict(make_run(*words)).total == pytest.approx(peak, rel=0.1)
 
 
+@pytest.mark.parametrize("way", ["true", "selective"])
+def test_activations_that_were_in_the_hosts_memory_are_the_same(tmp_path, train, way):
+    words = ("stage=sft", "model=tiny", "train.max_steps=6", "train.logging_steps=1", "hardware=auto")
+    for name, more in {"here": (), "there": ("train.activation_offload=true",)}.items():
+        train(*words, f"train.gradient_checkpointing={way}", f"run.dir={name}", *more)
+    check_equal(tmp_path / "here", tmp_path / "there", 0)
+
+
 def test_predicted_and_measured_peaks_of_one_gpu_are_within_5_percent():
     command = [sys.executable, str(ROOT / "benchmarks/memory.py"), "--device", "gpu", "--sizes", "100M", "300M"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=3600)

@@ -21,7 +21,7 @@ def policy(*overrides: str):
 
 
 def roles_of(model) -> Roles:
-    return Roles(model, GuestAdapters(model) if has_adapter(model) else None)
+    return Roles(model, GuestAdapters(model) if has_adapter(model) else None, {"use_reentrant": False})
 
 
 def logits(model) -> torch.Tensor:

@@ -118,6 +118,6 @@ TRL: dict[str, Line] = {
     "repetition_penalty": unless("completions are sampled without penalties", "1"),
     **all_of(NotNeeded("samples are kept in samples/ of the run directory: eval.samples"),
              "log_completions log_multimodal num_completions_to_print log_unique_prompts log_completions_hub_repo"),
-    "activation_offloading": Absent("train.gradient_checkpointing=true computes activations anew instead"),
+    "activation_offloading": "train.activation_offload={}",
     "ignore_bias_buffers": NotNeeded("it is about an error of DDP's"),
 }  # fmt: skip

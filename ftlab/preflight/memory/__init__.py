@@ -19,6 +19,6 @@ Every figure is bytes. Sources of the formulas, by the letter that a comment nam
 
 from ftlab.preflight.memory.device import Device, device_of
 from ftlab.preflight.memory.host import Host, checkpoint_copy_bytes, predict_host
-from ftlab.preflight.memory.peak import Prediction, predict
+from ftlab.preflight.memory.peak import Prediction, offloads, predict
 
-__all__ = ["Device", "Host", "Prediction", "checkpoint_copy_bytes", "device_of", "predict", "predict_host"]
+__all__ = ["Device", "Host", "Prediction", "checkpoint_copy_bytes", "device_of", "offloads", "predict", "predict_host"]

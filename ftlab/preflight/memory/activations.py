@@ -11,6 +11,7 @@ from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 
 from ftlab.distributed.sharding import uses_deepspeed
+from ftlab.model.kept_products import kept_products
 from ftlab.preflight.memory.device import Device
 from ftlab.preflight.memory.layers import adapted, adapts_experts, expert_elements, is_upcast, linears
 from ftlab.schema import Architecture, GrpoStage, PpoStage, Run
@@ -128,11 +129,15 @@ def _attention_square(run: Run, device: Device, rows: Rows) -> float:
     """What grows with the square of the row: the mask as each call of sdpa makes numbers of it, and under eager the
     weights of the attention, in fp32, rounded, and after dropout [T]."""
     shape, area = run.model.architecture, float(rows.count) * rows.width**2
-    if run.model.attention == "eager" or shape.family == "gemma2":
+    if _is_eager(run):
         return area * shape.heads * (4 + 2 * device.precision)
     if rows.is_masked and run.model.attention in ("auto", "sdpa"):
         return area * device.precision
     return 0.0
+
+
+def _is_eager(run: Run) -> bool:
+    return run.model.attention == "eager" or run.model.architecture.family == "gemma2"
 
 
 def _feed_forward(run: Run, device: Device, tokens: int) -> float:
@@ -195,8 +200,21 @@ def kept_between_layers(run: Run, device: Device, rows: Rows) -> float:
 
 
 def checkpoint_bytes(run: Run, device: Device, rows: Rows) -> float:
-    """Of one layer under ``train.gradient_checkpointing``: its input alone."""
+    """Of one layer under ``train.gradient_checkpointing``: its input."""
     return float(rows.tokens * widths(run, device).stream * run.model.architecture.hidden_size)
+
+
+def kept_bytes(run: Run, device: Device, rows: Rows) -> float:
+    """Of one layer under ``selective`` besides: what the attention gives, with its normalizers, and the products that
+    are not computed again (ftlab/model/kept_products.py)."""
+    if run.train.gradient_checkpointing != "selective":
+        return 0.0
+    shape, wide, kept = run.model.architecture, widths(run, device), kept_products(run)
+    outputs = sum(one.outputs for one in linears(shape).values() if (one.inputs, one.outputs) in kept)
+    total = float(rows.tokens * wide.product * outputs)
+    if not _is_eager(run):
+        total += rows.tokens * (wide.product * shape.heads * shape.head_dim + 4 * shape.heads)
+    return total
 
 
 def mask_bytes(rows: Rows) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -86,7 +87,15 @@ def _held(run: Run, device: Device) -> tuple[dict[str, float], float]:
     held |= {name: value for name, value in trained.items() if name != "gradients"}
     held |= {"gather buffers": states.gather_bytes(run, device)}
     held |= _roles(run, sum(weights.values()) / divided, each, trained)
-    return held, host + of_states * (1 + _critics_share(run))
+    host += of_states * (1 + _critics_share(run))
+    if offloads(run, device):
+        host += trained_layers(run) * _pinned(act.checkpoint_bytes(run, device, act.longest_rows(run)))
+    return held, host
+
+
+def _pinned(count: float) -> float:
+    """Of page-locked memory, of which torch gives out powers of two (ATen/core/CachingHostAllocator.h)."""
+    return 2.0 ** math.ceil(math.log2(count))
 
 
 def _critics_share(run: Run) -> float:
@@ -159,9 +168,12 @@ def _backward(
     """
     shape, train = run.model.architecture, run.train
     layers, layer = trained_layers(run), act.layer_bytes(run, device, rows)
-    saved = layers * (act.checkpoint_bytes(run, device, rows) if train.gradient_checkpointing else layer)
-    if train.gradient_checkpointing:
-        saved += act.mask_bytes(rows)
+    again, kept = 0.0, act.kept_bytes(run, device, rows)
+    saved = layers * layer
+    if train.gradient_checkpointing:  # what was kept of a layer is used up as the layer is computed again
+        again = layer - kept
+        inputs = act.checkpoint_bytes(run, device, rows)
+        saved = (inputs if offloads(run, device) else layers * inputs) + layers * kept + act.mask_bytes(rows)
     saved += act.kept_between_layers(run, device, rows)
     copies = _autocast_copies(run, device)
     # The head's gradient is there first; where gradients are sharded it leaves in buckets, which are counted apart.
@@ -171,7 +183,6 @@ def _backward(
     # The embedding's comes last, unless it is the head's.
     late = matrix if not (shape.tied_embeddings and head) and not early else 0.0
     working = act.backward_bytes(run, device, rows)
-    one = layer if train.gradient_checkpointing else 0.0
     yield (
         "the loss, at the start of the backward pass",
         {
@@ -185,7 +196,7 @@ def _backward(
         "the last layer's backward pass",
         {
             "gradients": others + max(early, head),
-            "activations": saved + one + working,
+            "activations": saved + again + working,
             "autocast copies": copies,
         },
     )
@@ -193,6 +204,11 @@ def _backward(
         "the first layer's backward pass",
         {"gradients": others + gradients - late, "activations": layer + working, "autocast copies": 0.0},
     )
+
+
+def offloads(run: Run, device: Device) -> bool:
+    """Whether the layers' inputs are in the host's memory, but for one on its way."""
+    return run.train.activation_offload and device.kind == "gpu"
 
 
 def _accumulates(run: Run, rows: act.Rows) -> bool:

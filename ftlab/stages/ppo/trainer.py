@@ -114,7 +114,7 @@ class PpoTrainer(StageTrainer):
         self.place_early()
         guests = GuestAdapters(model) if has_adapter(model) else None
         self.judge = RewardScorer(run, files.phases, model, tokenizer, guests)
-        self.roles = Roles(model, guests)
+        self.roles = Roles(model, guests, self.args.activation_checkpointing_kwargs)
 
     # ----------------------------------------------------------------------------------------------------- one step
 

@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 from ftlab.distributed.deepspeed import deepspeed_config
 from ftlab.distributed.sharding import uses_deepspeed
 from ftlab.distributed.world import drive_one_device
+from ftlab.model.checkpointing import checkpointing_options
 from ftlab.model.load import compute_dtype, precision_name, uses_cpu
 from ftlab.schema import Run
 from ftlab.stages.trainer.optimizers import projected_modules
@@ -37,8 +38,8 @@ def training_arguments(run: Run, output_dir: str, cls: type[TrainingArguments] =
         per_device_train_batch_size=train.micro_batch_size,
         per_device_eval_batch_size=train.micro_batch_size,
         gradient_accumulation_steps=train.gradient_accumulation_steps,
-        activation_checkpointing=train.gradient_checkpointing,
-        activation_checkpointing_kwargs={"use_reentrant": False},
+        activation_checkpointing=bool(train.gradient_checkpointing),
+        activation_checkpointing_kwargs=checkpointing_options(run),
         bf16=compute_dtype(run) == torch.bfloat16,
         fp16=compute_dtype(run) == torch.float16,
         use_cpu=uses_cpu(run),

@@ -24,6 +24,7 @@ from torch import Tensor
 from ftlab.base.machine import has_memory_limit
 from ftlab.data.packing.store import Rows
 from ftlab.errors import OutOfMemoryError, StartAgainError, first_line
+from ftlab.model.checkpointing import enable_checkpointing
 from ftlab.stages.trainer.batch_sizes import MICRO_BATCH, BatchSizes, Change, half, initial_sizes
 from ftlab.stages.trainer.checkpoints import WholeCheckpoints
 from ftlab.stages.trainer.meter import Meter
@@ -194,9 +195,7 @@ class HalvingTrainer(WholeCheckpoints):
         was_training = model.training
         self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
         if self.args.activation_checkpointing:  # which transformers switches on when training begins
-            model.activation_checkpointing_enable(
-                activation_checkpointing_kwargs=dict(self.args.activation_checkpointing_kwargs)
-            )
+            enable_checkpointing(model, self.args.activation_checkpointing_kwargs)
         try:
             found = self.within_memory(lambda: self._try_longest(rows), begun.restore, MICRO_BATCH, first)
         finally:

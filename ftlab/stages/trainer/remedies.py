@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ftlab.config.rules import cross_group_mistakes
-from ftlab.distributed.world import planned_devices
+from ftlab.distributed.world import may_have_accelerator, planned_devices
 from ftlab.model import prequantized
 from ftlab.schema import Run
 
@@ -44,9 +44,13 @@ def _remedies(run: Run) -> Iterator[Remedy]:
     train, length, method = run.train, run.data.max_length, run.method.name
     yield from _smaller_batches(run)
     if not train.gradient_checkpointing:
+        yield Remedy(1.9, "train.gradient_checkpointing=selective", {"train.gradient_checkpointing": "selective"})
+    if train.gradient_checkpointing is not True:
         yield Remedy(2, "train.gradient_checkpointing=true", {"train.gradient_checkpointing": True})
     if train.optimizer in ("adamw_torch", "adamw_torch_fused"):
         yield Remedy(3, "train.optimizer=adamw_8bit", {"train.optimizer": "adamw_8bit"})
+    if not train.activation_offload and _may_be_gpu(run):
+        yield Remedy(3.5, "train.activation_offload=true", {"train.activation_offload": True})
     if planned_devices(run.hardware) > 1 and not run.hardware.fsdp:
         stage = run.deepspeed.stage or 0
         for wanted, cost in ((2, 2.5), (3, 4.0)):
@@ -67,6 +71,13 @@ def _remedies(run: Run) -> Iterator[Remedy]:
     shorter = [tokens for tokens in (length // 4, length // 8) if tokens >= _FEW_TOKENS]
     for place, tokens in enumerate([length // 2, *shorter]):
         yield Remedy(6.5 + 2 * place, f"data.max_length={tokens}", {"data.max_length": tokens})
+
+
+def _may_be_gpu(run: Run) -> bool:
+    hardware = run.hardware
+    return hardware.name != "cpu" and (
+        hardware.name != "auto" or hardware.memory_gb is not None or may_have_accelerator()
+    )
 
 
 def _smaller_batches(run: Run) -> Iterator[Remedy]:
