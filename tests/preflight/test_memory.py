@@ -18,6 +18,7 @@ from ftlab.preflight.memory.device import CONTEXT, GIB
 from ftlab.preflight.memory.layers import adapter_elements
 from ftlab.pretrained.shape import layer_parameters, parameter_count
 from ftlab.stages.trainer.out_of_memory import advice
+from ftlab.stages.trainer.remedies import remedies
 
 ROOT = Path(__file__).resolve().parents[2]
 STATES = ("weights", "gradients", "fp32 copies", "optimizer states")
@@ -312,6 +313,19 @@ def test_every_change_that_is_named_makes_it_fit(make_run, line):
         changed = make_run(*line, *(word for words in change.overrides for word in words.split()))
         assert fit.verdict(predict(changed)) == "fits"
         assert predict(changed).needed == pytest.approx(change.needed)
+
+
+def test_the_same_optimizer_in_one_kernel_comes_before_one_in_8_bits(make_run):
+    """Of 1.2 billion weights in GiB: 5 of weights, 5 gradients, 9 states, 5 roots that AdamW takes all at once."""
+    line = ("model=llama3_2_1b", "method=full", "hardware=gpu_24gb", "train.gradient_checkpointing=true",
+            "train.micro_batch_size=1", "train.optimizer=adamw_torch")  # fmt: skip
+    run = make_run(*line)
+    told = [" ".join(change.overrides) for change in fit.cheapest_changes(run, device_of(run))]
+    assert fit.verdict(predict(run)) != "fits" and told[0] == "train.optimizer=adamw_torch_fused"
+    tighter = make_run(*line, "hardware.memory_gb=16")
+    told = [" ".join(change.overrides) for change in fit.cheapest_changes(tighter, device_of(tighter))]
+    assert told[0] == "train.optimizer=adamw_8bit"
+    assert not any("fused" in one.override for one in remedies(make_run(*line, "hardware=cpu")))
 
 
 def test_changes_are_of_several_kinds_before_they_are_of_several_sizes(make_run):

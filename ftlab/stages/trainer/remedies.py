@@ -47,6 +47,10 @@ def _remedies(run: Run) -> Iterator[Remedy]:
         yield Remedy(1.9, "train.gradient_checkpointing=selective", {"train.gradient_checkpointing": "selective"})
     if train.gradient_checkpointing is not True:
         yield Remedy(2, "train.gradient_checkpointing=true", {"train.gradient_checkpointing": True})
+    if train.optimizer == "adamw_torch" and _may_be_gpu(
+        run
+    ):  # the same steps, without a root of every state beside them
+        yield Remedy(0.5, "train.optimizer=adamw_torch_fused", {"train.optimizer": "adamw_torch_fused"})
     if train.optimizer in ("adamw_torch", "adamw_torch_fused"):
         yield Remedy(3, "train.optimizer=adamw_8bit", {"train.optimizer": "adamw_8bit"})
     if not train.activation_offload and _may_be_gpu(run):
