@@ -8,8 +8,7 @@ from typing import Any
 
 from ftlab.base.ending import end_with
 
-# task -> the function that runs it; imported only when it is chosen
-TASKS = {
+TASKS = {  # task -> the function that runs it; imported only when it is chosen
     "train": "ftlab.engine.tasks:train",
     "resume": "ftlab.engine.tasks:resume",
     "reproduce": "ftlab.engine.reproduce:reproduce",
@@ -34,6 +33,7 @@ TASKS = {
 
 
 def main() -> None:
+    resolve_name("ftlab.base.heap:collect_seldom")()
     try:
         answer(sys.argv[1:])
     except (Exception, KeyboardInterrupt) as error:

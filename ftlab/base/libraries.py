@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
+
+_UNCOMPILED = "TORCHDYNAMO_DISABLE"
 
 
 def quiet_libraries() -> None:
@@ -17,3 +20,17 @@ def quiet_libraries() -> None:
         "TORCH_CPP_LOG_LEVEL": "ERROR",  # a store that is gone is told in words, and not with its frames in C++
     }.items():
         os.environ.setdefault(name, value)
+
+
+def import_bitsandbytes() -> None:
+    """Without torch's compiler. PEFT imports it whether or not anything is quantized, and it has ``torch.compile`` wrap
+    what devices compute with that it has no code of their own for, which imports the compiler: a second. On others than
+    CPUs and CUDA's, those functions now run as they are written."""
+    is_compiled = "bitsandbytes" in sys.modules or _UNCOMPILED in os.environ
+    if not is_compiled:
+        os.environ[_UNCOMPILED] = "1"
+    try:
+        import bitsandbytes  # noqa: F401
+    finally:
+        if not is_compiled:
+            os.environ.pop(_UNCOMPILED, None)

@@ -10,6 +10,7 @@ from typing import Any
 from rich.markup import escape
 
 from ftlab.base.heap import leave_imports_uncollected
+from ftlab.base.libraries import import_bitsandbytes
 from ftlab.data.prepare import Prepared, prepare, split_parts
 from ftlab.data.prompts import prompt_rows
 from ftlab.data.row_origins import row_locations
@@ -137,8 +138,9 @@ class PhaseRun:
         from ftlab.model.load import uses_cpu
         from ftlab.policy.build import build_model
 
-        # The first call of a model imports it wherever it is installed, and it tells of a device that it misses.
+        # accelerate imports it wherever it is installed, and it tells of a device that it misses.
         prepare_environment(uses_cpu(self.config))
+        import_bitsandbytes()
         trainer_class(self.config)  # the last of what is imported, and no run's own
         leave_imports_uncollected()
         self.model, added = build_model(self.config, self.tokens, self.session.load_base)

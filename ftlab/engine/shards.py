@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from ftlab.base.console import Terminal
-from ftlab.base.heap import use_one_heap
+from ftlab.base.heap import collect_seldom, use_one_heap
 from ftlab.base.libraries import quiet_libraries
 from ftlab.base.terminal import echo_error
 from ftlab.config import objectives
@@ -248,6 +248,7 @@ def main() -> int:
     parser.add_argument("--failures", type=Path, required=True, help="a folder for why those failed that did")
     given = parser.parse_args()
     die_with_parent()
+    collect_seldom()
     failures = Failures(given.failures)
     runs = [Prepared(str(path), path) for path in given.run_dirs if _is_left(path, failures)]
     options = Shards(shards=given.shards, resident=given.resident, stop="none", factor=2)

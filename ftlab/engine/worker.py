@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ftlab.base import machine
+from ftlab.base.heap import collect_seldom
 from ftlab.base.libraries import quiet_libraries
 from ftlab.base.terminal import echo_error
 from ftlab.distributed.failures import describe_missing, misses_another, record_failure
@@ -36,6 +37,7 @@ def main(hooks: PhaseHooks | None = None) -> int:
     """:param hooks: are told of what happens meanwhile. :returns: the exit code."""
     given = _parser().parse_args()
     die_with_parent()
+    collect_seldom()
     quiet_libraries()
     logging.getLogger().addHandler(logging.NullHandler())  # without any, Python prints what libraries warn of
     terminal = 2

@@ -24,6 +24,25 @@ def linear_names(model: Any) -> list[str]:
     return last_names(path for path, module in model.named_modules() if is_linear(module))
 
 
+def bare_model(model: Any) -> Any:
+    """The model within what trains it on several devices: DDP, FSDP and DeepSpeed's engine call it ``module``.
+
+    accelerate's function of this kind looks through all modules and asks whether the model is an engine of DeepSpeed,
+    which it imports for that wherever it is installed.
+    """
+    while not is_bare(model) and isinstance(inner := getattr(model, "module", None), nn.Module):
+        model = inner
+    return model
+
+
+def is_bare(model: Any) -> bool:
+    """Whether it is a model of transformers or PEFT itself, and not one in a wrapper."""
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+    return isinstance(model, (PreTrainedModel, PeftModel))
+
+
 def decoder_of(model: Any) -> Any:
     """The part of a causal language model that gives hidden states, with an adapter or without. transformers gives the
     whole model for families that it does not know better of (Llama 4's text model)."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from transformers import set_seed
-
 from ftlab.model.adapter import apply_method
 from ftlab.model.load import fit_embeddings, load_model
 from ftlab.model.score import attach_score
@@ -21,6 +19,8 @@ def build_model(run: Run, tokens: Tokens, load: Callable[[Run], Any] = load_mode
     :param load: gives the base.
     :raises NotReadyError, ConfigError: as loading and :func:`ftlab.model.adapter.apply_method` do.
     """
+    from transformers import set_seed
+
     set_seed(run.seed)
     model = load(run)
     added = fit_embeddings(model, tokens.tokenizer)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ftlab.base.heap import leave_imports_uncollected
+from ftlab.base.libraries import import_bitsandbytes
 from ftlab.data.tokens.templates import Template
 from ftlab.errors import RunDirError
 from ftlab.model.remote_code import untrusted
@@ -77,7 +79,9 @@ class Policy:
         from ftlab.distributed.deepspeed import prepare_environment
         from ftlab.model.load import load_model, uses_cpu
 
-        prepare_environment(uses_cpu(self.config))  # the first call of a model imports it wherever it is installed
+        prepare_environment(uses_cpu(self.config))  # accelerate imports it wherever it is installed
+        import_bitsandbytes()
+        leave_imports_uncollected()
         model, _ = build_model(self.config, tokens, load or load_model)
         if not uses_cpu(self.config) and not getattr(model, "is_quantized", False):
             model.to(torch.accelerator.current_accelerator())

@@ -52,13 +52,17 @@ def test_threads_that_work_one_after_the_other_need_the_memory_of_one():
 
 GARBAGE = """
 import gc, weakref
-from ftlab.base.heap import leave_imports_uncollected
+from ftlab.base.heap import collect_seldom, leave_imports_uncollected
 
 class Trainer:
     def __init__(self):
         self.callback = self
 
+usual = gc.get_threshold()
+collect_seldom()
+assert gc.get_threshold() > usual
 leave_imports_uncollected()
+assert gc.get_threshold() == usual
 passed_over = gc.get_freeze_count()
 gone = weakref.ref(Trainer())
 leave_imports_uncollected()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -21,13 +22,21 @@ from tests.runs import BARE, final_hash, held_out, logged
 
 SMALL = ("eval.golden_rows=0", "eval.samples=0", "data.max_samples=24", "tracker=none", "train.max_steps=2",
          "data.split.golden=none", "train.logging_steps=1")  # fmt: skip
+# Packages that are installed, and parts of them, which take seconds to import and do nothing for a plain run.
+UNUSED = {"deepspeed", "mlflow", "torch._inductor.compile_fx", "trl", "sklearn", "matplotlib", "wandb", "lm_eval"}
+LIST_IMPORTS = """
+import atexit, sys
+atexit.register(lambda: open({file!r}, "a").write(" ".join([*sys.modules, ""])))
+"""
 
 
 @pytest.fixture
-def swept(ftlab, tmp_path):
+def swept(ftlab, env, tmp_path):
     """Two jobs of which the second lacks its validation file, and the same command once the file is there; by then that
     of the first is shorter."""
     held_out(tmp_path, "instructions")
+    (tmp_path / "sitecustomize.py").write_text(LIST_IMPORTS.format(file=str(tmp_path / "imported.txt")))
+    env["PYTHONPATH"] = os.pathsep.join([str(tmp_path), env["PYTHONPATH"]])
     given = ("-m", "data.split.validation=held_out/instructions.jsonl,later.jsonl", *SMALL)
     first = ftlab(*given)
     validation = tmp_path / "held_out" / "instructions.jsonl"
@@ -71,6 +80,9 @@ def test_a_failed_job_is_told_once_and_the_same_command_goes_on(swept, tmp_path)
 
     told = {Path(one["path"]).name: one["overrides"] for one in json.loads(listed.stdout)}
     assert "data.split.validation=later.jsonl" in told["1"] and "train.max_steps=2" in told["0"]
+
+    imported = {*(tmp_path / "imported.txt").read_text().split()}
+    assert "torch" in imported and not imported & UNUSED
 
 
 def write_job(folder: Path, number: int, loss: float, status: str = "finished") -> None:

@@ -29,6 +29,7 @@ from ftlab.config.paths import shipped
 from ftlab.data.packing.collate import PackedCollator
 from ftlab.data.packing.store import IGNORE, PackedRow, Sample
 from ftlab.model.head import logits_function
+from ftlab.model.modules import bare_model
 from ftlab.stages.losses import cross_entropy
 from ftlab.stages.trainer import forward
 from ftlab.stages.trainer.forward import packed_hidden, packed_logprobs
@@ -253,3 +254,11 @@ def test_hidden_states_of_the_layers_before_are_not_kept():
     with torch.no_grad():
         packed_hidden(model, {"input_ids": ids, "position_ids": ids - 1})
     assert len(outputs) == 24 and alive == [0]
+
+
+@pytest.mark.parametrize("is_adapted", [False, True])
+def test_a_model_is_found_within_what_wraps_it(tiny, is_adapted):
+    model = get_peft_model(copy.deepcopy(tiny), LoraConfig(target_modules="all-linear")) if is_adapted else tiny
+    assert bare_model(model) is bare_model(torch.nn.DataParallel(model)) is model
+    roles = torch.nn.ModuleDict({"policy": model})  # as ppo has them wrapped
+    assert bare_model(torch.nn.DataParallel(roles)) is roles

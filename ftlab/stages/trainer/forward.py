@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from accelerate.utils import extract_model_from_parallel
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers.masking_utils import create_masks_for_generate
@@ -18,7 +17,7 @@ from ftlab.data.packing.collate import BY_SEGMENT
 from ftlab.model.attention.interface import goes_by_segment, no_mask
 from ftlab.model.attention.layout import SegmentLayout
 from ftlab.model.head import logits_function
-from ftlab.model.modules import decoder_of
+from ftlab.model.modules import bare_model, decoder_of
 from ftlab.stages.trainer.batching import LOGIT_ELEMENTS
 from ftlab.stages.trainer.target_logprobs import target_logprobs, through_frozen_head
 
@@ -41,7 +40,7 @@ def packed_hidden(model: Any, batch: dict[str, Any]) -> Tensor:
     if isolation == "one_per_row":
         return _one_per_row(model, batch)
     inputs = {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"]}
-    if isolation in BY_SEGMENT and goes_by_segment(extract_model_from_parallel(model)):
+    if isolation in BY_SEGMENT and goes_by_segment(bare_model(model)):
         mask = no_mask(batch["input_ids"].device)
         return last_hidden(model, **inputs, attention_mask=mask, segment_layout=segment_layout(batch))
     assert "spans" not in batch or not batch["spans"][:, 3].any(), "by segments alone can a prompt be shared"
@@ -62,11 +61,11 @@ def segment_layout(batch: dict[str, Any]) -> SegmentLayout:
 def _block_mask(model: Any, input_ids: Tensor, position_ids: Tensor) -> Any:
     """What transformers makes of the position ids where a family hands them on: one mask, or one for each kind of
     layer, in the form that the attention in use takes."""
-    unwrapped = extract_model_from_parallel(model)
+    bare = bare_model(model)
     # Of the embeddings it reads the shape, the type and the device.
-    embedded_BL1 = torch.empty((*input_ids.shape, 1), dtype=unwrapped.dtype, device=input_ids.device)
+    embedded_BL1 = torch.empty((*input_ids.shape, 1), dtype=bare.dtype, device=input_ids.device)
     return create_masks_for_generate(
-        unwrapped.config, embedded_BL1, attention_mask=None, past_key_values=None, position_ids=position_ids
+        bare.config, embedded_BL1, attention_mask=None, past_key_values=None, position_ids=position_ids
     )
 
 
@@ -93,11 +92,12 @@ def last_hidden(model: Any, **inputs: Any) -> Tensor:
     :param model: a causal language model as it is called in training: bare, with adapters, or wrapped.
     :param inputs: what its forward takes.
     """
-    decoder = decoder_of(extract_model_from_parallel(model))
+    bare = bare_model(model)
+    decoder = decoder_of(bare)
     states: list[Tensor] = []
     handle = decoder.register_forward_hook(lambda module, args, output: states.append(output.last_hidden_state))
     # A model that is asked to would make a loss of its own of its routers' logits, padding included, for nobody.
-    config = extract_model_from_parallel(model).config.get_text_config()
+    config = bare.config.get_text_config()
     switches = {"output_router_logits": False} if getattr(config, "output_router_logits", False) else {}
     try:
         model(**inputs, **switches, use_cache=False, logits_to_keep=1)

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from accelerate.utils import extract_model_from_parallel
 from torch import Tensor
 
 from ftlab.errors import ConfigError, Mistake
+from ftlab.model.modules import bare_model
 from ftlab.schema import Run
 
 _KEY = "train.router_aux_loss_coef"
@@ -64,7 +64,7 @@ class RouterLoss:
         Asked of the decoder: the whole model would go on to take a loss of its own from them, padding included.
         """
         calls: list[tuple[Tensor, ...]] = []
-        decoder: Any = extract_model_from_parallel(model).get_decoder()
+        decoder: Any = bare_model(model).get_decoder()
 
         def ask(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
             return args, {**kwargs, "output_router_logits": True}

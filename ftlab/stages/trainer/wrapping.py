@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
+from accelerate import Accelerator
 from torch import Tensor
 from transformers import Trainer
 from transformers.integrations.deepspeed import (
@@ -18,7 +19,17 @@ from transformers.integrations.deepspeed import (
 from ftlab.distributed.sharding import Sharding, sharding_of
 from ftlab.model.guests import has_adapter
 from ftlab.model.load import compute_dtype
+from ftlab.model.modules import bare_model, is_bare
 from ftlab.schema import Run
+
+
+class DirectAccelerator(Accelerator):
+    """An accelerator that takes a model out of its wrapper in microseconds: :func:`ftlab.model.modules.bare_model`."""
+
+    def unwrap_model(self, model: Any, keep_fp32_wrapper: bool = True, keep_torch_compile: bool = True) -> Any:
+        if keep_fp32_wrapper and (keep_torch_compile or is_bare(model)):
+            return bare_model(model)
+        return super().unwrap_model(model, keep_fp32_wrapper, keep_torch_compile)
 
 
 class WrappedTrainer(Trainer):
@@ -35,6 +46,11 @@ class WrappedTrainer(Trainer):
     @property
     def sharding(self) -> Sharding:
         return sharding_of(self.run)
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """transformers names the class of its accelerator, and asks it for the bare model as soon as it is made."""
+        super().create_accelerator_and_postprocess()
+        self.accelerator.__class__ = DirectAccelerator
 
     @property
     def trained_modules(self) -> Any:
