@@ -19,6 +19,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from ftlab.config import check, command_line, compose
 from ftlab.errors import ConfigError
 from ftlab.schema import Run
+from tests.lines import end_of
 
 # xdist tells its workers how wide its own terminal is; what a test runs has none.
 os.environ.pop("COLUMNS", None)
@@ -134,6 +135,13 @@ def ftlab(tmp_path, env) -> Callable[..., subprocess.CompletedProcess[str]]:
     return run
 
 
+@pytest.fixture
+def ftlab_here(tmp_path, monkeypatch) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """``ftlab`` without a process of its own, which takes seconds to import torch: for what does not depend on one."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *words: subprocess.CompletedProcess(words, *end_of(words))
+
+
 @dataclass(frozen=True)
 class Done:
     """How one of several command lines ended.
@@ -151,24 +159,16 @@ class Done:
 
 HEAVY = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
 _EACH = f"""
-import contextlib, io, json, os, sys, traceback
-from ftlab.main import main
+import json, os, sys
+from tests.lines import end_of
 
 seen = set()
 ends = []
 for words in json.load(sys.stdin):
-    sys.argv, code, out, err = ["ftlab", *words], 0, io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code or 0
-        except BaseException:
-            code = 1
-            traceback.print_exc()
+    end = end_of(words)
     heavy = [name for name in {HEAVY} if name in sys.modules and name not in seen]
     seen.update(heavy)
-    ends.append([code, out.getvalue(), err.getvalue(), heavy, sorted(os.listdir())])
+    ends.append([*end, heavy, sorted(os.listdir())])
 print(json.dumps(ends))
 """
 

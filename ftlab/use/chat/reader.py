@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from ftlab.base.filenames import is_utf8
@@ -11,6 +13,7 @@ from ftlab.errors import FtlabError
 
 _QUOTES = '"""'
 _KEPT = 2000  # lines of history
+_LOOKS = 0.2  # seconds between two looks for a signal
 PROMPT, MORE = ">>> ", "... "
 
 
@@ -88,9 +91,24 @@ class TerminalReader(PipeReader):
 
     def _line(self, prompt: str) -> str | None:
         try:
-            return input(prompt)
+            with _no_signal_missed():
+                return input(prompt)
         except EOFError:
             return None
+
+
+@contextmanager
+def _no_signal_missed() -> Iterator[None]:
+    """``input()`` looks for signals only where one interrupts its waiting for a key: Ctrl-C that comes between a key
+    and that waiting, or to another thread, would do nothing until the line is ended, and then throw it away. A timer
+    interrupts the waiting again and again."""
+    handler = signal.signal(signal.SIGALRM, lambda number, frame: None)
+    timer = signal.setitimer(signal.ITIMER_REAL, _LOOKS, _LOOKS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *timer)
+        signal.signal(signal.SIGALRM, handler)
 
 
 def _trimmed(lines: Sequence[str]) -> str:
