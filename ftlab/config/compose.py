@@ -24,8 +24,8 @@ from pydantic import BaseModel, ValidationError
 
 from ftlab.config import experiments, foreign_names, model_folder, phases, pilots
 from ftlab.config.keys import flatten
+from ftlab.config.loader import ComposeOnceLoader
 from ftlab.config.paths import config_dir, only_with, shipped
-from ftlab.config.repository import ReadOnceRepository
 from ftlab.config.rules import cross_group_mistakes
 from ftlab.errors import ConfigError, Mistake, nearest
 from ftlab.schema import PhaseEntry, Run
@@ -53,9 +53,7 @@ def _loader(extra_dir: str | None) -> ConfigLoaderImpl:
     search_path = create_config_search_path(str(config_dir()))
     if extra_dir is not None:
         search_path.prepend("command-line", f"file://{extra_dir}", anchor=SearchPathQuery(provider="schema"))
-    loader = ConfigLoaderImpl(config_search_path=search_path)
-    loader.repository = ReadOnceRepository(search_path)
-    return loader
+    return ComposeOnceLoader(search_path)
 
 
 def select_loader(config_dir: str | None, config_name: str | None) -> tuple[ConfigLoaderImpl, str]:
