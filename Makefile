@@ -68,10 +68,11 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
-# pip would compile 26,000 modules one after the other, which is half of the time; this takes every core. Files that no
-# Python 3 can read are among them, in packages that never import them.
+# pip would compile 26,000 modules one after the other, which is half of the time; this takes every core, and leaves out
+# large folders of which little is ever imported: Python compiles that when it is. Files that no Python 3 can read are
+# among them, in packages that never import them.
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile -c constraints.txt
-COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || :
+COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/(tests?|transformers/models|plotly|sklearn|databricks|nltk|pip)/' $(VENV)/lib || :
 
 $(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) torch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import gc
 import sys
 
@@ -34,5 +35,10 @@ def leave_imports_uncollected() -> None:
     """What is there when a process first calls this, which is to be its imported modules, is passed over by the garbage
     collector: it never becomes garbage, and looking through it takes a large part of a second in each collection."""
     gc.set_threshold(*_THRESHOLD)
-    if not gc.get_freeze_count():
-        gc.freeze()
+    _freeze()
+
+
+@functools.cache
+def _freeze() -> None:
+    """Once: to ask ``gc`` whether something is frozen, it counts all of that, which takes a tenth of a small run."""
+    gc.freeze()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import shlex
@@ -127,8 +128,10 @@ def _machine() -> dict[str, Any]:
 # --- the code --------------------------------------------------------------------------------------------------------
 
 
+@functools.cache
 def _code_of_ftlab() -> dict[str, Any] | None:
-    """The commit of ftlab itself, where that is known: of its checkout, or of what pip installed."""
+    """The commit of ftlab itself, where that is known: of its checkout, or of what pip installed. A process that trains
+    several runs looks once, at its first: the code that it has is what it imported."""
     if git.is_tracked(_HERE, "__init__.py"):
         return {"commit": git.head_commit(_HERE), "dirty": git.has_changes(_HERE)}
     commit = machine.installed_commit("ftlab")

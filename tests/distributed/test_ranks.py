@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from ftlab.planning import make_plan
-from tests.runs import create_run, make_run
+from tests.runs import create_run, make_run, train_run
 
 BASE = (
     "hardware=cpu", "train.logging_steps=1", "train.learning_rate=1e-3", "lora.dropout=0", "tracker=none",
@@ -81,9 +81,9 @@ def test_two_ranks_train_as_one_process_does(tmp_path, train):
     """Over the end of an epoch, where there are fewer rows than a step takes: the odd rank has a filler."""
     words = (*BASE, "data.num_samples=43", "data.packing=false", "train.max_steps=4", "train.micro_batch_size=4")
     temporary = {*Path(tempfile.gettempdir()).glob("torchelastic_*")}
-    train(*words, "run.name=one", "train.gradient_accumulation_steps=4")
+    one = train_run(tmp_path / "one", *words, "train.gradient_accumulation_steps=4")
     done = train(*words, "run.name=two", "train.gradient_accumulation_steps=2", "hardware.devices=2")
-    check_equal(tmp_path / "outputs/one", tmp_path / "outputs/two", 1e-5)
+    check_equal(one.path, tmp_path / "outputs/two", 1e-5)
     assert "Finished after" in done.stdout and done.stdout.count("tiny: ") == 1  # one of them speaks
     assert done.stderr == ""
     assert {*Path(tempfile.gettempdir()).glob("torchelastic_*")} == temporary, "nothing of it is left anywhere else"

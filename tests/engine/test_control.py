@@ -178,7 +178,7 @@ def test_every_stage_has_the_rate_that_is_set(words, tmp_path):
     assert rates(run)[3] == 7e-4
 
 
-def test_from_another_process_while_it_is_at_work(ftlab, tmp_path, env):
+def test_from_another_process_while_it_is_at_work(ftlab_here, tmp_path, env):
     words = [*BARE, "train.max_steps=2000", "train.logging_steps=1", "hardware=cpu", "train.lr_scheduler=constant"]
     process = subprocess.Popen(
         [sys.executable, "-m", "ftlab", *words, "run.dir=r"], cwd=tmp_path, env=env, stdout=subprocess.DEVNULL,
@@ -188,21 +188,21 @@ def test_from_another_process_while_it_is_at_work(ftlab, tmp_path, env):
     while not (folder / "metrics.jsonl").is_file():
         assert process.poll() is None
         time.sleep(0.05)
-    done = ftlab("control", "r", "set", "train.learning_rate=5e-5", "train.logging_steps=2")
+    done = ftlab_here("control", "r", "set", "train.learning_rate=5e-5", "train.logging_steps=2")
     assert done.returncode == 0, done.stderr
     step = int(
         re.search(r"r changed after step (\d+): train.learning_rate=5e-05, train.logging_steps=2", done.stdout)[1]
     )
-    done = ftlab("control", "r", "pause")
+    done = ftlab_here("control", "r", "pause")
     assert re.search(r"r paused after step \d+", done.stdout), done.stdout + done.stderr
     assert process.wait(60) == 130
     assert "Paused after step" in process.stderr.read()
     after = {at: rate for at, rate in rates(RunDir.open(folder)).items() if at > step}
     assert after and {*after.values()} == {5e-5}
-    done = ftlab("control", "r")
+    done = ftlab_here("control", "r")
     assert "paused" in done.stdout
     assert re.search(r"r: set train.learning_rate=5e-05 train.logging_steps=2 at \S+, after step \d+\n", done.stdout)
-    done = ftlab("control", "r", "resume")
+    done = ftlab_here("control", "r", "resume")
     assert "Nobody is at work here; go on with: ftlab resume r" in done.stdout
 
 

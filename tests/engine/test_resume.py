@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -31,17 +33,19 @@ def whole(tmp_path_factory) -> RunDir:
     return train_run(tmp_path_factory.mktemp("whole") / "r", *LONG)
 
 
-def interrupt_after(
-    folder: Path, step: int, *overrides: str, by: signal.Signals = signal.SIGINT
-) -> subprocess.CompletedProcess[str]:
+def has_logged(folder: Path, step: int) -> bool:
+    """Whether ``metrics.jsonl`` has the loss of that step."""
+    file = folder / "metrics.jsonl"
+    lines = map(json.loads, file.read_text().splitlines()) if file.is_file() else ()
+    return any("loss" in line and line["step"] >= step for line in lines)
+
+
+def interrupt_after(folder: Path, step: int, *overrides: str, by: signal.Signals) -> subprocess.CompletedProcess[str]:
     """Start a real process, send it a signal once ``metrics.jsonl`` has that step, and wait for its end."""
     command = [sys.executable, "-m", "ftlab", *overrides, f"run.dir={folder}"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while process.poll() is None:
-        if (folder / "metrics.jsonl").is_file() and any(
-            "loss" in line and line["step"] >= step
-            for line in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-        ):
+        if has_logged(folder, step):
             process.send_signal(by)
             break
         time.sleep(0.01)
@@ -49,9 +53,20 @@ def interrupt_after(
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
-def test_ctrl_c_saves_says_how_to_go_on_and_changes_nothing(tmp_path, whole):
-    folder = tmp_path / "r"
-    stopped = interrupt_after(folder, 6, *LONG)
+def test_ctrl_c_saves_says_how_to_go_on_and_changes_nothing(tmp_path, whole, ftlab_here):
+    folder, is_over = tmp_path / "r", threading.Event()
+
+    def press() -> None:
+        while not is_over.wait(0.01):
+            if has_logged(folder, 6):
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+
+    key = threading.Thread(target=press)
+    key.start()
+    stopped = ftlab_here(*LONG, f"run.dir={folder}")
+    is_over.set()
+    key.join()
     assert stopped.returncode == 130
     assert f"Continue with: ftlab resume {folder}" in stopped.stderr
     assert "Traceback" not in stopped.stderr

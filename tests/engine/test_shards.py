@@ -190,10 +190,10 @@ def test_one_that_fails_or_leaves_the_process_is_one_failure(tmp_path):
     check_equal(tmp_path, configs[:1])
 
 
-def test_the_command_line(ftlab, tmp_path):
+def test_the_command_line(ftlab_here, tmp_path):
     """Four configs by name of their differences, the table of a sweep at the end, and each what it is by itself."""
     words = ("lora.r=4,8", "train.learning_rate=1e-4,1e-3", *SHORT)
-    done = ftlab("-m", *words, "hydra/launcher=shards", "hydra.launcher.shards=2", "hydra.sweep.dir=sweep")
+    done = ftlab_here("-m", *words, "hydra/launcher=shards", "hydra.launcher.shards=2", "hydra.sweep.dir=sweep")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 configs take turns, 2 each: about " in done.stdout and "with the base in memory once (" in done.stdout
     title = "job 3 of 4: lora.r=8 train.learning_rate=0.0001"
@@ -202,7 +202,7 @@ def test_the_command_line(ftlab, tmp_path):
     alone = train_run(tmp_path / "alone", "lora.r=8", "train.learning_rate=1e-4", *SHORT)
     turns = RunDir.open(tmp_path / "sweep" / "2")
     assert logged(turns) == logged(alone) and final_hash(turns) == final_hash(alone)
-    again = ftlab("-m", *words, "hydra/launcher=shards", "hydra.sweep.dir=sweep")
+    again = ftlab_here("-m", *words, "hydra/launcher=shards", "hydra.sweep.dir=sweep")
     assert again.returncode == 0 and again.stdout.count(": finished already, in sweep/") == 4, again.stdout
 
 

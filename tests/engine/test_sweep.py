@@ -31,7 +31,7 @@ atexit.register(lambda: open({file!r}, "a").write(" ".join([*sys.modules, ""])))
 
 
 @pytest.fixture
-def swept(ftlab, env, tmp_path):
+def swept(ftlab, ftlab_here, env, tmp_path):
     """Two jobs of which the second lacks its validation file, and the same command once the file is there; by then that
     of the first is shorter."""
     held_out(tmp_path, "instructions")
@@ -42,7 +42,7 @@ def swept(ftlab, env, tmp_path):
     validation = tmp_path / "held_out" / "instructions.jsonl"
     shutil.copy(validation, tmp_path / "later.jsonl")
     validation.write_text("".join(validation.read_text().splitlines(keepends=True)[1:]))
-    return first, ftlab(*given), ftlab("ls", "format=json")
+    return first, ftlab_here(*given), ftlab_here("ls", "format=json")
 
 
 def test_a_failed_job_is_told_once_and_the_same_command_goes_on(swept, tmp_path):

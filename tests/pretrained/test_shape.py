@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from ftlab.config import compose
 from ftlab.pretrained import shape as arithmetic
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,13 +25,9 @@ SIZES = {"_1b": (0, 3.5e9), "_7b": (3.5e9, 10e9), "_13b": (10e9, 16e9), "_34b": 
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    """Every model file, composed by Hydra as the group `model` of a root config that has nothing else."""
-    root = tmp_path_factory.mktemp("root")
-    search_path = {"searchpath": [f"file://{MODELS.parent}"]}
-    (root / "root.yaml").write_text(yaml.safe_dump({"defaults": ["_self_", {"model": "???"}], "hydra": search_path}))
-    with initialize_config_dir(str(root), version_base="1.3"):
-        composed = {name: compose("root", overrides=[f"model={name}"]).model for name in NAMES}
+def models(loader):
+    """Every model file, composed by Hydra as a config that has nothing else."""
+    composed = {name: compose.compose([], loader, f"model/{name}").model for name in NAMES}
     return {name: OmegaConf.to_container(model, throw_on_missing=True) for name, model in composed.items()}
 
 
