@@ -89,6 +89,9 @@ def _deepspeed_mistakes(run: Run) -> list[tuple[str, Any, str]]:
         found.append(("deepspeed.offload_parameters", True, reason))
     if not chosen.stage:
         return found
+    if chosen.stage == 3 and run.train.gradient_checkpointing == "selective":
+        reason = "was not run with weights that ZeRO-3 gathers layer by layer; use true, or deepspeed=z2"
+        found.append(("train.gradient_checkpointing", "selective", reason))
     if chosen.stage == 3 and run.quant.name == "int8":
         found.append(("deepspeed", chosen.name, "ZeRO-3 cannot shard int8 weights; use z2 or quant=nf4"))
     if run.train.optimizer.startswith(_OF_SHAPES):

@@ -98,6 +98,8 @@ def test_offload_that_cannot_be_is_refused_in_words(mistakes):
     assert "needs train.engine=ftlab" in " ".join(mistakes(f"{line}true train.engine=trl"))
     assert "between generations" in " ".join(mistakes(f"{line}selective stage=grpo"))
     assert mistakes(f"{line}true stage=ppo") == []
+    assert "use true, or deepspeed=z2" in " ".join(mistakes(f"{line}selective deepspeed=z3"))
+    assert mistakes(f"{line}selective deepspeed=z2") == []
 
 
 def test_a_cpu_says_that_it_has_nothing_to_offload(make_run):
