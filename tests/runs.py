@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import signal
+import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,10 @@ def held_out(folder: Path, name: str, count: int = 8) -> str:
     rows = (ROOT / "dataset" / name / "validation.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     path.write_text("".join(rows[:count]), encoding="utf-8")
     return f"data.split.validation={path}"
+
+
+_FOLDER = tempfile.TemporaryDirectory(prefix="held_out-")  # to the end of the process
+FEW = held_out(Path(_FOLDER.name), "instructions")
 
 
 @functools.cache

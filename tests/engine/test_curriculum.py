@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from ftlab.errors import ConfigError, NotReadyError, RunDirError
 from ftlab.policy import lineage as policy
-from tests.runs import BARE, final_hash, interrupted_run, logged, metrics, resume_run, train_run
+from tests.runs import BARE, FEW, final_hash, interrupted_run, logged, metrics, resume_run, train_run
 
 SMALL = (
     "train.max_steps=3", "train.logging_steps=1", "data.max_samples=40", "eval.golden_rows=2", "eval.samples=1",
@@ -43,13 +43,13 @@ def test_three_phases_in_one_go_or_one_at_a_time(tmp_path):
 
 
 def test_a_phase_goes_on_where_the_one_before_ended(tmp_path):
-    run = train_run(tmp_path / "run", *SMALL, "phases=[{name: a, stage: sft}, {name: b, stage: sft}]")
+    run = train_run(tmp_path / "run", *SMALL, FEW, "phases=[{name: a, stage: sft}, {name: b, stage: sft}]")
     validation = [json.loads((run.samples / f"{name}.json").read_text())["values"] for name in ("a-after", "b-before")]
     assert validation[0]["validation loss"] == validation[1]["validation loss"]
 
 
 def test_a_merged_start_is_the_same_policy_with_a_new_adapter(tmp_path):
-    given = ("phases=[{name: a, stage: sft}, {name: b, stage: sft, start: merge, lora.r: 4}]", *SMALL)
+    given = ("phases=[{name: a, stage: sft}, {name: b, stage: sft, start: merge, lora.r: 4}]", *SMALL, FEW)
     run = train_run(tmp_path / "run", *given)
     before, after = (json.loads((run.samples / f"{name}.json").read_text()) for name in ("a-after", "b-before"))
     assert before["values"]["validation loss"] == pytest.approx(after["values"]["validation loss"], abs=1e-5)
@@ -63,9 +63,9 @@ def test_a_merged_start_is_the_same_policy_with_a_new_adapter(tmp_path):
 
 
 def test_a_phase_may_start_from_another_run(tmp_path):
-    first = train_run(tmp_path / "first", *SMALL, "eval.golden_rows=0", "eval.samples=0")
+    first = train_run(tmp_path / "first", *SMALL, FEW, "eval.golden_rows=0", "eval.samples=0")
     entry = f"phases=[{{name: again, stage: sft, from: '{first.path}'}}]"
-    second = train_run(tmp_path / "second", entry, *SMALL)
+    second = train_run(tmp_path / "second", entry, *SMALL, FEW)
     ended = json.loads((first.samples / "sft-after.json").read_text())["values"]["validation loss"]
     began = json.loads((second.samples / "again-before.json").read_text())["values"]["validation loss"]
     assert ended == began

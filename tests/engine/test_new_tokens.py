@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.runs import train_run
+from tests.runs import FEW, train_run
 
 SHORT = ("train.max_steps=6", "train.save_steps=3", "eval.golden_rows=2", "eval.samples=1", "data.max_samples=64")
 ADDED = ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
@@ -51,7 +51,7 @@ def validation_loss(model, tokenizer, rows):
 )
 def test_added_tokens_are_trained_saved_and_served(method, tmp_path):
     layers = ["method.trainable_layers=2"] if method == "freeze" else []
-    run = train_run(tmp_path / "run", "model.template=llama3", f"method={method}", *SHORT, *layers)
+    run = train_run(tmp_path / "run", "model.template=llama3", f"method={method}", *SHORT, FEW, *layers)
     final = run.path / "final"
     model, tokenizer = served(final)
     assert [token for token in ADDED if token in tokenizer.get_vocab()] == ADDED
@@ -63,10 +63,7 @@ def test_added_tokens_are_trained_saved_and_served(method, tmp_path):
     assert generation["eos_token_id"][0] == tokenizer.convert_tokens_to_ids("<|eot_id|>")
     if method == "qlora":
         return  # its base was quantized; the loss of the unquantized one is another
-    from ftlab.config.paths import shipped
-
-    lines = Path(shipped("dataset/instructions/validation.jsonl")).read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
+    rows = [json.loads(line) for line in Path(FEW.partition("=")[2]).read_text().splitlines()]
     (result,) = run.manifest()["phases"].values()
     assert validation_loss(model, tokenizer, rows) == pytest.approx(result["after"]["validation loss"], abs=1e-4)
     assert not math.isclose(result["before"]["validation loss"], result["after"]["validation loss"], abs_tol=0.05)

@@ -32,6 +32,7 @@ from ftlab.rundir.manifest import Manifest
 from tests.conftest import ROOT
 from tests.runs import (
     FAST,
+    FEW,
     create_run,
     final_hash,
     held_out,
@@ -46,7 +47,7 @@ from tests.runs import (
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
-    return train_run(tmp_path_factory.mktemp("run") / "r", *FAST, "train.save_steps=2", "eval.steps=3", "seed=7")
+    return train_run(tmp_path_factory.mktemp("run") / "r", *FAST, FEW, "train.save_steps=2", "eval.steps=3", "seed=7")
 
 
 def test_run_yaml_holds_every_value(run_dir):
@@ -312,7 +313,7 @@ def test_a_sweep_makes_a_run_directory_for_each_config(tmp_path):
 
 @pytest.mark.kill
 def test_a_reader_who_goes_away_does_not_stop_training(tmp_path):
-    given = ("tracker=none", *FAST, "train.max_steps=2", f"run.dir={tmp_path / 'r'}", "data.max_samples=24")
+    given = ("tracker=none", *FAST, FEW, "train.max_steps=2", f"run.dir={tmp_path / 'r'}", "data.max_samples=24")
     command = shlex.join([sys.executable, "-m", "ftlab", *given])
     done = subprocess.run(
         ["bash", "-c", f"set -o pipefail; {command} | head -1"], capture_output=True, text=True, cwd=ROOT, check=False
@@ -326,7 +327,7 @@ def test_a_reader_who_goes_away_does_not_stop_training(tmp_path):
 
 # ------------------------------------------------------------------------------------------------ weights that are kept
 
-GIVEN = (*FAST, "train.save_steps=2", "eval.steps=3", "seed=7")  # of the run above
+GIVEN = (*FAST, FEW, "train.save_steps=2", "eval.steps=3", "seed=7")  # of the run above
 
 
 @pytest.fixture
@@ -454,7 +455,7 @@ def test_a_package_that_is_missing_has_no_version_in_the_manifest(repository, pl
 
 
 def test_final_weights_are_on_the_disk_before_they_count(tmp_path, on_disk):
-    final = train_run(tmp_path / "r", *FAST, "train.max_steps=1").final.resolve()
+    final = train_run(tmp_path / "r", *FAST, FEW, "train.max_steps=1").final.resolve()
     files = [file for file in final.rglob("*") if file.is_file()]
     assert any(file.suffix == ".safetensors" for file in files)
     assert [file.name for file in files if not on_disk(file)] == []

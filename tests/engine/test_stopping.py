@@ -15,14 +15,14 @@ from ftlab.errors import ConfigError, RunDirError
 from ftlab.rundir.checkpoints import is_whole
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.manifest import Manifest
-from tests.runs import final_hash, metrics, resume_run, train_run
+from tests.runs import FEW, final_hash, metrics, resume_run, train_run
 
 # A rate at which the training loss falls and the validation loss of a handful of rows soon rises.
 GIVEN = (
     "model=tiny_instruct", "data.max_samples=24", "data.split.fraction=0.3", "data.split.golden=none",
     "eval.samples=0", "train.learning_rate=1e-2", "train.lr_scheduler=constant", "train.warmup_ratio=0",
     "train.max_steps=30", "eval.steps=2", "train.save_steps=100", "train.logging_steps=2", "tracker=none",
-    "train.early_stopping=3", "train.save_total_limit=1",
+    "train.early_stopping=3", "train.save_total_limit=1", FEW,
 )  # fmt: skip
 
 

@@ -27,10 +27,10 @@ from ftlab.rundir.manifest import Manifest
 from ftlab.schema.launchers import Shards
 from tests.conftest import ROOT
 from tests.engine.test_resume import interrupt_after
-from tests.runs import FAST, final_hash, held_out, make_run, resume_run, train_run
+from tests.runs import FAST, FEW, final_hash, held_out, make_run, resume_run, train_run
 from tests.sweeps import begin, sweep_of
 
-RUN = (*FAST, "train.save_steps=2", "eval.steps=3")
+RUN = (*FAST, FEW, "train.save_steps=2", "eval.steps=3")
 ALL = ("tracker=wandb", "tracker.also=[tensorboard,mlflow]")
 PASSWORD = "plain-words-9"  # no pattern finds it
 TOKEN = "ghp_0123456789abcdefghijABCDEFGHIJ0123"
@@ -361,7 +361,8 @@ def test_jobs_that_begin_together_make_one_database_of_mlflow(tmp_path, monkeypa
 @pytest.mark.matrix
 def test_phases_stopped_between_are_one_run_in_a_folder_store(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", str(tmp_path / "store"))
-    given = (*FAST, "train.max_steps=3", "data.max_samples=40", "tracker=mlflow", "tracker.also=[tensorboard,wandb]",
+    given = (*FAST, FEW, "train.max_steps=3", "data.max_samples=40",
+             "tracker=mlflow", "tracker.also=[tensorboard,wandb]",
              "phases=[{name: a, stage: sft}, {name: b, stage: sft}]")  # fmt: skip
     for chosen in ("[a]", "[b]"):
         run_dir = train_run(tmp_path / "r", *given, f"run.phases={chosen}")

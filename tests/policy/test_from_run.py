@@ -11,11 +11,11 @@ import torch
 from ftlab.errors import RunDirError
 from ftlab.measure.generate import generate
 from ftlab.policy.from_run import load_policy
-from tests.runs import train_run
+from tests.runs import FEW, train_run
 
 GIVEN = (
     "model=tiny_instruct", "data.max_samples=32", "train.max_steps=4", "train.learning_rate=1e-3", "tracker=none",
-    "eval.golden_rows=6", "eval.samples=6", "eval.max_new_tokens=6",
+    "eval.golden_rows=6", "eval.samples=6", "eval.max_new_tokens=6", FEW,
 )  # fmt: skip
 
 

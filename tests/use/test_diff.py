@@ -17,7 +17,7 @@ from ftlab.planning import make_plan
 from ftlab.rundir.directory import RunDir
 from ftlab.schema import DiffTask
 from ftlab.use.diff import diff
-from tests.runs import FAST, create_run, make_run, train_run
+from tests.runs import FAST, FEW, create_run, make_run, train_run
 
 composed = functools.cache(make_run)
 
@@ -26,8 +26,8 @@ composed = functools.cache(make_run)
 def trained(tmp_path_factory) -> Path:
     """Two real runs, which differ in the rank of their adapters and in when they save."""
     folder = tmp_path_factory.mktemp("diff")
-    train_run(folder / "a", *FAST, "train.max_steps=4")
-    train_run(folder / "b", *FAST, "train.max_steps=4", "lora.r=8", "train.save_steps=3")
+    train_run(folder / "a", *FAST, FEW, "train.max_steps=4")
+    train_run(folder / "b", *FAST, FEW, "train.max_steps=4", "lora.r=8", "train.save_steps=3")
     return folder
 
 

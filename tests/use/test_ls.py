@@ -23,14 +23,14 @@ from ftlab.rundir.manifest import Manifest
 from ftlab.rundir.sweep import JobRecord, Journal, SweepDir
 from ftlab.schema import LsTask
 from ftlab.use.ls import ls
-from tests.runs import FAST, create_run, make_run, train_run
+from tests.runs import FAST, FEW, create_run, make_run, train_run
 
 composed = functools.cache(make_run)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
-    return train_run(tmp_path_factory.mktemp("ls") / "run", *FAST, "train.max_steps=4").path
+    return train_run(tmp_path_factory.mktemp("ls") / "run", *FAST, FEW, "train.max_steps=4").path
 
 
 @pytest.fixture
