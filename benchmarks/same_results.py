@@ -12,16 +12,17 @@ samples. The exit code of ``compare`` is 1 where one run differs, which is named
 Equal hashes are to be expected on one machine only: other processors sum in another order.
 
 ``paths`` is about rounding, which makes hashes differ: attention by segments and a prompt once for two answers, as runs
-go by themselves, beside eager attention with a mask and a prompt for each answer. Both paths take 200 steps by each of
-three seeds, and of each run two figures are compared: the loss of the last quarter of its steps and that of the
-validation rows after the last. How far the paths are apart at one seed is to be a tenth at most of how far seeds are
-apart; the exit code is 1 where it is more.
+go by themselves, beside eager attention with a mask, which needs a prompt for each answer. Both paths take 200 steps
+by each of three seeds, and of each run two figures are compared: the loss of the last quarter of its steps and that of
+the validation rows after the last. How far the paths are apart at one seed is to be a tenth at most of how far seeds
+are apart; the exit code is 1 where it is more.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -77,10 +78,10 @@ RUNS: dict[str, tuple[str, ...]] = {
 
 # Of those that write their own answers only generation and padded rows are left, which are computed as ever.
 STAGES = ("pt", "sft", "rm", "dpo", "kto", "orpo")
-PATHS: dict[str, tuple[str, ...]] = {"fast": (), "plain": ("model.attention=eager", "data.share_prompts=false")}
+PATHS = {"fast": "auto", "plain": "eager"}  # model.attention
 OF_PATHS = (
-    "train.logging_steps=1", "train.micro_batch_size=2", "train.gradient_accumulation_steps=1", "data.cache=null",
-    "hardware.precision=fp32", "eval.golden_rows=0", "eval.samples=0", "tracker=none",
+    "train.logging_steps=1", "train.micro_batch_size=2", "train.gradient_accumulation_steps=1", "tracker=none",
+    "hardware.precision=fp32", "eval.golden_rows=0", "eval.samples=0",
 )  # fmt: skip
 FIGURES = {"train": "loss of the last quarter", "validation": "validation loss"}
 WELL_WITHIN = 0.1  # of what seeds differ by
@@ -127,13 +128,7 @@ def same_paths(given: argparse.Namespace) -> bool:
     print("|---|---|--:|--:|--:|--:|--:|")
     found: dict[str, Any] = {}
     for stage in given.stages:
-        curves: dict[str, dict[int, dict[str, Any]]] = {path: {} for path in PATHS}
-        for seed in given.seeds:
-            for path, overrides in PATHS.items():
-                length = (f"train.max_steps={given.steps}", f"eval.steps={given.steps}")
-                more = (f"stage={stage}", f"seed={seed}", *length, *overrides)
-                record, _ = run(CODE, (*OF_PATHS, *more))
-                curves[path][seed] = curve(record["metrics"])
+        curves = paths_of(stage, given.seeds, given.steps)
         found[stage] = {"apart": apart(curves), "curves": curves}
         for figure, told in FIGURES.items():
             at = found[stage]["apart"][figure]
@@ -147,6 +142,18 @@ def same_paths(given: argparse.Namespace) -> bool:
             given.out.write_text(json.dumps({**conditions, "stages": found}, indent=1) + "\n", encoding="utf-8")
     figures = [each["apart"][figure] for each in found.values() for figure in FIGURES]
     return all(at["paths"] <= WELL_WITHIN * at["seeds"] for at in figures)
+
+
+def paths_of(stage: str, seeds: list[int], steps: int) -> dict[str, dict[int, dict[str, Any]]]:
+    """The curves of a stage by path and seed: the jobs of one sweep, in one process."""
+    with tempfile.TemporaryDirectory(prefix="ftlab-same-") as folder:
+        swept = (f"model.attention={','.join(PATHS.values())}", f"seed={','.join(map(str, seeds))}")
+        length = (f"train.max_steps={steps}", f"eval.steps={steps}", "hydra.sweep.dir=runs")
+        ftlab(CODE, Path(folder), ("-m", f"stage={stage}", *OF_PATHS, *length, *swept))
+        curves: dict[str, dict[int, dict[str, Any]]] = {path: {} for path in PATHS}
+        for job, (path, seed) in enumerate(itertools.product(PATHS, seeds)):
+            curves[path][seed] = curve(metrics_of(Path(folder) / "runs" / str(job)))
+    return curves
 
 
 def curve(metrics: list[dict[str, Any]]) -> dict[str, Any]:
@@ -176,22 +183,32 @@ def apart(curves: dict[str, dict[int, dict[str, Any]]]) -> dict[str, Any]:
 def run(code: Path, overrides: tuple[str, ...]) -> tuple[dict[str, Any], float]:
     """What one run left, and how long it took. :raises SystemExit: it failed."""
     folder = Path(tempfile.mkdtemp(prefix="ftlab-same-"))
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(code), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "FTLAB_CACHE": str(folder / "cache"),
-    }  # fmt: skip
-    command = [sys.executable, "-m", "ftlab", *overrides, f"run.dir={folder / 'run'}"]
     begun = time.monotonic()
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}\nleft in {folder}")
+    ftlab(code, folder, (*overrides, "run.dir=run"))
     record = recorded(folder / "run")
     shutil.rmtree(folder)
     return record, time.monotonic() - begun
 
 
+def ftlab(code: Path, folder: Path, words: tuple[str, ...]) -> None:
+    """The command of a checkout, in a folder. :raises SystemExit: it failed."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(code), str(code / "launchers")]), "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1", "FTLAB_CACHE": str(folder / "cache"),
+    }  # fmt: skip
+    command = [sys.executable, "-m", "ftlab", *words]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}\nin {folder}")
+
+
+def metrics_of(run_dir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
 def recorded(run_dir: Path) -> dict[str, Any]:
-    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = metrics_of(run_dir)
     weights = sorted(path for path in (run_dir / "phases").rglob("*.safetensors") if "final" in path.parts)
     return {
         "weights": {str(path.relative_to(run_dir)): hashlib.sha256(path.read_bytes()).hexdigest() for path in weights},
