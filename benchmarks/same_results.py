@@ -82,6 +82,7 @@ PATHS = {"fast": "auto", "plain": "eager"}  # model.attention
 OF_PATHS = (
     "train.logging_steps=1", "train.micro_batch_size=2", "train.gradient_accumulation_steps=1", "tracker=none",
     "hardware.precision=fp32", "eval.golden_rows=0", "eval.samples=0",
+    "lora.dropout=0",  # drawn for every place of a batch, of which rows by segments have fewer: no padding
 )  # fmt: skip
 FIGURES = {"train": "loss of the last quarter", "validation": "validation loss"}
 WELL_WITHIN = 0.1  # of what seeds differ by
