@@ -93,7 +93,6 @@ def read_run(*overrides: str) -> Any:
 def make_trainer(run: Any, folder: Path) -> tuple[Any, Any]:
     """What the engine makes of a run, without its run directory, and its rows: packed ones, or prompts. Attention and
     shared prompts are chosen as it chooses them."""
-    from ftlab.data.prompts import prompt_rows
     from ftlab.distributed.world import current_world
     from ftlab.engine.output import Output
     from ftlab.engine.packing import choose_isolation
@@ -108,22 +107,28 @@ def make_trainer(run: Any, folder: Path) -> tuple[Any, Any]:
     tokens = load_tokens(run)
     prepared, parts = prepare_rows(run, tokens)
     model, _ = build_model(run, tokens, random_weights)
-    trains_on_answers = run.stage.name in ("ppo", "grpo")
-    rows = prompt_rows(parts["train"], prepared.train) if trains_on_answers else prepared.train
+    rows = trained_rows(run, prepared, parts)
     with Output(folder / "log.txt", has_terminal=False) as output:
         records = (output, Manifest(RunDir(folder)), run.stage.name)
         given = (*records, run, model, tokens.tokenizer.pad_token_id, prepared)
         isolation = choose_isolation(*given, current_world())
         share_prompts(*given, isolation)
-    more = () if trains_on_answers else ([], isolation)
+    more = ([], isolation) if rows is prepared.train else ()
     trainer = trainer_class(run)(run, model, tokens.tokenizer, rows, None, PhaseFiles.in_folder(folder), *more)
     _quiet(trainer)
     return trainer, rows
 
 
 def rows_of(run: Any, tokens: Any) -> Any:
-    """The packed rows that train."""
-    return prepare_rows(run, tokens)[0].train
+    """The rows that train: packed, or, of ppo and grpo, prompts."""
+    return trained_rows(run, *prepare_rows(run, tokens))
+
+
+def trained_rows(run: Any, prepared: Any, parts: Any) -> Any:
+    from ftlab.data.prompts import prompt_rows
+
+    generates = run.stage.name in ("ppo", "grpo")
+    return prompt_rows(parts["train"], prepared.train) if generates else prepared.train
 
 
 def prepare_rows(run: Any, tokens: Any) -> tuple[Any, Any]:
