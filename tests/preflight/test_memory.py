@@ -55,7 +55,8 @@ total, layer = map(int, sys.argv[1:])
 print(two(total, 8, cpu_offload=False)[1], *three(total, layer, 8, cpu_offload=False, cpu_offload_params=False)[1:])
 """
     run = make_run("model=llama2_7b", "method=full", "hardware=8xa100", f"deepspeed=z{stage}", "data.max_length=8",
-                   "train.micro_batch_size=1", "train.gradient_checkpointing=true", "data.packing=false")  # fmt: skip
+                   "train.micro_batch_size=1", "train.gradient_checkpointing=true", "data.packing=false",
+                   "train.optimizer=adamw_torch")  # fmt: skip
     shape = run.model.architecture
     sizes = [parameter_count(shape), layer_parameters(shape)]
     done = subprocess.run([sys.executable, "-c", code, *map(str, sizes)], capture_output=True, text=True, check=True)
