@@ -7,6 +7,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
+from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.override_parser.types import Override
@@ -27,7 +28,11 @@ class ComposeOnceLoader(ConfigLoaderImpl):
     def __init__(self, search_path: ConfigSearchPath):
         super().__init__(config_search_path=search_path)
         self.repository = ReadOnceRepository(search_path)
-        self._of_choices = functools.lru_cache(maxsize=_KEPT)(super()._load_configuration_impl)
+        self._of_choices = functools.lru_cache(maxsize=_KEPT)(self._load_choices)
+
+    def _load_choices(self, config_name: str | None, choices: Any, run_mode: RunMode, base: Any) -> DictConfig:
+        """:param base: the version that Hydra is to behave as: it is in the config and may be set later."""
+        return super()._load_configuration_impl(config_name, choices, run_mode)
 
     def _load_configuration_impl(
         self,
@@ -45,7 +50,7 @@ class ComposeOnceLoader(ConfigLoaderImpl):
                 config_name, overrides, run_mode, from_shell, validate_sweep_overrides
             )
         choices = tuple(str(one.input_line) for one, is_choice in zip(parsed, of_groups) if is_choice)
-        cfg = copy.deepcopy(self._of_choices(config_name, choices, run_mode))
+        cfg = copy.deepcopy(self._of_choices(config_name, choices, run_mode, version.getbase()))
         self._apply_overrides_to_config(values, cfg)
         _record(parsed, cfg)
         return cfg

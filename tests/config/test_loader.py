@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 
 import pytest
+from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -63,3 +64,13 @@ def test_what_is_done_to_one_is_not_in_the_next():
     first.hydra.overrides.task.append("other")
     second = compose.compose(["stage=dpo"])
     assert second.lora.r != 999 and second.hydra.overrides.task == ["stage=dpo"]
+
+
+def test_the_version_that_hydra_behaves_as_is_that_of_now(of_hydra):
+    before = version.VersionBase.instance().getbase()
+    try:
+        for base in ("1.2", "1.3"):
+            version.setbase(base)
+            assert composed(compose.config_loader(), "stage=kto") == composed(of_hydra, "stage=kto")
+    finally:
+        version.VersionBase.instance().version_base = before
