@@ -25,7 +25,7 @@ with hold(run_dir):
 # The third step is the last of an epoch: eleven rows, of which the second process has four and a filler.
 WORDS = (
     *BASE, "hardware.devices=2", "data.num_samples=43", "data.packing=false", "train.max_steps=5",
-    "train.micro_batch_size=4", "train.gradient_accumulation_steps=2", "train.save_steps=2",
+    "train.micro_batch_size=4", "train.gradient_accumulation_steps=2", "train.save_steps=2", "model.attention=sdpa",
 )  # fmt: skip
 
 
