@@ -7,14 +7,14 @@ BIN := $(VENV)/bin
 # The tests start Python some hundred times: each would compile all of ftlab where this is set.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test test-slow test-kill test-matrix test-fuzz test-slurm test-distributed test-gpu bench bench-gpu lint \
+.PHONY: run test test-slow test-kill test-matrix test-fuzz test-fp8 test-slurm test-distributed test-gpu bench bench-gpu lint \
 	tiny-base tiny-instruct
 
 run: $(VENV)/.run
 	$(BIN)/ftlab
 
 test: $(VENV)/.dev lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow and not kill and not matrix and not fuzz and not slurm and not distributed and not gpu" -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow and not kill and not matrix and not fuzz and not slurm and not distributed and not gpu and not fp8" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/.dev
 	$(BIN)/pytest -m slow --timeout 3600
@@ -27,6 +27,11 @@ test-matrix: $(VENV)/.dev
 
 test-fuzz: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m fuzz --timeout 3600 -n 2 --dist loadfile
+
+# torchao is in no extra: transformers imports it, wherever it is installed, at every start.
+test-fp8: $(VENV)/.dev
+	$(BIN)/pip install -q torchao -c constraints.txt
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m fp8
 
 # Debian: apt-get install slurm-wlm munge, and root; anything else skips them, saying why.
 test-slurm: $(VENV)/.dev

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 
@@ -20,6 +21,9 @@ def quiet_libraries() -> None:
         "TORCH_CPP_LOG_LEVEL": "ERROR",  # a store that is gone is told in words, and not with its frames in C++
     }.items():
         os.environ.setdefault(name, value)
+    # transformers imports it wherever it is installed, and it warns of libraries for GPUs that a CPU cannot load.
+    logging.getLogger("torchao").setLevel(logging.ERROR)
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # warned by what torchao registers
 
 
 def import_bitsandbytes() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, get_args
 
 from ftlab.distributed.world import planned_devices
@@ -9,6 +10,7 @@ from ftlab.pretrained.architecture import is_bounded
 from ftlab.rundir.names import EXACT_MATCH, OF_GOLDEN
 from ftlab.schema import DpoStage, Format, PpoStage, Run, SftStage, Stage
 
+FP8_CAPABILITY = 8.9  # compute capability from which on NVIDIA's GPUs multiply in fp8 (torchao.utils.is_sm_at_least_89)
 TRL_STAGES = ("sft", "rm", "dpo", "kto")  # that train.engine=trl has a trainer for
 
 
@@ -242,12 +244,40 @@ def _training_mistakes(run: Run) -> list[tuple[str, Any, str]]:
             found.append(("data.share_prompts", "true", "needs train.engine=ftlab"))
     if train.activation_offload:
         found += _offload_mistakes(run)
+    if train.fp8 != "none" and not run.phases:
+        found += [("train.fp8", train.fp8, reason) for reason in _fp8_obstacles(run)]
     if train.optimizer.startswith(("galore", "apollo")) and run.method.name == "lora":
         reason = f"projects whole weight matrices; method={run.method.name} has none that train, so use method=full"
         found.append(("train.optimizer", train.optimizer, reason))
     if train.keeps_best:
         found += _best_metric_mistakes(run)
     return found
+
+
+def _fp8_obstacles(run: Run) -> Iterator[str]:
+    """Why the linear layers of the decoder cannot multiply in fp8, or what for they would have to."""
+    stage, hardware = run.stage.name, run.hardware
+    if run.method.name == "lora":
+        yield (
+            "is for weights that train whole: torchao's layers compute a gradient for every weight, and none is needed "
+            "below an adapter. Use method=full or freeze, or none; what takes less memory is method=qlora"
+        )
+    if stage in ("ppo", "grpo"):
+        yield (
+            f"stage={stage} compares what a policy wrote with what it computes in other batches, which round otherwise "
+            "in fp8; use none"
+        )
+    if run.train.engine == "trl":
+        yield "needs train.engine=ftlab"
+    if run.deepspeed.stage is not None:
+        yield "was not run with the weights that DeepSpeed holds; use hardware.fsdp=true, deepspeed=none, or none"
+    if hardware.precision == "fp16":
+        yield "goes with hardware.precision=bf16: what multiplies in fp8 has bf16, too"
+    if hardware.compute_capability is not None and hardware.compute_capability < FP8_CAPABILITY:
+        yield (
+            f"hardware={hardware.name} does not multiply in fp8: its compute capability is "
+            f"{hardware.compute_capability}, and {FP8_CAPABILITY} is needed (L4, RTX 4090, H100); use none"
+        )
 
 
 def _best_metric_mistakes(run: Run) -> list[tuple[str, Any, str]]:

@@ -82,6 +82,7 @@ class PhaseRun:
         given = (*records, self.config, self.model, self.tokenizer.pad_token_id, prepared)
         self.isolation = choose_isolation(*given, self.session.ranks.world)
         share_prompts(*given, self.isolation)
+        self._use_fp8()
         if self.isolation == "one_per_row" and not self.sharding.is_whole:
             raise NotReadyError(
                 f"{self.config.model.name} keeps packed samples apart in one call of the model for each, and where "
@@ -135,6 +136,7 @@ class PhaseRun:
         from ftlab.model import adapter
         from ftlab.model import tokenizer as tokenizers
         from ftlab.model.experts import describe_experts
+        from ftlab.model.fp8 import check_fp8
         from ftlab.model.load import uses_cpu
         from ftlab.policy.build import build_model
 
@@ -143,6 +145,7 @@ class PhaseRun:
         import_bitsandbytes()
         trainer_class(self.config)  # the last of what is imported, and no run's own
         leave_imports_uncollected()
+        check_fp8(self.config)
         self.model, added = build_model(self.config, self.tokens, self.session.load_base)
         additions = str(self.tokens.additions)
         if additions:
@@ -153,6 +156,16 @@ class PhaseRun:
         self.output.say(f"{self.config.model.name}: {self.parameters}")
         for line in describe_experts(self.model, self.config, self.parameters.total):
             self.output.say(escape(line))
+
+    def _use_fp8(self) -> None:
+        """From here on: whether samples see each other was asked of exact products."""
+        if self.config.train.fp8 == "none":
+            return
+        from ftlab.model.fp8 import convert_linears
+
+        found = convert_linears(self.model, self.config)
+        self.session.manifest.record_item("fp8", self.phase.name, found.as_dict())
+        self.output.say(escape(str(found)))
 
     def _train(self, prepared: Any) -> None:
         from transformers import set_seed

@@ -40,6 +40,13 @@ def missing_server(has_page: bool) -> list[str]:
     ]
 
 
+def missing_fp8(run: Run) -> list[str]:
+    """What multiplies in fp8, where it is not installed."""
+    if run.train.fp8 == "none" or is_installed("torchao"):
+        return []
+    return [f"train.fp8={run.train.fp8} needs the package torchao: pip install torchao. Or use train.fp8=none"]
+
+
 def deepspeed_problems(run: Run) -> list[str]:
     """What DeepSpeed needs that is not here. On a CPU it compiles a library for its processes, once, and looks for what
     does that when it is imported."""

@@ -49,6 +49,7 @@ class Train(Group):
     global_batch_size: Positive | None
     gradient_checkpointing: Literal[True, False, "selective"]
     activation_offload: Annotated[bool, operational]
+    fp8: Literal["none", "tensorwise", "rowwise", "rowwise_with_gw_hp"]
     logging_steps: Annotated[Positive, operational]
     save_steps: Annotated[Positive | Literal["epoch"], operational]
     save_total_limit: Annotated[Positive | None, operational]
@@ -118,6 +119,7 @@ class Hardware(Group):
     nodes: Annotated[Positive, operational]
     memory_gb: Annotated[Annotated[PositiveFloat, Field(allow_inf_nan=False)] | None, operational]
     host_memory_gb: Annotated[Annotated[PositiveFloat, Field(allow_inf_nan=False)] | None, operational]
+    compute_capability: Annotated[Annotated[PositiveFloat, Field(allow_inf_nan=False)] | None, operational]
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     fsdp: bool
     hang_minutes: Annotated[PositiveFloat | None, operational]

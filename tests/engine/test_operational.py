@@ -22,6 +22,7 @@ CHANGES: dict[str, tuple[Any, Any]] = {
     "eval.metrics": ("[]", "[token_f1]"),
     "eval.samples": (0, 2),
     "eval.steps": (3, 4),
+    "hardware.compute_capability": ("null", 9.0),
     "hardware.devices": ("auto", 1),
     "hardware.hang_minutes": (30, "null"),
     "hardware.host_memory_gb": ("null", 16),

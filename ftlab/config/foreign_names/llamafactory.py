@@ -6,6 +6,7 @@ from typing import Any
 
 from ftlab.config.foreign_names.lines import Absent, Answer, Line, NotNeeded, as_list
 from ftlab.config.foreign_names.transformers import all_of, unless
+from ftlab.config.foreign_names.trl import FP8
 
 _OWN_TEMPLATE = "the tokenizer's own: there is no template of that name here"
 # Its templates by ours, where they say the same; of others the tokenizer's own takes the place.
@@ -152,7 +153,9 @@ LLAMA_FACTORY: dict[str, Line] = {
     **all_of(Absent("ftlab has its own trainer"),
              "use_unsloth enable_liger_kernel use_v1_kernels use_kt kt_optimize_rule cpu_infer chunk_size"),
     **all_of(Absent("norms, head and losses have the precision of hardware.precision"),
-             "upcast_layernorm upcast_lmhead_output fp8 fp8_backend fp8_enable_fsdp_float8_all_gather"),
+             "upcast_layernorm upcast_lmhead_output"),
+    "fp8": FP8, "fp8_backend": NotNeeded("fp8 is torchao's: train.fp8"),
+    "fp8_enable_fsdp_float8_all_gather": Absent("FSDP gathers in bf16; the products of train.fp8 are in fp8"),
     **all_of(Absent("an adapter trains alone; method=freeze trains parts of the model itself"),
              "additional_target"),
     "create_new_adapter": Absent("model.adapter is trained on; merge it into the base to begin another"),

@@ -6,7 +6,7 @@ from typing import Any
 
 from ftlab.config.foreign_names.lines import Absent, Answer, Line, NotNeeded
 from ftlab.config.foreign_names.transformers import all_of, deepspeed
-from ftlab.config.foreign_names.trl import PRECISION
+from ftlab.config.foreign_names.trl import FP8, PRECISION
 
 _FLASH = {"true": "model.attention=flash_attention_2", "": "model.attention={}"}
 
@@ -21,7 +21,8 @@ AXOLOTL: dict[str, Line] = {
     "sample_packing": "data.packing={}", "train_on_inputs": "data.train_on=all",
     "dataset_processes": "data.workers={}", "micro_batch_size": "train.micro_batch_size={}",
     "num_epochs": "train.epochs={}", "optimizer": "train.optimizer={}", "lr_scheduler": "train.lr_scheduler={}",
-    "wandb_project": "tracker.project={}",
+    "wandb_project": "tracker.project={}", "fp8": FP8,
+    "fp8_enable_fsdp_float8_all_gather": Absent("FSDP gathers in bf16; the products of train.fp8 are in fp8"),
 }  # fmt: skip
 MS_SWIFT: dict[str, Line] = {
     "model_id": "model.path={}", "tokenizer_name_or_path": "model.path={}", "train_type": "method={}",
@@ -51,7 +52,7 @@ PROCESSES = "num_processes"  # of accelerate launch: on all machines together
 LAUNCHERS: dict[str, Line] = {
     PROCESSES: "hardware.devices={}", "nproc_per_node": "hardware.devices={}", "num_gpus": "hardware.devices={}",
     "nnodes": "hardware.nodes={}", "num_machines": "hardware.nodes={}", "num_nodes": "hardware.nodes={}",
-    "mixed_precision": {"bf16": "hardware.precision=bf16", "fp16": "hardware.precision=fp16",
+    "mixed_precision": {"bf16": "hardware.precision=bf16", "fp16": "hardware.precision=fp16", "fp8": FP8["true"],
                         "no": "hardware.precision=fp32"},
     "deepspeed_config": "deepspeed=z3", "use_deepspeed": NotNeeded("deepspeed= chooses how"),
     "zero_stage": {str(stage): f"deepspeed=z{stage}" for stage in range(4)},

@@ -14,6 +14,8 @@ PRECISION: Line = {name: f"hardware.precision={short}" for name, short in (
 _DTYPE = {"bfloat16": "hardware.precision=bf16", "bf16": "hardware.precision=bf16",
           "float16": "hardware.precision=fp16", "fp16": "hardware.precision=fp16",
           "": NotNeeded("weights that train are fp32; hardware.precision says what is computed with")}  # fmt: skip
+FP8: dict[str, Answer] = {"true": ("train.fp8=tensorwise", "under method=full; hardware.precision stays bf16"),
+                          "false": "train.fp8=none"}  # fmt: skip
 _LOSSES = {"sigmoid", "hinge", "ipo", "robust", "apo_zero"}
 _RENAMED = {"exo_pair": "exo", "nca_pair": "nca"}
 _AS_HERE = ("nll", "kto", "dapo")  # the loss of a stage that has but one

@@ -83,7 +83,13 @@ class ReferenceTrainer(StageTrainer):
         model: Any = self.model
         assert self.run.data.cache is not None
         batch = [self._batches(rows), model.config._attn_implementation, self.isolation, rows.shares_prompts]
-        precision = [self.args.bf16, self.args.fp16, self.run.quant.compute_dtype, self.args.device.type]
+        precision = [
+            self.args.bf16,
+            self.args.fp16,
+            self.run.quant.compute_dtype,
+            self.run.train.fp8,
+            self.args.device.type,
+        ]
         how = [*batch, *precision, torch.__version__, transformers.__version__]
         key = hashlib.sha256(f"{identity} {rows.fingerprint()} {how}".encode()).hexdigest()[:32]
         return Path(self.run.data.cache).expanduser() / "reference" / f"{key}.npy"

@@ -1,0 +1,194 @@
+"""train.fp8: what is refused needs no torchao; what is trained with it is marked, and run with make test-fp8. On a CPU
+products are emulated: rounded as on a GPU, and multiplied in fp32."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM
+
+from ftlab.errors import NotReadyError
+from ftlab.model.checkpointing import checkpointing_options
+from ftlab.model.fp8 import check_fp8, convert_linears
+from ftlab.policy.build import build_model
+from ftlab.policy.tokens import load_tokens
+from ftlab.preflight import packages
+from ftlab.rundir.directory import RunDir
+from tests.conftest import ROOT
+from tests.distributed.test_ranks import start, train  # noqa: F401
+from tests.runs import BARE, final_hash, interrupted_run, logged, make_run, metrics, resume_run, train_run
+from tests.stages.test_checkpointing import backward
+
+SCALINGS = ("tensorwise", "rowwise", "rowwise_with_gw_hp")
+FULL = ("model=tiny", "method=full", "hardware=cpu")
+SHORT = (*FULL, *BARE, "train.max_steps=4", "train.logging_steps=1", "data.max_samples=48", "train.save_steps=2",
+         "train.learning_rate=1e-4", "train.warmup_steps=0")  # fmt: skip
+
+
+def of_stage(stage: str, folder: Path) -> tuple[str, ...]:
+    if stage == "pt":
+        texts = [json.dumps({"text": f"{number} and {number} are {2 * number}. " * 20}) for number in range(48)]
+        (folder / "texts.jsonl").write_text("\n".join(texts), encoding="utf-8")
+        return "stage=pt", f"data.path={folder / 'texts.jsonl'}", "data.format=text"
+    return f"stage={stage}", f"data={'labels' if stage == 'kto' else 'preferences'}"
+
+
+def test_what_it_does_not_go_with_is_refused_in_words(mistakes):
+    line = "train.fp8=tensorwise method=full "
+    assert mistakes(line) == mistakes(f"{line} hardware=h100") == mistakes(f"{line} stage=dpo data=preferences") == []
+    for more, reason in {
+        "method=lora": "Use method=full or freeze",
+        "method=qlora": "Use method=full or freeze",
+        "stage=ppo": "in other batches, which round otherwise",
+        "stage=grpo": "in other batches, which round otherwise",
+        "train.engine=trl": "needs train.engine=ftlab",
+        "deepspeed=z2": "use hardware.fsdp=true, deepspeed=none, or none",
+        "hardware.precision=fp16": "goes with hardware.precision=bf16",
+        "hardware=8xa100": "hardware=8xa100 does not multiply in fp8: its compute capability is 8.0, and 8.9 is needed",
+    }.items():
+        assert any(told.startswith("train.fp8=tensorwise") and reason in told for told in mistakes(line + more)), more
+    assert "must be one of: none, tensorwise, rowwise" in " ".join(mistakes("train.fp8=true"))
+
+
+def test_the_package_is_asked_for_before_torch_is_imported(monkeypatch):
+    monkeypatch.setattr(packages, "is_installed", lambda module: False)
+    (told,) = packages.missing_fp8(make_run(*FULL, "train.fp8=rowwise"))
+    assert told.startswith("train.fp8=rowwise needs the package torchao: pip install torchao")
+    assert packages.missing_fp8(make_run(*FULL)) == []
+
+
+def test_a_device_without_it_is_refused_by_its_name(monkeypatch):
+    run = make_run("method=full", "train.fp8=tensorwise")
+    check_fp8(run)  # a CPU emulates
+    monkeypatch.setattr("ftlab.model.fp8.uses_cpu", lambda run: False)
+    with pytest.raises(NotReadyError, match="needs a GPU of NVIDIA's, or a CPU"):
+        check_fp8(run)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA A100-SXM4-40GB")
+    for capability in ((8, 0), (8, 6)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda found=capability: found)
+        with pytest.raises(NotReadyError, match=f"A100-SXM4-40GB does not multiply in fp8.*8.{capability[1]}; 8.9 is"):
+            check_fp8(run)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 9))
+    check_fp8(run)
+
+
+@pytest.fixture(scope="module")
+def installed() -> None:
+    pytest.importorskip("torchao")
+
+
+with_torchao = [pytest.mark.fp8, pytest.mark.usefixtures("installed")]
+
+
+def apply(*marks):
+    def mark(function):
+        for one in marks:
+            function = one(function)
+        return function
+
+    return mark
+
+
+@apply(*with_torchao)
+@pytest.mark.parametrize("scaling", SCALINGS)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_losses_are_those_of_exact_products_but_for_rounding(scaling, precision, tmp_path):
+    given = (*SHORT, f"hardware.precision={precision}")
+    exact = train_run(tmp_path / "exact", *given)
+    rounded = train_run(tmp_path / "rounded", *given, f"train.fp8={scaling}")
+    losses = metrics(exact, "loss"), metrics(rounded, "loss")
+    assert losses[0] == pytest.approx(losses[1], rel=0.03) and losses[0] != losses[1]
+    assert rounded.manifest()["fp8"]["sft"] | {"torchao": ""} == {
+        "scaling": scaling, "layers": 28, "others": 0, "is_emulated": True, "torchao": "",
+    }  # fmt: skip
+    assert f"28 of 28 linear layers of the decoder multiply in fp8 (train.fp8={scaling})" in rounded.log.read_text()
+
+
+@apply(*with_torchao)
+@pytest.mark.parametrize("stage", ["pt", "rm", "dpo", "kto", "orpo"])
+def test_every_stage_that_trains_a_policy_whole_has_it(stage, tmp_path):
+    given = (*SHORT, *of_stage(stage, tmp_path))
+    exact = train_run(tmp_path / "exact", *given)
+    rounded = train_run(tmp_path / "rounded", *given, "train.fp8=tensorwise")
+    losses = metrics(exact, "loss"), metrics(rounded, "loss")
+    assert losses[0] == pytest.approx(losses[1], rel=0.1, abs=0.05) and losses[0] != losses[1]
+    if stage == "dpo":
+        assert metrics(rounded, "rewards/margins")[0] == 0, "the reference computes in fp8, too, in the same batches"
+
+
+@apply(*with_torchao)
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_a_run_that_is_continued_is_the_same_to_the_bit(scaling, tmp_path):
+    given = (*SHORT, f"train.fp8={scaling}")
+    whole = train_run(tmp_path / "whole", *given)
+    interrupted_run(tmp_path / "run", 2, *given)
+    continued = resume_run(tmp_path / "run")
+    assert final_hash(whole) == final_hash(continued) and logged(whole) == logged(continued)
+
+
+@apply(*with_torchao)
+def test_what_is_saved_is_an_ordinary_model(tmp_path):
+    exact, rounded = (
+        train_run(tmp_path / name, *SHORT, f"train.fp8={name}", "train.max_steps=2") for name in ("none", "tensorwise")
+    )
+
+    def shapes(run_dir: RunDir) -> dict[str, tuple[str, list[int]]]:
+        with safe_open(run_dir.final / "model.safetensors", framework="pt") as file:
+            found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            return {name: (one.get_dtype(), one.get_shape()) for name, one in found.items()}
+
+    def config(run_dir: RunDir) -> dict[str, object]:
+        return json.loads((run_dir.final / "config.json").read_text())
+
+    assert shapes(exact) == shapes(rounded) and config(exact) == config(rounded)
+    loaded = AutoModelForCausalLM.from_pretrained(rounded.final)
+    assert {type(layer.mlp.up_proj) for layer in loaded.model.layers} == {torch.nn.Linear}
+
+
+@apply(*with_torchao)
+def test_checkpointing_changes_nothing_and_selective_keeps_products():
+    run = make_run(*FULL, "train.fp8=tensorwise")
+    model = AutoModelForCausalLM.from_pretrained(ROOT / "models" / "tiny", dtype=torch.float32)
+    convert_linears(model, run)
+    kept, once, selective = (
+        backward(model, None if way == "false" else checkpointing_options(
+            make_run(*FULL, f"train.gradient_checkpointing={way}")
+        )) for way in ("false", "true", "selective")
+    )  # fmt: skip
+    for way in (once, selective):
+        assert len(way[0]) == len(kept[0]) and all(map(torch.equal, kept[0], way[0]))
+    products = [found["aten::mm"] - kept[1]["aten::mm"] for _, found in (once, selective)]
+    assert products[1] < products[0]
+
+
+@apply(*with_torchao)
+def test_what_does_not_train_and_what_has_other_sizes_stays_exact(tmp_path):
+    run = make_run(*FULL, "method=freeze", "method.trainable_layers=1", "train.fp8=tensorwise")
+    model, _ = build_model(run, load_tokens(run))
+    assert convert_linears(model, run).layers == 7
+    assert type(model.lm_head) is torch.nn.Linear
+    in_fp8 = [name for name, module in model.named_modules() if type(module).__name__ == "Float8Linear"]
+    assert all(name.startswith("model.layers.3.") for name in in_fp8)
+    odd, _ = build_model(make_run(*FULL), load_tokens(run))
+    for layer in odd.model.layers:
+        layer.mlp.gate_proj = torch.nn.Linear(128, 380, bias=False)
+    assert (found := convert_linears(odd, run)).layers == 24 and found.others == 4
+    with pytest.raises(NotReadyError, match="no linear layer that trains"):
+        convert_linears(build_model(run, load_tokens(run))[0].requires_grad_(False), run)
+
+
+@apply(*with_torchao, pytest.mark.distributed)
+@pytest.mark.parametrize("sharded", ["false", "true"])
+def test_two_processes_train_it(sharded, tmp_path, train):  # noqa: F811
+    words = ("method=full", "hardware=cpu", *BARE, "train.max_steps=4", "train.logging_steps=1",
+             "data.max_samples=48", "train.micro_batch_size=1")  # fmt: skip
+    two = ("hardware.devices=2", f"hardware.fsdp={sharded}", "train.gradient_accumulation_steps=1")
+    train(*words, *two, "train.fp8=rowwise", "run.dir=two")
+    train(*words, "train.gradient_accumulation_steps=2", "train.fp8=rowwise", "run.dir=one")
+    one, other = (metrics(RunDir.open(Path(tmp_path / name)), "loss") for name in ("one", "two"))
+    assert one == pytest.approx(other, rel=1e-3)
