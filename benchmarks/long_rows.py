@@ -84,11 +84,13 @@ def measure(attention: Any, tokens: int, sample: int, steps: int) -> dict[str, A
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from benchmarks.memory import peak_bytes
+    from ftlab.base.heap import keep_freed_memory
     from ftlab.data.packing.collate import BY_SEGMENT, PackedCollator
     from ftlab.data.packing.store import PackedRow, Sample
     from ftlab.stages.losses import cross_entropy
     from ftlab.stages.trainer.forward import packed_logprobs
 
+    keep_freed_memory()  # as a run on a CPU does
     torch.manual_seed(0)
     model: Any = LlamaForCausalLM(LlamaConfig(**SHAPE)).train()
     if attention in BY_SEGMENT:

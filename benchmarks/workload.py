@@ -93,10 +93,12 @@ def read_run(*overrides: str) -> Any:
 def make_trainer(run: Any, folder: Path) -> tuple[Any, Any]:
     """What the engine makes of a run, without its run directory, and its rows: packed ones, or prompts. Attention and
     shared prompts are chosen as it chooses them."""
+    from ftlab.base.heap import keep_freed_memory
     from ftlab.distributed.world import current_world
     from ftlab.engine.output import Output
     from ftlab.engine.packing import choose_isolation
     from ftlab.engine.shared_prompts import share_prompts
+    from ftlab.model.load import uses_cpu
     from ftlab.policy.build import build_model
     from ftlab.policy.tokens import load_tokens
     from ftlab.rundir.directory import RunDir
@@ -106,6 +108,8 @@ def make_trainer(run: Any, folder: Path) -> tuple[Any, Any]:
 
     tokens = load_tokens(run)
     prepared, parts = prepare_rows(run, tokens)
+    if run.train.engine == "ftlab" and uses_cpu(run):
+        keep_freed_memory()  # as the engine does; TRL's users have it as the C library has it
     model, _ = build_model(run, tokens, random_weights)
     rows = trained_rows(run, prepared, parts)
     with Output(folder / "log.txt", has_terminal=False) as output:

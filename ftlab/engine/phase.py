@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.markup import escape
 
-from ftlab.base.heap import leave_imports_uncollected
+from ftlab.base.heap import keep_freed_memory, leave_imports_uncollected
 from ftlab.base.libraries import import_bitsandbytes
 from ftlab.data.prepare import Prepared, prepare, split_parts
 from ftlab.data.prompts import prompt_rows
@@ -145,6 +145,8 @@ class PhaseRun:
         import_bitsandbytes()
         trainer_class(self.config)  # the last of what is imported, and no run's own
         leave_imports_uncollected()
+        if uses_cpu(self.config):
+            keep_freed_memory()
         check_fp8(self.config)
         self.model, added = build_model(self.config, self.tokens, self.session.load_base)
         additions = str(self.tokens.additions)

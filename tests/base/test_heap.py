@@ -50,6 +50,39 @@ def test_threads_that_work_one_after_the_other_need_the_memory_of_one():
     assert last < first + 10
 
 
+BLOCKS = """
+import resource, sys
+from ftlab.base.heap import keep_freed_memory
+
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+
+def pages():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+def step():
+    for block in [bytearray(48 * 2**20) for _ in range(2)]:
+        block[::4096] = b"1" * 12_288
+
+step()
+before = pages()
+step()
+step()
+print(pages() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
+def test_memory_that_every_step_needs_is_taken_from_the_system_once():
+    def pages(memory: str) -> int:
+        """Taken by two steps that come after the first."""
+        done = subprocess.run([sys.executable, "-c", BLOCKS, memory], capture_output=True, text=True, check=True)
+        return int(done.stdout)
+
+    assert pages("as glibc has it") > 40_000, "what this is about: 4 blocks of 12,288 pages"
+    assert pages("kept") < 1_000
+
+
 GARBAGE = """
 import gc, weakref
 from ftlab.base.heap import collect_seldom, leave_imports_uncollected
