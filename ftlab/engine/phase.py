@@ -27,6 +27,7 @@ from ftlab.engine.session import Session
 from ftlab.engine.shared_prompts import share_prompts
 from ftlab.errors import NotReadyError, RunDirError
 from ftlab.policy import lineage
+from ftlab.preflight.choices import chosen_line
 from ftlab.preflight.directory import check_same_data, continuing_line
 from ftlab.preflight.fit import forecast
 from ftlab.preflight.remarks import remarks
@@ -121,7 +122,7 @@ class PhaseRun:
         from ftlab.model import remote_code
         from ftlab.policy.tokens import load_tokens
 
-        for remark in remarks(self.config):
+        for remark in filter(None, [chosen_line(self.phase), *remarks(self.config)]):
             self.output.say(escape(remark))
         memory, is_warning = forecast(self.config)
         self.output.say(f"[yellow]{escape(memory)}[/yellow]" if is_warning else escape(memory))

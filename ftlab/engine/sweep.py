@@ -27,7 +27,7 @@ from ftlab.engine.finished import remarks_on_finished
 from ftlab.engine.summary import next_lines
 from ftlab.engine.work import Listed, Prepared
 from ftlab.errors import FtlabError, Interrupted, RunDirError
-from ftlab.planning import make_plan
+from ftlab.preflight.choices import make_fitting_plan
 from ftlab.preflight.directory import how_to_go_on, resume_command
 from ftlab.rundir import leaderboard, leaderboard_table, summary
 from ftlab.rundir.claim import claim, named_folder
@@ -144,7 +144,7 @@ def attempt(
         directory = _directory(config, place.directory)
         job = job.model_copy(update={"directory": sweep.relative(directory)})
         if sweep.is_finished(job):
-            with claim(make_plan(config, overrides)) as run_dir:  # what is there must be what is asked for
+            with claim(make_fitting_plan(config, overrides)) as run_dir:  # what is there must be what is asked for
                 echo(f"{title}: finished already, in {directory}")
                 for line in remarks_on_finished(run_dir):
                     echo(line)

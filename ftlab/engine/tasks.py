@@ -15,9 +15,9 @@ from ftlab.distributed.sharding import needs_launch
 from ftlab.distributed.world import planned_nodes
 from ftlab.engine.hooks import PhaseHooks
 from ftlab.errors import ConfigError, DataError, Mistake, NotReadyError
-from ftlab.planning import make_plan
 from ftlab.preflight import check as preflight
 from ftlab.preflight import fit
+from ftlab.preflight.choices import make_fitting_plan
 from ftlab.rundir.claim import choose_remaining_phases, claim, hold, lengthen
 from ftlab.rundir.control import ControlJournal
 from ftlab.rundir.directory import RunDir
@@ -30,7 +30,7 @@ def train(run: Run, overrides: Sequence[str], hooks: PhaseHooks | None = None) -
     """Start a run, or continue the one that its name or folder holds."""
     started = _beginning()
     quiet_libraries()
-    plan = make_plan(run, overrides)
+    plan = make_fitting_plan(run, overrides)
     preflight.check_plan(plan)
     fit.check_fits(plan)
     with claim(plan) as run_dir:
@@ -42,7 +42,7 @@ def prepare(run: Run, overrides: Sequence[str], is_here: bool = False) -> RunDir
 
     :param is_here: whether this machine trains it; else what devices and packages there are is the other's to check.
     """
-    plan = make_plan(run, overrides)
+    plan = make_fitting_plan(run, overrides)
     preflight.check_plan(plan, is_here)
     fit.check_fits(plan, is_here)
     with claim(plan) as run_dir:

@@ -62,31 +62,36 @@ def cheapest_changes(run: Run, device: Device, is_here: bool = False) -> list[Ch
     found: list[tuple[float, frozenset[str], Change]] = []
     spare: list[tuple[float, frozenset[str], Change]] = []
     sets = [chosen for many in range(1, 5) for chosen in combinations(options, many)]
-    for chosen in sorted(sets, key=_cost):
-        keys = [key for one in chosen for key in one.values]
+    for chosen in sorted(sets, key=cost):
+        keys = frozenset(key for one in chosen for key in one.values)
         names = frozenset(one.override for one in chosen)
-        changes_twice = len(keys) != len(set(keys))
-        if changes_twice or any(names >= set(one.overrides) for _, _, one in (*found, *spare)):
+        if any(names >= set(one.overrides) for _, _, one in (*found, *spare)):
             continue
-        is_another = not any(earlier <= set(keys) for _, earlier, _ in found)
-        if not is_another and len(spare) == _SHOWN:
+        is_another = not any(earlier <= keys for _, earlier, _ in found)
+        if (not is_another and len(spare) == _SHOWN) or (other := changed(run, chosen)) is None:
             continue
-        changed = run.with_values({key: value for one in chosen for key, value in one.values.items()})
-        if cross_group_mistakes(changed):
-            continue
-        predicted = predict(changed, _same_memory(changed, device, is_here))
-        told = {verdict(predicted), host_verdict(predict_host(changed, predicted, is_here))}
+        predicted = predict(other, _same_memory(other, device, is_here))
+        told = {verdict(predicted), host_verdict(predict_host(other, predicted, is_here))}
         if told <= {"fits", "unknown"}:
             change = Change(tuple(one.override for one in chosen), predicted.needed)
-            (found if is_another else spare).append((_cost(chosen), frozenset(keys), change))
+            (found if is_another else spare).append((cost(chosen), keys, change))
             if len(found) == _SHOWN:
                 break
     shown = sorted([*found, *spare[: _SHOWN - len(found)]], key=lambda one: one[0])
     return [change for _, _, change in shown]
 
 
-def _cost(chosen: Sequence[Remedy]) -> float:
+def cost(chosen: Sequence[Remedy]) -> float:
     return sum(one.cost for one in chosen)
+
+
+def changed(run: Run, chosen: Sequence[Remedy]) -> Run | None:
+    """The run with some changes; None where two of them are to one key, or it would be refused."""
+    keys = [key for one in chosen for key in one.values]
+    if len(keys) != len(set(keys)):
+        return None
+    found = run.with_values({key: value for one in chosen for key, value in one.values.items()})
+    return None if cross_group_mistakes(found) else found
 
 
 def _same_memory(run: Run, device: Device, is_here: bool) -> Device:

@@ -18,6 +18,7 @@ class Phase(Group):
     :param config: a full run config of its own; nothing is looked up elsewhere.
     :param source: the phase or run directory whose policy it starts from; None: the model as it is configured.
     :param start: continue an adapter, or merge it into the base and begin a new one.
+    :param chosen: what of its config ``hardware.fits_by`` has chosen, as it would be typed.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Phase(Group):
     config: Run
     source: str | None
     start: Literal["continue", "merge"]
+    chosen: tuple[str, ...] = ()
 
 
 class Plan(Group):

@@ -121,6 +121,15 @@ class Hardware(Group):
     host_memory_gb: Annotated[Annotated[PositiveFloat, Field(allow_inf_nan=False)] | None, operational]
     compute_capability: Annotated[Annotated[PositiveFloat, Field(allow_inf_nan=False)] | None, operational]
     precision: Literal["auto", "fp32", "bf16", "fp16"]
+    fits_by: Annotated[
+        tuple[
+            Literal[
+                "train.micro_batch_size", "train.gradient_checkpointing", "train.activation_offload", "train.optimizer"
+            ],
+            ...,
+        ],
+        operational,
+    ]
     fsdp: bool
     hang_minutes: Annotated[PositiveFloat | None, operational]
 

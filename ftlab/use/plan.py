@@ -10,11 +10,21 @@ from typing import Any
 from ftlab.base.terminal import echo, echo_json
 from ftlab.distributed.world import planned_devices
 from ftlab.errors import ConfigError, DataError, NotReadyError, RunDirError
-from ftlab.planning import make_plan
 from ftlab.preflight import check, fit
+from ftlab.preflight.choices import make_fitting_plan
 from ftlab.preflight.directory import Continuation, continuation
 from ftlab.preflight.fit import size
-from ftlab.preflight.memory import Device, Prediction, checkpoint_copy_bytes, device_of, offloads, predict, predict_host
+from ftlab.preflight.memory import (
+    Device,
+    Prediction,
+    bytes_of_choices,
+    checkpoint_copy_bytes,
+    device_of,
+    foreseen_attention,
+    offloads,
+    predict,
+    predict_host,
+)
 from ftlab.preflight.memory.device import CONTEXT
 from ftlab.rundir.checkpoints import step_of
 from ftlab.rundir.claim import named_folder
@@ -25,6 +35,7 @@ from ftlab.schema import PlanTask, PpoStage, Run
 from ftlab.stages.order import step_order
 from ftlab.stages.trainer.optimizers import bytes_of_states
 
+_CHOSEN = "            without which it would not fit; keys that you give stay (hardware.fits_by)"
 _COLUMN = 44  # where the figures of a table end
 
 
@@ -36,7 +47,7 @@ def plan(run: Run, overrides: Sequence[str]) -> None:
     :raises ConfigError: phases that do not follow from each other, or have nothing of what is to be found.
     """
     assert isinstance(run.task, PlanTask)
-    planned = make_plan(run, overrides)
+    planned = make_fitting_plan(run, overrides)
     if run.task.solve is not None:
         _solve(planned, run.task)
         return
@@ -92,8 +103,10 @@ def _phase(phase: Phase, then: Continuation | None) -> dict[str, Any]:
     changes = [] if told in ("fits", "unknown") else fit.cheapest_changes(run, device)
     return {
         "name": phase.name, "stage": run.stage.name, "model": run.model.name, "method": _method(run),
-        "optimizer": run.train.optimizer, "checkpointing": run.train.gradient_checkpointing,
-        "offload": offloads(run, device),
+        "attention": foreseen_attention(run), "fp8": run.train.fp8, "optimizer": run.train.optimizer,
+        "checkpointing": run.train.gradient_checkpointing, "offload": offloads(run, device),
+        "choices": {name: round(count) for name, count in bytes_of_choices(run, device).items()},
+        "chosen": list(phase.chosen),
         "from": phase.source, "trainable": found.trainable, "parameters": found.parameters, **_work(phase, then),
         "device": {"kind": device.kind, "count": device.count, "memory": device.memory, "given": device.is_given},
         "memory": {**found.as_dict(), "outside": CONTEXT, "needed": round(found.needed), "host": round(found.host),
@@ -200,9 +213,12 @@ def _phase_lines(phase: dict[str, Any]) -> list[str]:
         f"trains      {phase['trainable']:,} of {phase['parameters']:,} parameters ({share:.2%})",
         f"batch       {_batch(phase)}",
         f"length      {_length(phase)}",
-        f"optimizer   {phase['optimizer']}",
-        f"activations {_activations(phase)}",
+        f"attention   {phase['attention']}{_takes(phase, 'attention')}",
+        *([f"fp8         {phase['fp8']}{_takes(phase, 'fp8')}"] if phase["fp8"] != "none" else []),
+        f"optimizer   {phase['optimizer']}{_takes(phase, 'optimizer')}",
+        f"activations {_activations(phase)}{_takes(phase, 'activations')}",
         f"device      {_device(phase['device'])}",
+        *([f"chosen      {' '.join(phase['chosen'])}", _CHOSEN] if phase["chosen"] else []),
         "",
         f"Peak memory of one device, at {phase['memory']['moment']}:",
     ]
@@ -239,6 +255,11 @@ def _batch(phase: dict[str, Any]) -> str:
     what = "completions" if phase["stage"] == "grpo" else "rows"
     parts = f"{phase['micro_batch_size']} x {phase['accumulation']} accumulated"
     return f"{phase['global_batch_size']} {what} a step: {parts} x {phase['device']['count']} device(s)"
+
+
+def _takes(phase: dict[str, Any], choice: str) -> str:
+    """What a choice takes at its most."""
+    return f" ({size(phase['choices'][choice])})" if phase["choices"][choice] else ""
 
 
 def _activations(phase: dict[str, Any]) -> str:

@@ -24,6 +24,7 @@ CHANGES: dict[str, tuple[Any, Any]] = {
     "eval.steps": (3, 4),
     "hardware.compute_capability": ("null", 9.0),
     "hardware.devices": ("auto", 1),
+    "hardware.fits_by": ("[]", "[train.optimizer]"),
     "hardware.hang_minutes": (30, "null"),
     "hardware.host_memory_gb": ("null", 16),
     "hardware.memory_gb": ("null", 16),

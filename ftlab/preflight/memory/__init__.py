@@ -17,8 +17,12 @@ Every figure is bytes. Sources of the formulas, by the letter that a comment nam
 ``benchmarks/memory.py`` compares the sum with what is measured; docs/memory.md has the table.
 """
 
+from ftlab.preflight.memory.activations import foreseen_attention
 from ftlab.preflight.memory.device import Device, device_of
 from ftlab.preflight.memory.host import Host, checkpoint_copy_bytes, predict_host
-from ftlab.preflight.memory.peak import Prediction, offloads, predict
+from ftlab.preflight.memory.peak import Prediction, bytes_of_choices, offloads, predict
 
-__all__ = ["Device", "Host", "Prediction", "checkpoint_copy_bytes", "device_of", "offloads", "predict", "predict_host"]
+__all__ = [
+    "Device", "Host", "Prediction", "bytes_of_choices", "checkpoint_copy_bytes", "device_of", "foreseen_attention",
+    "offloads", "predict", "predict_host",
+]  # fmt: skip

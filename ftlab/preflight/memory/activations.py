@@ -47,6 +47,18 @@ class Rows:
         return self.width * self.count
 
 
+def foreseen_attention(run: Run) -> str:
+    """How attention will be computed, in words: what ``model.attention=auto`` comes to is found by trying it on a row,
+    as the run begins."""
+    if run.model.attention != "auto":
+        return run.model.attention
+    if goes_by_segment(run):
+        return "auto: by segments, without a mask, where the run finds that right for its model"
+    if _is_eager(run):
+        return "auto: eager, the model's own"
+    return "auto: sdpa" + (", with a mask of each row's samples" if longest_rows(run).is_masked else "")
+
+
 def longest_rows(run: Run) -> Rows:
     """The largest micro-batch that the config allows: every row as long as it may be, and every position scored."""
     stage, train, length = run.stage, run.train, run.data.max_length
@@ -120,12 +132,12 @@ def layer_bytes(run: Run, device: Device, rows: Rows) -> float:
     total += tokens * (wide.product * (q + 2 * keys + q) + 4 * shape.heads)  # q, k, v, what comes out, normalizers
     if shape.qk_norm:
         total += tokens * (4 + (4 if trains else 0)) * (q + k)
-    total += _attention_square(run, device, rows)
+    total += attention_square(run, device, rows)
     total += _feed_forward(run, device, tokens)
     return total + _inputs(run, device, tokens)
 
 
-def _attention_square(run: Run, device: Device, rows: Rows) -> float:
+def attention_square(run: Run, device: Device, rows: Rows) -> float:
     """What grows with the square of the row: the mask as each call of sdpa makes numbers of it, and under eager the
     weights of the attention, in fp32, rounded, and after dropout [T]."""
     shape, area = run.model.architecture, float(rows.count) * rows.width**2

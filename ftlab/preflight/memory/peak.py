@@ -11,6 +11,7 @@ from ftlab.distributed.sharding import uses_deepspeed
 from ftlab.preflight.memory import activations as act
 from ftlab.preflight.memory import states
 from ftlab.preflight.memory.device import CONTEXT, Device, device_of
+from ftlab.preflight.memory.fp8 import fp8_cast_bytes, fp8_elements
 from ftlab.preflight.memory.layers import adapter_elements, critic_elements, trainable_elements, trained_layers
 from ftlab.pretrained import shape as counts
 from ftlab.schema import GrpoStage, PpoStage, Run
@@ -91,6 +92,19 @@ def _held(run: Run, device: Device) -> tuple[dict[str, float], float]:
     if offloads(run, device):
         host += trained_layers(run) * _pinned(act.checkpoint_bytes(run, device, act.longest_rows(run)))
     return held, host
+
+
+def bytes_of_choices(run: Run, device: Device) -> dict[str, float]:
+    """What a device holds for each of the choices that a plan shows, at the moment when that is most: of attention the
+    masks, and what grows with the square of a row; of fp8 the numbers that are being rounded."""
+    moments, rows = [more for _, more in _moments(run, device)], act.longest_rows(run)
+    layers = 1 if run.train.gradient_checkpointing else trained_layers(run)
+    return {
+        "attention": act.mask_bytes(rows) + layers * act.attention_square(run, device, rows),
+        "activations": max(more.get("activations", 0.0) for more in moments),
+        "optimizer": states.trained_bytes(run, device)[0]["optimizer states"] * (1 + _critics_share(run)),
+        "fp8": fp8_cast_bytes(run, device, rows.tokens),
+    }
 
 
 def _pinned(count: float) -> float:
@@ -182,7 +196,7 @@ def _backward(
     head = matrix if logits > 0 else 0.0
     # The embedding's comes last, unless it is the head's.
     late = matrix if not (shape.tied_embeddings and head) and not early else 0.0
-    working = act.backward_bytes(run, device, rows)
+    working, casts = act.backward_bytes(run, device, rows), fp8_cast_bytes(run, device, rows.tokens)
     yield (
         "the loss, at the start of the backward pass",
         {
@@ -198,11 +212,17 @@ def _backward(
             "gradients": others + max(early, head),
             "activations": saved + again + working,
             "autocast copies": copies,
+            "fp8 casts": casts,
         },
     )
     yield (
         "the first layer's backward pass",
-        {"gradients": others + gradients - late, "activations": layer + working, "autocast copies": 0.0},
+        {
+            "gradients": others + gradients - late,
+            "activations": layer + working,
+            "autocast copies": 0.0,
+            "fp8 casts": casts,
+        },
     )
 
 
@@ -260,6 +280,5 @@ def _autocast_copies(run: Run, device: Device) -> float:
     if run.hardware.fsdp and run.method.name != "lora":  # a layer's are what is gathered
         shape = run.model.architecture
         return 2.0 * shape.vocab_size * shape.hidden_size
-    if run.train.gradient_checkpointing:
-        return 2.0 * trainable_elements(run) / run.model.architecture.layers
-    return 2.0 * trainable_elements(run)
+    copied = trainable_elements(run) - fp8_elements(run)  # which are rounded as they are, in fp32
+    return 2.0 * copied / (run.model.architecture.layers if run.train.gradient_checkpointing else 1)

@@ -1,0 +1,71 @@
+"""What ``train.fp8`` takes: bytes on one device.
+
+Both factors of a product are rounded before (torchao/float8/float8_training_tensor.py, ``_ToFloat8ConstrFunc``): copied
+in fp32, scaled, clamped, and only then one byte a number. Its layers keep what goes into them and the weight as they
+are, so autocast makes no copy of that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ftlab.preflight.memory.device import Device
+from ftlab.preflight.memory.layers import Linear, chosen_names, linears
+from ftlab.schema import Run
+
+_ROUNDED = 1
+_ROUNDING = 9  # a number that is being rounded: in fp32 twice, scaled and clamped, and rounded
+_MULTIPLE = 16  # as ftlab.model.fp8 has it
+
+
+def fp8_linears(run: Run) -> dict[str, Linear]:
+    """Of a decoder layer that trains, the linear layers that multiply in fp8."""
+    if run.train.fp8 == "none":
+        return {}
+    method, every = run.method, linears(run.model.architecture)
+    if method.name == "freeze" and method.trainable_modules is not None:
+        names = chosen_names(method.trainable_modules)
+        every = {name: layer for name, layer in every.items() if name in names}
+    return {
+        name: layer for name, layer in every.items() if layer.inputs % _MULTIPLE == 0 and layer.outputs % _MULTIPLE == 0
+    }
+
+
+def fp8_layers(run: Run) -> int:
+    """Decoder layers that have them."""
+    method, layers = run.method, run.model.architecture.layers
+    if method.name != "freeze":
+        return layers
+    return abs(method.trainable_layers or 0) or (layers if method.trainable_modules is not None else 0)
+
+
+def fp8_elements(run: Run) -> int:
+    """Weights that are rounded for their products."""
+    return fp8_layers(run) * sum(layer.elements for layer in fp8_linears(run).values())
+
+
+def fp8_cast_bytes(run: Run, device: Device, tokens: int) -> float:
+    """What the backward of a linear layer works with besides, at most. :param tokens: of a micro-batch."""
+    if not fp8_layers(run):
+        return 0.0
+    is_emulated = device.kind == "cpu"
+    found = (_product_bytes(*sizes, device.precision, is_emulated) for sizes in _products(run, tokens))
+    return float(max(found, default=0))
+
+
+def _products(run: Run, tokens: int) -> Iterator[tuple[int, int, int]]:
+    """Elements of the first factor, the second, and what comes out."""
+    for layer in fp8_linears(run).values():
+        inputs, weight, outputs = tokens * layer.inputs, layer.elements, tokens * layer.outputs
+        yield outputs, weight, inputs
+        if run.train.fp8 != "rowwise_with_gw_hp":
+            yield outputs, inputs, weight
+
+
+def _product_bytes(first: int, second: int, out: int, precision: int, is_emulated: bool) -> int:
+    rounding = max(_ROUNDING * first, _ROUNDED * first + _ROUNDING * second)
+    rounded = _ROUNDED * (first + second)
+    if is_emulated:  # both are unpacked to fp32, one after the other, and divided by their scales
+        unpacking = rounded + 4 * first + 8 * second
+        return max(rounding, unpacking, rounded + 4 * (first + second) + (4 + precision) * out)
+    return max(rounding, 2 * rounded + precision * out)  # laid out for the kernel besides
