@@ -7,7 +7,8 @@ BIN := $(VENV)/bin
 # The tests start Python some hundred times: each would compile all of ftlab where this is set.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test test-slow test-kill test-matrix test-fuzz test-fp8 test-slurm test-distributed test-gpu bench bench-gpu lint \
+.PHONY: run test test-slow test-kill test-matrix test-liger test-fuzz test-fp8 test-slurm test-distributed test-gpu bench bench-gpu \
+	lint \
 	tiny-base tiny-instruct
 
 run: $(VENV)/.run
@@ -24,6 +25,12 @@ test-kill: $(VENV)/.dev
 
 test-matrix: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m matrix -n 2 --dist loadfile
+
+# Liger's layers on a CPU, where Triton interprets its kernels. They have a folder of their own: 290 MB, and TRL and torch
+# compute otherwise wherever Triton is installed.
+test-liger: $(VENV)/.dev
+	$(BIN)/pip install --quiet --no-deps --target $(VENV)/liger "liger-kernel>=0.8.5,<0.9" triton
+	PYTHONPATH=$(VENV)/liger TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/pytest -m matrix tests/model/test_liger.py tests/engine/test_kernels.py
 
 test-fuzz: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m fuzz --timeout 3600 -n 2 --dist loadfile

@@ -7,8 +7,9 @@
 It carries what it needs, since a GPU machine may have no network: models of real shapes (Llama 3.2 1B, Llama 3.1 8B)
 with random weights drawn on the device, lines of the standard library's sources as chats, the embedded tokenizer. Of
 each case the sides are ftlab, which chooses its attention by itself, and TRL's own trainer on the same rows with each
-attention that is installed: sdpa, flex, flash-attention; with Liger's layers too, where it is installed. TRL's best
-is what counts. TRL gets packed rows as they are (``padding_free``); its dpo cannot do without padding.
+attention that is installed: sdpa, flex, flash-attention. Where Liger is installed, ftlab has its layers, and TRL is
+measured with them (``model.kernels=liger`` on both sides) and without. TRL's best is what counts. TRL gets packed rows
+as they are (``padding_free``); its dpo cannot do without padding.
 
 - ``8B lora``: bf16, packed to 4,096, no checkpointing. ``8B qlora``: nf4, beside ftlab's own LoRA. ``8B full``: with an
   8-bit optimizer, checkpointed. ``8B dpo``: LoRA, pairs per second of an epoch. ``1B sft``: full, packed to 4,096.
@@ -42,6 +43,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "sft": ("method=full",),
 }
 SWEPT = 4  # configs
+LIGER = ["model.kernels=liger"]  # its layers; ftlab and TRL have losses of their own that make no whole logits
 
 
 def main() -> None:
@@ -67,7 +69,8 @@ def cases(options: Any) -> list[Case]:
 
     def sides(work: dict[str, Any]) -> dict[str, dict[str, Any]]:
         peers = {name: {"engine": "trl", "how": how, **work} for name, how in peer_settings(options.dry_run).items()}
-        return {"ftlab": {"engine": "ftlab", **work}, **peers}
+        own = LIGER if find_spec("liger_kernel") and not options.dry_run else []
+        return {"ftlab": {"engine": "ftlab", "how": own, **work}, **peers}
 
     def steps(method: str, shape: str) -> dict[str, Any]:
         return {"kind": "steps", "method": method, "shape": shape, "device": device, **size}
@@ -102,7 +105,7 @@ def peer_settings(dry_run: bool) -> dict[str, list[str]]:
     if find_spec("flash_attn"):
         found["trl flash"] = ["model.attention=flash_attention_2"]
     if find_spec("liger_kernel"):
-        found |= {f"{name} liger": [*how, "liger"] for name, how in [*found.items()]}
+        found |= {f"{name} liger": [*how, *LIGER] for name, how in [*found.items()]}
     return found
 
 
@@ -131,12 +134,9 @@ def steps(
             *workload.PLAIN, *METHODS[method], f"model.path={workload.model_folder(folder, shape)}", *where,
             f"data.path={path}", "data.format=messages", "data.train_on=all", f"data.max_length={length}",
             "train.micro_batch_size=1", "train.gradient_accumulation_steps=1", f"train.max_steps={WARM_UP + steps}",
-            "train.on_oom=stop", f"train.engine={engine}", *(word for word in how if word != "liger"),
+            "train.on_oom=stop", f"train.engine={engine}", *how,
         )  # fmt: skip
         trainer, _ = workload.make_trainer(run, folder)
-        if "liger" in how:
-            trainer.args.use_liger_kernel = True
-            trainer.args.liger_kernel_config = {"fused_linear_cross_entropy": False}  # TRL has its own
         figures = workload.train_timed(trainer, WARM_UP)
         return {**figures, **utilization(run, figures["tokens/s"])}
 
@@ -159,7 +159,7 @@ def utilization(run: Any, rate: float) -> Figures:
 
 
 def dpo(where: list[str], engine: str, shape: str, pairs: int, how: Sequence[str] = ()) -> Figures:
-    more = [*where, *LORA, "train.on_oom=stop", *(word for word in how if word != "liger")]
+    more = [*where, *LORA, "train.on_oom=stop", *how]
     return preference.measure(engine, "dpo", shape, pairs, more)
 
 

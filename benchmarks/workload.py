@@ -91,10 +91,11 @@ def read_run(*overrides: str) -> Any:
 
 
 def make_trainer(run: Any, folder: Path) -> tuple[Any, Any]:
-    """What the engine makes of a run, without its run directory, and its rows: packed ones, or prompts. Attention and
-    shared prompts are chosen as it chooses them."""
+    """What the engine makes of a run, without its run directory, and its rows: packed ones, or prompts. Attention,
+    layers and shared prompts are chosen as it chooses them."""
     from ftlab.base.heap import keep_freed_memory
     from ftlab.distributed.world import current_world
+    from ftlab.engine.kernels import choose_kernels
     from ftlab.engine.output import Output
     from ftlab.engine.packing import choose_isolation
     from ftlab.engine.shared_prompts import share_prompts
@@ -116,6 +117,7 @@ def make_trainer(run: Any, folder: Path) -> tuple[Any, Any]:
         records = (output, Manifest(RunDir(folder)), run.stage.name)
         given = (*records, run, model, tokens.tokenizer.pad_token_id, prepared)
         isolation = choose_isolation(*given, current_world())
+        choose_kernels(*given, current_world(), isolation)
         share_prompts(*given, isolation)
     more = ([], isolation) if rows is prepared.train else ()
     trainer = trainer_class(run)(run, model, tokens.tokenizer, rows, None, PhaseFiles.in_folder(folder), *more)

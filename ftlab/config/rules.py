@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 from ftlab.distributed.world import planned_devices
 from ftlab.pretrained.architecture import is_bounded
+from ftlab.pretrained.liger import LIGER_FAMILIES
 from ftlab.rundir.names import EXACT_MATCH, OF_GOLDEN
 from ftlab.schema import DpoStage, Format, PpoStage, Run, SftStage, Stage
 
@@ -49,6 +50,9 @@ def cross_group_mistakes(run: Run) -> list[tuple[str, Any, str]]:
     if run.train.engine == "trl" and not run.phases:
         found += _trl_mistakes(run)
     shape = run.model.architecture
+    if run.model.kernels == "liger" and shape.family not in LIGER_FAMILIES:
+        reason = f"Liger has no layers for {shape.family} that were found right, but for {', '.join(LIGER_FAMILIES)}; "
+        found.append(("model.kernels", "liger", f"{reason}use none, or auto, which takes them where there are any"))
     is_longer = not run.phases and run.data.max_length > shape.max_positions
     if is_longer and is_bounded(shape.family, shape.position_embeddings):
         found.append(

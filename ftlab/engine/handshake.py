@@ -20,6 +20,7 @@ from ftlab.engine.fingerprints import weight_sums
 from ftlab.engine.output import Output
 from ftlab.engine.starts import PACKAGES
 from ftlab.errors import RanksDifferError
+from ftlab.model.kernels.liger import has_liger_layers
 from ftlab.model.load import compute_dtype
 from ftlab.schema import Run
 
@@ -77,6 +78,7 @@ class Handshake(TrainerCallback):
             "sharding": trainer.sharding.found_layout(trainer.model_wrapped),
             "precision": str(compute_dtype(self._run)),
             "attention": config._attn_implementation,
+            "layers": "Liger's" if has_liger_layers(trainer.model) else "its own",
             "rows": self._fingerprint(),
             "ftlab": __version__,
             **{name: machine.package_version(name) for name in PACKAGES},

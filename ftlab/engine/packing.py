@@ -73,7 +73,7 @@ def _probe(output: Output, run: Run, model: Any, row: Any, pad_id: int, prepared
     from ftlab.model.load import compute_dtype
     from ftlab.stages.trainer import isolation as ways
 
-    device, dtype = _device(run, world), compute_dtype(run)
+    device, dtype = training_device(run, world), compute_dtype(run)
     if sharding_of(run).is_whole and model.device.type == "cpu":
         model.to(device)  # where training would move it to a moment later
     family, attention = model.config.model_type, model.config._attn_implementation
@@ -112,7 +112,7 @@ def _probe(output: Output, run: Run, model: Any, row: Any, pad_id: int, prepared
     return found.isolation
 
 
-def _device(run: Run, world: World) -> Any:
+def training_device(run: Run, world: World) -> Any:
     """Where this process will train."""
     import torch
 

@@ -20,6 +20,7 @@ from ftlab.distributed.sharding import sharding_of
 from ftlab.engine import resume_point, summary
 from ftlab.engine.final_weights import link_final, save_final
 from ftlab.engine.fingerprints import check_saved, weight_sums
+from ftlab.engine.kernels import check_kernels, choose_kernels
 from ftlab.engine.model_card import write_model_card
 from ftlab.engine.packing import choose_isolation
 from ftlab.engine.questions import check_room, has_golden_answers
@@ -70,6 +71,7 @@ class PhaseRun:
         sources = resolve.resolve(data, self.config.stage.name)
         check_same_data(self.run_dir, self.phase.name, sources)
         self._check_same_source()
+        check_kernels(self.session.manifest, self.phase.name, self.config)
         self._load_tokenizer()
         self.parts = split_parts(sources, data, self.config.seed, self.output.progress)
         check_room(self.config, self.parts, self.tokens)
@@ -82,6 +84,7 @@ class PhaseRun:
         records = (self.output, self.session.manifest, self.phase.name)
         given = (*records, self.config, self.model, self.tokenizer.pad_token_id, prepared)
         self.isolation = choose_isolation(*given, self.session.ranks.world)
+        choose_kernels(*given, self.session.ranks.world, self.isolation)
         share_prompts(*given, self.isolation)
         self._use_fp8()
         if self.isolation == "one_per_row" and not self.sharding.is_whole:

@@ -23,6 +23,7 @@ from ftlab.rundir.sweep import is_sweep
 
 PACKAGES = (
     "torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "datasets", "tokenizers", "hydra-core",
+    "liger-kernel",
 )  # fmt: skip
 _HARMLESS = ("memory_gb", "cpus", "system")  # of the machine: nothing is computed otherwise for them
 DIFF_BYTES = 1 << 20  # of git.diff; what is longer is cut, and said to be

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 
 from ftlab.distributed.world import driver_gpus, may_have_accelerator, planned_layout
+from ftlab.pretrained.liger import is_interpreted, missing_liger
 from ftlab.schema import Run
 
 # Of bitsandbytes: on a CPU it has no pages for them.
@@ -30,6 +31,12 @@ def device_problems(run: Run) -> Iterator[str]:
             f"model.attention={attention} needs the package flash-attn: pip install flash-attn --no-build-isolation. "
             "Or use model.attention=auto or sdpa"
         )
+    if run.model.kernels == "liger":
+        if missing := missing_liger():
+            package = " and ".join(missing)
+            yield f"model.kernels=liger needs {package}: pip install 'ftlab[liger]'. Or use model.kernels=none"
+        if on_cpu and not is_interpreted():
+            yield "model.kernels=liger needs a CUDA GPU; use model.kernels=none, or auto, which needs none"
     if optimizer in _NEED_A_GPU and on_cpu:
         yield f"train.optimizer={optimizer} needs a GPU; on a CPU use {optimizer.removeprefix('paged_')}"
     if run.hardware.precision == "fp16" and run.deepspeed.stage is not None and on_cpu:

@@ -64,6 +64,7 @@ class Model(Group):
     adapter: str | None
     template: Template | None
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"]
+    kernels: Literal["none", "auto", "liger"]
     init: Literal["pretrained", "random"]
     trust_remote_code: bool
     architecture: Architecture

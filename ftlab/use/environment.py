@@ -23,8 +23,9 @@ from ftlab.schema import EnvTask, Run
 
 _PACKAGES = (
     "torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "datasets", "tokenizers", "safetensors",
-    "deepspeed", "flash-attn", "vllm", "hydra-core", "omegaconf", "pydantic", "tensorboard", "wandb", "mlflow-skinny",
-    "submitit", "optuna", "plotly", "torchao", "triton", "nvidia-nccl-cu12", "nvidia-nccl-cu13", "numpy",
+    "deepspeed", "flash-attn", "liger-kernel", "vllm", "hydra-core", "omegaconf", "pydantic", "tensorboard", "wandb",
+    "mlflow-skinny", "submitit", "optuna", "plotly", "torchao", "triton", "nvidia-nccl-cu12", "nvidia-nccl-cu13",
+    "numpy",
 )  # fmt: skip
 _PREFIXES = (
     "ACCELERATE_", "BNB_", "CUDA_", "DS_", "FTLAB_", "GLOO_", "GOMP_", "HF_", "HIP_", "HUGGINGFACE_", "KMP_", "LOCAL_",

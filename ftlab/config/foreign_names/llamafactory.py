@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ftlab.config.foreign_names.lines import Absent, Answer, Line, NotNeeded, as_list
-from ftlab.config.foreign_names.transformers import all_of, unless
+from ftlab.config.foreign_names.transformers import LIGER, all_of, unless
 from ftlab.config.foreign_names.trl import FP8
 
 _OWN_TEMPLATE = "the tokenizer's own: there is no template of that name here"
@@ -63,6 +63,7 @@ LLAMA_FACTORY: dict[str, Line] = {
     "train_from_scratch": {"true": "model.init=random", "false": NotNeeded("model.init=pretrained is the default")},
     "disable_gradient_checkpointing": {"true": "train.gradient_checkpointing=false",
                                        "false": "train.gradient_checkpointing=true"},
+    "enable_liger_kernel": LIGER,
     "use_unsloth_gc": {"true": "train.gradient_checkpointing=true", "false": NotNeeded("off, there as here")},
     "moe_aux_loss_coef": "train.router_aux_loss_coef={}", "template": {
         **{name: f"model.template={ours}" if ours else ("model.template=null", _OWN_TEMPLATE)
@@ -151,7 +152,7 @@ LLAMA_FACTORY: dict[str, Line] = {
     **all_of(Absent("positions are those of the model's own config.json"), "rope_scaling shift_attn"),
     **all_of(Absent("there is no such model here"), "mixture_of_depths use_llama_pro use_mca"),
     **all_of(Absent("ftlab has its own trainer"),
-             "use_unsloth enable_liger_kernel use_v1_kernels use_kt kt_optimize_rule cpu_infer chunk_size"),
+             "use_unsloth use_v1_kernels use_kt kt_optimize_rule cpu_infer chunk_size"),
     **all_of(Absent("norms, head and losses have the precision of hardware.precision"),
              "upcast_layernorm upcast_lmhead_output"),
     "fp8": FP8, "fp8_backend": NotNeeded("fp8 is torchao's: train.fp8"),

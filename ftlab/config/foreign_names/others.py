@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ftlab.config.foreign_names.lines import Absent, Answer, Line, NotNeeded
-from ftlab.config.foreign_names.transformers import all_of, deepspeed
+from ftlab.config.foreign_names.transformers import LIGER, all_of, deepspeed
 from ftlab.config.foreign_names.trl import FP8, PRECISION
 
 _FLASH = {"true": "model.attention=flash_attention_2", "": "model.attention={}"}
@@ -23,6 +23,9 @@ AXOLOTL: dict[str, Line] = {
     "num_epochs": "train.epochs={}", "optimizer": "train.optimizer={}", "lr_scheduler": "train.lr_scheduler={}",
     "wandb_project": "tracker.project={}", "fp8": FP8,
     "fp8_enable_fsdp_float8_all_gather": Absent("FSDP gathers in bf16; the products of train.fp8 are in fp8"),
+    **all_of(LIGER, "liger_rms_norm liger_rope liger_swiglu liger_glu_activation liger_layer_norm"),
+    **all_of(NotNeeded("the loss goes without the full logits"),
+             "liger_fused_linear_cross_entropy liger_cross_entropy"),
 }  # fmt: skip
 MS_SWIFT: dict[str, Line] = {
     "model_id": "model.path={}", "tokenizer_name_or_path": "model.path={}", "train_type": "method={}",

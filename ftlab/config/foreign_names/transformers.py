@@ -11,6 +11,12 @@ _NO_SCHEDULE = Absent("there is no such schedule here; train.lr_scheduler takes 
 _TRACKERS = ("tensorboard", "wandb", "mlflow")
 
 
+LIGER: Line = {
+    "true": ("model.kernels=liger", "its layers; the loss goes without the full logits in any case"),
+    "false": NotNeeded("off, there as here"),
+}
+
+
 def all_of(line: Line, names: str) -> dict[str, Line]:
     """The same line for several names."""
     return dict.fromkeys(names.split(), line)
@@ -192,8 +198,8 @@ TRANSFORMERS: dict[str, Line] = {
     **all_of(Absent("evaluations begin after eval.steps=N steps"), "eval_on_start eval_delay"),
     **all_of(Absent("the model is not compiled"),
              "torch_compile torch_compile_backend torch_compile_mode torchdynamo jit_mode_eval"),
-    **all_of(Absent("ftlab computes the loss in chunks itself, without the full logits"),
-             "use_liger_kernel liger_kernel_config"),
+    "use_liger_kernel": LIGER,
+    "liger_kernel_config": Absent("model.kernels=liger takes all of Liger's layers, and none of its losses"),
     **all_of(Absent("torch's defaults hold"), "tf32 torch_empty_cache_steps use_ipex use_mps_device tpu_num_cores"),
     **all_of(Absent("hardware.fsdp=true shards layer by layer, and takes no options"),
              "fsdp_config fsdp_min_num_params fsdp_transformer_layer_cls_to_wrap"),

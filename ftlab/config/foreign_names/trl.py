@@ -50,6 +50,7 @@ TRL: dict[str, Line] = {
     "trust_remote_code": "model.trust_remote_code={}", "attn_implementation": "model.attention={}",
     "dtype": _DTYPE, "torch_dtype": _DTYPE,
     "model_init_kwargs": Absent("the keys of model say how it is loaded"),
+    "use_kernels": Absent("no layers come from the hub; model.kernels=liger has Liger's"),
     "router_aux_loss_coef": "train.router_aux_loss_coef={}",
     # the method
     "use_peft": {"true": "method=lora", "false": "method=full"},

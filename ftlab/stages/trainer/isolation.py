@@ -114,27 +114,27 @@ def _unlike_eager(
 
 
 def _unlike_eager_on(model: Any, row: PackedRow, pad_id: int, isolation: Isolation, longest: int) -> str | None:
-    batch = _batch(model, [row], pad_id, isolation)
+    batch = batch_of(model, [row], pad_id, isolation)
     layout = segment_layout(batch)
     layout.windows = []
-    ours = _hidden(model, batch)
+    ours = hidden_of(model, batch)
     windows, layout.windows = layout.windows, None
     if reason := unsuited_windows(model, windows, longest):
         return reason
     first = len(row.samples[0].input_ids)
-    if reason := _change(model, ours, _hidden(model, _with_other_tokens(batch, first)), first):
+    if reason := _change(model, ours, hidden_of(model, _with_other_tokens(batch, first)), first):
         return reason
     model.set_attn_implementation("eager")
-    eager = _hidden(model, _batch(model, [row], pad_id, "block_mask"))
+    eager = hidden_of(model, batch_of(model, [row], pad_id, "block_mask"))
     share = ((ours - eager).square().mean().sqrt() / eager.square().mean().sqrt()).item()
-    return None if share <= _rounding(model) else f"hidden states differ by {share:.2g} of their size from eager's"
+    return None if share <= rounding_of(model) else f"hidden states differ by {share:.2g} of their size from eager's"
 
 
 def _leak(model: Any, row: PackedRow, pad_id: int, isolation: Isolation) -> str | None:
     """What the later samples notice of the first one, if anything."""
-    batch = _batch(model, [row], pad_id, isolation)
+    batch = batch_of(model, [row], pad_id, isolation)
     first = len(row.samples[0].input_ids)
-    return _change(model, _hidden(model, batch), _hidden(model, _with_other_tokens(batch, first)), first)
+    return _change(model, hidden_of(model, batch), hidden_of(model, _with_other_tokens(batch, first)), first)
 
 
 def _with_other_tokens(batch: dict[str, Any], count: int) -> dict[str, Any]:
@@ -184,13 +184,13 @@ def _leak_or_too_long(model: Any, row: PackedRow, pad_id: int, isolation: Isolat
 
 def _difference(model: Any, row: PackedRow, pad_id: int, isolation: Isolation) -> str | None:
     """How far the samples of a row are from themselves alone, where that is more than rounding."""
-    together = _hidden(model, _batch(model, [row], pad_id, isolation))[0]
+    together = hidden_of(model, batch_of(model, [row], pad_id, isolation))[0]
     alone = torch.cat(
-        [_hidden(model, _batch(model, [PackedRow((each,))], pad_id, "position_ids"))[0] for each in row.samples]
+        [hidden_of(model, batch_of(model, [PackedRow((each,))], pad_id, "position_ids"))[0] for each in row.samples]
     )
     difference = (together[: row.length] - alone).square().mean().sqrt() / alone.square().mean().sqrt()
     share = difference.item()
-    if share <= _rounding(model):
+    if share <= rounding_of(model):
         return None
     return f"hidden states differ by {share:.2g} of their size from the sample's alone"
 
@@ -205,17 +205,17 @@ def probe_sharing(model: Any, pair: PackedRow, pad_id: int) -> str | None:
     was_training = model.training
     model.eval()
     try:
-        once = _hidden(model, _batch(model, [pair], pad_id, isolation))[0]
-        twice = _hidden(model, _batch(model, [PackedRow(pair.samples)], pad_id, isolation))[0]
+        once = hidden_of(model, batch_of(model, [pair], pad_id, isolation))[0]
+        twice = hidden_of(model, batch_of(model, [PackedRow(pair.samples)], pad_id, isolation))[0]
     finally:
         model.train(was_training)
     own_S = pair.lengths - pair.columns[SHARED]
     places = torch.from_numpy(spans(pair.lengths.cumsum() - own_S, own_S)).to(twice.device)
     share = ((once - twice[places]).square().mean().sqrt() / twice.square().mean().sqrt()).item()
-    return None if share <= _rounding(model) else f"hidden states differ by {share:.2g} of their size"
+    return None if share <= rounding_of(model) else f"hidden states differ by {share:.2g} of their size"
 
 
-def _rounding(model: Any) -> float:
+def rounding_of(model: Any) -> float:
     if _is_int8(model):
         return _ROUNDING_INT8
     is_16_bit = torch.is_autocast_enabled(model.device.type)
@@ -228,7 +228,7 @@ _CHECKS: dict[Isolation, Callable[[Any, PackedRow, int, Isolation], str | None]]
 }
 
 
-def _batch(model: Any, rows: list[PackedRow], pad_id: int, isolation: Isolation) -> dict[str, Any]:
+def batch_of(model: Any, rows: list[PackedRow], pad_id: int, isolation: Isolation) -> dict[str, Any]:
     batch = PackedCollator(pad_id, isolation=isolation)(rows)
 
     def on_device(value: Any) -> Any:
@@ -240,5 +240,5 @@ def _batch(model: Any, rows: list[PackedRow], pad_id: int, isolation: Isolation)
 
 
 @torch.no_grad()
-def _hidden(model: Any, batch: dict[str, Any]) -> Tensor:
+def hidden_of(model: Any, batch: dict[str, Any]) -> Tensor:
     return packed_hidden(model, batch).float()

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from ftlab.base.progress import Progress
 from ftlab.data.packing.collate import BY_SEGMENT
 from ftlab.data.packing.store import Rows
+from ftlab.model.kernels.liger import has_liger_layers, put_liger_layers
 from ftlab.model.load import load_reference
 from ftlab.rundir import seals
 from ftlab.stages.losses import sums_by_segment
@@ -50,6 +51,8 @@ class ReferenceTrainer(StageTrainer):
                 model = load_reference(self.run, self.reference_model)
             if self.isolation in BY_SEGMENT and model.config.model_type == self.model.config.model_type:
                 model.set_attn_implementation(self.isolation)  # as was found right for the family
+            if has_liger_layers(self.model) and model.config.model_type == self.model.config.model_type:
+                put_liger_layers(model, self.run)
             self.place(model)
         is_shared = self.run.data.cache is not None and self.sharding.is_whole
         identity = _identity(model) if is_shared else None
@@ -83,6 +86,7 @@ class ReferenceTrainer(StageTrainer):
         model: Any = self.model
         assert self.run.data.cache is not None
         batch = [self._batches(rows), model.config._attn_implementation, self.isolation, rows.shares_prompts]
+        batch += ["liger"] * has_liger_layers(model)
         precision = [
             self.args.bf16,
             self.args.fp16,
