@@ -7,9 +7,8 @@ BIN := $(VENV)/bin
 # The tests start Python some hundred times: each would compile all of ftlab where this is set.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test test-slow test-kill test-matrix test-liger test-fuzz test-fp8 test-slurm test-distributed test-gpu bench bench-gpu \
-	lint \
-	tiny-base tiny-instruct
+.PHONY: run test test-slow test-kill test-matrix test-liger test-fuzz test-fp8 test-slurm test-distributed test-gpu \
+	bench bench-gpu lint tiny-base tiny-instruct
 
 run: $(VENV)/.run
 	$(BIN)/ftlab
