@@ -131,6 +131,13 @@ def parse_gpus(text: str) -> list[InstalledGpu]:
     return found
 
 
+def compute_capabilities() -> list[float]:
+    """Of NVIDIA's GPUs in this machine, as 8.9, whether a process may see them or not; empty where the driver does not
+    say."""
+    told = command_output(["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]) or ""
+    return [float(line) for line in told.split() if line.replace(".", "", 1).isdigit()]
+
+
 def gpu_driver() -> str | None:
     """The version of NVIDIA's driver; None without one."""
     told = command_output(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])

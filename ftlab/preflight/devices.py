@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib.util import find_spec
 
+from ftlab.base.machine import compute_capabilities
+from ftlab.config.rules import FP8_CAPABILITY
 from ftlab.distributed.world import driver_gpus, may_have_accelerator, planned_layout
 from ftlab.pretrained.liger import is_interpreted, missing_liger
 from ftlab.schema import Run
@@ -37,6 +39,11 @@ def device_problems(run: Run) -> Iterator[str]:
             yield f"model.kernels=liger needs {package}: pip install 'ftlab[liger]'. Or use model.kernels=none"
         if on_cpu and not is_interpreted():
             yield "model.kernels=liger needs a CUDA GPU; use model.kernels=none, or auto, which needs none"
+    if run.train.fp8 != "none" and not on_cpu and (found := compute_capabilities()) and max(found) < FP8_CAPABILITY:
+        yield (
+            f"train.fp8={run.train.fp8} needs a GPU of compute capability {FP8_CAPABILITY} (L4, RTX 4090, H100), and "
+            f"this machine's have {max(found)}; use train.fp8=none"
+        )
     if optimizer in _NEED_A_GPU and on_cpu:
         yield f"train.optimizer={optimizer} needs a GPU; on a CPU use {optimizer.removeprefix('paged_')}"
     if run.hardware.precision == "fp16" and run.deepspeed.stage is not None and on_cpu:

@@ -21,13 +21,15 @@ from ftlab.engine import shards
 from ftlab.engine.trackers import hub, rates
 from ftlab.engine.work import Listed
 from ftlab.errors import NotReadyError
+from ftlab.model.adapter import Parameters
 from ftlab.preflight import packages
 from ftlab.rundir.directory import RunDir
 from ftlab.rundir.manifest import Manifest
 from ftlab.schema.launchers import Shards
 from tests.conftest import ROOT
 from tests.engine.test_resume import interrupt_after
-from tests.runs import FAST, FEW, final_hash, held_out, make_run, resume_run, train_run
+from tests.runs import BARE, FAST, FEW, final_hash, held_out, make_run, resume_run, train_run
+from tests.stages.trainers import a_trainer
 from tests.sweeps import begin, sweep_of
 
 RUN = (*FAST, FEW, "train.save_steps=2", "eval.steps=3")
@@ -487,6 +489,19 @@ def test_what_a_token_of_a_run_takes(followed):
     assert (work.total, work.trained) == (parameters["total"], parameters["trainable"])
     assert work.attention == shape.layers * shape.heads * shape.head_dim
     assert work.length == (10 * 10 + 30 * 30) / 40
+
+
+def test_a_prompt_that_is_computed_once_counts_once(tmp_path):
+    """Of the second answer of a pair its own tokens count, each of which sees the prompt, too."""
+    given = ("stage=dpo", "data=preferences", "data.max_samples=6", "hardware=cpu", *BARE)
+    trainer, rows = a_trainer(tmp_path, *given)
+    parameters = Parameters(1, 1)
+    apart = rates.estimate_work(trainer.run, trainer.model, parameters, rows)
+    rows.shares_prompts = True
+    once = rates.estimate_work(trainer.run, trainer.model, parameters, rows)
+    lengths, prompts = rows.view_lengths(), rows.prompts
+    own = lengths - [0 if view % 2 == 0 else prompts[view] for view in range(len(lengths))]
+    assert once.length == (own * lengths).sum() / own.sum() != apart.length == (lengths**2).sum() / lengths.sum()
 
 
 def test_evaluating_and_saving_are_not_training(monkeypatch):

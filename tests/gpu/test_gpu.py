@@ -176,6 +176,21 @@ def test_activations_that_were_in_the_hosts_memory_are_the_same(tmp_path, train,
     check_equal(tmp_path / "here", tmp_path / "there", 0)
 
 
+@pytest.mark.parametrize("scaling", ["tensorwise", "rowwise", "rowwise_with_gw_hp"])
+def test_products_in_fp8_are_those_in_bf16_but_for_rounding(tmp_path, train, scaling):
+    """Not emulated, and on micro-batches whose number of tokens is no multiple of 16."""
+    import torch
+
+    pytest.importorskip("torchao")
+    if torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("needs compute capability 8.9")
+    words = (*BASE, "method=full", "hardware.precision=bf16")
+    train(*words, "run.dir=exact")
+    train(*words, f"train.fp8={scaling}", "run.dir=rounded")
+    check_equal(tmp_path / "exact", tmp_path / "rounded", 0.05)
+    assert json.loads((tmp_path / "rounded" / "manifest.json").read_text())["fp8"]["sft"]["is_emulated"] is False
+
+
 def test_predicted_and_measured_peaks_of_one_gpu_are_within_5_percent():
     command = [sys.executable, str(ROOT / "benchmarks/memory.py"), "--device", "gpu", "--sizes", "100M", "300M"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=3600)

@@ -4,6 +4,7 @@ products are emulated: rounded as on a GPU, and multiplied in fp32."""
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,16 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
+from benchmarks.memory import peak_bytes
 from ftlab.errors import NotReadyError
 from ftlab.model.checkpointing import checkpointing_options
 from ftlab.model.fp8 import check_fp8, convert_linears
 from ftlab.policy.build import build_model
 from ftlab.policy.tokens import load_tokens
 from ftlab.preflight import packages
+from ftlab.preflight.devices import device_problems
+from ftlab.preflight.memory.fp8 import linear_cast_bytes
+from ftlab.preflight.memory.layers import Linear
 from ftlab.rundir.directory import RunDir
 from tests.conftest import ROOT
 from tests.distributed.test_ranks import start, train  # noqa: F401
@@ -75,6 +80,15 @@ def test_a_device_without_it_is_refused_by_its_name(monkeypatch):
             check_fp8(run)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 9))
     check_fp8(run)
+
+
+def test_a_driver_that_tells_is_believed_before_anything_is_prepared(monkeypatch):
+    monkeypatch.setattr("ftlab.preflight.devices.may_have_accelerator", lambda: True)
+    run = make_run("method=full", "train.fp8=tensorwise")
+    for told, refused in ((None, False), ("8.6\n8.6", True), ("8.6\n9.0", False), ("[N/A]", False)):
+        monkeypatch.setattr("ftlab.base.machine.command_output", lambda command, told=told: told)
+        problems = [line for line in device_problems(run) if line.startswith("train.fp8=tensorwise needs a GPU")]
+        assert len(problems) == refused and all("this machine's have 8.6" in line for line in problems)
 
 
 @pytest.fixture(scope="module")
@@ -192,3 +206,24 @@ def test_two_processes_train_it(sharded, tmp_path, train):  # noqa: F811
     train(*words, "train.gradient_accumulation_steps=2", "train.fp8=rowwise", "run.dir=one")
     one, other = (metrics(RunDir.open(Path(tmp_path / name)), "loss") for name in ("one", "two"))
     assert one == pytest.approx(other, rel=1e-3)
+
+
+@apply(*with_torchao)
+@pytest.mark.parametrize("scaling", ["tensorwise", "rowwise_with_gw_hp"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("tokens", "inputs", "outputs"), [(1024, 512, 512), (256, 512, 2048), (2048, 512, 1024)])
+def test_a_layers_backward_takes_what_is_predicted_of_it(tokens, inputs, outputs, dtype, scaling):
+    from torchao.float8 import Float8LinearConfig, convert_to_float8_training
+
+    config = replace(Float8LinearConfig.from_recipe_name(scaling), emulate=True, pad_inner_dim=True)
+    layer = torch.nn.Sequential(torch.nn.Linear(inputs, outputs, bias=False)).to(dtype)
+    convert_to_float8_training(layer, config=config)
+    hidden = torch.randn(tokens, inputs, dtype=dtype, requires_grad=True)
+    given, gradient = layer(hidden), torch.randn(tokens, outputs, dtype=dtype)
+    profile = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True)
+    with profile:
+        given.backward(gradient)
+    is_exact = scaling != "tensorwise"
+    predicted = linear_cast_bytes(Linear(inputs, outputs), tokens, dtype.itemsize, is_exact, True)
+    own = dtype.itemsize * tokens * inputs  # the gradient of what went in, which is there in the second product
+    assert predicted * 0.98 <= peak_bytes(profile) <= (predicted + own) * 1.02

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import torch
 from transformers import TrainerCallback
 
-from ftlab.data.packing.store import PackedRow
+from ftlab.data.packing.store import PackedRow, Rows
 from ftlab.distributed.world import current_world
 from ftlab.model.adapter import Parameters
 from ftlab.model.load import compute_dtype
@@ -34,7 +33,7 @@ _PEAK = (
     ("NVIDIA GeForce RTX 3090", 71e12),
 )
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
-_READ_EVERY = 64  # rows from whose samples the mean length is taken
+_READ = 64  # rows from whose samples the mean length is taken
 
 
 def peak(device: str, precision: torch.dtype) -> float | None:
@@ -63,7 +62,8 @@ class Work:
 
             4 N + 2 N_trained + 12 L H Q T
 
-        T is the mean length of a sample, weighted by tokens, since packed samples do not see each other. Activations
+        T is the mean length of a sample, weighted by tokens, since packed samples do not see each other; of a pair
+        whose prompt is computed once, weighted by the tokens that are computed, which are those that count. Activations
         that are computed again are not counted, as the paper says, and neither is a reference model's forward.
         """
         return 4 * self.total + 2 * self.trained + 12 * self.attention * self.length
@@ -81,12 +81,25 @@ def estimate_work(run: Run, model: Any, parameters: Parameters, rows: Sequence[A
     has_experts = any(getattr(config, name, None) for name in _EXPERTS)
     if run.stage.name in ("ppo", "grpo") or run.method.name == "freeze" or has_experts:
         return None
-    some = islice((rows[index] for index in range(len(rows))), _READ_EVERY)
-    lengths = [length for row in some if isinstance(row, PackedRow) for length in row.lengths.tolist()]
-    if not lengths:
-        return None
-    length = sum(n * n for n in lengths) / sum(lengths)
-    return Work(parameters.total, parameters.trainable, _attention(config), length)
+    length = _mean_length(rows, run.stage.name)
+    return None if length is None else Work(parameters.total, parameters.trainable, _attention(config), length)
+
+
+def _mean_length(rows: Sequence[Any], stage: str) -> float | None:
+    """Of a sample, as each token that is computed sees it. A prompt that stands beside two answers is computed with the
+    first alone, and is part of what the second attends to. (Which prompts kto has twice is known when it has paired
+    its rows; there all count as computed.)"""
+    left_out: Callable[[int], Any] = lambda index: 0  # noqa: E731
+    if isinstance(rows, Rows) and stage != "kto" and rows.shares_prompts:
+        shared, places = rows.shared(), rows.view_indices
+        left_out = lambda index: shared[places(index)]  # noqa: E731
+    seen = computed = 0
+    for index in range(min(len(rows), _READ)):
+        if not isinstance(row := rows[index], PackedRow):
+            continue
+        own = row.lengths - left_out(index)
+        seen, computed = seen + int((own * row.lengths).sum()), computed + int(own.sum())
+    return seen / computed if computed else None
 
 
 def _attention(config: Any) -> int:

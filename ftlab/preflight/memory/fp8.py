@@ -7,13 +7,10 @@ are, so autocast makes no copy of that.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from ftlab.preflight.memory.device import Device
 from ftlab.preflight.memory.layers import Linear, chosen_names, linears
 from ftlab.schema import Run
 
-_ROUNDED = 1
 _ROUNDING = 9  # a number that is being rounded: in fp32 twice, scaled and clamped, and rounded
 _MULTIPLE = 16  # as ftlab.model.fp8 has it
 
@@ -45,27 +42,34 @@ def fp8_elements(run: Run) -> int:
 
 
 def fp8_cast_bytes(run: Run, device: Device, tokens: int) -> float:
-    """What the backward of a linear layer works with besides, at most. :param tokens: of a micro-batch."""
+    """What the backward of a linear layer works with besides the gradients that it makes, at most. :param tokens: of a
+    micro-batch."""
     if not fp8_layers(run):
         return 0.0
-    is_emulated = device.kind == "cpu"
-    found = (_product_bytes(*sizes, device.precision, is_emulated) for sizes in _products(run, tokens))
-    return float(max(found, default=0))
+    is_weight_exact, is_emulated = run.train.fp8 == "rowwise_with_gw_hp", device.kind == "cpu"
+    return max(
+        (linear_cast_bytes(layer, tokens, device.precision, is_weight_exact, is_emulated)
+         for layer in fp8_linears(run).values()), default=0.0,
+    )  # fmt: skip
 
 
-def _products(run: Run, tokens: int) -> Iterator[tuple[int, int, int]]:
-    """Elements of the first factor, the second, and what comes out."""
-    for layer in fp8_linears(run).values():
-        inputs, weight, outputs = tokens * layer.inputs, layer.elements, tokens * layer.outputs
-        yield outputs, weight, inputs
-        if run.train.fp8 != "rowwise_with_gw_hp":
-            yield outputs, inputs, weight
+def linear_cast_bytes(layer: Linear, tokens: int, precision: int, is_weight_exact: bool, is_emulated: bool) -> float:
+    """Of one layer: the product for the gradient of its input, and then that for its weight's, while what the first had
+    rounded is still there. :param precision: bytes of a number of the gradients.
+    :param is_weight_exact: whether the second is not in fp8."""
+    inputs, weight, outputs = tokens * layer.inputs, layer.elements, tokens * layer.outputs
+    first = _product_bytes(outputs, weight, inputs, precision, is_emulated)
+    if is_weight_exact:
+        return first
+    return max(first, outputs + weight + _product_bytes(outputs, inputs, weight, precision, is_emulated))
 
 
-def _product_bytes(first: int, second: int, out: int, precision: int, is_emulated: bool) -> int:
-    rounding = max(_ROUNDING * first, _ROUNDED * first + _ROUNDING * second)
-    rounded = _ROUNDED * (first + second)
-    if is_emulated:  # both are unpacked to fp32, one after the other, and divided by their scales
-        unpacking = rounded + 4 * first + 8 * second
-        return max(rounding, unpacking, rounded + 4 * (first + second) + (4 + precision) * out)
-    return max(rounding, 2 * rounded + precision * out)  # laid out for the kernel besides
+def _product_bytes(first: int, second: int, out: int, precision: int, is_emulated: bool) -> float:
+    """:param first, second: elements of the factors. :param out: of what comes out."""
+    rounded = first + second  # a byte each; and once more, laid out for the kernel
+    rounding = max(_ROUNDING * first, first + _ROUNDING * second)
+    if not is_emulated:
+        return max(rounding, 2 * rounded + precision * out)
+    # Both are unpacked to fp32, one after the other, and divided by their scales.
+    unpacking = 2 * rounded + 4 * first + 8 * second
+    return max(rounding, unpacking, 6 * rounded + 4 * out)
