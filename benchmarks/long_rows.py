@@ -22,7 +22,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import harness
+
 MIB = 2**20
+SECONDS, MEMORY = "CPU seconds of a step", "peak memory of a step, MiB"
 SHAPE = {
     "vocab_size": 2304, "hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 4, "num_attention_heads": 8,
     "num_key_value_heads": 4, "max_position_embeddings": 32768, "pad_token_id": 0,
@@ -37,7 +40,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="steps, after one that does not count; the median is told")
     parser.add_argument("--attention", nargs="+", default=["segments"], choices=["segments", "position_ids"])
     parser.add_argument("--out", type=Path, help="a JSON file of all that was measured")
-    parser.add_argument("--plot", type=Path, help="an SVG file")
+    parser.add_argument("--plot", type=Path, help="an SVG file, of the first attention")
     parser.add_argument("--one", help=argparse.SUPPRESS)  # what one process measures
     options = parser.parse_args()
     if options.one:
@@ -54,7 +57,9 @@ def main() -> None:
     if options.out:
         options.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     if options.plot:
-        plot(found, options.plot)
+        first = [one for one in found if one["attention"] == options.attention[0] and one["sample"] < one["tokens"]]
+        figures = {one["tokens"]: {SECONDS: one["cpu_seconds"], MEMORY: one["peak_bytes"] / MIB} for one in first}
+        harness.draw(options.plot, figures, (SECONDS, MEMORY), "tokens of the row")
 
 
 def lengths(shortest: int, longest: int, sample: int) -> list[tuple[int, int]]:
@@ -141,25 +146,6 @@ def growth(rows: Sequence[dict[str, Any]]) -> str:
         f"{last['attention']}: a token of {last['tokens']:,} takes {ratio('cpu_seconds'):.2f} times the seconds and "
         f"{ratio('peak_bytes'):.2f} times the memory of one of {first['tokens']:,} (1 is linear)"
     )
-
-
-def plot(found: Sequence[dict[str, Any]], file: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("svg")
-    from matplotlib import pyplot
-
-    figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.4), constrained_layout=True)
-    for attention in dict.fromkeys(one["attention"] for one in found):
-        rows = [one for one in found if one["attention"] == attention and one["sample"] < one["tokens"]]
-        tokens = [one["tokens"] for one in rows]
-        panels[0].plot(tokens, [one["cpu_seconds"] for one in rows], marker="o", label=attention)
-        panels[1].plot(tokens, [one["peak_bytes"] / MIB for one in rows], marker="o", label=attention)
-    for panel, title in zip(panels, ("CPU seconds of a step", "peak memory of a step, MiB")):
-        panel.set(title=title, xlabel="tokens of the row", ylim=(0, None), xlim=(0, None))
-        panel.grid(alpha=0.3)
-        panel.legend()
-    figure.savefig(file)
 
 
 if __name__ == "__main__":

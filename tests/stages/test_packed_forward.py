@@ -6,12 +6,16 @@ import copy
 import json
 import math
 import weakref
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
     AutoConfig,
     AutoModelForCausalLM,
     CohereConfig,
@@ -23,6 +27,7 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
 )
+from transformers.masking_utils import flash_attention_mask
 
 from benchmarks.tokens_per_real_token import measure
 from ftlab.config.paths import shipped
@@ -80,6 +85,34 @@ def test_logits_of_each_packed_sample_equal_its_logits_alone(tiny, attention, fl
             together = packed[0 if flatten else b, start:end]
             assert (together - alone).abs().max().item() < 1e-5
             start = end
+
+
+def test_attention_for_variable_lengths_is_told_them(tiny):
+    """As transformers' flash attention takes them, so that it need not wait for a device to read them from positions.
+    What stands in for it here knows of samples by nothing else."""
+    told = []
+
+    def attend(module, query_BHLD, key_BGLD, value_BGLD, mask, scaling, **given):
+        told.append([given[name] for name in ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")])
+        outs = []
+        ends = given["cu_seq_lens_q"].tolist()
+        for start, end in pairwise(ends):
+            states = [state[:, :, start:end] for state in (query_BHLD, key_BGLD, value_BGLD)]
+            outs.append(scaled_dot_product_attention(*states, is_causal=True, scale=scaling, enable_gqa=True))
+        return torch.cat(outs, dim=2).transpose(1, 2), None
+
+    AttentionInterface.register("variable_length_test", attend)
+    AttentionMaskInterface.register("variable_length_test", flash_attention_mask)
+    rows = rows_of((17, 40, 9), (5, 61))
+    model = copy.deepcopy(tiny).double()
+    with torch.no_grad():
+        by_positions = packed_hidden(model, PackedCollator(pad_id=0, flatten=True)(rows))
+        model.set_attn_implementation("variable_length_test")
+        by_lengths = packed_hidden(model, PackedCollator(pad_id=0, flatten=True)(rows))
+    assert (by_lengths - by_positions).abs().max().item() < 1e-10
+    queries, keys, longest_query, longest_key = told[-1]
+    assert queries.tolist() == keys.tolist() == [0, 17, 57, 66, 71, 132] and queries.dtype == torch.int32
+    assert longest_query == longest_key == 61
 
 
 @pytest.mark.parametrize("chunk_elements", [2048 * 7, 1 << 25])

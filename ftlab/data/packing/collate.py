@@ -47,7 +47,8 @@ class PackedCollator:
     own. The last token shared may be scored for both samples: its place then stands twice in ``scored_N``.
 
     :param flatten: one row of all samples, without padding, for attention that takes variable lengths; always where it
-        goes by segments.
+        goes by segments. With ``position_ids`` there come along, as such kernels take them, ``cu_seq_lens``, int32,
+        shape (S + 1,): how many tokens come before each sample, and ``longest``: the tokens of the longest.
     :param isolation: how samples are kept apart. :param one_call: all samples in one call, whatever their lengths:
         devices that share a model have to call it equally often.
     """
@@ -102,8 +103,11 @@ class PackedCollator:
         }
 
     def _apart(self, starts_S: Counts, lengths_S: Counts, shared_S: Counts, size: int) -> dict[str, Any]:
-        if self._isolation == "position_ids":
+        if self._isolation == "position_ids" and not self._flatten:
             return {}
+        if self._isolation == "position_ids":
+            cu_seq_lens = np.concatenate([[0], lengths_S.cumsum()]).astype(np.int32)
+            return {"cu_seq_lens": torch.from_numpy(cu_seq_lens), "longest": int(lengths_S.max())}
         if self._isolation == "block_mask":
             return {"isolation": self._isolation}
         if self._isolation in BY_SEGMENT:

@@ -26,6 +26,9 @@ from ftlab.model.attention.variable_length import attend_variable_length
 # scaled_dot_product_attention for each segment, on any device and in any dtype.
 SEGMENTS, SEGMENTS_SDPA = "segments", "segments_sdpa"
 
+# Those of transformers that take rows without padding, and the samples' lengths.
+VARIABLE_LENGTH = ("flash_attention_2", "flash_attention_3")
+
 # Keys of config.json under which models ask for dropout within their attention, which the kernels do not have.
 DROPOUTS = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")
 _UNSUPPORTED = {"softcap": "a soft cap", "s_aux": "sinks", "position_bias": "a bias of positions"}

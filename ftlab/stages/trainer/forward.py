@@ -5,7 +5,9 @@ Shape suffixes: B rows, L tokens of the longest row, D hidden size, N scored pos
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from inspect import signature
 from typing import Any
 
 import torch
@@ -46,8 +48,18 @@ def packed_hidden(model: Any, batch: dict[str, Any]) -> Tensor:
     assert "spans" not in batch or not batch["spans"][:, 3].any(), "by segments alone can a prompt be shared"
     if isolation == "block_mask":
         inputs["attention_mask"] = _block_mask(model, **inputs)
+    if "cu_seq_lens" in batch and _takes_variable_lengths(type(bare_model(model)).forward):
+        inputs |= dict.fromkeys(("cu_seq_lens_q", "cu_seq_lens_k"), batch["cu_seq_lens"])
+        inputs |= dict.fromkeys(("max_length_q", "max_length_k"), batch["longest"])
     # Else no mask; and never a cache, which switches the isolation of packed samples off.
     return last_hidden(model, **inputs)
+
+
+@functools.cache
+def _takes_variable_lengths(forward: Callable[..., Any]) -> bool:
+    """Whether the model hands them on to its attention, which otherwise reads them from the position ids: in each
+    layer, and waits for the device to have computed them."""
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature(forward).parameters.values())
 
 
 def segment_layout(batch: dict[str, Any]) -> SegmentLayout:

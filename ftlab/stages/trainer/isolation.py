@@ -21,6 +21,7 @@ from torch import Tensor
 from ftlab.data.packing.collate import BY_SEGMENT, Isolation, PackedCollator
 from ftlab.data.packing.store import SHARED, PackedRow, Sample, spans
 from ftlab.errors import first_line
+from ftlab.model.attention.interface import VARIABLE_LENGTH
 from ftlab.model.attention.self_check import kernel_error, unsuited_layers, unsuited_windows
 from ftlab.stages.trainer.forward import packed_hidden, segment_layout
 
@@ -229,7 +230,7 @@ _CHECKS: dict[Isolation, Callable[[Any, PackedRow, int, Isolation], str | None]]
 
 
 def batch_of(model: Any, rows: list[PackedRow], pad_id: int, isolation: Isolation) -> dict[str, Any]:
-    batch = PackedCollator(pad_id, isolation=isolation)(rows)
+    batch = PackedCollator(pad_id, model.config._attn_implementation in VARIABLE_LENGTH, isolation)(rows)
 
     def on_device(value: Any) -> Any:
         if isinstance(value, tuple):

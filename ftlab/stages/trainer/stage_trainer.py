@@ -17,6 +17,7 @@ from ftlab.data.packing.collate import Isolation, PackedCollator
 from ftlab.data.packing.store import SHARED, Rows
 from ftlab.data.tokens.encoder import Counts
 from ftlab.distributed.world import current_world
+from ftlab.model.attention.interface import VARIABLE_LENGTH
 from ftlab.rundir.phase_files import PhaseFiles
 from ftlab.schema import Run
 from ftlab.stages.trainer.arguments import training_arguments
@@ -25,8 +26,6 @@ from ftlab.stages.trainer.halving import HalvingTrainer
 from ftlab.stages.trainer.meter import Meter
 from ftlab.stages.trainer.router_loss import RouterLoss, counted_tokens, router_coefficient
 from ftlab.stages.trainer.shards import FILLER, shard_loader
-
-_VARIABLE_LENGTH = ("flash_attention_2", "flash_attention_3")
 
 
 class StageTrainer(HalvingTrainer):
@@ -65,7 +64,7 @@ class StageTrainer(HalvingTrainer):
         for rows in (train_rows, validation_rows):
             if isinstance(rows, Rows) and rows.shares_prompts:  # those of ppo and grpo are prompts
                 rows.attach(SHARED, rows.shared())
-        flatten = model.config._attn_implementation in _VARIABLE_LENGTH
+        flatten = model.config._attn_implementation in VARIABLE_LENGTH
         self._meter = Meter()
         coefficient = router_coefficient(run, model)
         self._router = RouterLoss(model, coefficient) if coefficient else None
