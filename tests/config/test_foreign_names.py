@@ -61,6 +61,8 @@ def test_every_line_names_a_key_or_a_group_that_there_is(line):
         ("use_liger_kernel=true", "model.kernels=liger"),
         ("liger_rms_norm=true", "model.kernels=liger"),
         ("report_to=wandb", "tracker=wandb"),
+        ("fp8=true", "train.fp8=tensorwise"),
+        ("mixed_precision=fp8", "train.fp8=tensorwise"),
         ("val_set_size=0.1", "data.split.fraction=0.1"),
         ("pref_loss=orpo", "stage=orpo"),
         ("template=glm4", "model.template=null"),

@@ -4,6 +4,7 @@ products are emulated: rounded as on a GPU, and multiplied in fp32."""
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
 from benchmarks.memory import peak_bytes
+from ftlab.engine.hooks import PhaseHooks
 from ftlab.errors import NotReadyError
 from ftlab.model.checkpointing import checkpointing_options
 from ftlab.model.fp8 import check_fp8, convert_linears
@@ -23,10 +25,13 @@ from ftlab.preflight.devices import device_problems
 from ftlab.preflight.memory.fp8 import linear_cast_bytes
 from ftlab.preflight.memory.layers import Linear
 from ftlab.rundir.directory import RunDir
+from ftlab.rundir.manifest import Manifest
 from tests.conftest import ROOT
 from tests.distributed.test_ranks import start, train  # noqa: F401
 from tests.runs import BARE, final_hash, interrupted_run, logged, make_run, metrics, resume_run, train_run
 from tests.stages.test_checkpointing import backward
+from tests.stages.trainers import a_trainer, begin
+from tests.stages.waits import Between
 
 SCALINGS = ("tensorwise", "rowwise", "rowwise_with_gw_hp")
 FULL = ("model=tiny", "method=full", "hardware=cpu")
@@ -227,3 +232,51 @@ def test_a_layers_backward_takes_what_is_predicted_of_it(tokens, inputs, outputs
     predicted = linear_cast_bytes(Linear(inputs, outputs), tokens, dtype.itemsize, is_exact, True)
     own = dtype.itemsize * tokens * inputs  # the gradient of what went in, which is there in the second product
     assert predicted * 0.98 <= peak_bytes(profile) <= (predicted + own) * 1.02
+
+
+@apply(*with_torchao)
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_rounding_waits_for_no_device(scaling, tmp_path):
+    given = (
+        *SHORT,
+        f"train.fp8={scaling}",
+        "train.logging_steps=10",
+        "train.max_steps=5",
+        "train.save_steps=100",
+        "data.cache=null",
+    )
+    trainer, _ = a_trainer(tmp_path, *given)
+    convert_linears(trainer.model, trainer.run)
+    between = Between()
+    trainer.add_callback(between)
+    begin(trainer)
+    trainer.train()
+    assert trainer.state.global_step == 5 and between.waits.found == {}
+
+
+class LittleMemory(PhaseHooks):
+    """A device that has room for one row at a time, from the third step on."""
+
+    def trainer_built(self, phase, trainer) -> None:
+        def watch(module, args, kwargs, output) -> None:
+            if trainer.state.global_step >= 2 and torch.is_grad_enabled() and output.shape[0] > 1:
+                raise torch.OutOfMemoryError("Tried to allocate 2.00 GiB.")
+
+        trainer.model.model.layers[0].register_forward_hook(watch, with_kwargs=True)
+
+
+@apply(*with_torchao)
+def test_a_step_is_taken_again_in_halves_and_goes_on_so(tmp_path):
+    given = (*SHORT, "train.fp8=rowwise", "model.attention=sdpa", "train.micro_batch_size=2")
+    whole = train_run(tmp_path / "whole", *given, hooks=LittleMemory())
+    assert whole.manifest()["batch_sizes"] == {"sft": [{"step": 4, "micro_batch_size": 1}]}, "the third had one row"
+    spacious = train_run(tmp_path / "spacious", *given)
+    assert metrics(spacious, "loss") == pytest.approx(metrics(whole, "loss"), rel=0.02)
+    shutil.copytree(whole.path, tmp_path / "run", symlinks=True)
+    (tmp_path / "run" / "final").unlink()
+    (phase,) = (tmp_path / "run" / "phases").iterdir()
+    shutil.rmtree(phase / "final")
+    shutil.rmtree(phase / "checkpoint-4")
+    Manifest(RunDir.open(tmp_path / "run")).record(phases={}, status="running")
+    continued = resume_run(tmp_path / "run")
+    assert final_hash(whole) == final_hash(continued)
