@@ -23,6 +23,7 @@ def quiet_libraries() -> None:
         os.environ.setdefault(name, value)
     # transformers imports it wherever it is installed, and it warns of libraries for GPUs that a CPU cannot load.
     logging.getLogger("torchao").setLevel(logging.ERROR)
+    logging.getLogger("liger_kernel.backends").setLevel(logging.ERROR)  # of devices that are not this one
     logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # warned by what torchao registers
 
 

@@ -70,7 +70,7 @@ def _unavailable(run: Run, is_interpreted: bool) -> str | None:
     from ftlab.model.load import uses_cpu
 
     if missing := missing_liger():
-        return f"{' and '.join(missing)} is not installed: pip install 'ftlab[liger]'"
+        return f"not installed: {', '.join(missing)} (pip install 'ftlab[liger]')"
     if run.model.architecture.family not in LIGER_FAMILIES:
         return f"it has none for {run.model.architecture.family} that were found right"
     if (uses_cpu(run) or not torch.cuda.is_available()) and not is_interpreted:

@@ -21,6 +21,7 @@ from ftlab.preflight.memory import (
     checkpoint_copy_bytes,
     device_of,
     foreseen_attention,
+    foreseen_layers,
     offloads,
     predict,
     predict_host,
@@ -103,7 +104,8 @@ def _phase(phase: Phase, then: Continuation | None) -> dict[str, Any]:
     changes = [] if told in ("fits", "unknown") else fit.cheapest_changes(run, device)
     return {
         "name": phase.name, "stage": run.stage.name, "model": run.model.name, "method": _method(run),
-        "attention": foreseen_attention(run), "fp8": run.train.fp8, "optimizer": run.train.optimizer,
+        "attention": foreseen_attention(run), "layers": foreseen_layers(run, device), "fp8": run.train.fp8,
+        "optimizer": run.train.optimizer,
         "checkpointing": run.train.gradient_checkpointing, "offload": offloads(run, device),
         "choices": {name: round(count) for name, count in bytes_of_choices(run, device).items()},
         "chosen": list(phase.chosen),
@@ -214,6 +216,7 @@ def _phase_lines(phase: dict[str, Any]) -> list[str]:
         f"batch       {_batch(phase)}",
         f"length      {_length(phase)}",
         f"attention   {phase['attention']}{_takes(phase, 'attention')}",
+        *([f"layers      {phase['layers']}"] if phase["layers"] else []),
         *([f"fp8         {phase['fp8']}{_takes(phase, 'fp8')}"] if phase["fp8"] != "none" else []),
         f"optimizer   {phase['optimizer']}{_takes(phase, 'optimizer')}",
         f"activations {_activations(phase)}{_takes(phase, 'activations')}",

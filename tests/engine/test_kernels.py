@@ -42,7 +42,8 @@ def chosen(records: Any, run: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("missing", "line"), [(["liger-kernel"], "not installed: pip install 'ftlab[liger]'"), ([], "need a CUDA GPU")]
+    ("missing", "line"),
+    [(["liger-kernel"], "not installed: liger-kernel (pip install 'ftlab[liger]')"), ([], "need a CUDA GPU")],
 )
 def test_auto_takes_the_models_own_layers_and_says_why(missing, line, make_run, monkeypatch):
     monkeypatch.setattr(kernels, "missing_liger", lambda: missing)
@@ -71,7 +72,9 @@ def test_a_run_does_not_go_on_without_the_layers_that_it_began_with(make_run, mo
     run = make_run("model.kernels=auto")
     check_kernels(Records(kernels={"sft": "none"}), "sft", run)
     check_kernels(Records(), "sft", run)
-    with pytest.raises(NotReadyError, match=r"Phase sft began with Liger's layers .* pip install 'ftlab\[liger\]'"):
+    with pytest.raises(
+        NotReadyError, match=r"Phase sft began with Liger's layers .*; not installed: liger-kernel \(pip"
+    ):
         check_kernels(Records(kernels={"sft": "liger"}), "sft", run)
 
 

@@ -70,6 +70,25 @@ print(two(total, 8, cpu_offload=False)[1], *three(total, layer, 8, cpu_offload=F
         assert found.parts["gather buffers"] == gathered
 
 
+# MiB that torch allocated at most, of the embedded shape over rows of 256 tokens in fp32: docs/memory.md.
+OF_LIGER = {("full", "false"): 28.89, ("lora", "false"): 25.07, ("full", "true"): 23.72, ("lora", "true"): 12.82}
+
+
+@pytest.mark.parametrize(("method", "checkpointing"), OF_LIGER)
+def test_layers_of_liger_take_what_was_measured(make_run, tmp_path, method, checkpointing):
+    from transformers import LlamaConfig
+
+    shape = {"num_hidden_layers": 4, "hidden_size": 128, "intermediate_size": 384, "num_attention_heads": 4}
+    LlamaConfig(**shape, vocab_size=2304, max_position_embeddings=2048).save_pretrained(tmp_path)
+    run = make_run(
+        "model=local", f"model.path={tmp_path}", "model.kernels=liger", f"method={method}", "hardware=cpu",
+        "hardware.precision=fp32", "lora.r=16", "lora.dropout=0.05", "data.max_length=256", "data.packing=false",
+        "train.micro_batch_size=1", "train.gradient_accumulation_steps=1",
+        f"train.gradient_checkpointing={checkpointing}",
+    )  # fmt: skip
+    assert predict(run).total / 2**20 == pytest.approx(OF_LIGER[method, checkpointing], rel=0.02)
+
+
 @pytest.mark.parametrize(("double", "bits"), [("false", 0.5), ("true", 0.127)])
 def test_constants_of_4_bits_are_those_of_the_qlora_paper(make_run, double, bits):
     """Section 3 of https://arxiv.org/abs/2305.14314: 0.5 bits a parameter, and 0.127 under double quantization."""

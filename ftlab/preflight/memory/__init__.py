@@ -20,9 +20,10 @@ Every figure is bytes. Sources of the formulas, by the letter that a comment nam
 from ftlab.preflight.memory.activations import foreseen_attention
 from ftlab.preflight.memory.device import Device, device_of
 from ftlab.preflight.memory.host import Host, checkpoint_copy_bytes, predict_host
+from ftlab.preflight.memory.kernels import foreseen_layers
 from ftlab.preflight.memory.peak import Prediction, bytes_of_choices, offloads, predict
 
 __all__ = [
     "Device", "Host", "Prediction", "bytes_of_choices", "checkpoint_copy_bytes", "device_of", "foreseen_attention",
-    "offloads", "predict", "predict_host",
+    "foreseen_layers", "offloads", "predict", "predict_host",
 ]  # fmt: skip

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ftlab.distributed.sharding import uses_deepspeed
 from ftlab.model.kept_products import kept_products
 from ftlab.preflight.memory.device import Device
+from ftlab.preflight.memory.kernels import has_liger
 from ftlab.preflight.memory.layers import adapted, adapts_experts, expert_elements, is_upcast, linears
 from ftlab.schema import Architecture, GrpoStage, PpoStage, Run
 from ftlab.stages.trainer.batching import LOGIT_ELEMENTS, PAIRED_STAGES
@@ -125,13 +126,15 @@ def layer_bytes(run: Run, device: Device, rows: Rows) -> float:
     trains = run.method.name != "lora"
     # Each norm reads fp32, and keeps one number a token; what it gives, where its scale trains, too.
     norm = 4 * shape.hidden_size + 4 + (wide.stream * shape.hidden_size if trains else 0)
+    if liger := has_liger(run, device):
+        norm = wide.stream * shape.hidden_size + 4
     total = float(tokens * _RESIDUALS * norm)
     # Keys and values of grouped heads are copied for each head under a mask, and on a CPU unless it goes by segments.
     repeats = (rows.is_masked or device.kind == "cpu") and not goes_by_segment(run)
     keys = q if repeats else k
     total += tokens * (wide.product * (q + 2 * keys + q) + 4 * shape.heads)  # q, k, v, what comes out, normalizers
     if shape.qk_norm:
-        total += tokens * (4 + (4 if trains else 0)) * (q + k)
+        total += tokens * (wide.linear if liger else 4 + (4 if trains else 0)) * (q + k)
     total += attention_square(run, device, rows)
     total += _feed_forward(run, device, tokens)
     return total + _inputs(run, device, tokens)
@@ -157,7 +160,7 @@ def _feed_forward(run: Run, device: Device, tokens: int) -> float:
     expert that a token passes, with what comes out of it, which is weighed; where experts train, also what goes into
     their two products."""
     shape, wide, inner = run.model.architecture, widths(run, device), run.model.architecture.intermediate_size
-    each = (3 if shape.gated_mlp else 1) * wide.linear * inner
+    each = ((2 if has_liger(run, device) else 3) if shape.gated_mlp else 1) * wide.linear * inner
     if shape.experts > 1:
         each += wide.stream * shape.hidden_size
         if run.method.name != "lora" or adapts_experts(run):
