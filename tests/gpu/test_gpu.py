@@ -99,6 +99,28 @@ def test_two_gpus_over_nccl_train_as_one_does(tmp_path, train, wrapper, method, 
     assert "Finished after" in said
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("method", ["full", "lora", "qlora"])
+def test_layers_of_liger_train_as_the_models_own(tmp_path, train, method, precision):
+    pytest.importorskip("liger_kernel")
+    words = (*BASE, f"method={method}", f"hardware.precision={precision}", "hardware.devices=1")
+    train(*words, "run.name=one")
+    said = train(*words, "model.kernels=auto", "run.name=two")
+    check_equal(tmp_path / "outputs/one", tmp_path / "outputs/two", TOLERANCE[precision])
+    assert "layers: Liger's RMSNorm, RoPE and SwiGLU" in said
+
+
+@pytest.mark.gpu(2)
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_layers_of_liger_in_several_processes(tmp_path, train, wrapper):
+    pytest.importorskip("liger_kernel")
+    words = (*BASE, "method=full", "hardware.precision=fp32", "hardware.devices=2", WRAPPERS[wrapper])
+    train(*words, "run.name=one")
+    said = train(*words, "model.kernels=liger", "run.name=two")
+    check_equal(tmp_path / "outputs/one", tmp_path / "outputs/two", TOLERANCE["fp32"])
+    assert "layers: Liger's RMSNorm, RoPE and SwiGLU" in said
+
+
 @pytest.mark.gpu(2)
 @pytest.mark.parametrize("wrapper", ["ddp", "z2"])
 def test_a_first_scale_of_fp16_that_is_too_large_is_no_divergence(tmp_path, train, wrapper):

@@ -15,9 +15,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from ftlab.errors import NotReadyError
+from ftlab.model.base_key import base_key
 from ftlab.model.checkpointing import checkpointing_options, enable_checkpointing
 from ftlab.model.kernels.liger import has_liger_layers, put_liger_layers
 from ftlab.model.load import load_model
+from ftlab.model.shared_base import SharedBases
 from ftlab.pretrained.liger import LIGER_FAMILIES
 from tests.families import FAMILIES, family_model
 from tests.interpreted import INTERPRETED, whole_interpreter
@@ -78,6 +80,16 @@ def test_other_models_of_the_process_keep_their_layers(make_run):
     assert vars(source) == before
     assert has_liger_layers(first)
     assert not has_liger_layers(other) and not has_liger_layers(later)
+
+
+def test_runs_on_one_base_have_each_its_own_layers(make_run):
+    run = make_run("method=lora", "hardware=cpu", "hardware.precision=fp32")
+    bases = SharedBases()
+    bases.shared = frozenset({base_key(run)})
+    first, second = bases.load(run), bases.load(run)
+    put_liger_layers(first, run)
+    assert has_liger_layers(first)
+    assert not has_liger_layers(second) and not has_liger_layers(bases.load(run))
 
 
 def test_a_copy_computes_with_its_own_weights(make_run):
