@@ -273,8 +273,11 @@ def _fp8_obstacles(run: Run) -> Iterator[str]:
         )
     if run.train.engine == "trl":
         yield "needs train.engine=ftlab"
-    if run.deepspeed.stage is not None:
-        yield "was not run with the weights that DeepSpeed holds; use hardware.fsdp=true, deepspeed=none, or none"
+    if run.deepspeed.stage == 3:
+        yield (
+            "keeps the weights for the backward that ZeRO-3 has gathered for the forward, those of all layers; use "
+            "deepspeed=z2, hardware.fsdp=true, or none"
+        )
     if hardware.precision == "fp16":
         yield "goes with hardware.precision=bf16: what multiplies in fp8 has bf16, too"
     if hardware.compute_capability is not None and hardware.compute_capability < FP8_CAPABILITY:
