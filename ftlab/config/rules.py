@@ -50,7 +50,7 @@ def cross_group_mistakes(run: Run) -> list[tuple[str, Any, str]]:
     if run.train.engine == "trl" and not run.phases:
         found += _trl_mistakes(run)
     shape = run.model.architecture
-    if run.model.kernels == "liger" and shape.family not in LIGER_FAMILIES:
+    if run.model.kernels == "liger" and not run.phases and shape.family not in LIGER_FAMILIES:
         reason = f"Liger has no layers for {shape.family} that were found right, but for {', '.join(LIGER_FAMILIES)}; "
         found.append(("model.kernels", "liger", f"{reason}use none, or auto, which takes them where there are any"))
     is_longer = not run.phases and run.data.max_length > shape.max_positions

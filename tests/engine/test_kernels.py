@@ -135,6 +135,7 @@ REWARD = (
         interpreted(("stage=dpo", "method=lora", "stage.reference_model=${model.path}")),
         interpreted(("stage=kto", "method=lora", "train.engine=trl", "train.micro_batch_size=2")),
         interpreted(("stage=ppo", "method=lora", *REWARD)),
+        interpreted(("stage=grpo", "method=lora", *REWARD[:2], "stage.num_generations=2", "train.micro_batch_size=2")),
         interpreted(("stage=ppo", "method=full", *REWARD)),
     ],
     ids=" ".join,
