@@ -28,7 +28,7 @@ test-matrix: $(VENV)/.dev
 # Liger's layers on a CPU, where Triton interprets its kernels. They have a folder of their own: 290 MB, and TRL and torch
 # compute otherwise wherever Triton is installed.
 test-liger: $(VENV)/.dev
-	$(BIN)/pip install --quiet --no-deps --target $(VENV)/liger "liger-kernel>=0.8.5,<0.9" triton
+	$(BIN)/pip install --quiet --no-deps --target $(VENV)/liger -c constraints.txt liger-kernel triton==3.9.0
 	PYTHONPATH=$(VENV)/liger TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/pytest -m matrix tests/model/test_liger.py tests/engine/test_kernels.py
 
 test-fuzz: $(VENV)/.dev
