@@ -101,18 +101,19 @@ def _put_checked(
             own = computed()
             layers = put_liger_layers(model, run)
             difference = own.difference(computed())
+        reason = None if difference is None else f"they differ: {difference}"
     except torch.OutOfMemoryError:
         raise
+    except NotReadyError as error:
+        reason = str(error)
     except Exception as error:  # a kernel that cannot be compiled raises whatever its compiler does
-        difference = f"{type(error).__name__}: {first_line(error)}"
-    if layers is not None and difference is not None:
-        layers.remove()
-    if layers is None or difference is not None:
-        return f"they differ: {difference}" if layers is not None else difference
-    line = (
-        f"layers: Liger's {_listed(layers.names)}; on a row of the run they are the model's own, forward and backward,"
-    )
-    output.say(f"{line} but for rounding")
+        reason = f"they cannot be computed: {type(error).__name__}: {first_line(error)}"
+    if layers is None or reason is not None:
+        if layers is not None:
+            layers.remove()
+        return reason
+    found = f"layers: Liger's {_listed(layers.names)}; on a row of the run they are the model's own"
+    output.say(f"{found}, forward and backward, but for rounding")
     return None
 
 
