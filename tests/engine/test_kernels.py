@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.text import Text
 
+from ftlab.data.packing.store import PackedRow, Sample
+from ftlab.distributed.world import current_world
 from ftlab.engine import kernels
 from ftlab.engine.kernels import check_kernels, choose_kernels
 from ftlab.errors import Interrupted, NotReadyError
+from ftlab.model.kernels import liger
+from ftlab.model.kernels.liger import LigerLayers
 from tests.compatibility import save_family
+from tests.families import family_model
 from tests.interpreted import INTERPRETED, whole_interpreter
 from tests.runs import BARE, Stop, final_hash, metrics, resume_run, train_run
 
@@ -57,14 +64,35 @@ def test_auto_takes_the_models_own_layers_and_says_why(missing, line, make_run, 
     assert len(records.said) == 1  # a run that goes on has what it began with
 
 
+class Rows(list):
+    first_packed = None
+
+
 def test_layers_that_differ_are_taken_out_or_refused(make_run, monkeypatch):
+    model = family_model("llama", 128)
+    mlp = model.model.layers[1].mlp
+    rows = Rows([PackedRow((Sample(np.arange(3, 23, dtype=np.int32), np.ones(20, bool)),))])
+
+    def put(model: Any, run: Any) -> LigerLayers:
+        mlp.forward = lambda given: given
+        return LigerLayers(("SwiGLU",), (mlp,))
+
+    def fail(model: Any, run: Any) -> LigerLayers:
+        raise RuntimeError("no such instruction")
+
     monkeypatch.setattr(kernels, "_unavailable", lambda run, is_interpreted: None)
-    monkeypatch.setattr(kernels, "_put_checked", lambda *given: "they differ: hidden states by 0.5 of their size")
-    records = Records()
-    chosen(records, make_run("model.kernels=auto"))
-    assert "not Liger's: they differ: hidden states by 0.5" in records.said[0]
-    with pytest.raises(NotReadyError, match=r"model.kernels=liger: they differ: .* Use model.kernels=none"):
-        chosen(Records(), make_run("model.kernels=liger"))
+    given = (model, 0, SimpleNamespace(train=rows), current_world(), "position_ids")
+    for replacement, told in (
+        (put, "they differ: hidden states by "),
+        (fail, "cannot be computed: RuntimeError: no such"),
+    ):
+        monkeypatch.setattr(liger, "put_liger_layers", replacement)
+        records = Records()
+        choose_kernels(records, records, "sft", make_run("model.kernels=auto", "hardware=cpu"), *given)
+        assert "layers: the model's own; not Liger's: " in records.said[0] and told in records.said[0]
+        assert records.values == {"kernels": {"sft": "none"}} and "forward" not in vars(mlp)
+        with pytest.raises(NotReadyError, match=rf"model.kernels=liger: .*{told}.* Use model.kernels=none"):
+            choose_kernels(Records(), Records(), "sft", make_run("model.kernels=liger", "hardware=cpu"), *given)
 
 
 def test_a_run_does_not_go_on_without_the_layers_that_it_began_with(make_run, monkeypatch):
