@@ -13,6 +13,7 @@ as they are (``padding_free``); its dpo cannot do without padding.
 
 - ``8B lora``: bf16, packed to 4,096, no checkpointing. ``8B qlora``: nf4, beside ftlab's own LoRA. ``8B full``: with an
   8-bit optimizer, checkpointed. ``8B dpo``: LoRA, pairs per second of an epoch. ``1B sft``: full, packed to 4,096.
+- ``8B full tensorwise`` and the other scalings of ``train.fp8``, beside bf16, where torchao is installed.
 - ``sweep``: 4 LoRA configs of the 1B model in turns beside one after the other, whole commands.
 
 Tokens are real ones: padding does not count. MFU = tokens/s x F / peak, where F = 4 N a token for LoRA (of frozen
@@ -88,11 +89,23 @@ def cases(options: Any) -> list[Case]:
         Case("8B full", sides(steps("full", big)),
              (Ratio("tokens/s", better="higher"), Ratio("peak MiB", better="lower")),
              floors=(Floor("tokens/s", 0.0),), shown=rates),
+        *in_fp8(steps("full", big), rates),
         Case("8B dpo", sides(pairs), (Ratio("pairs/s", at_least=1.8), Ratio("peak MiB", better="lower"))),
         Case("1B sft", sides(steps("sft", little)),
              (Ratio("tokens/s", at_least=1.5), Ratio("peak MiB", better="lower")), shown=rates),
         Case("sweep", {"ftlab": {"launcher": "shards", **swept}, "one by one": {"launcher": "basic", **swept}},
              (Ratio("wall s", at_most=1.03), Ratio("peak MiB", better="lower"))),
+    ]  # fmt: skip
+
+
+def in_fp8(work: dict[str, Any], rates: tuple[str, ...]) -> list[Case]:
+    """Each scaling of ``train.fp8`` beside bf16, where torchao is installed; MFU by the peak of bf16 for both."""
+    scalings = ("tensorwise", "rowwise", "rowwise_with_gw_hp") if find_spec("torchao") else ()
+    return [
+        Case(f"8B full {scaling}", {"ftlab": {"engine": "ftlab", "how": [f"train.fp8={scaling}"], **work},
+                                    "bf16": {"engine": "ftlab", "how": [], **work}},
+             (Ratio("tokens/s", better="higher"), Ratio("peak MiB", better="lower")), shown=rates)
+        for scaling in scalings
     ]  # fmt: skip
 
 

@@ -99,6 +99,7 @@ def make_trainer(run: Any, folder: Path) -> tuple[Any, Any]:
     from ftlab.engine.output import Output
     from ftlab.engine.packing import choose_isolation
     from ftlab.engine.shared_prompts import share_prompts
+    from ftlab.model.fp8 import convert_linears
     from ftlab.model.load import uses_cpu
     from ftlab.policy.build import build_model
     from ftlab.policy.tokens import load_tokens
@@ -119,6 +120,8 @@ def make_trainer(run: Any, folder: Path) -> tuple[Any, Any]:
         isolation = choose_isolation(*given, current_world())
         choose_kernels(*given, current_world(), isolation)
         share_prompts(*given, isolation)
+        if run.train.fp8 != "none":
+            convert_linears(model, run)
     more = ([], isolation) if rows is prepared.train else ()
     trainer = trainer_class(run)(run, model, tokens.tokenizer, rows, None, PhaseFiles.in_folder(folder), *more)
     _quiet(trainer)

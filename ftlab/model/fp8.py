@@ -40,7 +40,9 @@ class Fp8Layers:
 
     def __str__(self) -> str:
         many = f"{self.layers} of {self.layers + self.others} linear layers of the decoder"
-        how = "emulated on a CPU: rounded as on a GPU, and slower than without" if self.is_emulated else "by torchao"
+        how = "by torchao; it may take longer than bf16 where rounding is not compiled (docs/speed.md)"
+        if self.is_emulated:
+            how = "emulated on a CPU: rounded as on a GPU, and slower than without"
         return f"fp8: {many} multiply in fp8 (train.fp8={self.scaling}), {how}"
 
     def as_dict(self) -> dict[str, Any]:
