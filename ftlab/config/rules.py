@@ -12,6 +12,7 @@ from ftlab.rundir.names import EXACT_MATCH, OF_GOLDEN
 from ftlab.schema import DpoStage, Format, PpoStage, Run, SftStage, Stage
 
 FP8_CAPABILITY = 8.9  # compute capability from which on NVIDIA's GPUs multiply in fp8 (torchao.utils.is_sm_at_least_89)
+FP8_MULTIPLE = 16  # of the sizes of a weight that they take (torchao.float8.float8_utils.pad_tensor_for_matmul)
 TRL_STAGES = ("sft", "rm", "dpo", "kto")  # that train.engine=trl has a trainer for
 
 

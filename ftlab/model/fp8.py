@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ftlab.config.rules import FP8_CAPABILITY, FP8_MULTIPLE
 from ftlab.errors import NotReadyError
 from ftlab.model.load import uses_cpu
 from ftlab.model.module_names import matches_name
@@ -21,8 +22,6 @@ from ftlab.model.modules import decoder_layers, is_linear
 from ftlab.model.unadapted import unadapted_layers
 from ftlab.schema import Run
 
-CAPABILITY = (8, 9)  # from which on NVIDIA's GPUs multiply in fp8 (torchao.utils.is_sm_at_least_89)
-_MULTIPLE = 16  # of the sizes of a weight (torchao.float8.float8_utils.pad_tensor_for_matmul)
 # Of a mixture: which expert gets a token hangs on small differences.
 _ROUTERS = ("gate", "router")
 
@@ -55,10 +54,10 @@ def check_fp8(run: Run) -> None:
         return
     if not torch.cuda.is_available():
         raise NotReadyError(f"train.fp8={run.train.fp8} needs a GPU of NVIDIA's, or a CPU. Use train.fp8=none.")
-    if (found := torch.cuda.get_device_capability()) < CAPABILITY:
+    if (found := float("{}.{}".format(*torch.cuda.get_device_capability()))) < FP8_CAPABILITY:
         raise NotReadyError(
             f"train.fp8={run.train.fp8}: {torch.cuda.get_device_name()} does not multiply in fp8. It has compute "
-            f"capability {'.'.join(map(str, found))}; {'.'.join(map(str, CAPABILITY))} is needed (L4, RTX 4090, H100). "
+            f"capability {found}; {FP8_CAPABILITY} is needed (L4, RTX 4090, H100). "
             "Use train.fp8=none."
         )
 
@@ -80,7 +79,7 @@ def convert_linears(model: Any, run: Run) -> Fp8Layers:
         is_plain = path.rpartition(".")[2] not in _ROUTERS and not any(matches_name(path, name) for name in unlike)
         return (
             is_plain
-            and all(size % _MULTIPLE == 0 for size in sizes)
+            and all(size % FP8_MULTIPLE == 0 for size in sizes)
             and all(parameter.requires_grad for parameter in module.parameters(recurse=False))
         )
 
@@ -93,7 +92,7 @@ def convert_linears(model: Any, run: Run) -> Fp8Layers:
     if not converted:
         raise NotReadyError(
             f"train.fp8={run.train.fp8}: {type(model).__name__} has no linear layer that trains and whose sizes are "
-            f"multiples of {_MULTIPLE}. Use train.fp8=none."
+            f"multiples of {FP8_MULTIPLE}. Use train.fp8=none."
         )
     if is_emulated:
         for module in converted:

@@ -7,12 +7,12 @@ are, so autocast makes no copy of that.
 
 from __future__ import annotations
 
+from ftlab.config.rules import FP8_MULTIPLE
 from ftlab.preflight.memory.device import Device
 from ftlab.preflight.memory.layers import Linear, chosen_names, linears
 from ftlab.schema import Run
 
 _ROUNDING = 9  # a number that is being rounded: in fp32 twice, scaled and clamped, and rounded
-_MULTIPLE = 16  # as ftlab.model.fp8 has it
 
 
 def fp8_linears(run: Run) -> dict[str, Linear]:
@@ -24,7 +24,9 @@ def fp8_linears(run: Run) -> dict[str, Linear]:
         names = chosen_names(method.trainable_modules)
         every = {name: layer for name, layer in every.items() if name in names}
     return {
-        name: layer for name, layer in every.items() if layer.inputs % _MULTIPLE == 0 and layer.outputs % _MULTIPLE == 0
+        name: layer
+        for name, layer in every.items()
+        if layer.inputs % FP8_MULTIPLE == 0 and layer.outputs % FP8_MULTIPLE == 0
     }
 
 
