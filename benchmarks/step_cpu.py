@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6, help="timed steps of each measurement")
     parser.add_argument("--lengths", nargs="+", type=int, help="instead: one step at each of these lengths of a row")
     parser.add_argument("--plot", type=Path, help="where a picture of --lengths goes")
+    parser.add_argument("--compile", action="store_true", help="instead: train.compile=layers beside none")
     options = parser.parse_args()
     if options.lengths and not options.one:
         print(lengths(options.lengths, options.threads, options.plot))
@@ -51,6 +52,10 @@ def cases(options: Any) -> list[Case]:
             for checkpointing in (False, True) if data == "chats" and method == "full" else (False,):
                 work = {"shape": shape, "length": length, "steps": steps, "method": method, "data": data,
                         "checkpointing": checkpointing}  # fmt: skip
+                if options.compile:
+                    if not checkpointing:
+                        found.append(_compiled(f"{method} {data}", {"engine": "ftlab", **work}))
+                    continue
                 found.append(
                     Case(
                         f"{method} {data}" + (" checkpointed" if checkpointing else ""),
@@ -63,9 +68,16 @@ def cases(options: Any) -> list[Case]:
     return found
 
 
+def _compiled(name: str, work: dict[str, Any]) -> Case:
+    sides = {"ftlab": {**work, "compiled": "layers"}, "as written": {**work, "compiled": "none"}}
+    ratios = Ratio("steps/s", better="higher"), Ratio("CPU s/step", better="lower"), Ratio("peak MiB", better="lower")
+    return Case(f"{name} compiled", sides, ratios)
+
+
 def measure(
-    engine: str, shape: str, length: int, steps: int, method: str, data: str, checkpointing: bool = False
-) -> Figures:
+    engine: str, shape: str, length: int, steps: int, method: str, data: str, checkpointing: bool = False,
+    compiled: str = "none",
+) -> Figures:  # fmt: skip
     """Some steps of one side. :param engine: ftlab, trl or bare (TRL without its metrics)."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -80,7 +92,7 @@ def measure(
             *workload.PLAIN, f"model.path={model}", "model.init=random", f"method={method}", *rows,
             f"data.max_length={length}", "hardware=cpu", "hardware.precision=fp32", "lora.dropout=0",
             "train.micro_batch_size=1", "train.gradient_accumulation_steps=1", f"train.max_steps={WARM_UP + steps}",
-            f"train.gradient_checkpointing={str(checkpointing).lower()}",
+            f"train.gradient_checkpointing={str(checkpointing).lower()}", f"train.compile={compiled}",
             *([] if engine == "ftlab" else ["train.engine=trl", "model.attention=sdpa"]),
         )  # fmt: skip
         trainer, packed = workload.make_trainer(run, folder)

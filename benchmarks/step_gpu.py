@@ -14,6 +14,7 @@ as they are (``padding_free``); its dpo cannot do without padding.
 - ``8B lora``: bf16, packed to 4,096, no checkpointing. ``8B qlora``: nf4, beside ftlab's own LoRA. ``8B full``: with an
   8-bit optimizer, checkpointed. ``8B dpo``: LoRA, pairs per second of an epoch. ``1B sft``: full, packed to 4,096.
 - ``8B full tensorwise`` and the other scalings of ``train.fp8``, beside bf16, where torchao is installed.
+- ``--compile``: 8B lora and 1B sft with ``train.compile=layers``, beside ftlab without it.
 - ``sweep``: 4 LoRA configs of the 1B model in turns beside one after the other, whole commands.
 
 Tokens are real ones: padding does not count. MFU = tokens/s x F / peak, where F = 4 N a token for LoRA (of frozen
@@ -52,6 +53,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, help="timed steps of each measurement")
     parser.add_argument("--length", type=int, default=4096, help="tokens of a row")
     parser.add_argument("--dry-run", action="store_true", help="at a small size on a CPU")
+    parser.add_argument("--compile", action="store_true", help="besides: train.compile=layers beside none")
     parser.set_defaults(threads=4)
     options = parser.parse_args()
     options.small = options.small or options.dry_run
@@ -79,6 +81,8 @@ def cases(options: Any) -> list[Case]:
     lora = sides(steps("lora", big))
     pairs = {"kind": "dpo", "shape": big, "device": device, "pairs": 8 if options.small else 64}
     rates = ("tokens/s", "MFU", "peak MiB")
+    sft = sides(steps("sft", little))
+    compiled = [("8B lora", lora["ftlab"]), ("1B sft", sft["ftlab"])] if options.compile else []
     swept = {"kind": "sweep", "shape": little, "device": device, "steps": 2 if options.small else 40}
     return [
         Case("8B lora", lora, (Ratio("tokens/s", at_least=1.2), Ratio("peak MiB", at_most=1.0)),
@@ -91,10 +95,13 @@ def cases(options: Any) -> list[Case]:
              floors=(Floor("tokens/s", 0.0),), shown=rates),
         *in_fp8(steps("full", big), rates),
         Case("8B dpo", sides(pairs), (Ratio("pairs/s", at_least=1.8), Ratio("peak MiB", better="lower"))),
-        Case("1B sft", sides(steps("sft", little)),
+        Case("1B sft", sft,
              (Ratio("tokens/s", at_least=1.5), Ratio("peak MiB", better="lower")), shown=rates),
         Case("sweep", {"ftlab": {"launcher": "shards", **swept}, "one by one": {"launcher": "basic", **swept}},
              (Ratio("wall s", at_most=1.03), Ratio("peak MiB", better="lower"))),
+        *(Case(f"{name} compiled", {"ftlab": {**work, "how": ["train.compile=layers"]}, "as written": work},
+               (Ratio("tokens/s", better="higher"), Ratio("peak MiB", better="lower")), shown=rates)
+          for name, work in compiled),
     ]  # fmt: skip
 
 

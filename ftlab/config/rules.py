@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, get_args
 
+from ftlab.config.compiled import compile_obstacles
 from ftlab.distributed.world import planned_devices
 from ftlab.pretrained.architecture import is_bounded
 from ftlab.pretrained.liger import LIGER_FAMILIES
@@ -251,6 +252,8 @@ def _training_mistakes(run: Run) -> list[tuple[str, Any, str]]:
         found += _offload_mistakes(run)
     if train.fp8 != "none" and not run.phases:
         found += [("train.fp8", train.fp8, reason) for reason in _fp8_obstacles(run)]
+    if train.compile != "none" and not run.phases:
+        found += [("train.compile", train.compile, reason) for reason in compile_obstacles(run)]
     if train.optimizer.startswith(("galore", "apollo")) and run.method.name == "lora":
         reason = f"projects whole weight matrices; method={run.method.name} has none that train, so use method=full"
         found.append(("train.optimizer", train.optimizer, reason))

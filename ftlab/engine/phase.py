@@ -18,6 +18,7 @@ from ftlab.data.sources import resolve
 from ftlab.distributed.deepspeed import prepare_environment
 from ftlab.distributed.sharding import sharding_of
 from ftlab.engine import resume_point, summary
+from ftlab.engine.compiling import check_compiled, tell_compiled
 from ftlab.engine.final_weights import link_final, save_final
 from ftlab.engine.fingerprints import check_saved, weight_sums
 from ftlab.engine.kernels import check_kernels, choose_kernels
@@ -87,6 +88,7 @@ class PhaseRun:
         choose_kernels(*given, self.session.ranks.world, self.isolation)
         share_prompts(*given, self.isolation)
         self._use_fp8()
+        check_compiled(self.session, self.config, self.model, self.isolation)
         if self.isolation == "one_per_row" and not self.sharding.is_whole:
             raise NotReadyError(
                 f"{self.config.model.name} keeps packed samples apart in one call of the model for each, and where "
@@ -276,6 +278,8 @@ class PhaseRun:
         trainer = trainer_class(self.config)(self.config, self.model, self.tokenizer, *rows, self.files, beside, *more)
         if self.config.train.save_steps == "epoch":
             trainer.args.save_steps = _training_values(trainer)[1]
+        if self.config.train.compile != "none":
+            tell_compiled(self.session, self.phase.name, trainer)
         trainer.watch(self.config.train.loss_spike, self._names(trainer, rows[0]), self.output.note, self._look_at)
         if isinstance(trainer, HalvingTrainer):
             tell = lambda line: self.output.say(f"[yellow]{escape(line)}[/yellow]")  # noqa: E731

@@ -25,6 +25,7 @@ from ftlab.base.terminal import echo_error
 from ftlab.config import objectives
 from ftlab.distributed.world import planned_nodes
 from ftlab.engine import tasks
+from ftlab.engine.compiling import ONE_AT_A_TIME
 from ftlab.engine.early_stopping import Judge
 from ftlab.engine.live_leaderboard import sweep_progress
 from ftlab.engine.process import Interruption, die_with_parent
@@ -60,6 +61,8 @@ def prepare(title: str, run: Run, overrides: Sequence[str], options: Shards) -> 
     if planned_nodes(run.hardware) > 1:
         reason = "takes turns on one machine, and this config is trained on several; use hydra/launcher=slurm"
         raise ConfigError([Mistake("hydra/launcher", reason, "shards")])
+    if run.train.compile != "none":
+        raise ConfigError([Mistake("train.compile", ONE_AT_A_TIME, run.train.compile)])
     if options.stop != "none" and len(run.phases) > 1:
         reason = "compares steps of one phase, and this config has several; use none"
         raise ConfigError([Mistake("hydra.launcher.stop", reason, options.stop)])

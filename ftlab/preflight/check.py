@@ -14,7 +14,7 @@ from ftlab.measure import scores
 from ftlab.model import prequantized, remote_code, saved_adapter
 from ftlab.model.module_names import NO_SUCH_LAYER, last_names, unknown_module_mistakes
 from ftlab.preflight.devices import device_problems
-from ftlab.preflight.packages import deepspeed_problems, missing_fp8, missing_trackers
+from ftlab.preflight.packages import compiler_problems, deepspeed_problems, missing_fp8, missing_trackers
 from ftlab.preflight.reachable import cached_folder, unreachable
 from ftlab.pretrained.files import CONFIG
 from ftlab.pretrained.folder import not_a_model
@@ -74,6 +74,7 @@ def check(run: Run, adapter: Collection[str] | None = None, is_here: bool = True
         missing += filter(None, [optimizers.missing_package(run)])
         missing += missing_trackers(run)
         missing += missing_fp8(run)
+        missing += compiler_problems(run)
         missing += deepspeed_problems(run)
         missing += device_problems(run)
         missing += scores.missing_packages(run.eval.metrics)

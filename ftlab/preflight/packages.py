@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import sysconfig
 from importlib.util import find_spec
+from pathlib import Path
 from shutil import which
 
 from ftlab.distributed.deepspeed import search_path
@@ -63,6 +65,24 @@ def deepspeed_problems(run: Run) -> list[str]:
     return [
         f"deepspeed={run.deepspeed.name} compiles a library of its own before it trains on a CPU, and there is no "
         f"{' and no '.join(lacking)} to do it with. Install it ({remedy}), or use deepspeed=none"
+    ] * bool(lacking)
+
+
+def compiler_problems(run: Run) -> list[str]:
+    """What torch compiles with that is not here: a compiler of C++, the headers of Python, and on a GPU Triton."""
+    if run.train.compile == "none":
+        return []
+    is_on_cpu = run.hardware.name == "cpu" or not may_have_accelerator()
+    # As torch and Triton look for it.
+    names = [os.environ.get("CXX", "g++")] if is_on_cpu else [os.environ.get("CC", "gcc"), "clang"]
+    lacking = [] if any(map(which, names)) else [f"{names[0]} (on Debian apt-get install g++)"]
+    if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
+        lacking.append("Python.h (on Debian apt-get install python3-dev)")
+    if not is_on_cpu and not is_installed("triton"):
+        lacking.append("the package triton (pip install triton)")
+    return [
+        f"train.compile={run.train.compile} has torch compile programs, and there is no {' and no '.join(lacking)}. "
+        "Install it, or use train.compile=none"
     ] * bool(lacking)
 
 

@@ -50,6 +50,7 @@ class Train(Group):
     gradient_checkpointing: Literal[True, False, "selective"]
     activation_offload: Annotated[bool, operational]
     fp8: Literal["none", "tensorwise", "rowwise", "rowwise_with_gw_hp"]
+    compile: Literal["none", "layers"]
     logging_steps: Annotated[Positive, operational]
     save_steps: Annotated[Positive | Literal["epoch"], operational]
     save_total_limit: Annotated[Positive | None, operational]

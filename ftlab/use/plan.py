@@ -105,6 +105,7 @@ def _phase(phase: Phase, then: Continuation | None) -> dict[str, Any]:
     return {
         "name": phase.name, "stage": run.stage.name, "model": run.model.name, "method": _method(run),
         "attention": foreseen_attention(run), "layers": foreseen_layers(run, device), "fp8": run.train.fp8,
+        "compile": run.train.compile,
         "optimizer": run.train.optimizer,
         "checkpointing": run.train.gradient_checkpointing, "offload": offloads(run, device),
         "choices": {name: round(count) for name, count in bytes_of_choices(run, device).items()},
@@ -218,6 +219,7 @@ def _phase_lines(phase: dict[str, Any]) -> list[str]:
         f"attention   {phase['attention']}{_takes(phase, 'attention')}",
         *([f"layers      {phase['layers']}"] if phase["layers"] else []),
         *([f"fp8         {phase['fp8']}{_takes(phase, 'fp8')}"] if phase["fp8"] != "none" else []),
+        *([f"compiled    {phase['compile']}"] if phase["compile"] != "none" else []),
         f"optimizer   {phase['optimizer']}{_takes(phase, 'optimizer')}",
         f"activations {_activations(phase)}{_takes(phase, 'activations')}",
         f"device      {_device(phase['device'])}",

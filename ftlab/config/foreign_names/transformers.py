@@ -7,6 +7,7 @@ from typing import Any
 from ftlab.config.foreign_names.lines import Absent, Answer, Line, NotNeeded, as_list, as_word
 
 _FP32, _DOES_SO = "hardware.precision=fp32", "ftlab does so"
+_COMPILED = "train.compile=layers", "each decoder layer, for micro-batches padded to a few sizes"
 _NO_SCHEDULE = Absent("there is no such schedule here; train.lr_scheduler takes cosine, linear, constant and others")
 _TRACKERS = ("tensorboard", "wandb", "mlflow")
 
@@ -196,8 +197,10 @@ TRANSFORMERS: dict[str, Line] = {
     **all_of(Absent("an optimizer has its own values here, but for train.adam_betas and train.weight_decay"),
              "optim_args optim_target_modules adafactor"),
     **all_of(Absent("evaluations begin after eval.steps=N steps"), "eval_on_start eval_delay"),
-    **all_of(Absent("the model is not compiled"),
-             "torch_compile torch_compile_backend torch_compile_mode torchdynamo jit_mode_eval"),
+    "torch_compile": {"true": _COMPILED, "auto": _COMPILED, "false": "train.compile=none"},
+    **all_of(NotNeeded("train.compile=layers compiles with inductor, by its own rules"),
+             "torch_compile_backend torch_compile_mode torchdynamo"),
+    "jit_mode_eval": Absent("layers are compiled for training alone: train.compile=layers"),
     "use_liger_kernel": LIGER,
     "liger_kernel_config": Absent("model.kernels=liger takes all of Liger's layers, and none of its losses"),
     **all_of(Absent("torch's defaults hold"), "tf32 torch_empty_cache_steps use_ipex use_mps_device tpu_num_cores"),

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ftlab.data.packing.batches import batches_by_tokens
+from ftlab.data.packing.padded_sizes import padded_size
 from ftlab.data.packing.shared import leave_out_shared, prefix_starts, scored_places
 from ftlab.data.packing.store import SHARED, PackedRow, spans
 from ftlab.data.tokens.encoder import Counts
@@ -51,12 +52,14 @@ class PackedCollator:
         shape (S + 1,): how many tokens come before each sample, and ``longest``: the tokens of the longest.
     :param isolation: how samples are kept apart. :param one_call: all samples in one call, whatever their lengths:
         devices that share a model have to call it equally often.
+    :param sizes: numbers of places, in order: rows are padded to the first of them that has room.
     """
 
     def __init__(
-        self, pad_id: int, flatten: bool = False, isolation: Isolation = "position_ids", one_call: bool = False
-    ):
-        self._pad_id, self._isolation, self._one_call = pad_id, isolation, one_call
+        self, pad_id: int, flatten: bool = False, isolation: Isolation = "position_ids", one_call: bool = False,
+        sizes: Sequence[int] = (),
+    ):  # fmt: skip
+        self._pad_id, self._isolation, self._one_call, self._sizes = pad_id, isolation, one_call, sizes
         self._flatten = flatten or isolation in BY_SEGMENT
 
     def __call__(self, rows: Sequence[PackedRow]) -> dict[str, Any]:
@@ -69,7 +72,7 @@ class PackedCollator:
                 np.concatenate([getattr(row, name) for row in rows]) for name in ("input_ids", "learned", "lengths")
             )
             rows = [PackedRow.of_tokens(ids, learned, lengths, columns)]
-        width = max(row.length for row in rows)
+        width = padded_size(max(row.length for row in rows), self._sizes)
         shape = len(rows), width
         input_ids_BL, position_ids_BL = np.empty(shape, dtype=np.int64), np.empty(shape, dtype=np.int64)
         learned_BL = np.empty(shape, dtype=bool)

@@ -69,69 +69,102 @@ class _Segments(torch.autograd.Function):
         scale: float | None,
         window: int | None,
     ) -> Tensor:
-        rows, heads, width, size = query_BHLD.shape
-        query_THD, key_TGD, value_TGD = (_by_place(state) for state in (query_BHLD, key_BGLD, value_BGLD))
-        make = query_THD.new_empty if layout.is_whole else query_THD.new_zeros
-        out_THD = make(query_THD.shape)
-        sums_TH = torch.zeros(query_THD.shape[:2], dtype=_sums_dtype(query_THD))
-        for parts in _parts(layout, window, query_THD.dtype):
-            own = parts[0].queries
-            found = [
-                _flash(
-                    _heads_first(query_THD[own]),
-                    _heads_first(_keys(key_TGD, part)),
-                    _heads_first(_keys(value_TGD, part)),
-                    0.0,
-                    part.is_causal,
-                    attn_mask=part.mask,
-                    scale=scale,
-                )
-                for part in parts
-            ]
-            out_1HnD, sums_1Hn = found[0] if len(found) == 1 else _together(found)
-            out_THD[own] = out_1HnD[0].transpose(0, 1)
-            sums_TH[own] = sums_1Hn[0].transpose(0, 1)
+        query_THD, key_TGD, value_TGD = (by_place(state) for state in (query_BHLD, key_BGLD, value_BGLD))
+        out_THD, sums_TH = attend_segments(query_THD, key_TGD, value_TGD, layout, scale, window)
         ctx.save_for_backward(query_THD, key_TGD, value_TGD, out_THD, sums_TH)
         ctx.layout, ctx.scale, ctx.window = layout, scale, window
+        rows, heads, width, size = query_BHLD.shape
         return out_THD.view(rows, width, heads, size)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient_BLHD: Tensor) -> tuple[Tensor | None, ...]:
-        query_THD, key_TGD, value_TGD, out_THD, sums_TH = ctx.saved_tensors
         rows, width = gradient_BLHD.shape[:2]
-        gradient_THD = gradient_BLHD.reshape(query_THD.shape)
-        into_query, into_key, into_value = (torch.zeros_like(state) for state in (query_THD, key_TGD, value_TGD))
-        for part in (part for parts in _parts(ctx.layout, ctx.window, query_THD.dtype) for part in parts):
-            own = part.queries
-            query_1HnD, key_1GkD, value_1GkD = _flash_backward(
-                _heads_first(gradient_THD[own]),
-                _heads_first(query_THD[own]),
-                _heads_first(_keys(key_TGD, part)),
-                _heads_first(_keys(value_TGD, part)),
-                _heads_first(out_THD[own]),
-                sums_TH[own].transpose(0, 1)[None],
-                0.0,
-                part.is_causal,
-                attn_mask=part.mask,
-                scale=ctx.scale,
-            )
-            into_query[own] += query_1HnD[0].transpose(0, 1)
-            begin = 0
-            for keys in part.keys:
-                end = begin + keys.stop - keys.start
-                into_key[keys] += key_1GkD[0, :, begin:end].transpose(0, 1)
-                into_value[keys] += value_1GkD[0, :, begin:end].transpose(0, 1)
-                begin = end
-        into = (state.unflatten(0, (rows, width)).transpose(1, 2) for state in (into_query, into_key, into_value))
+        gradient_THD = gradient_BLHD.flatten(0, 1)
+        query_THD, key_TGD, value_TGD, out_THD, sums_TH = ctx.saved_tensors
+        found = segment_gradients(
+            gradient_THD, query_THD, key_TGD, value_TGD, out_THD, sums_TH, ctx.layout, ctx.scale, ctx.window
+        )
+        into = (state.unflatten(0, (rows, width)).transpose(1, 2) for state in found)
         return *into, None, None, None
 
 
-def _sums_dtype(states: Tensor) -> torch.dtype:
+def attend_segments(
+    query_THD: Tensor,
+    key_TGD: Tensor,
+    value_TGD: Tensor,
+    layout: SegmentLayout,
+    scale: float | None,
+    window: int | None,
+) -> tuple[Tensor, Tensor]:
+    """What each place attends to, shape (T, H, D), padding 0, and the logarithm of its sum of exponentials, shape
+    (T, H); no gradients are kept. :param scale, window: as of :func:`attend_on_cpu`.
+    """
+    make = query_THD.new_empty if layout.is_whole else query_THD.new_zeros
+    out_THD = make(query_THD.shape)
+    sums_TH = torch.zeros(query_THD.shape[:2], dtype=sums_dtype(query_THD))
+    for parts in _parts(layout, window, query_THD.dtype):
+        own = parts[0].queries
+        found = [
+            _flash(
+                _heads_first(query_THD[own]),
+                _heads_first(_keys(key_TGD, part)),
+                _heads_first(_keys(value_TGD, part)),
+                0.0,
+                part.is_causal,
+                attn_mask=part.mask,
+                scale=scale,
+            )
+            for part in parts
+        ]
+        out_1HnD, sums_1Hn = found[0] if len(found) == 1 else _together(found)
+        out_THD[own] = out_1HnD[0].transpose(0, 1)
+        sums_TH[own] = sums_1Hn[0].transpose(0, 1)
+    return out_THD, sums_TH
+
+
+def segment_gradients(
+    gradient_THD: Tensor,
+    query_THD: Tensor,
+    key_TGD: Tensor,
+    value_TGD: Tensor,
+    out_THD: Tensor,
+    sums_TH: Tensor,
+    layout: SegmentLayout,
+    scale: float | None,
+    window: int | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of queries, keys and values, each in its shape. :param gradient_THD: of what :func:`attend_segments` gave."""
+    into_query, into_key, into_value = (torch.zeros_like(state) for state in (query_THD, key_TGD, value_TGD))
+    for part in (part for parts in _parts(layout, window, query_THD.dtype) for part in parts):
+        own = part.queries
+        query_1HnD, key_1GkD, value_1GkD = _flash_backward(
+            _heads_first(gradient_THD[own]),
+            _heads_first(query_THD[own]),
+            _heads_first(_keys(key_TGD, part)),
+            _heads_first(_keys(value_TGD, part)),
+            _heads_first(out_THD[own]),
+            sums_TH[own].transpose(0, 1)[None],
+            0.0,
+            part.is_causal,
+            attn_mask=part.mask,
+            scale=scale,
+        )
+        into_query[own] += query_1HnD[0].transpose(0, 1)
+        begin = 0
+        for keys in part.keys:
+            end = begin + keys.stop - keys.start
+            into_key[keys] += key_1GkD[0, :, begin:end].transpose(0, 1)
+            into_value[keys] += value_1GkD[0, :, begin:end].transpose(0, 1)
+            begin = end
+    return into_query, into_key, into_value
+
+
+def sums_dtype(states: Tensor) -> torch.dtype:
     return torch.float64 if states.dtype == torch.float64 else torch.float32
 
 
-def _by_place(states_BHLD: Tensor) -> Tensor:
+def by_place(states_BHLD: Tensor) -> Tensor:
     """Shape (T, H, D), a view where the places lie one after the other, as linear layers leave them."""
     return states_BHLD.transpose(1, 2).flatten(0, 1)
 

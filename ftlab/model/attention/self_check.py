@@ -14,6 +14,7 @@ from torch import Tensor
 from ftlab.errors import first_line
 from ftlab.model.attention.interface import DROPOUTS, kernel_of
 from ftlab.model.attention.layout import SegmentLayout
+from ftlab.model.attention.operator import attend_by_number, number_of
 
 _KINDS = {"attention", "full_attention", "sliding_attention"}  # of layers; others are no attention, or of another form
 # Of each segment: start, length, where its prefix starts and how long that is.
@@ -53,11 +54,12 @@ def unsuited_windows(model: Any, windows: Sequence[int | None], longest: int) ->
     return None if [*windows] == expected else "its layers do not tell their attention which of them have a window"
 
 
-def kernel_error(model: Any, name: str, device: torch.device) -> str | None:
+def kernel_error(model: Any, name: str, device: torch.device, is_compiled: bool = False) -> str | None:
     """What is wrong with the kernel of a device at the shapes and in the arithmetic of a model, forward or backward,
     if anything: it may be missing, refuse them, or compute something else.
 
     :param name: of the attention implementation. Autocast counts where it is on for the model.
+    :param is_compiled: whether it is called as compiled layers do.
     """
     config = model.config.get_text_config()
     heads = getattr(config, "num_attention_heads", None)
@@ -74,7 +76,8 @@ def kernel_error(model: Any, name: str, device: torch.device) -> str | None:
     states, gradient = [state.transpose(1, 2).requires_grad_() for state in numbers[:3]], numbers[3]
     try:
         with torch.enable_grad(), torch.autocast(model.device.type, enabled=False):
-            found = kernel_of(name, device)(*states, layout, None, None)
+            attend: Any = attend_by_number if is_compiled else kernel_of(name, device)
+            found = attend(*states, number_of(layout) if is_compiled else layout, None, None)
             ours = [found, *torch.autograd.grad(found, states, gradient)]
             query, key, value = (state.cpu().double() for state in states)
             wanted = _by_hand(query, key, value, layout)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
-from ftlab.model.attention.layout import SegmentLayout
+from ftlab.model.attention.layout import KernelArguments, SegmentLayout
 
 
 def attend_variable_length(
@@ -46,3 +47,55 @@ def attend_variable_length(
     )
     attended: Tensor = out_THD.view(rows, width, heads, size)
     return attended
+
+
+def attend_with_sums(
+    query_THD: Tensor,
+    key_TGD: Tensor,
+    value_TGD: Tensor,
+    layout: SegmentLayout,
+    scale: float | None,
+    window: int | None,
+) -> tuple[Tensor, Tensor]:
+    """As :func:`ftlab.model.attention.flash_cpu.attend_segments`; the sums have shape (H, T)."""
+    arguments = layout.arguments(query_THD.device)
+    key_KGD, value_KGD = (_keys(state, arguments) for state in (key_TGD, value_TGD))
+    out_THD, sums_HT, _ = torch.ops.torch_attn._varlen_attn(
+        query_THD, key_KGD, value_KGD, *_where(arguments), window is None, scale, _reach(window),
+        query_THD.shape[1] != key_TGD.shape[1],
+    )  # fmt: skip
+    return out_THD, sums_HT
+
+
+def variable_length_gradients(
+    gradient_THD: Tensor, query_THD: Tensor, key_TGD: Tensor, value_TGD: Tensor, out_THD: Tensor, sums_HT: Tensor,
+    layout: SegmentLayout, scale: float | None, window: int | None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """As :func:`ftlab.model.attention.flash_cpu.segment_gradients`, with what :func:`attend_with_sums` gave."""
+    arguments = layout.arguments(query_THD.device)
+    key_KGD, value_KGD = (_keys(state, arguments) for state in (key_TGD, value_TGD))
+    random = torch.zeros((2,), dtype=torch.uint64, device=query_THD.device)  # of dropout, which there is none of
+    given = (gradient_THD.contiguous(), query_THD, key_KGD, value_KGD, out_THD, sums_HT, *_where(arguments))
+    is_causal = window is None
+    into_query, *into = torch.ops.torch_attn._varlen_attn_backward(*given, is_causal, random, scale, _reach(window))
+    if arguments.key_places is not None:
+        into = [
+            torch.zeros_like(state).index_add_(0, arguments.key_places, of_keys)
+            for state, of_keys in zip((key_TGD, value_TGD), into)
+        ]
+    return into_query, into[0], into[1]
+
+
+def _keys(states_TGD: Tensor, arguments: KernelArguments) -> Tensor:
+    """Shape (K, G, D)."""
+    places = arguments.key_places
+    return states_TGD if places is None else states_TGD.index_select(0, places)
+
+
+def _where(arguments: KernelArguments) -> tuple[Tensor, Tensor, int, int]:
+    return arguments.cu_queries, arguments.cu_keys, arguments.longest_query, arguments.longest_key
+
+
+def _reach(window: int | None) -> list[int]:
+    """Keys to the left and to the right that a query attends to; -1 for all."""
+    return [-1 if window is None else window - 1, 0]

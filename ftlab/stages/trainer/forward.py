@@ -18,6 +18,8 @@ from transformers.masking_utils import create_masks_for_generate
 from ftlab.data.packing.collate import BY_SEGMENT
 from ftlab.model.attention.interface import goes_by_segment, no_mask
 from ftlab.model.attention.layout import SegmentLayout
+from ftlab.model.attention.operator import number_of
+from ftlab.model.compiled import runs_compiled
 from ftlab.model.head import logits_function
 from ftlab.model.modules import bare_model, decoder_of
 from ftlab.stages.trainer.batching import LOGIT_ELEMENTS
@@ -44,7 +46,9 @@ def packed_hidden(model: Any, batch: dict[str, Any]) -> Tensor:
     inputs = {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"]}
     if isolation in BY_SEGMENT and goes_by_segment(bare_model(model)):
         mask = no_mask(batch["input_ids"].device)
-        return last_hidden(model, **inputs, attention_mask=mask, segment_layout=segment_layout(batch))
+        layout = segment_layout(batch)
+        by = number_of(layout) if runs_compiled(model) else layout
+        return last_hidden(model, **inputs, attention_mask=mask, segment_layout=by)
     assert "spans" not in batch or not batch["spans"][:, 3].any(), "by segments alone can a prompt be shared"
     if isolation == "block_mask":
         inputs["attention_mask"] = _block_mask(model, **inputs)

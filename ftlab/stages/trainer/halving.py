@@ -26,7 +26,7 @@ from ftlab.data.packing.store import Rows
 from ftlab.errors import OutOfMemoryError, StartAgainError, first_line
 from ftlab.model.checkpointing import enable_checkpointing
 from ftlab.stages.trainer.batch_sizes import MICRO_BATCH, BatchSizes, Change, half, initial_sizes
-from ftlab.stages.trainer.checkpoints import WholeCheckpoints
+from ftlab.stages.trainer.compiling import CompilingTrainer
 from ftlab.stages.trainer.meter import Meter
 from ftlab.stages.trainer.optimizers import bytes_of_states
 from ftlab.stages.trainer.out_of_memory import advice, is_out_of_memory
@@ -35,7 +35,7 @@ from ftlab.stages.trainer.shards import FILLER
 T = TypeVar("T")
 
 
-class HalvingTrainer(WholeCheckpoints):
+class HalvingTrainer(CompilingTrainer):
     """A step that memory is too small for is taken again in halves, as ``train.on_oom`` says.
 
     :ivar sizes: how many rows a forward takes.

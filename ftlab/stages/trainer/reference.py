@@ -92,24 +92,26 @@ class ReferenceTrainer(StageTrainer):
             self.args.fp16,
             self.run.quant.compute_dtype,
             self.run.train.fp8,
+            self.sizes_compiled,
             self.args.device.type,
         ]
         how = [*batch, *precision, torch.__version__, transformers.__version__]
         key = hashlib.sha256(f"{identity} {rows.fingerprint()} {how}".encode()).hexdigest()[:32]
         return Path(self.run.data.cache).expanduser() / "reference" / f"{key}.npy"
 
-    @torch.no_grad()
     def _compute(self, model: Any, rows: Rows, name: str, progress: Progress) -> NDArray[np.float32]:
         batches = self._batches(rows)
         loader: Any = DataLoader(cast(Any, rows), batch_sampler=batches, collate_fn=self.data_collator)
         was_training = model.training
-        model.eval()
+        # What is compiled for training alone rounds otherwise, and nothing is drawn in these stages.
+        is_compiled = bool(self.sizes_compiled) and model is self.model
+        model.train(is_compiled)
         found = np.zeros(rows.views, dtype=np.float32)
-        with progress(f"reference, {name}", len(rows), "rows") as bar:
+        with torch.set_grad_enabled(is_compiled), progress(f"reference, {name}", len(rows), "rows") as bar:
             for members, batch in zip(batches, loader):
                 batch = self._prepare_inputs(batch)
                 with self.compute_loss_context_manager():
-                    logprobs_N = self.outputs(model, batch)
+                    logprobs_N = self.outputs(model, batch).detach()
                 sums_S = sums_by_segment(logprobs_N, batch["segments"], int(batch["samples"]))
                 found[np.concatenate([rows.view_indices(i) for i in members])] = sums_S.cpu().numpy()
                 bar.advance(len(members))

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from ftlab.data.packing.collate import Isolation, PackedCollator
+from ftlab.data.packing.padded_sizes import padded_sizes
 from ftlab.data.packing.store import SHARED, Rows
 from ftlab.data.tokens.encoder import Counts
 from ftlab.distributed.world import current_world
@@ -64,6 +65,8 @@ class StageTrainer(HalvingTrainer):
         for rows in (train_rows, validation_rows):
             if isinstance(rows, Rows) and rows.shares_prompts:  # those of ppo and grpo are prompts
                 rows.attach(SHARED, rows.shared())
+        if run.train.compile == "layers":
+            self.sizes_compiled = tuple(padded_sizes(train_rows.lengths(), run.train.micro_batch_size))
         flatten = model.config._attn_implementation in VARIABLE_LENGTH
         self._meter = Meter()
         coefficient = router_coefficient(run, model)
@@ -71,7 +74,9 @@ class StageTrainer(HalvingTrainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=PackedCollator(tokenizer.pad_token_id, flatten, isolation, current_world().size > 1),
+            data_collator=PackedCollator(
+                tokenizer.pad_token_id, flatten, isolation, current_world().size > 1, self.sizes_compiled
+            ),
             train_dataset=train_rows,
             eval_dataset=validation_rows,
             processing_class=tokenizer,
