@@ -246,17 +246,26 @@ def versions() -> dict[str, str]:
     return {name: found for name in ("torch", "transformers", "trl", "peft") if (found := package_version(name))}
 
 
-def draw(path: Path, found: dict[int, Figures], names: Sequence[str], over: str, scale: str = "linear") -> None:
-    """A picture of some figures side by side. :param over: what they were measured at. :param scale: of that axis."""
+def draw(
+    path: Path, found: dict[int, Figures], panels: Sequence[Sequence[str]], over: str, scale: str = "linear"
+) -> None:
+    """A picture of some figures side by side.
+
+    :param panels: the figures of each, the first of which names it. :param over: what they were measured at.
+    :param scale: of that axis.
+    """
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(1, len(names), figsize=(4.5 * len(names), 3.2))
-    for axes, name in zip(panels, names):
-        axes.plot(list(found), [figures[name] for figures in found.values()], marker="o")
+    figure, drawn = pyplot.subplots(1, len(panels), figsize=(4.5 * len(panels), 3.2))
+    for axes, names in zip(drawn, panels):
+        for name in names:
+            axes.plot(list(found), [figures[name] for figures in found.values()], marker="o", label=name)
         axes.set_xscale(scale)
         axes.set_xlabel(over)
-        axes.set_ylabel(name)
+        axes.set_ylabel(names[0])
         axes.set_ylim(bottom=0)
+        if len(names) > 1:
+            axes.legend(fontsize="small")
     figure.tight_layout()
     figure.savefig(path)
 

@@ -1,13 +1,16 @@
 """Batches beside TRL's collator, and preparation by the number of rows: whether speed and memory stay flat.
 
     python benchmarks/prepare.py                                   # batches of 1,024, 8,192 and 32,768 tokens
-    python benchmarks/prepare.py --rows 1000 10000 100000 1000000 --plot scale.png
+    python benchmarks/prepare.py --rows 1000 10000 100000 1000000 --streaming --plot scale.png
 
 ``collate`` is what a loader does for one batch: it takes a packed row and makes tensors of it, with positions that
 begin again with every sample and labels for what is trained. TRL's collator (``padding_free``) gets the same rows from
 a data set of the datasets library, as its trainer has them. ``--rows`` prepares so many short chats from a JSON Lines
-file, each number in a process of its own: tokens per second, and the peak of resident memory above what was in use
-before. ``data_preparation.py`` compares the preparation itself with TRL's.
+file, each number in a process of its own: tokens per CPU second, with and without the start (what a single row takes:
+modules that are imported, a vocabulary and a template that are looked through), and the peak of resident memory above
+what was in use before. ``--streaming`` also reads them as a set on a hub whose rows are fetched as they come; ``--set``
+says what else a run's config has, such as data.split.validation=auto. ``data_preparation.py`` compares the preparation
+itself with TRL's.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +28,19 @@ from harness import Case, Figures, Ratio
 
 FASTER = 20.0
 FLAT = 0.1
+SHORT = 10_000  # rows that are prepared as often as repeats are asked for
+RATE, LATER, PEAK = "tokens/CPU s", "tokens/CPU s after the start", "peak MiB"
 
 
 def main() -> None:
     parser = harness.parser_of(__doc__)
     parser.add_argument("--rows", nargs="+", type=int, help="instead: prepare so many rows")
+    parser.add_argument("--streaming", action="store_true", help="--rows: of a set on a hub as well, row by row")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="--rows: more of a run's config")
     parser.add_argument("--plot", type=Path, help="where a picture of --rows goes")
     options = parser.parse_args()
     if options.rows and not options.one:
-        print(scale(options.rows, options.threads, options.plot))
+        print(scale(options))
         return
     harness.main("prepare", options, cases, measure)
 
@@ -51,9 +59,13 @@ def cases(options: Any) -> list[Case]:
     ]
 
 
-def measure(side: str, length: int = 0, times: int = 0, rows: int = 0) -> Figures:
+def measure(
+    side: str, length: int = 0, times: int = 0, rows: int = 0, streamed: bool = False, overrides: Sequence[str] = ()
+) -> Figures:
     with tempfile.TemporaryDirectory() as name:
-        return prepared(Path(name), rows) if side == "rows" else collated(Path(name), side, length, times)
+        if side == "rows":
+            return prepared(Path(name), rows, streamed, overrides)
+        return collated(Path(name), side, length, times)
 
 
 def collated(folder: Path, side: str, length: int, times: int) -> Figures:
@@ -94,25 +106,29 @@ def collated(folder: Path, side: str, length: int, times: int) -> Figures:
     }  # fmt: skip
 
 
-def prepared(folder: Path, count: int) -> Figures:
+def prepared(folder: Path, count: int, streamed: bool, overrides: Sequence[str]) -> Figures:
     """So many rows, from the file to packed rows."""
-    path = folder / "chats.jsonl"
+    path = folder / "rows" / "chats.jsonl"
+    path.parent.mkdir()
     many_chats(path, count)
+    source = (f"data.path=hf://{path.parent}", "data.hub.streaming=true") if streamed else (f"data.path={path}",)
     run = workload.read_run(
-        *workload.PLAIN, f"model.path={workload.model_folder(folder, 'small')}", f"data.path={path}",
-        "data.format=messages", "data.max_length=1024", "data.workers=1",
+        *workload.PLAIN, f"model.path={workload.model_folder(folder, 'small')}", *source,
+        "data.format=messages", "data.max_length=1024", "data.workers=1", *overrides,
     )  # fmt: skip
     from ftlab.policy.tokens import load_tokens
 
     tokens = load_tokens(run)
+    if streamed:  # a library is not what rows take
+        import datasets  # noqa: F401
+
     harness.reset_peak()
     before = harness.resident_mib()
     cpu, wall = time.process_time(), time.perf_counter()
     rows = workload.rows_of(run, tokens)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     peak = harness.peak_mib() - before
-    total = int(rows.view_lengths().sum())
-    return {"wall s": wall, "CPU s": cpu, "tokens": total, "tokens/CPU s": total / cpu, "peak MiB": peak}
+    return {"wall s": wall, "CPU s": cpu, "tokens": int(rows.view_lengths().sum()), PEAK: peak}
 
 
 def many_chats(path: Path, count: int) -> None:
@@ -126,18 +142,38 @@ def many_chats(path: Path, count: int) -> None:
             file.write(json.dumps({"messages": messages}) + "\n")
 
 
-def scale(chosen: list[int], threads: int, plot: Path | None) -> str:
-    found = {rows: harness.measured({"side": "rows", "rows": rows}, threads) for rows in chosen}
-    lines = ["| rows | tokens | wall s | CPU s | tokens per CPU second | peak MiB |", "|--:|--:|--:|--:|--:|--:|"]
-    for rows, at in found.items():
-        cells = f"{at['tokens']:,.0f} | {at['wall s']:.2f} | {at['CPU s']:.2f} | {at['tokens/CPU s']:,.0f}"
-        lines.append(f"| {rows:,} | {cells} | {at['peak MiB']:,.0f} |")
-    rates = [at["tokens/CPU s"] for at in found.values()]
-    off = 1 - min(rates) / max(rates)
-    lines.append(f"\nthe slowest is {off:.0%} below the fastest; {FLAT:.0%} is wanted")
-    if plot is not None:
-        harness.draw(plot, found, ("tokens/CPU s", "peak MiB"), "rows", "log")
+def scale(options: Any) -> str:
+    """A table of what so many rows take, beside what a single one takes: that is the start, which is paid once."""
+    kinds = ("file", "stream") if options.streaming else ("file",)
+    found: dict[int, Figures] = {}
+    lines = []
+    for kind in kinds:
+        start = _median(1, kind, options)
+        header = f"rows of a {kind} | tokens | CPU s | of which the start | {RATE} | {LATER} | {PEAK}"
+        lines += [f"| {header} |", f"|{'--:|' * 7}"]
+        for rows in options.rows:
+            at = _median(rows, kind, options)
+            at |= {RATE: at["tokens"] / at["CPU s"], LATER: at["tokens"] / (at["CPU s"] - start["CPU s"])}
+            cells = (
+                f"{at['tokens']:,.0f} | {at['CPU s']:.2f} | {start['CPU s']:.2f} | {at[RATE]:,.0f} | {at[LATER]:,.0f}"
+            )
+            lines.append(f"| {rows:,} | {cells} | {at[PEAK]:,.0f} |")
+            names = {name: name if kind == "file" else f"{name}, streamed" for name in (RATE, LATER, PEAK)}
+            found.setdefault(rows, {}).update({names[name]: at[name] for name in names})
+        rates = [at[names[LATER]] for at in found.values()]
+        lines.append(f"\nthe slowest is {1 - min(rates) / max(rates):.0%} below the fastest; {FLAT:.0%} is wanted\n")
+    if options.plot is not None:
+        panels = [[name for name in next(iter(found.values())) if name.startswith(of)] for of in (RATE, PEAK)]
+        harness.draw(options.plot, found, panels, "rows", "log")
     return "\n".join(lines)
+
+
+def _median(rows: int, kind: str, options: Any) -> Figures:
+    """The medians of as many repeats as are asked for; of many rows there is one, which takes long enough."""
+    arguments = {"side": "rows", "rows": rows, "streamed": kind == "stream", "overrides": options.set}
+    repeats = options.repeats if rows <= SHORT else 1
+    found = [harness.measured(arguments, options.threads) for _ in range(repeats)]
+    return {name: statistics.median(at[name] for at in found) for name in found[0]}
 
 
 if __name__ == "__main__":

@@ -134,7 +134,7 @@ def lengths(chosen: list[int], threads: int, plot: Path | None) -> str:
         cells = f"{wall:.2f} | {figures['CPU s/step']:.2f} | {1e6 * wall / length:.0f} | {figures['peak MiB']:,.0f}"
         lines.append(f"| {length:,} | {cells} |")
     if plot is not None:
-        harness.draw(plot, found, ("wall s/step", "peak MiB"), "tokens of the row")
+        harness.draw(plot, found, (("wall s/step",), ("peak MiB",)), "tokens of the row")
     return "\n".join(lines)
 
 

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from ftlab.data.formats import CONVERTERS, Columns, RowError
 from ftlab.data.formats.records import content_hash
+from ftlab.data.packing.tables import pieces
 from ftlab.data.row_cache import remembered
 from ftlab.data.sources.blocks import Location
 from ftlab.data.sources.resolve import Source
+from ftlab.data.tokens.encoder import Counts
 
 Hashes = NDArray[np.uint64]
 
@@ -65,18 +67,30 @@ def keep_groups_whole(drawn: Sequence[int], hashes: Hashes, draw: random.Random)
 
     :param drawn: places in ``hashes``, in the order in which they were drawn. :param draw: what drew them.
     """
-    _, inverse, counts = np.unique(hashes, return_inverse=True, return_counts=True)
-    if counts.max(initial=0) <= 1:
-        return list(drawn)
-    chosen: dict[int, None] = {}
+    known, firsts = np.unique(hashes[list(drawn)], return_index=True)
+    counts = np.zeros(len(known) + 1, dtype=np.int64)  # the last is that of all others
+    for piece in pieces(len(hashes)):
+        np.add.at(counts, _places(known, hashes[piece]), 1)
+    is_chosen = np.zeros(len(known) + 1, dtype=bool)
     held = 0
-    for group in dict.fromkeys(inverse[list(drawn)].tolist()):
+    for group in np.argsort(firsts).tolist():
         if held + counts[group] <= len(drawn):
-            chosen[group] = None
+            is_chosen[group] = True
             held += int(counts[group])
-    if not chosen:
+    if not held:
+        _, inverse, counts = np.unique(hashes, return_inverse=True, return_counts=True)
         alone = np.flatnonzero(counts[inverse] == 1).tolist()
         if not alone:  # all are duplicates: nothing can be kept apart
             return list(drawn)
         return draw.sample(alone, min(len(alone), len(drawn)))
-    return np.flatnonzero(np.isin(inverse, list(chosen))).tolist()
+    return [
+        place
+        for piece in pieces(len(hashes))
+        for place in (piece.start + np.flatnonzero(is_chosen[_places(known, hashes[piece])])).tolist()
+    ]
+
+
+def _places(known: Hashes, hashes: Hashes) -> Counts:
+    """Where each hash stands among those that are known, in their order; of one that is not, how many there are."""
+    nearest = np.searchsorted(known[:-1], hashes)
+    return np.where(known[nearest] == hashes, nearest, len(known))

@@ -24,6 +24,7 @@ from ftlab.data.ledger.ledger import Ledger, SplitLedger
 from ftlab.data.packing import selection
 from ftlab.data.packing.split_builder import BuildContext, Part, SplitBuilder
 from ftlab.data.packing.store import PackedRows, read_split
+from ftlab.data.packing.tables import Indices
 from ftlab.data.row_cache import count_rows
 from ftlab.data.sources.refused_rows import RefusedRows
 from ftlab.data.sources.resolve import STAGE_FORMATS, VALIDATION, Source
@@ -101,10 +102,10 @@ class _Together:
         self._of_rows = of_rows
         self._hashes: duplicates.Hashes | None = None
 
-    def __call__(self, places: Sequence[int], rows: Sequence[int], draw: random.Random) -> Sequence[int]:
+    def __call__(self, places: Sequence[int], rows: Indices, draw: random.Random) -> Sequence[int]:
         if self._hashes is None:
             self._hashes = duplicates.row_hashes(*self._of_rows)
-        return duplicates.keep_groups_whole(places, self._hashes[list(rows)], draw)
+        return duplicates.keep_groups_whole(places, self._hashes[rows], draw)
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +246,9 @@ def prepare_split(
     recipes = _recipes([part.source for part in parts], data, template, tokenizer)
     alone = data.model_copy(update={"workers": 1})
     means = BuildContext(alone, seed, recipes, tokenizer, Encoder(tokenizer, fast), fast, None)
-    ledger = SplitBuilder(split, parts, means).build(folder)
+    builder = SplitBuilder(split, parts, means)
+    ledger = builder.build(folder)
+    builder.close()
     return read_split(folder, joined=False), ledger
 
 
@@ -296,6 +299,8 @@ def _build(folder: Path, parts: Parts, means: BuildContext) -> dict[str, Any]:
     for split, builder in builders.items():
         if split != "train":
             builder.compare(builders["train"])
+    for builder in builders.values():
+        builder.close()
     return ledgers
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftlab.data.packing.best_fit import shuffled
-from ftlab.data.packing.layout import chunk_spans, lay_out
+from ftlab.data.packing.layout import Layout, Views, chunk_spans
 from ftlab.data.packing.selection import mix_sources, repeat_units, select_rows
 
 lengths_sizes_overlaps = st.integers(1, 40).flatmap(
@@ -29,10 +29,18 @@ def options(**given):
     return SimpleNamespace(**{**defaults, "split": split, **given})
 
 
+def lay_out(counts, per_unit, order, data, is_text):
+    """The views of samples that were stored one after the other, all pieces together."""
+    layout = Layout(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), per_unit, order, data, 0, is_text)
+    bounds, units = zip((np.empty((0, 3), np.int64), np.empty(0, np.int64)), *layout.views())
+    rows, members = layout.rows()
+    return Views(np.concatenate(bounds), np.concatenate(units), np.concatenate([np.empty(0, np.int64), *members]), rows)
+
+
 def texts(lengths, order=None, **given):
     """Views of texts that were stored one after the other."""
     order = np.arange(len(lengths)) if order is None else np.asarray(order, dtype=np.int64)
-    return lay_out(np.asarray(lengths, dtype=np.int64), 1, order, options(**given), 0, is_text=True)
+    return lay_out(lengths, 1, order, options(**given), is_text=True)
 
 
 def rows_of(views):
@@ -157,7 +165,7 @@ def test_nothing_is_arranged_to_nothing(given_):
 @pytest.mark.parametrize("packing", [True, False])
 def test_both_answers_of_a_pair_stand_side_by_side_in_one_row(packing):
     counts = np.array([3, 4, 8, 7, 1, 2, 2, 2])
-    views = lay_out(counts, 2, np.array([0, 1, 2, 3]), options(packing=packing), 0, is_text=False)
+    views = lay_out(counts, 2, np.array([0, 1, 2, 3]), options(packing=packing), is_text=False)
     rows = rows_of(views)
     starts = np.concatenate([[0], counts.cumsum()])
     pairs = {(starts[i], starts[i + 1]) for i in (0, 2, 4, 6)}
@@ -195,12 +203,16 @@ def test_repetition_follows_the_seed_and_is_in_order():
 
 
 def test_splits_are_drawn_apart_and_cover_what_is_drawn():
-    found = select_rows(100, options(max_samples=50, fraction=0.2, test_fraction=0.1), 3, set())
+    def drawn(seed):
+        found = select_rows(100, options(max_samples=50, fraction=0.2, test_fraction=0.1), seed, set())
+        return {name: rows.tolist() for name, rows in found.items()}
+
+    found = drawn(3)
     assert {name: len(rows) for name, rows in found.items()} == {"train": 36, "validation": 10, "test": 4}
     assert len({row for rows in found.values() for row in rows}) == 50
     assert all(rows == sorted(rows) for rows in found.values())
-    assert found == select_rows(100, options(max_samples=50, fraction=0.2, test_fraction=0.1), 3, set())
-    assert found != select_rows(100, options(max_samples=50, fraction=0.2, test_fraction=0.1), 4, set())
+    assert found == drawn(3)
+    assert found != drawn(4)
     own = select_rows(100, options(fraction=0.2, test_fraction=0.1), 3, {"validation"})
     assert {name: len(rows) for name, rows in own.items()} == {"train": 90, "test": 10}
     assert select_rows(100, options(), 3, set()) == {"train": None}

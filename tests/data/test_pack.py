@@ -38,7 +38,7 @@ def packed(lengths, capacity, order=None):
     """The items of each row: best fit in the given order, or as a run packs them."""
     lengths = np.asarray(lengths, dtype=np.int64)
     rows = pack_shuffled(lengths, capacity, 0) if order is None else best_fit(lengths, capacity, np.array(order, int))
-    assert rows.dtype == np.int64 and rows.shape == lengths.shape
+    assert rows.dtype.kind == "i" and rows.shape == lengths.shape
     return [np.flatnonzero(rows == row).tolist() for row in range(rows.max(initial=-1) + 1)]
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from ftlab.data.packing.best_fit import pack_shuffled, shuffled
+from ftlab.data.packing.tables import Indices, index_type, pieces
 from ftlab.data.tokens.encoder import Counts
 from ftlab.schema import Data
 
@@ -26,34 +28,109 @@ class Views:
     rows: Counts
 
 
-def lay_out(counts: Counts, per_unit: int, order: Counts, data: Data, seed: int, is_text: bool) -> Views:
-    """Return the views of the units in ``order``, packed as the config asks.
+class Layout:
+    """The views of the units in ``order``, packed as the config asks: what :class:`Views` holds, in pieces. Use once:
+    :meth:`views` to its end, then :meth:`rows`. Of each view 12 to 16 bytes are held, until its row is known.
 
-    Which of them share a row is drawn by seed, so that no row is of one task or length because the file is in order.
+    Which views share a row is drawn by seed, so that no row is of one task or length because the file is in order.
     Only where a wrapped row is read as one text its texts stay as they are in the file: there their order is content.
 
-    :param counts: int64, shape (S,): tokens of each stored sample; ``per_unit`` of them belong together in one row.
+    :param starts: int64, shape (S + 1,): where each stored sample begins, and where the last ends; ``per_unit`` of them
+        belong together in one row.
     """
-    starts = np.concatenate([[0], counts.cumsum()])
-    if data.packing == "wrapped":
-        if data.reset_positions:
-            order = order[shuffled(len(order), seed)]
-        return _wrap_texts(starts, order, data.max_length, data.reset_positions)  # the schema has it for texts only
-    if is_text:
-        bounds, units = _chunk_texts(starts, order, data.max_length, data.overlap)
-    else:
-        samples = (order[:, None] * per_unit + np.arange(per_unit)).reshape(-1)
-        bounds = np.stack([starts[samples], starts[samples + 1], np.ones(len(samples), np.int64)], axis=1)
-        units = np.repeat(order, per_unit)
-    lengths = (bounds[:, 1] - bounds[:, 0]).reshape(-1, per_unit).sum(1)
-    if data.packing:
-        row_of = pack_shuffled(lengths, data.max_length * per_unit, seed)
-        bins = np.argsort(row_of, kind="stable")
-        firsts = np.concatenate([[0], np.bincount(row_of).cumsum()])
-    else:
-        bins, firsts = np.arange(len(lengths)), np.arange(len(lengths) + 1)
-    members = (bins[:, None] * per_unit + np.arange(per_unit)).reshape(-1)
-    return Views(bounds, units, members, firsts * per_unit)
+
+    def __init__(self, starts: Counts, per_unit: int, order: Indices, data: Data, seed: int, is_text: bool):
+        self._starts, self._order, self._per_unit = starts, order, per_unit
+        self._data, self._seed, self._is_text = data, seed, is_text
+        self._lengths: list[Indices] = []  # of what goes into one row together
+        self._firsts: list[Counts] = []  # of wrapped rows
+        self._views = 0
+
+    def views(self) -> Iterator[tuple[Counts, Counts]]:
+        """Yield bounds and units of views, in order."""
+        if self._data.packing == "wrapped":  # the schema has it for texts only
+            if self._data.reset_positions:
+                self._order = self._order[shuffled(len(self._order), self._seed)]
+            found = self._wrapped()
+        else:
+            found = self._whole()
+        for bounds, units in found:
+            self._views += len(units)
+            yield bounds, units
+        del self._starts, self._order
+
+    def rows(self) -> tuple[Counts, Iterator[Counts]]:
+        """Return where each row begins, int64, shape (R + 1,), and the members of the rows in pieces."""
+        data, per_unit = self._data, self._per_unit
+        if data.packing == "wrapped":
+            return np.concatenate([*self._firsts, [self._views]]), _members(None, self._views, 1)
+        groups = self._views // per_unit
+        if not data.packing:
+            return np.arange(0, (groups + 1) * per_unit, per_unit), _members(None, groups, per_unit)
+        lengths = np.concatenate([np.empty(0, np.int32), *self._lengths])
+        del self._lengths
+        firsts, bins = _by_row(pack_shuffled(lengths, data.max_length * per_unit, self._seed))
+        return firsts * per_unit, _members(bins, groups, per_unit)
+
+    def _whole(self) -> Iterator[tuple[Counts, Counts]]:
+        starts, per_unit = self._starts, self._per_unit
+        for piece in pieces(len(self._order)):
+            order = self._order[piece].astype(np.int64)
+            if self._is_text:
+                bounds, units = _chunk_texts(starts, order, self._data.max_length, self._data.overlap)
+            else:
+                samples = (order[:, None] * per_unit + np.arange(per_unit)).reshape(-1)
+                bounds = np.stack([starts[samples], starts[samples + 1], np.ones(len(samples), np.int64)], axis=1)
+                units = np.repeat(order, per_unit)
+            if self._data.packing:
+                lengths = (bounds[:, 1] - bounds[:, 0]).reshape(-1, per_unit).sum(1)
+                self._lengths.append(lengths.astype(np.int32))
+            yield bounds, units
+
+    def _wrapped(self) -> Iterator[tuple[Counts, Counts]]:
+        """Texts end to end, cut every ``max_length`` tokens; the last row may be shorter. Its first token is never
+        trained; with ``reset_positions`` every text's part of a row stands alone, its own first token not trained
+        either.
+        """
+        starts, size, before = self._starts, self._data.max_length, 0
+        for piece in pieces(len(self._order)):
+            order = self._order[piece].astype(np.int64)
+            stream = before + np.concatenate([[0], (starts[order + 1] - starts[order]).cumsum()])
+            cuts = np.arange(-(-before // size) * size, stream[-1], size)
+            firsts = np.union1d(cuts, stream[:-1])
+            place = np.searchsorted(stream, firsts, side="right") - 1
+            begins = starts[order[place]] + firsts - stream[place]
+            lengths = np.diff(np.append(firsts, stream[-1]))
+            begins_row = firsts % size == 0
+            skips = np.ones(len(firsts), np.int64) if self._data.reset_positions else begins_row.astype(np.int64)
+            self._firsts.append(self._views + np.flatnonzero(begins_row))
+            before = int(stream[-1])
+            yield np.stack([begins, begins + lengths, skips], axis=1), order[place]
+
+
+def _members(bins: Indices | None, groups: int, per_unit: int) -> Iterator[Counts]:
+    """Yield the indices of views, row after row. :param bins: of what goes into one row together; None: in order."""
+    for piece in pieces(groups):
+        of_piece = np.arange(piece.start, piece.stop) if bins is None else bins[piece].astype(np.int64)
+        yield (of_piece[:, None] * per_unit + np.arange(per_unit)).reshape(-1)
+
+
+def _by_row(row_of: Indices) -> tuple[Counts, Indices]:
+    """Return where each row begins, int64, shape (R + 1,), and the items of all rows, row after row, each in order."""
+    firsts = np.zeros(int(row_of.max(initial=-1)) + 2, dtype=np.int64)
+    for piece in pieces(len(row_of)):
+        np.add.at(firsts, row_of[piece] + 1, 1)
+    np.cumsum(firsts, out=firsts)
+    free = firsts[:-1].copy()  # the place of the next item of each row
+    bins = np.empty(len(row_of), dtype=index_type(len(row_of)))
+    for piece in pieces(len(row_of)):
+        order = np.argsort(row_of[piece], kind="stable")
+        rows = row_of[piece][order]
+        begins = np.flatnonzero(np.diff(rows, prepend=-1))
+        counts = np.diff(np.append(begins, len(rows)))
+        bins[free[rows] + np.arange(len(rows)) - np.repeat(begins, counts)] = piece.start + order
+        free[rows[begins]] += counts
+    return firsts, bins
 
 
 def chunk_spans(length: int, size: int, overlap: int) -> list[tuple[int, int]]:
@@ -88,19 +165,3 @@ def _chunk_texts(starts: Counts, order: Counts, size: int, overlap: int) -> tupl
         places.append(np.full(len(spans), i))
     by_place = np.argsort(np.concatenate(places), kind="stable")
     return np.concatenate(parts)[by_place], np.concatenate(owners)[by_place]
-
-
-def _wrap_texts(starts: Counts, order: Counts, size: int, reset: bool) -> Views:
-    """Texts end to end, cut every ``size`` tokens; the last row may be shorter. Its first token is never trained.
-
-    :param reset: whether every text's part of a row stands alone, its own first token not trained either.
-    """
-    stream = np.concatenate([[0], (starts[order + 1] - starts[order]).cumsum()])
-    cuts = np.arange(0, stream[-1], size)
-    firsts = np.union1d(cuts, stream[:-1])
-    place = np.searchsorted(stream, firsts, side="right") - 1
-    begins = starts[order[place]] + firsts - stream[place]
-    lengths = np.diff(np.append(firsts, stream[-1]))
-    skips = np.ones(len(firsts), np.int64) if reset else np.isin(firsts, cuts).astype(np.int64)
-    rows = np.append(np.searchsorted(firsts, cuts), len(firsts))
-    return Views(np.stack([begins, begins + lengths, skips], axis=1), order[place], np.arange(len(firsts)), rows)

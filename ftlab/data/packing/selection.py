@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import random
+from array import array
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ftlab.data.tokens.encoder import Counts
+from ftlab.data.packing.tables import Indices, index_type
 from ftlab.schema import Data
 
-Together = Callable[[Sequence[int], Sequence[int], random.Random], Sequence[int]]
+Together = Callable[[Sequence[int], Indices, random.Random], Sequence[int]]
 
 
 def select_rows(
     rows: int, data: Data, seed: int, given_splits: set[str], together: Together | None = None
-) -> dict[str, list[int] | None]:
-    """Select the ordinals of train and of the splits held out of it, each drawn by seed; None stands for all rows.
+) -> dict[str, Indices | None]:
+    """Select the ordinals of train and of the splits held out of it, each drawn by seed and in order; None stands for
+    all rows.
 
     :param given_splits: splits that have rows of their own.
     :param together: makes of rows that were drawn, among all that there are, some that have no duplicate elsewhere; its
         third argument is what drew them.
     """
-    train: Sequence[int] = range(rows)
+    kind = index_type(rows)
+    train = np.arange(rows, dtype=kind)
     limits = [limit for limit in (data.max_samples, data.num_samples) if limit is not None]
     if limits and min(limits) < rows:
-        train = sorted(random.Random(f"{seed}/max_samples").sample(range(rows), min(limits)))
-    held_out: dict[str, list[int] | None] = {}
+        train = np.sort(np.array(random.Random(f"{seed}/max_samples").sample(range(rows), min(limits)), dtype=kind))
+    held_out: dict[str, Indices | None] = {}
     for split, how, fraction in (
         ("validation", data.split.validation, data.split.fraction),
         ("test", data.split.test, data.split.test_fraction),
@@ -35,21 +38,22 @@ def select_rows(
             continue
         draw = random.Random(f"{seed}/{split}")
         places = draw.sample(range(len(train)), max(int(len(train) * fraction), 1))
-        drawn = set(places if together is None else together(places, train, draw))
-        held_out[split] = [row for i, row in enumerate(train) if i in drawn]
-        train = [row for i, row in enumerate(train) if i not in drawn]
-    return {"train": None if len(train) == rows else list(train), **held_out}
+        is_drawn = np.zeros(len(train), dtype=bool)
+        is_drawn[places if together is None else together(places, train, draw)] = True
+        held_out[split], train = train[is_drawn], train[~is_drawn]
+    return {"train": None if len(train) == rows else train, **held_out}
 
 
-def repeat_units(units: int, wanted: int | None, seed: int) -> Counts:
+def repeat_units(units: int, wanted: int | None, seed: int) -> Indices:
     """Return the units in order, repeated until there are ``wanted``; the last, partial round is drawn by seed."""
+    every = np.arange(units, dtype=index_type(units))
     if wanted is None or wanted <= units or not units:
-        return np.arange(units)
+        return every
     more = random.Random(f"{seed}/num_samples").sample(range(units), wanted % units)
-    return np.concatenate([np.tile(np.arange(units), wanted // units), np.sort(np.array(more, dtype=np.int64))])
+    return np.concatenate([np.tile(every, wanted // units), np.sort(np.array(more, dtype=every.dtype))])
 
 
-def mix_sources(orders: Sequence[Counts], how: str, probabilities: Sequence[float] | None, seed: int) -> Counts:
+def mix_sources(orders: Sequence[Indices], how: str, probabilities: Sequence[float] | None, seed: int) -> Indices:
     """Mix the units of several data sets into one order.
 
     ``concat``: one set after the other. ``interleave_under`` draws from them, in turns or by ``probabilities``, until
@@ -59,7 +63,7 @@ def mix_sources(orders: Sequence[Counts], how: str, probabilities: Sequence[floa
     left = [i for i, order in enumerate(orders) if len(order)]  # a set that has lost all its rows takes no turn
     orders, probabilities = [orders[i] for i in left], probabilities and [probabilities[i] for i in left]
     if how == "concat" or len(orders) < 2:
-        return np.concatenate([np.empty(0, np.int64), *orders])
+        return np.concatenate(orders) if orders else np.empty(0, np.int64)
     lengths = [len(order) for order in orders]
     if probabilities is None:
         rounds = min(lengths) if how == "interleave_under" else max(lengths)
@@ -67,11 +71,11 @@ def mix_sources(orders: Sequence[Counts], how: str, probabilities: Sequence[floa
         return table.reshape(-1)
     shares = np.asarray(probabilities, dtype=np.float64) / sum(probabilities)
     source = np.random.default_rng(seed)
-    taken, done, found = [0] * len(orders), [False] * len(orders), []
+    taken, done, found = [0] * len(orders), [False] * len(orders), array("q")
     enough = any if how == "interleave_under" else all
     while not enough(done):
         for which in source.choice(len(orders), size=1000, p=shares).tolist():
-            found.append(orders[which][taken[which] % lengths[which]])
+            found.append(int(orders[which][taken[which] % lengths[which]]))
             taken[which] += 1
             done[which] = done[which] or taken[which] == lengths[which]
             if enough(done):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
+from array import array
+from bisect import bisect_right
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -10,20 +12,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ftlab.data.ledger.ledger import FIRST, SplitLedger
-from ftlab.data.packing import layout, selection
+from ftlab.data.packing import selection
+from ftlab.data.packing.layout import Layout
 from ftlab.data.packing.store import Writer
+from ftlab.data.packing.tables import Indices, UnitTable, index_type, pieces
 from ftlab.data.sources.blocks import Block, Location
 from ftlab.data.sources.refused_rows import RefusedRows
 from ftlab.data.sources.resolve import Source
 from ftlab.data.tokens.block_encoder import BlockEncoder, EncodedBlock, Problem, Recipe
-from ftlab.data.tokens.encoder import Counts, Encoder
+from ftlab.data.tokens.encoder import Counts, Encoder, Flags
 from ftlab.data.tokens.left_out import kinds_of
 from ftlab.data.tokens.workers import encode_in_order, worker_count
 from ftlab.schema import Data
 
 LEFT_OUT = "left out by data.max_samples or num_samples"
+_SHARE = 1 << 18  # rows whose hashes are compared at a time, if
+_MOST_SHARES = 64  # so many times are enough: each of them reads the hashes of all
 _SECOND = "has the id of an earlier row"
 _SECOND_ADVICE = (
     "Give every row its own id, name another column with data.columns.id, or say data.columns.id=null if the column is "
@@ -35,12 +42,13 @@ _SECOND_ADVICE = (
 class Part:
     """Rows of one set that go to one split.
 
-    :param ordinals: which; None is all of them. :param rows: how many. :param left_out: how many a limit leaves out.
+    :param ordinals: which, in order; None is all of them. :param rows: how many.
+    :param left_out: how many a limit leaves out.
     """
 
     source: Source
     location: Location
-    ordinals: Sequence[int] | None
+    ordinals: Sequence[int] | Indices | None
     rows: int
     left_out: int = 0
 
@@ -48,14 +56,14 @@ class Part:
         if self.ordinals is None:
             yield from self.location.blocks()
             return
-        wanted = np.asarray(self.ordinals, dtype=np.int64)
-        last = wanted.max(initial=-1)
+        wanted, taken = np.asarray(self.ordinals), 0
         for block in self.location.blocks():
-            keep = np.flatnonzero(np.isin(np.asarray(block.ordinals), wanted, assume_unique=True))
-            if len(keep):
-                yield block.take(keep.tolist())
-            if block.ordinals[-1] >= last:
+            until = int(np.searchsorted(wanted, block.ordinals[-1], side="right"))
+            if until > taken:
+                yield block.take((wanted[taken:until] - block.ordinals[0]).tolist())
+            if until == len(wanted):
                 break
+            taken = until
 
     def beginning(self, rows: int) -> Part:
         """The first so many of them."""
@@ -77,37 +85,43 @@ class BuildContext:
 
 
 class SplitBuilder:
-    """Builds one split; use once."""
+    """Builds one split; use once. What is held of a row until all are laid out is in files (:class:`UnitTable`)."""
 
     def __init__(self, name: str, parts: Sequence[Part], means: BuildContext):
         self._name, self._parts, self._means, self._data = name, parts, means, means.data
         self._ledger = SplitLedger()
-        self._blocks: list[EncodedBlock] = []
-        self._files: list[str] = []  # of every kept row
-        self._parts_of: list[int] = []
-        self._orders: list[Counts] = []
+        self._files: list[str] = []  # of the kept rows from each of _files_from on
+        self._files_from: list[int] = []
+        self._parts_from: list[int] = []  # the first kept row of each part
+        self._orders: list[Indices] = []
         self._refused = RefusedRows()
-        self._too_long: list[int] = []  # tokens of rows that were left out for it
+        self._too_long = array("q")  # tokens of rows that were left out for it
 
     def build(self, folder: Path) -> SplitLedger:
         """:raises DataError: a row that stops the run. :raises Unlike: the fast path found other ids."""
         self._writer = Writer(folder)
+        self._units = UnitTable(folder)
         total = sum(part.rows for part in self._parts)
         progress = self._means.progress
         with progress(f"preparing {self._name}", total, "rows") if progress else nullcontext() as bar:
-            for index, part in enumerate(self._parts):
+            for part in self._parts:
+                self._parts_from.append(len(self._units))
                 self._read(part, bar)
-                self._parts_of += [index] * (len(self._files) - len(self._parts_of))
         self._refused.check(self._ledger.rows_in)
-        self._close()
+        self._lay_out()
+        self._writer.close()
         return self._ledger
+
+    def close(self) -> None:
+        """Let go of what :meth:`compare` needs."""
+        self._units.close()
 
     def _read(self, part: Part, bar: Any) -> None:
         means = self._means
         recipe = means.recipes[part.source.name]
         workers = worker_count(self._data.workers, part.location.size() or 0)
         encode = BlockEncoder(recipe, means.encoder)
-        first, seen = len(self._files), set[str]()
+        first, seen = len(self._units), set[str]()
         if part.left_out:
             self._ledger.leave_out(LEFT_OUT, part.left_out)
         for block, encoded in encode_in_order(part.blocks(), encode, recipe, means.tokenizer, means.fast, workers):
@@ -116,7 +130,8 @@ class SplitBuilder:
                 bar.advance(encoded.rows)
         wanted = self._data.num_samples if self._data.num_samples is not None else part.source.num_samples
         wanted = wanted if self._name == "train" and not part.left_out else None
-        self._orders.append(selection.repeat_units(len(self._files) - first, wanted, means.seed) + first)
+        order = selection.repeat_units(len(self._units) - first, wanted, means.seed)
+        self._orders.append(order.astype(index_type(len(self._units)), copy=False) + first)
 
     def _add(self, block: Block, encoded: EncodedBlock, seen: set[str]) -> None:
         self._ledger.rows_in += encoded.rows
@@ -126,13 +141,14 @@ class SplitBuilder:
             if problem.advice is not None and not (problem.malformed and self._data.on_invalid == "drop"):
                 reason = f"{problem.reason}{problem.detail}"
                 self._refused.add(block.file, problem.number, reason, problem.advice)
-            self._too_long += [problem.too_long] if problem.too_long else []
+            if problem.too_long:
+                self._too_long.append(problem.too_long)
             self._ledger.drop(problem.reason, f"{block.file}:{problem.number}", problem.tokens)
+        if not self._files or self._files[-1] != block.file:
+            self._files.append(block.file)
+            self._files_from.append(len(self._units))
         self._writer.add(encoded.ids, encoded.trained)
-        # They are on disk now. Not a slice, which would hold all of them.
-        encoded.ids, encoded.trained = np.empty(0, np.int32), np.empty(0, bool)
-        self._blocks.append(encoded)
-        self._files += [block.file] * len(encoded.kept)
+        self._units.add(encoded)
 
     def _refuse_second(self, encoded: EncodedBlock, names: Sequence[str | None], seen: set[str]) -> None:
         second = []
@@ -150,89 +166,169 @@ class SplitBuilder:
             encoded.problems.sort(key=lambda problem: problem.ordinal)
             encoded.drop_rows(second)
 
-    def _close(self) -> None:
-        joined = {
-            name: np.concatenate([getattr(block, name) for block in self._blocks] or [np.empty(0, np.int64)])
-            for name in ("counts", "full", "learned", "label", "digest", "question", "literal", "left_out", "prompt")
-        }
-        kept = np.concatenate([block.kept for block in self._blocks] or [np.empty((0, 2), np.int64)])
-        per_unit = max(len(joined["counts"]) // max(len(kept), 1), 1)
-        data = self._data
-        order = np.concatenate([np.empty(0, np.int64), *self._orders]).astype(np.int64)
-        if self._name == "train" and len(self._orders) > 1:
-            order = selection.mix_sources(self._orders, data.mix, data.probabilities, self._means.seed)
-        uses = np.bincount(order, minlength=len(kept))
-        self._count_uses(uses, kept, joined["full"], per_unit)
-        self._used, self._kept = np.flatnonzero(uses), kept
-        self._digests, self._questions = (joined[name][self._used] for name in ("digest", "question"))
-        literal = self._used[joined["literal"][self._used].astype(bool)]
-        self._ledger.literals = len(literal)
-        self._ledger.literals_named = [self._where(unit, kept) for unit in literal[:FIRST].tolist()]
+    def _lay_out(self) -> None:
+        """Count what became of the rows, and write the tables beside their tokens."""
+        units, order = self._units, self._order()
+        self._is_used = np.zeros(len(units), dtype=bool)
+        for piece in pieces(len(order)):
+            self._is_used[order[piece]] = True
+        self._count_uses(len(order))
         is_text = all(self._means.recipes[part.source.name].format == "text" for part in self._parts)
-        self._count_samples(self._used, kept, joined, per_unit, is_text)
-        self._count_left_out(joined["left_out"][self._used], kept)
-        views = layout.lay_out(joined["counts"], per_unit, order, data, self._means.seed, is_text)
-        self._count_tokens(views, joined, order, per_unit, is_text)
-        kept = np.concatenate([np.array(self._parts_of, dtype=np.int64)[:, None], kept], axis=1)
-        self._writer.close(views, kept=kept, label=joined["label"], prompt=joined["prompt"])
+        self._count_samples(is_text)
+        self._count_duplicates()
+        self._count_literals()
+        self._count_left_out()
+        self._count_tokens(order, is_text)
+        layout = Layout(units.sample_starts(), units.per_unit, order, self._data, self._means.seed, is_text)
+        del order  # the layout's own now, and not needed to its end
+        self._write_views(layout, is_text)
+        self._write_units()
 
-    def _count_samples(self, used: Counts, kept: Counts, joined: dict[str, Any], per_unit: int, is_text: bool) -> None:
-        """Of the rows that are used: which say what an earlier one says, how long they are, how many are cut."""
-        _, firsts = np.unique(joined["digest"][used], return_index=True)
-        again = np.delete(used, firsts)
-        self._ledger.duplicates = len(again)
-        self._ledger.duplicates_named = [self._where(i, kept) for i in again[:FIRST].tolist()]
-        full, counts = (joined[name].reshape(-1, per_unit)[used] for name in ("full", "counts"))
-        self._ledger.rows_truncated = int(np.count_nonzero((full > counts).any(1)))
-        self._ledger.measure(full.reshape(-1))
-        if not is_text and (self._too_long or self._ledger.rows_truncated):
-            self._ledger.measure_needed(np.concatenate([full.max(1, initial=0), self._too_long]))
+    def _order(self) -> Indices:
+        """The units in the order in which they are used, each as often as it is."""
+        if self._name == "train" and len(self._orders) > 1:
+            order = selection.mix_sources(self._orders, self._data.mix, self._data.probabilities, self._means.seed)
+        else:
+            order = self._orders[0] if len(self._orders) == 1 else np.concatenate(self._orders)
+        self._orders = []
+        return order.astype(index_type(len(self._units)), copy=False)
 
-    def _count_left_out(self, bits: Counts, kept: Counts) -> None:
-        """:param bits: of every used row, what the template leaves out of it."""
-        for value, count in zip(*np.unique(bits[bits > 0], return_counts=True)):
-            for kind in kinds_of(int(value)):
+    def _used(self, name: str) -> Iterator[tuple[slice, Counts, NDArray[Any]]]:
+        """Yield a column of the used units piece by piece: where the piece is, which units they are, their values."""
+        for piece, values in self._units.pieces(name):
+            is_used = self._is_used[piece]
+            if is_used.all():
+                yield piece, np.arange(piece.start, piece.stop), values
+            else:
+                of_units = values.reshape(len(is_used), -1)[is_used]
+                yield piece, piece.start + np.flatnonzero(is_used), of_units.reshape(-1)
+
+    def _count_uses(self, uses: int) -> None:
+        """Rows that the mix leaves out are dropped; those that it takes again are counted."""
+        used = int(np.count_nonzero(self._is_used))
+        self._ledger.rows_kept, self._ledger.rows_repeated = used, uses - used
+        if used == len(self._units):
+            return
+        for piece, full in self._units.pieces("full"):
+            lengths = full.reshape(-1, self._units.per_unit).sum(1)
+            for unit in np.flatnonzero(~self._is_used[piece]).tolist():
+                where = self._where(piece.start + unit)
+                self._ledger.drop(f"left out by data.mix={self._data.mix}", where, int(lengths[unit]))
+
+    def _count_samples(self, is_text: bool) -> None:
+        """Of the rows that are used: how long they are, how many are cut."""
+        ledger, per_unit = self._ledger, self._units.per_unit
+        for (_, _, full), (_, _, counts) in zip(self._used("full"), self._used("counts")):
+            ledger.rows_truncated += int(np.count_nonzero((full > counts).reshape(-1, per_unit).any(1)))
+        found = np.concatenate([np.empty(0, np.int32), *(full for _, _, full in self._used("full"))])
+        ledger.measure(found)
+        if not is_text and (self._too_long or ledger.rows_truncated):
+            longest = found.reshape(-1, per_unit).max(1, initial=0)
+            ledger.measure_needed(np.concatenate([longest, np.asarray(self._too_long)]))
+
+    def _count_duplicates(self) -> None:
+        """Which of the rows that are used say what an earlier one says. In shares by their hash, for those that are
+        equal have one: no more than a share is in memory."""
+        shares = min(1 + len(self._units) // _SHARE, _MOST_SHARES)
+        first: list[int] = []
+        for share in range(shares):
+            mine = [
+                (units[digests % shares == share], digests[digests % shares == share])
+                for _, units, digests in self._used("digest")
+            ]
+            units, digests = (np.concatenate(of) for of in zip(*mine)) if mine else np.empty((2, 0), np.int64)
+            by_digest = np.argsort(digests, kind="stable")
+            digests = digests[by_digest]
+            again = np.sort(units[by_digest[1:][digests[1:] == digests[:-1]]])
+            self._ledger.duplicates += len(again)
+            first = sorted([*first, *again[:FIRST].tolist()])[:FIRST]
+        self._ledger.duplicates_named = [self._where(unit) for unit in first]
+
+    def _count_literals(self) -> None:
+        first: list[int] = []
+        for _, units, is_literal in self._used("literal"):
+            self._ledger.literals += int(np.count_nonzero(is_literal))
+            first += units[is_literal][: FIRST - len(first)].tolist()
+        self._ledger.literals_named = [self._where(unit) for unit in first]
+
+    def _count_left_out(self) -> None:
+        """What the template leaves out of the rows that are used."""
+        rows, first = Counter[int](), defaultdict[int, list[int]](list)
+        for _, units, bits in self._used("left_out"):
+            for value in np.unique(bits[bits > 0]).tolist():
+                of_value = units[bits == value]
+                rows[value] += len(of_value)
+                first[value] += of_value[: FIRST - len(first[value])].tolist()
+        for value in sorted(rows):
+            for kind in kinds_of(value):
                 found = self._ledger.left_out.setdefault(kind, {"rows": 0, "first": []})
-                found["rows"] += int(count)
-        for kind, found in self._ledger.left_out.items():
-            units = itertools.islice((u for u, b in zip(self._used, bits) if b and kind in kinds_of(int(b))), FIRST)
-            found["first"] = [self._where(int(unit), kept) for unit in units]
+                found["rows"] += rows[value]
+                found["first"] += first[value]
+        for found in self._ledger.left_out.values():
+            found["first"] = [self._where(unit) for unit in sorted(found["first"])[:FIRST]]
 
     def compare(self, train: SplitBuilder) -> None:
         """Count the rows that train has as well, and those of which it has only the prompt. Both have been built."""
-        in_train = np.isin(self._digests, train._digests)
-        asked = np.isin(self._questions, train._questions) & (self._questions != 0) & ~in_train
-        first = self._used[in_train][:FIRST].tolist()
+        used = np.flatnonzero(self._is_used)
+        in_train, is_asked = (self._in_train(name, train) for name in ("digest", "question"))
+        asks = np.concatenate([values for _, _, values in self._used("question")] or [np.empty(0, np.uint64)]) != 0
         self._ledger.in_train = {
-            "rows": int(in_train.sum()), "prompts": int(asked.sum()),
-            "first": [self._where(unit, self._kept) for unit in first],
+            "rows": int(in_train.sum()), "prompts": int((is_asked & asks & ~in_train).sum()),
+            "first": [self._where(unit) for unit in used[in_train][:FIRST].tolist()],
         }  # fmt: skip
 
-    def _where(self, unit: int, kept: Counts) -> str:
-        return f"{self._files[unit]}:{kept[unit, 1]}"
+    def _in_train(self, name: str, train: SplitBuilder) -> Flags:
+        """Which of the used units have a value that one of train's used units has."""
+        own = np.concatenate([values for _, _, values in self._used(name)] or [np.empty(0, np.uint64)])
+        known, of_own = np.unique(own, return_inverse=True)
+        is_there = np.zeros(len(known), dtype=bool)
+        for _, _, values in train._used(name):
+            is_there |= np.isin(known, values)
+        found: Flags = is_there[of_own]
+        return found
 
-    def _count_uses(self, uses: Counts, kept: Counts, full: Counts, per_unit: int) -> None:
-        """Rows that the mix leaves out are dropped; those that it takes again are counted."""
-        lengths = full.reshape(-1, per_unit).sum(1)
-        for unit in np.flatnonzero(uses == 0).tolist():
-            self._ledger.drop(f"left out by data.mix={self._data.mix}", self._where(unit, kept), int(lengths[unit]))
-        self._ledger.rows_kept = int(np.count_nonzero(uses))
-        self._ledger.rows_repeated = int((uses - 1).clip(0).sum())
+    def _where(self, unit: int) -> str:
+        kept = self._units.read("kept", slice(unit, unit + 1))
+        return f"{self._files[bisect_right(self._files_from, unit) - 1]}:{kept[0, 1]}"
 
-    def _count_tokens(
-        self, views: layout.Views, joined: dict[str, Any], order: Counts, per_unit: int, is_text: bool
-    ) -> None:
-        ledger = self._ledger
-        samples = (order[:, None] * per_unit + np.arange(per_unit)).reshape(-1)
-        full = int(joined["full"][samples].sum())
-        starts, ends, skips = views.bounds.T if len(views.bounds) else np.empty((3, 0), np.int64)
-        held = int((ends - starts).sum())
-        follows = (views.units[1:] == views.units[:-1]) & (starts[1:] > starts[:-1]) & (starts[1:] < ends[:-1])
-        ledger.tokens_repeated = int((ends[:-1] - starts[1:])[follows].sum())
-        trained = int((ends - starts - skips).sum()) if is_text else int(joined["learned"][samples].sum())
-        ledger.tokens_trained = trained
-        ledger.tokens_masked = held - trained - ledger.tokens_repeated
-        ledger.tokens_in += full
-        ledger.tokens_cut += full - (held - ledger.tokens_repeated)
-        ledger.packed_rows = len(views.rows) - 1
-        ledger.packed_capacity = ledger.packed_rows * self._data.max_length * per_unit
+    def _count_tokens(self, order: Indices, is_text: bool) -> None:
+        """All tokens of the rows, as often as they are used, and those that are learned of conversations."""
+        names = ("full",) if is_text else ("full", "learned")
+        for name in names:
+            lengths = np.empty(len(self._units), dtype=np.int32)
+            for piece, of_samples in self._units.pieces(name):
+                lengths[piece] = of_samples.reshape(-1, self._units.per_unit).sum(1)
+            total = sum(int(lengths[order[piece]].sum(dtype=np.int64)) for piece in pieces(len(order)))
+            if name == "full":
+                self._ledger.tokens_in += total
+                self._ledger.tokens_cut += total
+            else:
+                self._ledger.tokens_trained = total
+
+    def _write_views(self, layout: Layout, is_text: bool) -> None:
+        """Write where samples lie, and count the tokens there."""
+        ledger, held, trained = self._ledger, 0, 0
+        for bounds, units in layout.views():
+            self._writer.append(bounds=bounds, units=units)
+            starts, ends, skips = bounds.T
+            held += int((ends - starts).sum())
+            trained += int((ends - starts - skips).sum())
+            # Chunks of one text; all of them are in one piece.
+            follows = (units[1:] == units[:-1]) & (starts[1:] > starts[:-1]) & (starts[1:] < ends[:-1])
+            ledger.tokens_repeated += int((ends[:-1] - starts[1:])[follows].sum())
+        rows, members = layout.rows()
+        self._writer.append(rows=rows)
+        for piece in members:
+            self._writer.append(members=piece)
+        if is_text:
+            ledger.tokens_trained = trained
+        ledger.tokens_masked = held - ledger.tokens_trained - ledger.tokens_repeated
+        ledger.tokens_cut -= held - ledger.tokens_repeated
+        ledger.packed_rows = len(rows) - 1
+        ledger.packed_capacity = ledger.packed_rows * self._data.max_length * self._units.per_unit
+
+    def _write_units(self) -> None:
+        for piece, kept in self._units.pieces("kept"):
+            part = np.searchsorted(self._parts_from, np.arange(piece.start, piece.stop), side="right") - 1
+            labels, prompts = (self._units.read(name, piece) for name in ("label", "prompt"))
+            self._writer.append(kept=np.column_stack([part, kept]), label=labels, prompt=prompts)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ftlab.data.packing.layout import Views
+from ftlab.data.packing.tables import ArrayFile
 from ftlab.data.tokens.encoder import Counts, Flags, Ids
 
 SHARED = "shared"  # the column of what Rows.shared says, of rows whose batches leave those tokens out
@@ -145,8 +146,8 @@ class Rows(Sequence[PackedRow]):
 class PackedRows(Rows):
     """Rows of one split, read from the store as they are asked for.
 
-    :param labels: KTO's, shape (V,). :param joined: whether the views of a row are one text.
-    :param prompts: int64, shape (V,): how many tokens at the start of each are those of its prompt, none of them
+    :param labels: KTO's, of each used source row, shape (U,). :param joined: whether the views of a row are one text.
+    :param prompts: int64, shape (U,): how many tokens at the start of its samples are those of the prompt, none of them
         learned: of a pair, as far as both answers begin with them. None where there is nothing to share.
     """
 
@@ -156,8 +157,18 @@ class PackedRows(Rows):
     ):  # fmt: skip
         super().__init__(len(views.bounds), kept)
         self._ids, self._trained, self._views, self._joined = ids, trained, views, joined
-        self.labels = labels
-        self.prompts = np.zeros(self.views, dtype=np.int64) if prompts is None else prompts
+        self._labels, self._prompts = labels, prompts
+
+    @property
+    def labels(self) -> NDArray[Any]:
+        """KTO's, shape (V,)."""
+        labels: NDArray[Any] = self._labels[self._views.units]
+        return labels
+
+    @property
+    def prompts(self) -> Counts:
+        """How many tokens at the start of each view are those of its prompt, int64, shape (V,)."""
+        return np.zeros(self.views, np.int64) if self._prompts is None else self._prompts[self._views.units]
 
     def __len__(self) -> int:
         return len(self._views.rows) - 1
@@ -255,32 +266,44 @@ class PackedRows(Rows):
         return Sample(self._ids[start:end], learned)
 
 
+# The tables beside the tokens: the type of their numbers, and the shape of a row. The first four are those of Views.
+_TABLES: dict[str, tuple[type, tuple[int, ...]]] = {
+    "bounds": (np.int64, (3,)), "units": (np.int64, ()), "members": (np.int64, ()), "rows": (np.int64, ()),
+    "kept": (np.int64, (3,)), "label": (np.int8, ()), "prompt": (np.int64, ()),
+}  # fmt: skip
+
+
 class Writer:
-    """Tokens of one split, appended block by block."""
+    """Tokens of one split, appended block by block, then its tables, piece by piece."""
 
     def __init__(self, folder: Path):
         folder.mkdir(parents=True)
-        self._folder = folder
         self._ids: BinaryIO = (folder / "ids.i32").open("wb")
         self._trained: BinaryIO = (folder / "trained.u8").open("wb")
+        self._tables = {name: ArrayFile(folder / f"{name}.npy", *of) for name, of in _TABLES.items()}
 
     def add(self, ids: Ids, trained: Flags) -> None:
         self._ids.write(ids.data)
         self._trained.write(trained.view(np.uint8).data)
 
-    def close(self, views: Views, **tables: NDArray[Any]) -> None:
+    def append(self, **pieces: NDArray[Any]) -> None:
+        """:param pieces: the next rows of tables, by name."""
+        for name, piece in pieces.items():
+            self._tables[name].append(piece)
+
+    def close(self) -> None:
         self._ids.close()
         self._trained.close()
-        for name, table in {**{n: getattr(views, n) for n in Views.__slots__}, **tables}.items():
-            np.save(self._folder / f"{name}.npy", table)
+        for table in self._tables.values():
+            table.close()
 
 
 def read_split(folder: Path, joined: bool) -> PackedRows:
     """A split as :class:`Writer` left it, its tokens mapped into memory."""
     ids, trained = _memory_map(folder / "ids.i32", np.int32), _memory_map(folder / "trained.u8", np.bool_)
-    views = Views(**{name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in Views.__slots__})
-    kept, labels, prompt = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("kept", "label", "prompt"))
-    return PackedRows(ids, trained, views, kept, labels[views.units], joined, prompt[views.units])
+    tables = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _TABLES}
+    views = Views(*(tables.pop(name) for name in Views.__slots__))
+    return PackedRows(ids, trained, views, tables["kept"], tables["label"], joined, tables["prompt"])
 
 
 def _memory_map(path: Path, kind: Any) -> Any:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from ftlab.data.formats import Record, RowError
@@ -33,23 +33,25 @@ class Literals:
         # A token of one character has no place within it.
         longest_first = sorted((token for token in tokens if len(token) > 1), key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, [SPLIT, *longest_first])))
+        self._search = self._pattern.search
 
     def kept_apart(self, record: Record) -> Record:
         """The record with :data:`SPLIT` within each special token of its text; itself where there is none.
 
         :raises RowError: it holds :data:`SPLIT` already, which would be lost.
         """
-        if not any(self._holds(getattr(record, field.name)) for field in fields(record)):
+        values = {name: getattr(record, name) for name in record.__dataclass_fields__}
+        if not self._holds([*values.values()]):
             return record
-        changed = {field.name: self._split(getattr(record, field.name)) for field in fields(record)}
-        return replace(record, **changed)
+        return replace(record, **{name: self._split(value) for name, value in values.items()})
 
     def _holds(self, value: Any) -> bool:
-        if isinstance(value, str):
-            return self._pattern.search(value) is not None
         if isinstance(value, dict):
-            return any(map(self._holds, value.values())) or any(map(self._holds, value))
-        return isinstance(value, list) and any(map(self._holds, value))
+            value = [*value, *value.values()]
+        elif not isinstance(value, list):
+            return False
+        # Nearly all are strings, for which no call of this is made: it looks at every word of every row.
+        return any(self._search(inner) if isinstance(inner, str) else self._holds(inner) for inner in value)
 
     def _split(self, value: Any) -> Any:
         if isinstance(value, str):
