@@ -5,10 +5,14 @@ from __future__ import annotations
 import gc
 import json
 import tracemalloc
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from ftlab.data.packing import split_builder
 from ftlab.data.sources import blocks
+from ftlab.data.tokens.block_encoder import EncodedBlock, Recipe
 from tests.data.helpers import options, python_sources
 
 MEGABYTE = 1 << 20
@@ -66,3 +70,38 @@ def test_rows_are_never_held_at_once(bench, tmp_path, texts, monkeypatch, format
     print(f"{format_}: peaks {peaks[0]:.1f} and {peaks[1]:.1f} MiB; tokens would be {held:.1f}")
     assert peaks[1] - peaks[0] < 0.2 * held
     assert peaks[1] < LIMIT
+
+
+def encoded_blocks(rows):
+    """Blocks of 1,000 rows of 5 to 60 tokens, as an encoder leaves them."""
+    draw, nothing = np.random.default_rng(0), np.zeros(1000, np.int64)
+    for first in range(0, rows, 1000):
+        counts = draw.integers(5, 60, 1000)
+        ordinals = np.arange(first, first + 1000)
+        encoded = EncodedBlock(
+            rows=1000, kept=np.stack([ordinals, ordinals + 1], axis=1), digest=draw.integers(0, 1 << 60, 1000),
+            label=nothing, question=nothing, literal=nothing, left_out=nothing, prompt=nothing, names=None, problems=[],
+            ids=np.zeros(counts.sum(), np.int32), trained=np.ones(counts.sum(), bool), counts=counts, full=counts,
+            learned=counts - 1,
+        )  # fmt: skip
+        yield blocks.Block("rows.jsonl", range(first, first + 1000), ordinals + 1, None, "json"), encoded
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_a_few_bytes_of_each_row_are_held(tmp_path, monkeypatch, packing):
+    data = SimpleNamespace(workers=1, num_samples=None, packing=packing, max_length=128, on_invalid="error")
+    recipes = {"rows": Recipe("messages", {}, {}, None, "assistant", "drop", 128, 0)}
+    context = split_builder.BuildContext(data, 0, recipes, None, None, True, None)
+    location = SimpleNamespace(blocks=lambda: iter(()), size=lambda: 0)
+    peaks = []
+    for rows in (1000, 40_000, 120_000):
+        monkeypatch.setattr(split_builder, "encode_in_order", lambda *_, rows=rows: encoded_blocks(rows))
+        part = split_builder.Part(SimpleNamespace(name="rows", num_samples=None), location, None, rows)
+        builder = split_builder.SplitBuilder("train", [part], context)
+        ledger, peak = peak_of(lambda builder=builder, rows=rows: builder.build(tmp_path / str(rows)))
+        builder.close()
+        assert ledger.rows_kept == rows and ledger.tokens_in == ledger.tokens_trained + ledger.rows_kept
+        peaks.append(peak)
+    of_a_row = (peaks[2] - peaks[1]) / 80_000
+    print(f"bytes of each row: {of_a_row:.1f}")
+    assert of_a_row < 32  # measured: 20; lists and arrays of 64 bits took 300

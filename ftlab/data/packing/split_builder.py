@@ -29,8 +29,8 @@ from ftlab.data.tokens.workers import encode_in_order, worker_count
 from ftlab.schema import Data
 
 LEFT_OUT = "left out by data.max_samples or num_samples"
-_SHARE = 1 << 18  # rows whose hashes are compared at a time, if
-_MOST_SHARES = 64  # so many times are enough: each of them reads the hashes of all
+_SHARE = 1 << 16  # rows whose hashes are compared at a time, if
+_MOST_SHARES = 1 << 8  # so many times are enough: each of them reads the hashes of all
 _SECOND = "has the id of an earlier row"
 _SECOND_ADVICE = (
     "Give every row its own id, name another column with data.columns.id, or say data.columns.id=null if the column is "
@@ -229,14 +229,14 @@ class SplitBuilder:
     def _count_duplicates(self) -> None:
         """Which of the rows that are used say what an earlier one says. In shares by their hash, for those that are
         equal have one: no more than a share is in memory."""
-        shares = min(1 + len(self._units) // _SHARE, _MOST_SHARES)
+        shares = min(1 << (len(self._units) // _SHARE).bit_length(), _MOST_SHARES)
         first: list[int] = []
         for share in range(shares):
-            mine = [
-                (units[digests % shares == share], digests[digests % shares == share])
-                for _, units, digests in self._used("digest")
-            ]
-            units, digests = (np.concatenate(of) for of in zip(*mine)) if mine else np.empty((2, 0), np.int64)
+            mine = [(np.empty(0, np.int64), np.empty(0, np.uint64))]
+            for _, of_piece, values in self._used("digest"):
+                is_mine = values & np.uint64(shares - 1) == share
+                mine.append((of_piece[is_mine], values[is_mine]))
+            units, digests = (np.concatenate(of) for of in zip(*mine))
             by_digest = np.argsort(digests, kind="stable")
             digests = digests[by_digest]
             again = np.sort(units[by_digest[1:][digests[1:] == digests[:-1]]])

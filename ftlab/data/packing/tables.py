@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from ftlab.data.tokens.block_encoder import EncodedBlock
 
-PIECE = 1 << 16  # rows of a table in memory at a time
+PIECE = 1 << 14  # rows of a table in memory at a time
 
 # What is known of each kept row: the type, and the numbers of it; None: one for each sample of the row.
 _COLUMNS: dict[str, tuple[DTypeLike, int | None]] = {
