@@ -14,6 +14,7 @@ as they are (``padding_free``); its dpo cannot do without padding.
 - ``8B lora``: bf16, packed to 4,096, no checkpointing. ``8B qlora``: nf4, beside ftlab's own LoRA. ``8B full``: with an
   8-bit optimizer, checkpointed. ``8B dpo``: LoRA, pairs per second of an epoch. ``1B sft``: full, packed to 4,096.
 - ``8B full tensorwise`` and the other scalings of ``train.fp8``, beside bf16, where torchao is installed.
+- ``8B lora of Liger``: ftlab with Liger's layers beside ftlab without, where Liger is installed.
 - ``--compile``: 8B lora and 1B sft with ``train.compile=layers``, beside ftlab without it.
 - ``sweep``: 4 LoRA configs of the 1B model in turns beside one after the other, whole commands.
 
@@ -87,6 +88,9 @@ def cases(options: Any) -> list[Case]:
     return [
         Case("8B lora", lora, (Ratio("tokens/s", at_least=1.2), Ratio("peak MiB", at_most=1.0)),
              floors=(Floor("MFU", 0.45),), shown=rates),
+        *([Case("8B lora of Liger", {"ftlab": lora["ftlab"], "its own layers": {**lora["ftlab"], "how": []}},
+                (Ratio("tokens/s", better="higher"), Ratio("peak MiB", better="lower")), shown=rates)]
+          if lora["ftlab"]["how"] else []),
         Case("8B qlora", {**sides(steps("qlora", big)), "own lora": lora["ftlab"]},
              (Ratio("tokens/s", at_least=0.85, peers="own"), Ratio("peak MiB", better="lower", peers="trl")),
              shown=rates),
@@ -99,7 +103,7 @@ def cases(options: Any) -> list[Case]:
              (Ratio("tokens/s", at_least=1.5), Ratio("peak MiB", better="lower")), shown=rates),
         Case("sweep", {"ftlab": {"launcher": "shards", **swept}, "one by one": {"launcher": "basic", **swept}},
              (Ratio("wall s", at_most=1.03), Ratio("peak MiB", better="lower"))),
-        *(Case(f"{name} compiled", {"ftlab": {**work, "how": ["train.compile=layers"]}, "as written": work},
+        *(Case(f"{name} compiled", {"ftlab": {**work, "how": ["train.compile=layers"]}, "as written": {**work, "how": []}},
                (Ratio("tokens/s", better="higher"), Ratio("peak MiB", better="lower")), shown=rates)
           for name, work in compiled),
     ]  # fmt: skip
