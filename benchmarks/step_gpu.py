@@ -103,7 +103,8 @@ def cases(options: Any) -> list[Case]:
              (Ratio("tokens/s", at_least=1.5), Ratio("peak MiB", better="lower")), shown=rates),
         Case("sweep", {"ftlab": {"launcher": "shards", **swept}, "one by one": {"launcher": "basic", **swept}},
              (Ratio("wall s", at_most=1.03), Ratio("peak MiB", better="lower"))),
-        *(Case(f"{name} compiled", {"ftlab": {**work, "how": ["train.compile=layers"]}, "as written": {**work, "how": []}},
+        *(Case(f"{name} compiled",
+               {"ftlab": {**work, "how": ["train.compile=layers"]}, "as written": {**work, "how": []}},
                (Ratio("tokens/s", better="higher"), Ratio("peak MiB", better="lower")), shown=rates)
           for name, work in compiled),
     ]  # fmt: skip
