@@ -27,10 +27,11 @@ def compile_obstacles(run: Run) -> Iterator[str]:
         )
     if run.deepspeed.stage is not None or run.hardware.fsdp or planned_devices(run.hardware) > 1:
         yield "was run in one process alone; use hardware.devices=1 without deepspeed and fsdp, or none"
+    if train.fp8 != "none" and stage in ("dpo", "kto"):
+        yield f"was not run together with train.fp8={train.fp8} and a reference, as stage={stage} has; use none"
     others = {
         "quant": (run.quant.name, "none"),
         "model.kernels": (run.model.kernels, "none"),
-        "train.fp8": (train.fp8, "none"),
         "train.gradient_checkpointing": (str(train.gradient_checkpointing).lower(), "false"),
         "train.activation_offload": (str(train.activation_offload).lower(), "false"),
     }

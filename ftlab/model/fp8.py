@@ -39,7 +39,7 @@ class Fp8Layers:
 
     def __str__(self) -> str:
         many = f"{self.layers} of {self.layers + self.others} linear layers of the decoder"
-        how = "by torchao; it may take longer than bf16 where rounding is not compiled (docs/speed.md)"
+        how = "by torchao; without train.compile=layers that may take longer than bf16 does (docs/speed.md)"
         if self.is_emulated:
             how = "emulated on a CPU: rounded as on a GPU, and slower than without"
         return f"fp8: {many} multiply in fp8 (train.fp8={self.scaling}), {how}"

@@ -61,6 +61,9 @@ def test_what_it_does_not_go_with_is_refused_in_words(mistakes):
         "hardware=8xa100": "hardware=8xa100 does not multiply in fp8: its compute capability is 8.0, and 8.9 is needed",
     }.items():
         assert any(told.startswith("train.fp8=tensorwise") and reason in told for told in mistakes(line + more)), more
+    assert mistakes(f"{line} train.compile=layers") == []
+    told = " ".join(mistakes(f"{line} train.compile=layers stage=dpo data=preferences"))
+    assert "was not run together with train.fp8=tensorwise and a reference" in told
     assert "must be one of: none, tensorwise, rowwise" in " ".join(mistakes("train.fp8=true"))
 
 
@@ -251,6 +254,18 @@ def test_rounding_waits_for_no_device(scaling, tmp_path):
     begin(trainer)
     trainer.train()
     assert trainer.state.global_step == 5 and between.waits.found == {}
+
+
+@apply(*with_torchao)
+def test_compiled_layers_round_too_and_a_run_goes_on_to_the_same_bits(tmp_path):
+    given = (*SHORT, "train.fp8=rowwise", "data.max_length=128")
+    plain = train_run(tmp_path / "plain", *given)
+    compiled = train_run(tmp_path / "compiled", *given, "train.compile=layers")
+    losses = metrics(plain, "loss"), metrics(compiled, "loss")
+    assert losses[0][0] == pytest.approx(losses[1][0], rel=1e-5) and losses[0] == pytest.approx(losses[1], rel=0.02)
+    interrupted_run(tmp_path / "run", 2, *given, "train.compile=layers")
+    continued = resume_run(tmp_path / "run")
+    assert final_hash(compiled) == final_hash(continued) and logged(compiled) == logged(continued)
 
 
 class LittleMemory(PhaseHooks):
