@@ -6,6 +6,8 @@ import ctypes
 import functools
 import gc
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # Of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
@@ -45,6 +47,18 @@ def collect_seldom() -> None:
     """From here to :func:`leave_imports_uncollected` the garbage collector hardly works: importing leaves next to no
     garbage, and to look for it through what there is so far, again and again, is a seventh of the time it takes."""
     gc.set_threshold(_SELDOM)
+
+
+@contextmanager
+def collecting_seldom() -> Iterator[None]:
+    """Within, as after :func:`collect_seldom`: rows leave no garbage either, and to look for it through all that is
+    imported takes a fifth of the time that they do."""
+    before = gc.get_threshold()
+    collect_seldom()
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def leave_imports_uncollected() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ftlab.base.heap import collecting_seldom
 from ftlab.data.ledger.ledger import FIRST, SplitLedger
 from ftlab.data.packing import selection
 from ftlab.data.packing.layout import Layout
@@ -103,7 +104,8 @@ class SplitBuilder:
         self._units = UnitTable(folder)
         total = sum(part.rows for part in self._parts)
         progress = self._means.progress
-        with progress(f"preparing {self._name}", total, "rows") if progress else nullcontext() as bar:
+        bars = progress(f"preparing {self._name}", total, "rows") if progress else nullcontext()
+        with collecting_seldom(), bars as bar:
             for part in self._parts:
                 self._parts_from.append(len(self._units))
                 self._read(part, bar)

@@ -10,6 +10,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+from ftlab.base.heap import collect_seldom
 from ftlab.data.sources.blocks import Block
 from ftlab.data.tokens.block_encoder import BlockEncoder, EncodedBlock, Recipe
 from ftlab.data.tokens.encoder import Encoder
@@ -64,6 +65,7 @@ def encode_in_order(
 
 def _begin(recipe: Recipe, tokenizer: Any, fast: bool) -> None:
     global _mine
+    collect_seldom()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # there is a process for every core already
     _mine = BlockEncoder(recipe, Encoder(tokenizer, fast))
 
