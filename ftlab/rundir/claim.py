@@ -223,10 +223,7 @@ def _changes(run_dir: RunDir, plan: Plan) -> Changes:
     plan = Plan.model_validate(parse_yaml(mask_secrets(_yaml(plan))))  # as it would be written: without secrets
     here = run_dir.plan()
     ours, theirs = ({phase.name: identity_of_phase(phase) for phase in p.phases} for p in (here, plan))
-    # Nothing is lost of a phase of a curriculum that has no weights: it may be mended, and then begins anew. So may one
-    # that is a run of its own, and was not even measured.
-    may_change = len(here.phases) > 1 or not (run_dir.metrics.is_file() or run_dir.final.is_dir())
-    fresh = [phase for phase in here.phases if may_change and not _is_trained(run_dir, phase)]
+    fresh = _fresh(run_dir, here)
     begun = ours.keys() & theirs.keys() - {phase.name for phase in fresh}
     asked = {phase.name: phase.config for phase in plan.phases}
     done, made_up = run_dir.manifest().get("phases", {}), {}
@@ -250,6 +247,29 @@ def _changes(run_dir: RunDir, plan: Plan) -> Changes:
             + "\nrun.if_exists=new starts beside it; another run.name or run.dir starts elsewhere."
         )
     return Changes(longer, tuple(phase for phase in fresh if ours[phase.name] != theirs[phase.name]))
+
+
+def begun_phases(keys: RunKeys) -> dict[str, Phase]:
+    """The phases, by name, that the run has begun which a command goes on with: as they are there, and have to stay.
+
+    :raises RunDirError: run.yaml is damaged, or another version's.
+    """
+    path = named_folder(keys)
+    if path is None or keys.if_exists != "resume":
+        return {}
+    run_dir = RunDir(path)
+    if not run_dir.run_yaml.is_file() or not run_dir.has_begun:
+        return {}
+    here = run_dir.plan()
+    fresh = {phase.name for phase in _fresh(run_dir, here)}
+    return {phase.name: phase for phase in here.phases if phase.name not in fresh}
+
+
+def _fresh(run_dir: RunDir, here: Plan) -> list[Phase]:
+    """Nothing is lost of a phase of a curriculum that has no weights: it may be mended, and then begins anew. So may
+    one that is a run of its own, and was not even measured."""
+    may_change = len(here.phases) > 1 or not (run_dir.metrics.is_file() or run_dir.final.is_dir())
+    return [phase for phase in here.phases if may_change and not _is_trained(run_dir, phase)]
 
 
 def _longer_phase(ours: _Identities, theirs: _Identities, fresh: Collection[str]) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ftlab.engine.tasks import prepare
+from ftlab.errors import RunDirError
 from ftlab.planning import make_plan
 from ftlab.preflight import fit
 from ftlab.preflight.choices import chosen_line, make_fitting_plan
@@ -66,3 +67,25 @@ def test_it_is_told_and_written_in_the_run(tmp_path, monkeypatch):
     assert phase.chosen == tuple(facts["phases"][0]["chosen"]) and phase.config.train.optimizer == "adamw_8bit"
     assert "hardware=h100 chose train.micro_batch_size=" in str(chosen_line(phase))
     assert prepare(make_run(*words), words).path == run_dir.path, "the same words go on with it"
+
+
+def test_a_run_that_has_begun_keeps_what_it_was_given(tmp_path, monkeypatch):
+    """On a larger card, where a version would choose otherwise, and with the preset left away."""
+    monkeypatch.setattr("ftlab.preflight.check.check_plan", lambda *given: None)
+    begun = (*FULL_8B, f"run.dir={tmp_path / 'run'}", *BARE)
+    run_dir = prepare(make_run(*begun, "hardware=h100"), (*begun, "hardware=h100"))
+    (first,) = run_dir.plan().phases
+    other = ("hardware=h200", "hardware.fits_by=[]")
+    assert make_fitting_plan(make_run(*begun, *other), (*begun, *other)).phases[0].chosen == ()  # nothing is lost yet
+    run_dir.metrics.touch()
+    for words in ((*begun, *other), (*begun, "hardware=8xh200", "train.gradient_accumulation_steps=2")):
+        (phase,) = make_fitting_plan(make_run(*words), words).phases
+        assert phase.chosen == first.chosen
+        size = first.config.train.micro_batch_size
+        assert (phase.config.train.optimizer, phase.config.train.micro_batch_size) == ("adamw_8bit", size)
+        assert phase.config.train.gradient_checkpointing is True
+    assert phase.config.train.gradient_accumulation_steps == 2, "typed"
+    assert prepare(make_run(*begun, *other), (*begun, *other)).path == run_dir.path
+    words = (*begun, *other, "train.optimizer=adamw_torch_fused")
+    with pytest.raises(RunDirError, match="train.optimizer: adamw_8bit there, adamw_torch_fused here"):
+        prepare(make_run(*words), words)
