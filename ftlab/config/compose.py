@@ -265,7 +265,8 @@ def _mistake(detail: Any) -> Mistake:
         allowed = [part.lower() if part in ("True", "False") else part for part in allowed]  # as YAML writes them
         return Mistake(key, f"must be one of: {', '.join(allowed)}.", value, nearest(str(value), allowed))
     if detail["type"] == "tuple_type":
-        return Mistake(key, f"must be a list: {key}=[{value}]")
+        only = "" if value is None or isinstance(value, bool) else value
+        return Mistake(key, f"must be a list: {key}=[{only}]")
     if detail["type"] == "model_attributes_type":
         how = f"on the command line {key}={value}, in an experiment 'defaults: [override /{key}: {value}]'"
         return Mistake(key, f"is a group: choose from it, {how}", value)

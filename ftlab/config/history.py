@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from ftlab.config import model_folder, phases
 from ftlab.config.compose import compose, composer, override_keys
+from ftlab.config.keys import comment_on
 from ftlab.errors import ConfigError, Mistake, nearest
 
 _ABSENT = object()
@@ -190,8 +191,7 @@ def _line(file: Path, parts: Sequence[str]) -> tuple[int, str | None]:
         assert isinstance(node, yaml.MappingNode)
         name, node = next((k, v) for k, v in node.value if k.value == part)
         mark = name.start_mark.line
-    _, found, comment = text.splitlines()[mark].partition(" # ")
-    return mark + 1, comment.strip() if found else None
+    return mark + 1, comment_on(text.splitlines(), mark) or None
 
 
 def _references(value: Any, cfg: Any) -> list[str]:

@@ -1,7 +1,8 @@
-"""Dotted keys of a composed config: which there are, and what is near one that there is not."""
+"""Dotted keys of a config: which there are, what is near one that there is not, and what files say of them."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -75,3 +76,16 @@ def _elsewhere(name: str, cfg: DictConfig) -> list[str]:
     known = {f"{group}.{key!s}" for group, node in groups.items() for key in node}
     by_last = {key.split(".")[-1]: key for key in sorted(known)}
     return [by_last[near] for near in nearest(name, by_last)]
+
+
+def comment_on(lines: Sequence[str], place: int) -> str:
+    """The comment on a line, with the lines on which it goes on; empty without one."""
+    _, found, comment = lines[place].partition(" # ")
+    if not found:
+        return ""
+    parts = [comment]
+    for line in lines[place + 1 :]:
+        if not re.match(r" {16,}# ", line):
+            break
+        parts.append(line.strip().removeprefix("# "))
+    return " ".join(part.strip() for part in parts)

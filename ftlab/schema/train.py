@@ -120,7 +120,7 @@ class Hardware(Group):
     nodes: Annotated[Positive, operational]
     memory_gb: Annotated[Annotated[PositiveFloat, Field(allow_inf_nan=False)] | None, operational]
     host_memory_gb: Annotated[Annotated[PositiveFloat, Field(allow_inf_nan=False)] | None, operational]
-    compute_capability: Annotated[Annotated[PositiveFloat, Field(allow_inf_nan=False)] | None, operational]
+    compute_capability: Annotated[Annotated[float, Field(gt=0, le=20)] | None, operational]  # 8.9, and not 89
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     fits_by: Annotated[
         tuple[

@@ -7,7 +7,6 @@ Types and bounds are the schema's; values and meanings, which stand as comments 
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 import yaml
 
 from ftlab.base.terminal import echo
-from ftlab.config.keys import resolve_reference
+from ftlab.config.keys import comment_on, resolve_reference
 from ftlab.config.paths import config_dir, group_names
 from ftlab.rundir.documents import YAML_LOADER, parse_yaml
 from ftlab.schema import Run
@@ -166,25 +165,12 @@ def _settings(file: Path) -> Mapping[str, tuple[str, str]]:
                 walk(value, f"{key}.")
             else:
                 written = text[value.start_mark.index : value.end_mark.index].strip()
-                settings[key] = written, _comment(lines, name.start_mark.line)
+                settings[key] = written, comment_on(lines, name.start_mark.line)
 
     node = yaml.compose(text, YAML_LOADER)
     if isinstance(node, yaml.MappingNode):
         walk(node, "")
     return settings
-
-
-def _comment(lines: list[str], place: int) -> str:
-    """The comment on a line, with the lines on which it goes on."""
-    _, found, comment = lines[place].partition(" # ")
-    if not found:
-        return ""
-    parts = [comment]
-    for line in lines[place + 1 :]:
-        if not re.match(r" {16,}# ", line):
-            break
-        parts.append(line.strip().removeprefix("# "))
-    return " ".join(part.strip() for part in parts)
 
 
 def _cell(text: str) -> str:

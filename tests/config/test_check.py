@@ -56,6 +56,9 @@ def test_a_key_of_another_group_is_suggested(mistakes):
           "train.lr_scheduler=cosin: must be one of: linear, cosine, cosine_with_restarts, polynomial, constant, "
           "constant_with_warmup, inverse_sqrt. Did you mean cosine?",
           "train.adam_betas.1=1.5: must be less than 1"]),
+        ("hardware.compute_capability=89 hardware.fits_by=null",
+         ["hardware.compute_capability=89: must be less than or equal to 20",
+          "hardware.fits_by: must be a list: hardware.fits_by=[]"]),
         ("lora.r=-1 run.name=.. train.gradient_checkpointing=perhaps ~train.epochs train.learning_rate='${train.nope}'",
          ["train.learning_rate: Interpolation key 'train.nope' not found",
           f"run.name=..: {FOLDER_NAME}",

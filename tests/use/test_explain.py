@@ -90,6 +90,8 @@ def test_the_comment_beside_a_key_is_shown(explained):
     assert explained("data.overlap")[:3] == [
         "data.overlap = 0", "  takes     integer >= 0", "  tokens that consecutive chunks of one long text share",
     ]  # fmt: skip
+    whole = explained("train.fp8")[2]  # over three lines of the file
+    assert whole.startswith("  products of the decoder") and whole.endswith("but for the gradients of weights")
 
 
 def test_an_experiment_of_the_users_own(explained, tmp_path):
