@@ -57,8 +57,11 @@ class _Config(BaseModel):
 
 
 class _Phase(BaseModel):
+    """:param start: stands behind the config, and is not there in a file that was cut off."""
+
     name: str
     config: _Config
+    start: str
 
 
 class _Plan(BaseModel):

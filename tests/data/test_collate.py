@@ -58,6 +58,8 @@ def test_flattened_to_one_row_without_padding():
         "lengths": [3, 2, 4],
         "samples": 3,
         "tokens": 9,
+        "cu_seq_lens": [0, 3, 5, 9],
+        "longest": 4,
     }
 
 
