@@ -20,6 +20,7 @@ from ftlab.config.keys import comment_on
 from ftlab.errors import ConfigError, Mistake, nearest
 
 _ABSENT = object()
+COMMAND_LINE = "command line"  # where a value stands that was typed
 _REFERENCE = re.compile(r"\$\{([^${}:]+)\}")
 _SELECTED = re.compile(r"\$\{oc\.select:([^${},]+),[^}]*\}")
 
@@ -67,7 +68,7 @@ def _trace(key: str, cfg: Any, defaults: Any, overrides: Sequence[str], loader: 
         inside = key.removeprefix(override.key_or_group).removeprefix(".")
         if not override.is_delete() and key in (override.key_or_group, f"{override.key_or_group}.{inside}"):
             value = _nested_value(override.value(), inside.split(".") if inside else [])
-            settings += [] if value is _ABSENT else [Setting(value, "command line")]
+            settings += [] if value is _ABSENT else [Setting(value, COMMAND_LINE)]
     standing = settings[-1].value if settings else None
     pointed = _references(standing, cfg)
     references = tuple(_trace(reference, cfg, defaults, overrides, loader) for reference in pointed)
@@ -112,7 +113,7 @@ def _trace_of_phase(
     for typed, of_phase, value in phases.phase_overrides(raw.get(phases.CARRIER, {}), overrides):
         of_line = phases.flatten_choices({of_phase: value} if of_phase else value, loader.list_groups(""))
         if typed in (phase.entry.name, str(place)) and inner in of_line:
-            own.append(Setting(of_line[inner], "command line"))
+            own.append(Setting(of_line[inner], COMMAND_LINE))
     settings = (*found.settings, *own)
     return replace(found, key=key, settings=settings, references=() if own else found.references)
 
@@ -120,7 +121,7 @@ def _trace_of_phase(
 def _entry_location(place: int, key: str, overrides: Sequence[str], loader: ConfigLoaderImpl, config_name: str) -> str:
     """Where the entry of a phase has a key: file and line, or the command line."""
     if any(override.key_or_group == "phases" for override in OverridesParser.create().parse_overrides(list(overrides))):
-        return "command line"
+        return COMMAND_LINE
     defaults = loader.compute_defaults_list(config_name, list(overrides), RunMode.RUN).defaults
     *_, (setting, file) = [
         (setting, _config_file(default, loader)[1])

@@ -14,7 +14,7 @@ from typing import Any
 from ftlab.base.terminal import asked_width, echo, echo_json
 from ftlab.config import command_line, dataset_names, experiments
 from ftlab.config.compose import group_choices, select_loader
-from ftlab.config.history import Provenance, trace
+from ftlab.config.history import COMMAND_LINE, Provenance, trace
 from ftlab.config.keys import flatten
 from ftlab.config.paths import group_names
 from ftlab.errors import ConfigError, Mistake
@@ -44,6 +44,10 @@ def explain(run: Run, argv: Sequence[str]) -> None:
         else:
             first, *rest = _lines(provenance, "")
             echo("\n".join([first, *([f"  takes     {entry.takes}"] if entry is not None else []), *rest]))
+            if key in run.hardware.fits_by and provenance.settings[-1].source != COMMAND_LINE:
+                preset = f"hardware={run.hardware.name}"
+                how = "for a run that would not fit (hardware.fits_by): ftlab plan says whether"
+                echo(f"  {preset} may change it {how}")
 
 
 def _trace(key: str, argv: Sequence[str]) -> Provenance:

@@ -83,6 +83,13 @@ def test_a_rate_that_the_model_leaves_to_the_stage(explained):
     ]
 
 
+def test_a_preset_may_change_what_is_not_typed(explained):
+    line = "  hardware=h100 may change it for a run that would not fit (hardware.fits_by): ftlab plan says whether"
+    assert explained("train.optimizer", "hardware=h100")[-1] == line
+    for typed in (["hardware=h100", "train.optimizer=sgd"], ["hardware=auto"]):
+        assert line not in explained("train.optimizer", *typed)
+
+
 def test_the_comment_beside_a_key_is_shown(explained):
     first, _, about, _ = explained("run.dir")
     assert first == "run.dir = null"
