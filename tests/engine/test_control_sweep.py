@@ -17,7 +17,7 @@ from ftlab.rundir.lock import RunLock
 from ftlab.rundir.sweep import SweepDir
 from tests.runs import BARE, final_hash, logged, make_run, train_run
 
-LAST = 100
+LAST = 200  # steps: all commands have to be obeyed before the last run ends
 STEPS = (
     *BARE, f"train.max_steps={LAST}", "train.logging_steps=1", "train.save_steps=40", "hardware=cpu",
     "lora.dropout=0.1", "data.max_samples=100", "train.lr_scheduler=linear", "train.micro_batch_size=2",
