@@ -40,7 +40,9 @@ def write_run(folder: Path, status: str, max_steps: int | None = 20, epochs: flo
     folder.mkdir(parents=True)
     config: dict = {group: {"name": "tiny"} for group in ("model", "method", "quant", "stage")}
     config |= {"train": {"max_steps": max_steps, "epochs": epochs, "learning_rate": 5e-4}, "lora": {"r": 16}}
-    (folder / "run.yaml").write_text(json.dumps({"overrides": [], "phases": [{"name": "sft", "config": config}]}))
+    (folder / "run.yaml").write_text(
+        json.dumps({"overrides": [], "phases": [{"name": "sft", "config": config, "start": "continue"}]})
+    )
     named = {name.replace("_", " "): value for name, value in after.items()}
     result = {"steps": 20, "tokens": 200, "before": {}, "after": named, "sha256": {}}
     manifest = {"status": status, "phases": {"sft": result} if after else {}, "seconds": 60.0 if after else None}

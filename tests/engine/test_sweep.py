@@ -90,7 +90,9 @@ def write_job(folder: Path, number: int, loss: float, status: str = "finished") 
     run_dir = RunDir(folder / str(number))
     run_dir.path.mkdir(parents=True)
     config = {group: {"name": "tiny"} for group in ("model", "method", "quant", "stage")}
-    run_dir.run_yaml.write_text(json.dumps({"overrides": [], "phases": [{"name": "sft", "config": config}]}))
+    run_dir.run_yaml.write_text(
+        json.dumps({"overrides": [], "phases": [{"name": "sft", "config": config, "start": "continue"}]})
+    )
     result = {"steps": 1, "tokens": 1, "before": {}, "after": {"validation loss": loss}, "sha256": {}}
     run_dir.manifest_json.write_text(json.dumps({"status": status, "phases": {"sft": result}}))
 
