@@ -29,7 +29,7 @@ def keep_freed_memory() -> None:
 
     It otherwise takes each block of more than 32 MiB from the system and gives it back when it is freed. The system
     clears it page by page each time, which is 4 % of a step on a CPU whose logits are such blocks, and more of a longer
-    row. Every step needs the same again, so that peaks were within 1.5 % of those without.
+    row. Every step needs the same again, so that peaks were within 2.5 % of those without.
     """
     _mallopt(_M_MMAP_MAX, 0)
     _mallopt(_M_TRIM_THRESHOLD, -1)

@@ -106,9 +106,9 @@ class PackedCollator:
         }
 
     def _apart(self, starts_S: Counts, lengths_S: Counts, shared_S: Counts, size: int) -> dict[str, Any]:
-        if self._isolation == "position_ids" and not self._flatten:
-            return {}
         if self._isolation == "position_ids":
+            if not self._flatten:
+                return {}
             cu_seq_lens = np.concatenate([[0], lengths_S.cumsum()]).astype(np.int32)
             return {"cu_seq_lens": torch.from_numpy(cu_seq_lens), "longest": int(lengths_S.max())}
         if self._isolation == "block_mask":

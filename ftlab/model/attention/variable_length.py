@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
+from ftlab.model.attention.flash_cpu import by_place
 from ftlab.model.attention.layout import KernelArguments, SegmentLayout
 
 
@@ -28,40 +29,26 @@ def attend_variable_length(
     Queries of a segment are the last of its keys: the kernel aligns a causal mask to the end of both.
     """
     rows, heads, width, size = query_BHLD.shape
-    states_T = [state.transpose(1, 2).reshape(rows * width, -1, size) for state in (query_BHLD, key_BGLD, value_BGLD)]
-    query_THD, key_KGD, value_KGD = states_T
+    query_THD, key_TGD, value_TGD = (by_place(state) for state in (query_BHLD, key_BGLD, value_BGLD))
     arguments = layout.arguments(query_BHLD.device)
-    if arguments.key_places is not None:
-        key_KGD, value_KGD = (state.index_select(0, arguments.key_places) for state in (key_KGD, value_KGD))
+    key_KGD, value_KGD = (_keys(state, arguments) for state in (key_TGD, value_TGD))
     out_THD: Any = varlen_attn(
-        query_THD,
-        key_KGD,
-        value_KGD,
-        arguments.cu_queries,
-        arguments.cu_keys,
-        arguments.longest_query,
-        arguments.longest_key,
-        scale=scale,
-        window_size=(-1 if window is None else window - 1, 0),
+        query_THD, key_KGD, value_KGD, *_where(arguments), scale=scale, window_size=_reach(window),
         enable_gqa=heads != key_KGD.shape[1],
-    )
+    )  # fmt: skip
     attended: Tensor = out_THD.view(rows, width, heads, size)
     return attended
 
 
 def attend_with_sums(
-    query_THD: Tensor,
-    key_TGD: Tensor,
-    value_TGD: Tensor,
-    layout: SegmentLayout,
-    scale: float | None,
+    query_THD: Tensor, key_TGD: Tensor, value_TGD: Tensor, layout: SegmentLayout, scale: float | None,
     window: int | None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """As :func:`ftlab.model.attention.flash_cpu.attend_segments`; the sums have shape (H, T)."""
     arguments = layout.arguments(query_THD.device)
     key_KGD, value_KGD = (_keys(state, arguments) for state in (key_TGD, value_TGD))
     out_THD, sums_HT, _ = torch.ops.torch_attn._varlen_attn(
-        query_THD, key_KGD, value_KGD, *_where(arguments), window is None, scale, _reach(window),
+        query_THD, key_KGD, value_KGD, *_where(arguments), window is None, scale, [*_reach(window)],
         query_THD.shape[1] != key_TGD.shape[1],
     )  # fmt: skip
     return out_THD, sums_HT
@@ -77,7 +64,7 @@ def variable_length_gradients(
     random = torch.zeros((2,), dtype=torch.uint64, device=query_THD.device)  # of dropout, which there is none of
     given = (gradient_THD.contiguous(), query_THD, key_KGD, value_KGD, out_THD, sums_HT, *_where(arguments))
     is_causal = window is None
-    into_query, *into = torch.ops.torch_attn._varlen_attn_backward(*given, is_causal, random, scale, _reach(window))
+    into_query, *into = torch.ops.torch_attn._varlen_attn_backward(*given, is_causal, random, scale, [*_reach(window)])
     if arguments.key_places is not None:
         into = [
             torch.zeros_like(state).index_add_(0, arguments.key_places, of_keys)
@@ -96,6 +83,6 @@ def _where(arguments: KernelArguments) -> tuple[Tensor, Tensor, int, int]:
     return arguments.cu_queries, arguments.cu_keys, arguments.longest_query, arguments.longest_key
 
 
-def _reach(window: int | None) -> list[int]:
+def _reach(window: int | None) -> tuple[int, int]:
     """Keys to the left and to the right that a query attends to; -1 for all."""
-    return [-1 if window is None else window - 1, 0]
+    return -1 if window is None else window - 1, 0
