@@ -34,11 +34,11 @@ def device_problems(run: Run) -> Iterator[str]:
             "Or use model.attention=auto or sdpa"
         )
     if run.model.kernels == "liger":
-        if missing := missing_liger():
-            package = " and ".join(missing)
-            yield f"model.kernels=liger needs {package}: pip install 'ftlab[liger]'. Or use model.kernels=none"
         if on_cpu and not is_interpreted():
             yield "model.kernels=liger needs a CUDA GPU; use model.kernels=none, or auto, which needs none"
+        elif missing := missing_liger():
+            package = " and ".join(missing)
+            yield f"model.kernels=liger needs {package}: pip install 'ftlab[liger]'. Or use model.kernels=none"
     if run.train.fp8 != "none" and not on_cpu and (found := compute_capabilities()) and max(found) < FP8_CAPABILITY:
         yield (
             f"train.fp8={run.train.fp8} needs a GPU of compute capability {FP8_CAPABILITY} (L4, RTX 4090, H100), and "

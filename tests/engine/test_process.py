@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -16,6 +18,7 @@ from ftlab.engine.process import Interruption, handled_signals
 from ftlab.engine.turns import TURNS
 from ftlab.errors import Interrupted, Preempted
 from ftlab.rundir.directory import RunDir
+from tests.conftest import ROOT
 from tests.runs import Stop, final_hash, held_out, logged, resume_run, train_run
 
 SFT = (
@@ -61,6 +64,38 @@ class InThread(threading.Thread):
             train_run(self.folder, *self.overrides, hooks=self.hooks)
         except BaseException as error:
             self.error = error
+
+
+LARGE_BLOCK = """
+import ctypes, sys
+from pathlib import Path
+from tests.runs import BARE, train_run
+
+class Heap(ctypes.Structure):  # mallinfo2 of glibc's malloc.h
+    _fields_ = [(name, ctypes.c_size_t) for name in
+                "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()]
+
+mallinfo2 = ctypes.CDLL(None).mallinfo2
+mallinfo2.restype = Heap
+
+def from_system():
+    before = mallinfo2().hblkhd
+    block = bytearray(64 * 2**20)
+    return mallinfo2().hblkhd - before
+
+print(from_system())
+train_run(Path(sys.argv[1]), *BARE, "hardware=cpu", "train.max_steps=1", "data.max_samples=8")
+print(from_system())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
+def test_a_run_on_a_cpu_keeps_the_memory_of_its_large_blocks(tmp_path):
+    command = [sys.executable, "-c", LARGE_BLOCK, str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    before, *_, after = done.stdout.splitlines()
+    assert int(before) > 64 * 2**20, "what this is about: a block of its own, which the system clears each time"
+    assert int(after) == 0
 
 
 @pytest.mark.matrix

@@ -95,6 +95,16 @@ def test_attention_by_number_is_that_of_its_layout_to_the_bit(groups):
     assert all(torch.equal(one, other) for one, other in zip(*found))
 
 
+def test_a_layout_that_is_no_longer_kept_is_told():
+    layout = SegmentLayout(np.array([(0, 8, 0, 0)]), 8)
+    first, states = number_of(layout), [torch.ones(1, 1, 8, 4, requires_grad=True) for _ in range(3)]
+    out = attend_by_number(*states, first, None, None)
+    for _ in range(64):
+        number_of(layout)
+    with pytest.raises(RuntimeError, match=f"Micro-batch {int(first)} .* only the layouts of the last 64 are kept"):
+        out.sum().backward()
+
+
 def of_stage(stage: str, folder: Path) -> tuple[str, ...]:
     if stage == "pt":
         texts = [json.dumps({"text": f"{number} and {number} are {2 * number}. " * 20}) for number in range(48)]

@@ -34,6 +34,16 @@ def number_of(layout: SegmentLayout) -> Tensor:
     return torch.tensor(number)
 
 
+def _layout_of(number: Tensor) -> SegmentLayout:
+    layout = _layouts.get(int(number))
+    if layout is None:
+        raise RuntimeError(
+            f"Micro-batch {int(number)} came to its attention after {_KEPT} later ones: only the layouts of the last "
+            f"{_KEPT} are kept"
+        )
+    return layout
+
+
 def attend_by_number(
     query_BHLD: Tensor, key_BGLD: Tensor, value_BGLD: Tensor, number: Tensor, scale: float | None, window: int | None
 ) -> Tensor:
@@ -51,7 +61,7 @@ def attend_by_number(
 def _attend(
     query_THD: Tensor, key_TGD: Tensor, value_TGD: Tensor, number: Tensor, scale: float | None, window: int | None
 ) -> tuple[Tensor, Tensor]:
-    layout = _layouts[int(number)]
+    layout = _layout_of(number)
     attend = attend_segments if query_THD.device.type == "cpu" else attend_with_sums
     return attend(query_THD, key_TGD, value_TGD, layout, scale, _narrower(window, layout))
 
@@ -67,7 +77,7 @@ def _gradients(
     gradient_THD: Tensor, query_THD: Tensor, key_TGD: Tensor, value_TGD: Tensor, out_THD: Tensor, sums: Tensor,
     number: Tensor, scale: float | None, window: int | None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    layout = _layouts[int(number)]
+    layout = _layout_of(number)
     gradients = segment_gradients if query_THD.device.type == "cpu" else variable_length_gradients
     return gradients(
         gradient_THD, query_THD, key_TGD, value_TGD, out_THD, sums, layout, scale, _narrower(window, layout)
