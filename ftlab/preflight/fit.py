@@ -12,6 +12,7 @@ from ftlab.distributed.world import planned_devices
 from ftlab.errors import ConfigError, Mistake, NotReadyError
 from ftlab.preflight.memory import Device, Host, Prediction, device_of, predict, predict_host
 from ftlab.preflight.memory.device import GIB
+from ftlab.rundir.claim import begun_phases
 from ftlab.rundir.plan import Plan
 from ftlab.schema import GrpoStage, PpoStage, Run
 from ftlab.stages.trainer.remedies import Remedy, remedies
@@ -177,7 +178,8 @@ def check_fits(plan: Plan, is_here: bool = True) -> None:
     :raises NotReadyError: a phase does not fit, with what would do.
     """
     chosen = plan.phases[0].config.run.phases
-    lines, keys = list[str](), set[str]()
+    begun = begun_phases(plan.phases[0].config.run)
+    lines, keys, have_begun = list[str](), set[str](), False
     for phase in plan.phases:
         run = phase.config
         device = device_of(run, is_here)
@@ -201,6 +203,12 @@ def check_fits(plan: Plan, is_here: bool = True) -> None:
                 f"  - {' '.join(change.overrides)}  ({size(change.needed)})"
                 for change in cheapest_changes(run, device, is_here)
             ] or ["  - a smaller model, or a larger device or machine"]
+            have_begun |= phase.name in begun
+    if have_begun:
+        lines.append(
+            "What has begun goes on where there is as much memory as it began with; with these changes, and "
+            "run.if_exists=new, another run begins."
+        )
     if lines:
         tries = " ".join(f"{key}=null" for key in sorted(keys))
         more = f"`ftlab plan` before the same words shows where it goes; {tries} tries it anyway."

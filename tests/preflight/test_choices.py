@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from ftlab.engine.tasks import prepare
-from ftlab.errors import RunDirError
+from ftlab.errors import NotReadyError, RunDirError
 from ftlab.planning import make_plan
 from ftlab.preflight import fit
 from ftlab.preflight.choices import chosen_line, make_fitting_plan
@@ -85,3 +87,20 @@ def test_a_run_that_has_begun_keeps_what_it_was_given(tmp_path, monkeypatch):
     words = (*words, "train.optimizer=adamw_torch_fused")
     with pytest.raises(RunDirError, match=r"train\.optimizer: adamw_8bit there, adamw_torch_fused here"):
         prepare(make_run(*words), words)
+
+
+def test_a_run_that_has_begun_is_told_that_a_change_makes_another(tmp_path, monkeypatch):
+    monkeypatch.setattr("ftlab.preflight.check.check_plan", lambda *given: None)
+    words = (*FULL_8B, "hardware=h100", f"run.dir={tmp_path / 'run'}", *BARE)
+    run_dir = prepare(make_run(*words), words)
+    smaller = (*words, "hardware.memory_gb=24")
+    ending = "and run.if_exists=new, another run begins."
+    for has_begun in (False, True):
+        if has_begun:
+            run_dir.metrics.touch()
+        with pytest.raises(NotReadyError, match=r"and hardware.memory_gb=24. It would fit with:") as error:
+            prepare(make_run(*smaller), smaller)
+        assert (ending in str(error.value)) is has_begun
+    change = re.findall(r"  - (.*)  \(", str(error.value))[0].split()
+    another = (*smaller, *change, "run.if_exists=new")
+    assert prepare(make_run(*another), another).path != run_dir.path
