@@ -6,11 +6,11 @@
 ``collate`` is what a loader does for one batch: it takes a packed row and makes tensors of it, with positions that
 begin again with every sample and labels for what is trained. TRL's collator (``padding_free``) gets the same rows from
 a data set of the datasets library, as its trainer has them. ``--rows`` prepares so many short chats from a JSON Lines
-file, each number in a process of its own: tokens per CPU second, with and without the start (what a single row takes:
-modules that are imported, a vocabulary and a template that are looked through), and the peak of resident memory above
-what was in use before. ``--streaming`` also reads them as a set on a hub whose rows are fetched as they come; ``--set``
-says what else a run's config has, such as data.split.validation=auto. ``data_preparation.py`` compares the preparation
-itself with TRL's.
+file, each number in a process of its own: tokens per CPU second, with and without the start (a single row, prepared
+before them: modules that are imported, a vocabulary and a template that are looked through), and the peak of resident
+memory above what was in use before. ``--streaming`` also reads them as a set on a hub whose rows are fetched as they
+come; ``--set`` says what else a run's config has, such as data.split.validation=auto. ``data_preparation.py`` compares
+the preparation itself with TRL's.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ FASTER = 20.0
 FLAT = 0.1
 SHORT = 10_000  # rows that are prepared as often as repeats are asked for
 RATE, LATER, PEAK = "tokens/CPU s", "tokens/CPU s after the start", "peak MiB"
+START = "of which the start"
 
 
 def main() -> None:
@@ -107,15 +108,20 @@ def collated(folder: Path, side: str, length: int, times: int) -> Figures:
 
 
 def prepared(folder: Path, count: int, streamed: bool, overrides: Sequence[str]) -> Figures:
-    """So many rows, from the file to packed rows."""
-    path = folder / "rows" / "chats.jsonl"
-    path.parent.mkdir()
-    many_chats(path, count)
-    source = (f"data.path=hf://{path.parent}", "data.hub.streaming=true") if streamed else (f"data.path={path}",)
-    run = workload.read_run(
-        *workload.PLAIN, f"model.path={workload.model_folder(folder, 'small')}", *source,
-        "data.format=messages", "data.max_length=1024", "data.workers=1", *overrides,
-    )  # fmt: skip
+    """So many rows, from the file to packed rows, after a single one of another file: that is the start."""
+    model = workload.model_folder(folder, "small")
+
+    def run_of(name: str, rows: int) -> Any:
+        path = folder / name / "chats.jsonl"
+        path.parent.mkdir()
+        many_chats(path, rows)
+        source = (f"data.path=hf://{path.parent}", "data.hub.streaming=true") if streamed else (f"data.path={path}",)
+        return workload.read_run(
+            *workload.PLAIN, f"model.path={model}", *source, "data.format=messages", "data.max_length=1024",
+            "data.workers=1", *overrides,
+        )  # fmt: skip
+
+    first, run = run_of("first", 1), run_of("rows", count)
     from ftlab.policy.tokens import load_tokens
 
     tokens = load_tokens(run)
@@ -125,10 +131,12 @@ def prepared(folder: Path, count: int, streamed: bool, overrides: Sequence[str])
     harness.reset_peak()
     before = harness.resident_mib()
     cpu, wall = time.process_time(), time.perf_counter()
+    workload.rows_of(first, tokens)
+    start = time.process_time() - cpu
     rows = workload.rows_of(run, tokens)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     peak = harness.peak_mib() - before
-    return {"wall s": wall, "CPU s": cpu, "tokens": int(rows.view_lengths().sum()), PEAK: peak}
+    return {"wall s": wall, "CPU s": cpu, START: start, "tokens": int(rows.view_lengths().sum()), PEAK: peak}
 
 
 def many_chats(path: Path, count: int) -> None:
@@ -143,20 +151,17 @@ def many_chats(path: Path, count: int) -> None:
 
 
 def scale(options: Any) -> str:
-    """A table of what so many rows take, beside what a single one takes: that is the start, which is paid once."""
+    """A table of what so many rows take, the start included, which is paid once, and without it."""
     kinds = ("file", "stream") if options.streaming else ("file",)
     found: dict[int, Figures] = {}
     lines = []
     for kind in kinds:
-        start = _median(1, kind, options)
-        header = f"rows of a {kind} | tokens | CPU s | of which the start | {RATE} | {LATER} | {PEAK}"
+        header = f"rows of a {kind} | tokens | CPU s | {START} | {RATE} | {LATER} | {PEAK}"
         lines += [f"| {header} |", f"|{'--:|' * 7}"]
         for rows in options.rows:
             at = _median(rows, kind, options)
-            at |= {RATE: at["tokens"] / at["CPU s"], LATER: at["tokens"] / (at["CPU s"] - start["CPU s"])}
-            cells = (
-                f"{at['tokens']:,.0f} | {at['CPU s']:.2f} | {start['CPU s']:.2f} | {at[RATE]:,.0f} | {at[LATER]:,.0f}"
-            )
+            at |= {RATE: at["tokens"] / at["CPU s"], LATER: at["tokens"] / (at["CPU s"] - at[START])}
+            cells = f"{at['tokens']:,.0f} | {at['CPU s']:.2f} | {at[START]:.2f} | {at[RATE]:,.0f} | {at[LATER]:,.0f}"
             lines.append(f"| {rows:,} | {cells} | {at[PEAK]:,.0f} |")
             names = {name: name if kind == "file" else f"{name}, streamed" for name in (RATE, LATER, PEAK)}
             found.setdefault(rows, {}).update({names[name]: at[name] for name in names})
