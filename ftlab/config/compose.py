@@ -165,8 +165,11 @@ def _choice_keys(loader: ConfigLoaderImpl, group: str, choice: str) -> set[str]:
 
 
 def override_keys(lines: Sequence[str]) -> list[str]:
-    """The keys that overrides set."""
-    return [line.partition("=")[0].lstrip("+") for line in lines]
+    """The keys that overrides set, of a mapping those within it."""
+    mappings = [line for line in lines if line.partition("=")[2].startswith("{")]  # parsing takes time, and few need it
+    within = {o.key_or_group: o.value() for o in OverridesParser.create().parse_overrides(mappings)}
+    typed = [line.partition("=")[0].lstrip("+") for line in lines]
+    return [key for name in typed for key in (dict(flatten({name: within[name]})) if name in within else (name,))]
 
 
 def of_run(cfg: DictConfig, lines: Sequence[str]) -> DictConfig:

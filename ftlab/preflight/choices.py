@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 
+from ftlab.config.compose import override_keys
 from ftlab.planning import make_plan
 from ftlab.preflight import fit
 from ftlab.preflight.memory import device_of
@@ -29,7 +30,7 @@ def make_fitting_plan(run: Run, overrides: Sequence[str]) -> Plan:
     :raises RunDirError: the run that it goes on with has a damaged run.yaml.
     """
     plan, begun = make_plan(run, overrides), begun_phases(run.run)
-    typed = {word.lstrip("+").partition("=")[0] for word in overrides}
+    typed = override_keys(overrides)
     phases = []
     for place, phase in enumerate(plan.phases):
         given = set(_of_phase(typed, phase.name, place))
