@@ -25,7 +25,7 @@ class CausalTrainer(StageTrainer):
         alpha = self.run.stage.neftune_alpha if isinstance(self.run.stage, SftStage) else None
         embeddings = unwrapped.get_input_embeddings()
         with noisy_embeddings(embeddings, batch, alpha) if alpha else nullcontext():
-            return packed_logprobs(model, unwrapped, batch, self.run.train.label_smoothing)
+            return packed_logprobs(model, unwrapped, batch, self.run.train.label_smoothing, equal_weights=True)
 
     def terms(self, batch: dict[str, Any], outputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         return -outputs, {}

@@ -46,8 +46,9 @@ ROUNDED = {"rel": 1e-4, "abs": 1e-5}  # all else that a step logs
 
 
 def plain_logprobs(
-    hidden_ND: Tensor, targets_N: Tensor, logits: Callable[[Tensor], Tensor], head: Any, smoothing: float = 0.0
-) -> Tensor:
+    hidden_ND: Tensor, targets_N: Tensor, logits: Callable[[Tensor], Tensor], head: Any, smoothing: float = 0.0,
+    equal_weights: bool = False,
+) -> Tensor:  # fmt: skip
     """In place of :func:`ftlab.stages.trainer.forward.chunked_logprobs`: what its docstring says, left to autograd."""
     assert not smoothing
     return logits(hidden_ND).log_softmax(-1).gather(-1, targets_N[:, None])[:, 0]

@@ -177,6 +177,63 @@ def test_a_frozen_head_passes_the_gradients_on_that_one_which_trains_does(tiny, 
     tiny.zero_grad()
 
 
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_head_that_trains_is_computed_once_where_all_positions_weigh_alike(tiny, monkeypatch, smoothing, autocast):
+    """Gradients that are summed in the forward, beside those of logits that are computed again in the backward."""
+    monkeypatch.setattr(forward, "LOGIT_ELEMENTS", 2048 * 5)
+    batch = PackedCollator(pad_id=0)(rows_of((17, 40, 9), (5, 61)))
+    head, calls = tiny.get_output_embeddings(), []
+    handle = head.register_forward_hook(lambda module, given, out: calls.append(len(out)))
+
+    def gradients(equal_weights: bool) -> tuple[torch.Tensor, list[torch.Tensor], int]:
+        tiny.zero_grad()
+        calls.clear()
+        for _ in range(2):  # the second is added to the first, as micro-batches are
+            with torch.autocast("cpu", autocast, enabled=autocast is not None):
+                found = packed_logprobs(tiny, tiny, batch, smoothing, equal_weights)
+            cross_entropy(found, len(batch["targets"])).backward()
+        return found.detach(), [parameter.grad.clone() for parameter in tiny.parameters()], sum(calls) // 2
+
+    try:
+        once, twice = gradients(True), gradients(False)
+    finally:
+        handle.remove()
+        tiny.zero_grad()
+    positions, rows = len(batch["targets"]), 2  # the model itself has the head compute one position of each row
+    assert (once[2], twice[2]) == (positions + rows, 2 * positions + rows)
+    assert torch.equal(once[0], twice[0])
+    for one, other in zip(once[1], twice[1]):
+        assert (one - other).norm() < (1e-5 if autocast is None else 1e-2) * other.norm()
+
+
+def test_positions_that_do_not_weigh_alike_are_noticed(tiny, monkeypatch):
+    monkeypatch.setattr(forward, "LOGIT_ELEMENTS", 2048 * 5)
+    batch = PackedCollator(pad_id=0)(rows_of((17, 40, 9), (5, 61)))
+    found = packed_logprobs(tiny, tiny, batch, equal_weights=True)
+    with pytest.raises(AssertionError, match="the loss has to give each position the same weight"):
+        (found * torch.linspace(-1, 2, len(found))).sum().backward()
+    tiny.zero_grad()
+
+
+def test_sums_over_positions_do_not_become_infinite_in_fp16(tiny, monkeypatch):
+    monkeypatch.setattr(forward, "LOGIT_ELEMENTS", 2048 * 50)
+    rows = [PackedRow((Sample(np.full(400, 7), np.ones(400, bool)),))]  # of one token, whose gradients add up
+    batch = PackedCollator(pad_id=0)(rows)
+    norm = tiny.model.norm.weight
+    with torch.no_grad():
+        norm.mul_(2000)
+    try:
+        with torch.autocast("cpu", torch.float16):
+            found = packed_logprobs(tiny, tiny, batch, equal_weights=True)
+        cross_entropy(found, len(found)).backward()
+        assert all(parameter.grad.isfinite().all() for parameter in tiny.parameters())
+    finally:
+        with torch.no_grad():
+            norm.div_(2000)
+        tiny.zero_grad()
+
+
 @pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (2, 2), (3, 1), (4,)])
 def test_loss_and_gradient_do_not_depend_on_how_a_global_batch_is_split(tiny, sizes):
     rows = rows_of((17, 40), (5, 50), (30, 30), (9, 9, 9))

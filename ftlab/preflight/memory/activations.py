@@ -242,11 +242,20 @@ def logit_bytes(run: Run, device: Device, rows: Rows) -> float:
     shape = run.model.architecture
     if isinstance(run.stage, GrpoStage):
         return _tile_bytes(shape, device, rows)
-    chunk = max(LOGIT_ELEMENTS // shape.vocab_size, 1)
+    chunk = _positions_of_chunk(shape)
     at_once = _LOGITS_AT_ONCE + (_LOGITS_IN_16_BITS if device.precision == 2 else 0)
     if isinstance(run.stage, PpoStage):
         at_once = _LOGITS_AND_ENTROPY_AT_ONCE
     return 4.0 * at_once * min(rows.scored, chunk) * shape.vocab_size
+
+
+def has_chunks(run: Run, rows: Rows) -> bool:
+    """Whether the head computes the logits of its positions in several chunks."""
+    return rows.scored > _positions_of_chunk(run.model.architecture)
+
+
+def _positions_of_chunk(shape: Architecture) -> int:
+    return max(LOGIT_ELEMENTS // shape.vocab_size, 1)
 
 
 def _tile_bytes(shape: Architecture, device: Device, rows: Rows) -> float:
@@ -286,7 +295,7 @@ def sampling_bytes(shape: Architecture, sequences: int) -> float:
 
 def scoring_bytes(run: Run, rows: Rows) -> float:
     """Of a chunk of logits that no backward follows, with what its log-probabilities and entropy are made of."""
-    chunk = max(LOGIT_ELEMENTS // run.model.architecture.vocab_size, 1)
+    chunk = _positions_of_chunk(run.model.architecture)
     return 4.0 * _SCORED_AT_ONCE * min(rows.scored, chunk) * run.model.architecture.vocab_size
 
 

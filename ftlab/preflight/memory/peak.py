@@ -194,6 +194,9 @@ def _backward(
     is_whole = run.method.name == "full" and states.sharded(run, device)[1] == 1
     matrix = 4.0 * shape.vocab_size * shape.hidden_size if is_whole else 0.0
     head = matrix if logits > 0 else 0.0
+    # It is added to one that is there already, and that of a chunk to that of those before it, which pt and sft hold.
+    sums = bool(early), run.stage.name not in ("ppo", "grpo") and act.has_chunks(run, rows)
+    added = head * (sum(sums) if run.stage.name in ("pt", "sft") else any(sums))
     # The embedding's comes last, unless it is the head's.
     late = matrix if not (shape.tied_embeddings and head) and not early else 0.0
     working, casts = act.backward_bytes(run, device, rows), fp8_cast_bytes(run, device, rows.tokens)
@@ -203,7 +206,7 @@ def _backward(
             "gradients": others + max(early, head),
             "activations": saved,
             "autocast copies": copies,
-            "logits": logits + min(early, head),  # where there is a gradient already, the head's is added to it
+            "logits": logits + added,
         },
     )
     yield (

@@ -23,19 +23,22 @@ from ftlab.model.compiled import runs_compiled
 from ftlab.model.head import logits_function
 from ftlab.model.modules import bare_model, decoder_of
 from ftlab.stages.trainer.batching import LOGIT_ELEMENTS
-from ftlab.stages.trainer.target_logprobs import target_logprobs, through_frozen_head
+from ftlab.stages.trainer.target_logprobs import target_logprobs, with_gradients_at_once
 
 
-def packed_logprobs(model: Any, unwrapped: Any, batch: dict[str, Any], smoothing: float = 0.0) -> Tensor:
+def packed_logprobs(
+    model: Any, unwrapped: Any, batch: dict[str, Any], smoothing: float = 0.0, equal_weights: bool = False
+) -> Tensor:
     """log p(target) of every scored position, shape (N,), fp32; the full logits never exist.
 
     :param model: the model as it is called in training (perhaps wrapped for several devices).
-    :param unwrapped: the same model without wrapping. :param smoothing: see :func:`chunked_logprobs`.
+    :param unwrapped: the same model without wrapping.
+    :param smoothing, equal_weights: see :func:`chunked_logprobs`.
     """
     hidden_BLD = packed_hidden(model, batch)
     hidden_ND = hidden_BLD.reshape(-1, hidden_BLD.shape[-1])[batch["scored"]]
     head = unwrapped.get_output_embeddings()
-    return chunked_logprobs(hidden_ND, batch["targets"], logits_function(unwrapped), head, smoothing)
+    return chunked_logprobs(hidden_ND, batch["targets"], logits_function(unwrapped), head, smoothing, equal_weights)
 
 
 def packed_hidden(model: Any, batch: dict[str, Any]) -> Tensor:
@@ -124,13 +127,19 @@ def last_hidden(model: Any, **inputs: Any) -> Tensor:
 
 
 def chunked_logprobs(
-    hidden_ND: Tensor, targets_N: Tensor, logits: Callable[[Tensor], Tensor], head: Any, smoothing: float = 0.0
+    hidden_ND: Tensor,
+    targets_N: Tensor,
+    logits: Callable[[Tensor], Tensor],
+    head: Any,
+    smoothing: float = 0.0,
+    equal_weights: bool = False,
 ) -> Tensor:
-    """log softmax of the logits at the targets, shape (N,), in chunks. Where the head trains, more than one chunk is
-    computed again in the backward; where it is frozen, as under LoRA, no logits are needed there.
+    """log softmax of the logits at the targets, shape (N,), in chunks. Where the head is frozen, as under LoRA, or the
+    loss weighs all alike, no logits are needed in the backward; else more than one chunk is computed again there.
 
     :param smoothing: of the labels: this share of each target is spread over the whole vocabulary, so that what comes
         is (1 - s) log p(target) + s mean_v log p(v) (https://arxiv.org/abs/1512.00567, section 7).
+    :param equal_weights: whether the loss gives each position the same weight.
     """
     weight = head.weight
     is_shared_out = hasattr(weight, "ds_shape")  # by ZeRO-3, which leaves an empty weight, and its shape beside
@@ -142,9 +151,18 @@ def chunked_logprobs(
     chunks = list(zip(hidden_ND.split(size), targets_N.split(size)))
     if not torch.is_grad_enabled():
         return torch.cat([part(*chunk) for chunk in chunks])
-    is_frozen = not any(parameter.requires_grad for parameter in head.parameters())
-    if is_frozen and hidden_ND.requires_grad and not is_shared_out:
-        return through_frozen_head(hidden_ND, chunks, part)
+    trained = [parameter for parameter in head.parameters() if parameter.requires_grad]
+    if not trained and hidden_ND.requires_grad and not is_shared_out:
+        return with_gradients_at_once(hidden_ND, chunks, part)
     if len(chunks) == 1:
         return part(*chunks[0])
+    if equal_weights and not is_shared_out and not _computes_in_fp16(hidden_ND):
+        return with_gradients_at_once(hidden_ND, chunks, part, trained)
     return torch.cat([checkpoint(part, *chunk, use_reentrant=False) for chunk in chunks])
+
+
+def _computes_in_fp16(hidden_ND: Tensor) -> bool:
+    """In which a sum over positions, whose share in the loss comes later, may be too large for a number."""
+    device = hidden_ND.device.type
+    by_autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
+    return by_autocast or hidden_ND.dtype == torch.float16

@@ -5,7 +5,7 @@ Shape suffixes: N scored positions, n those of a chunk, D hidden size, V vocabul
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -50,37 +50,50 @@ class _TargetLogprobs(torch.autograd.Function):
         return gradient_nV, None, None
 
 
-def through_frozen_head(
-    hidden_ND: Tensor, chunks: Iterable[tuple[Tensor, Tensor]], part: Callable[[Tensor, Tensor], Tensor]
+def with_gradients_at_once(
+    hidden_ND: Tensor,
+    chunks: Iterable[tuple[Tensor, Tensor]],
+    part: Callable[[Tensor, Tensor], Tensor],
+    trained: Sequence[Tensor] = (),
 ) -> Tensor:
-    """What ``part`` gives of each chunk, shape (N,), where nothing in it trains: its gradient is computed at once, and
-    all that is kept of it is a row of D for each position. No logits are left to the backward, and none are computed
-    twice.
+    """What ``part`` gives of each chunk, shape (N,), its gradients computed at once: a row of D for each position, and of
+    what trains in ``part`` the sum over all positions. No logits are left to the backward, and none are computed twice.
 
     :param chunks: of hidden states and targets, one after the other. :param part: (n, D), (n,) -> (n,), each position
-        by itself.
+        by itself. :param trained: parameters that ``part`` reads. Where there are any, the loss has to give each
+        position the same weight: their gradient is then the sum times it.
     """
     logprobs: list[Tensor] = []
     gradients: list[Tensor] = []
+    sums: list[Tensor] = []
     for hidden_nD, targets_n in chunks:
         hidden_nD = hidden_nD.detach().requires_grad_()
         logprobs_n = part(hidden_nD, targets_n)
-        gradients += torch.autograd.grad(logprobs_n.sum(), hidden_nD)
+        of_hidden_nD, *of_trained = torch.autograd.grad(logprobs_n.sum(), [hidden_nD, *trained])
+        sums = [total.add_(one) for total, one in zip(sums, of_trained)] or of_trained
         logprobs.append(logprobs_n.detach())
-    found: Tensor = _WithRowGradients.apply(hidden_ND, torch.cat(logprobs), torch.cat(gradients))
+        gradients.append(of_hidden_nD)
+    found: Tensor = _WithGradients.apply(hidden_ND, torch.cat(logprobs), torch.cat(gradients), sums, *trained)
     return found
 
 
-class _WithRowGradients(torch.autograd.Function):
-    """Numbers whose gradients are known: the n-th depends on the n-th row of the hidden states alone."""
+class _WithGradients(torch.autograd.Function):
+    """Numbers whose gradients are known: the n-th depends on the n-th row of the hidden states, and on parameters."""
 
     @staticmethod
-    def forward(ctx: Any, hidden_ND: Tensor, logprobs_N: Tensor, gradients_ND: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, hidden_ND: Tensor, logprobs_N: Tensor, gradients_ND: Tensor, sums: list[Tensor], *trained: Tensor
+    ) -> Tensor:
         ctx.save_for_backward(gradients_ND)
+        ctx.sums = sums  # not saved as activations are, which may be offloaded
         return logprobs_N.clone()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient_N: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient_N: Tensor) -> tuple[Tensor | None, ...]:
         (gradients_ND,) = ctx.saved_tensors
-        return (gradients_ND * gradient_N[:, None]).to(gradients_ND.dtype), None, None
+        of_hidden_ND = (gradients_ND * gradient_N[:, None]).to(gradients_ND.dtype)
+        of_trained, ctx.sums = ctx.sums, None  # they are changed in place, and may become the parameters' gradients
+        if of_trained and gradient_N.device.type == "cpu":  # elsewhere it would have to be waited for
+            assert (gradient_N == gradient_N[0]).all(), "the loss has to give each position the same weight"
+        return of_hidden_ND, None, None, None, *(total.mul_(gradient_N[0]) for total in of_trained)
