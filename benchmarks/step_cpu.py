@@ -2,6 +2,7 @@
 
     python benchmarks/step_cpu.py                      # 4 layers, hidden 512, vocabulary 32k, rows of 1,024 tokens
     python benchmarks/step_cpu.py --cases lora --record
+    python benchmarks/step_cpu.py --cases full --micro-batch 4 --steps 3
     python benchmarks/step_cpu.py --lengths 1024 4096 16384 32768 --plot linear.png
 
 Both sides train on the same packed rows, in fp32, with the same optimizer and checkpointing, and have to begin with
@@ -34,6 +35,7 @@ WARM_UP = 2
 def main() -> None:
     parser = harness.parser_of(__doc__)
     parser.add_argument("--steps", type=int, default=6, help="timed steps of each measurement")
+    parser.add_argument("--micro-batch", type=int, default=1, metavar="ROWS", help="rows of a step")
     parser.add_argument("--lengths", nargs="+", type=int, help="instead: one step at each of these lengths of a row")
     parser.add_argument("--plot", type=Path, help="where a picture of --lengths goes")
     parser.add_argument("--compile", action="store_true", help="instead: train.compile=layers beside none")
@@ -51,7 +53,7 @@ def cases(options: Any) -> list[Case]:
         for data in ("chats", "instructions"):
             for checkpointing in (False, True) if data == "chats" and method == "full" else (False,):
                 work = {"shape": shape, "length": length, "steps": steps, "method": method, "data": data,
-                        "checkpointing": checkpointing}  # fmt: skip
+                        "checkpointing": checkpointing, "rows": options.micro_batch}  # fmt: skip
                 if options.compile:
                     if not checkpointing:
                         found.append(_compiled(f"{method} {data}", {"engine": "ftlab", **work}))
@@ -76,24 +78,24 @@ def _compiled(name: str, work: dict[str, Any]) -> Case:
 
 def measure(
     engine: str, shape: str, length: int, steps: int, method: str, data: str, checkpointing: bool = False,
-    compiled: str = "none",
+    compiled: str = "none", rows: int = 1,
 ) -> Figures:  # fmt: skip
-    """Some steps of one side. :param engine: ftlab, trl or bare (TRL without its metrics)."""
+    """Some steps of one side. :param engine: ftlab, trl or bare (TRL without its metrics). :param rows: of a step."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = workload.model_folder(folder, shape)
-        rows: list[str] = []
+        source: list[str] = []
         if data != "instructions":
             asked, answered = {"chats": (3, 8), "long": (2, 4)}[data]
-            total = (WARM_UP + steps) * length // 60 + 40
+            total = (WARM_UP + steps) * rows * length // 60 + 40
             path = workload.write_chats(folder / "chats.jsonl", total, asked, answered)
-            rows = [f"data.path={path}", "data.format=messages", "data.truncation=right"]
+            source = [f"data.path={path}", "data.format=messages", "data.truncation=right"]
         run = workload.read_run(
-            *workload.PLAIN, f"model.path={model}", "model.init=random", f"method={method}", *rows,
+            *workload.PLAIN, f"model.path={model}", "model.init=random", f"method={method}", *source,
             f"data.max_length={length}", "hardware=cpu", "hardware.precision=fp32", "lora.dropout=0",
-            "train.micro_batch_size=1", "train.gradient_accumulation_steps=1", f"train.max_steps={WARM_UP + steps}",
-            f"train.gradient_checkpointing={str(checkpointing).lower()}", f"train.compile={compiled}",
-            *([] if engine == "ftlab" else ["train.engine=trl", "model.attention=sdpa"]),
+            f"train.micro_batch_size={rows}", "train.gradient_accumulation_steps=1",
+            f"train.max_steps={WARM_UP + steps}", f"train.gradient_checkpointing={str(checkpointing).lower()}",
+            f"train.compile={compiled}", *([] if engine == "ftlab" else ["train.engine=trl", "model.attention=sdpa"]),
         )  # fmt: skip
         trainer, packed = workload.make_trainer(run, folder)
         if engine == "bare":
