@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
+from ftlab.model.head import Logits
 from ftlab.rundir.directory import RunDir
 from ftlab.stages.ppo import rollout
 from ftlab.stages.trainer import forward
@@ -46,9 +47,8 @@ ROUNDED = {"rel": 1e-4, "abs": 1e-5}  # all else that a step logs
 
 
 def plain_logprobs(
-    hidden_ND: Tensor, targets_N: Tensor, logits: Callable[[Tensor], Tensor], head: Any, smoothing: float = 0.0,
-    equal_weights: bool = False,
-) -> Tensor:  # fmt: skip
+    hidden_ND: Tensor, targets_N: Tensor, logits: Logits, smoothing: float = 0.0, equal_weights: bool = False
+) -> Tensor:
     """In place of :func:`ftlab.stages.trainer.forward.chunked_logprobs`: what its docstring says, left to autograd."""
     assert not smoothing
     return logits(hidden_ND).log_softmax(-1).gather(-1, targets_N[:, None])[:, 0]

@@ -16,6 +16,7 @@ from ftlab.preflight.memory.layers import adapter_elements, critic_elements, tra
 from ftlab.pretrained import shape as counts
 from ftlab.schema import GrpoStage, PpoStage, Run
 from ftlab.stages.grpo.generations import plan_generations
+from ftlab.stages.trainer.batching import PAIRED_STAGES
 
 
 @dataclass(frozen=True)
@@ -194,9 +195,8 @@ def _backward(
     is_whole = run.method.name == "full" and states.sharded(run, device)[1] == 1
     matrix = 4.0 * shape.vocab_size * shape.hidden_size if is_whole else 0.0
     head = matrix if logits > 0 else 0.0
-    # It is added to one that is there already, and that of a chunk to that of those before it, which pt and sft hold.
-    sums = bool(early), run.stage.name not in ("ppo", "grpo") and act.has_chunks(run, rows)
-    added = head * (sum(sums) if run.stage.name in ("pt", "sft") else any(sums))
+    # It is added to one that is there already; of pairs that of a chunk is to those before it. pt and sft sum in place.
+    is_added = bool(early) or (run.stage.name in PAIRED_STAGES and act.has_chunks(run, rows))
     # The embedding's comes last, unless it is the head's.
     late = matrix if not (shape.tied_embeddings and head) and not early else 0.0
     working, casts = act.backward_bytes(run, device, rows), fp8_cast_bytes(run, device, rows.tokens)
@@ -206,7 +206,7 @@ def _backward(
             "gradients": others + max(early, head),
             "activations": saved,
             "autocast copies": copies,
-            "logits": logits + added,
+            "logits": logits + head * is_added,
         },
     )
     yield (

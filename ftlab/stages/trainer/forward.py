@@ -20,10 +20,10 @@ from ftlab.model.attention.interface import goes_by_segment, no_mask
 from ftlab.model.attention.layout import SegmentLayout
 from ftlab.model.attention.operator import number_of
 from ftlab.model.compiled import runs_compiled
-from ftlab.model.head import logits_function
+from ftlab.model.head import Logits, logits_function
 from ftlab.model.modules import bare_model, decoder_of
 from ftlab.stages.trainer.batching import LOGIT_ELEMENTS
-from ftlab.stages.trainer.target_logprobs import target_logprobs, with_gradients_at_once
+from ftlab.stages.trainer.target_logprobs import target_logprobs, through_frozen_head, through_trained_head
 
 
 def packed_logprobs(
@@ -37,8 +37,7 @@ def packed_logprobs(
     """
     hidden_BLD = packed_hidden(model, batch)
     hidden_ND = hidden_BLD.reshape(-1, hidden_BLD.shape[-1])[batch["scored"]]
-    head = unwrapped.get_output_embeddings()
-    return chunked_logprobs(hidden_ND, batch["targets"], logits_function(unwrapped), head, smoothing, equal_weights)
+    return chunked_logprobs(hidden_ND, batch["targets"], logits_function(unwrapped), smoothing, equal_weights)
 
 
 def packed_hidden(model: Any, batch: dict[str, Any]) -> Tensor:
@@ -127,12 +126,7 @@ def last_hidden(model: Any, **inputs: Any) -> Tensor:
 
 
 def chunked_logprobs(
-    hidden_ND: Tensor,
-    targets_N: Tensor,
-    logits: Callable[[Tensor], Tensor],
-    head: Any,
-    smoothing: float = 0.0,
-    equal_weights: bool = False,
+    hidden_ND: Tensor, targets_N: Tensor, logits: Logits, smoothing: float = 0.0, equal_weights: bool = False
 ) -> Tensor:
     """log softmax of the logits at the targets, shape (N,), in chunks. Where the head is frozen, as under LoRA, or the
     loss weighs all alike, no logits are needed in the backward; else more than one chunk is computed again there.
@@ -141,23 +135,27 @@ def chunked_logprobs(
         is (1 - s) log p(target) + s mean_v log p(v) (https://arxiv.org/abs/1512.00567, section 7).
     :param equal_weights: whether the loss gives each position the same weight.
     """
-    weight = head.weight
+    head, weight = logits.head, logits.head.weight
     is_shared_out = hasattr(weight, "ds_shape")  # by ZeRO-3, which leaves an empty weight, and its shape beside
     size = max(LOGIT_ELEMENTS // (weight.ds_shape if is_shared_out else weight.shape)[0], 1)
 
     def part(hidden_nD: Tensor, targets_n: Tensor) -> Tensor:
         return target_logprobs(logits(hidden_nD), targets_n, smoothing)
 
+    def part_of_outputs(outputs_nV: Tensor, targets_n: Tensor) -> Tensor:
+        return target_logprobs(logits.of_outputs(outputs_nV), targets_n, smoothing)
+
     chunks = list(zip(hidden_ND.split(size), targets_N.split(size)))
     if not torch.is_grad_enabled():
         return torch.cat([part(*chunk) for chunk in chunks])
-    trained = [parameter for parameter in head.parameters() if parameter.requires_grad]
-    if not trained and hidden_ND.requires_grad and not is_shared_out:
-        return with_gradients_at_once(hidden_ND, chunks, part)
+    is_frozen = not any(parameter.requires_grad for parameter in head.parameters())
+    if is_frozen and hidden_ND.requires_grad and not is_shared_out:
+        return through_frozen_head(hidden_ND, chunks, part)
     if len(chunks) == 1:
         return part(*chunks[0])
-    if equal_weights and not is_shared_out and not _computes_in_fp16(hidden_ND):
-        return with_gradients_at_once(hidden_ND, chunks, part, trained)
+    is_plain = type(head) is torch.nn.Linear and head.bias is None and not is_shared_out
+    if equal_weights and is_plain and not is_frozen and not _computes_in_fp16(hidden_ND):
+        return through_trained_head(hidden_ND, chunks, head, part_of_outputs)
     return torch.cat([checkpoint(part, *chunk, use_reentrant=False) for chunk in chunks])
 
 

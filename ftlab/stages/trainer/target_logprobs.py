@@ -5,7 +5,7 @@ Shape suffixes: N scored positions, n those of a chunk, D hidden size, V vocabul
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -50,42 +50,77 @@ class _TargetLogprobs(torch.autograd.Function):
         return gradient_nV, None, None
 
 
-def with_gradients_at_once(
-    hidden_ND: Tensor,
-    chunks: Iterable[tuple[Tensor, Tensor]],
-    part: Callable[[Tensor, Tensor], Tensor],
-    trained: Sequence[Tensor] = (),
+def through_frozen_head(
+    hidden_ND: Tensor, chunks: Iterable[tuple[Tensor, Tensor]], part: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor:
-    """What ``part`` gives of each chunk, shape (N,), its gradients computed at once: a row of D for each position, and of
-    what trains in ``part`` the sum over all positions. No logits are left to the backward, and none are computed twice.
+    """What ``part`` gives of each chunk, shape (N,), where nothing in it trains: its gradient is computed at once, and
+    all that is kept of it is a row of D for each position. No logits are left to the backward, and none are computed
+    twice.
 
     :param chunks: of hidden states and targets, one after the other. :param part: (n, D), (n,) -> (n,), each position
-        by itself. :param trained: parameters that ``part`` reads. Where there are any, the loss has to give each
-        position the same weight: their gradient is then the sum times it.
+        by itself.
     """
     logprobs: list[Tensor] = []
     gradients: list[Tensor] = []
-    sums: list[Tensor] = []
     for hidden_nD, targets_n in chunks:
         hidden_nD = hidden_nD.detach().requires_grad_()
         logprobs_n = part(hidden_nD, targets_n)
-        of_hidden_nD, *of_trained = torch.autograd.grad(logprobs_n.sum(), [hidden_nD, *trained])
-        sums = [total.add_(one) for total, one in zip(sums, of_trained)] or of_trained
+        gradients += torch.autograd.grad(logprobs_n.sum(), hidden_nD)
         logprobs.append(logprobs_n.detach())
-        gradients.append(of_hidden_nD)
-    found: Tensor = _WithGradients.apply(hidden_ND, torch.cat(logprobs), torch.cat(gradients), sums, *trained)
+    found: Tensor = _WithGradients.apply(hidden_ND, None, torch.cat(logprobs), torch.cat(gradients), None)
     return found
 
 
+def through_trained_head(
+    hidden_ND: Tensor,
+    chunks: Iterable[tuple[Tensor, Tensor]],
+    head: torch.nn.Linear,
+    part: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """The same of a head whose weight trains, without a bias. The weight's gradient is summed over all positions, and
+    multiplied in the backward by the one weight that the loss has to give them all.
+
+    :param part: what the head gives (n, V), targets (n,) -> (n,).
+    """
+    logprobs: list[Tensor] = []
+    gradients: list[Tensor] = []
+    total_VD: Tensor | None = None
+    for hidden_nD, targets_n in chunks:
+        with torch.no_grad():
+            outputs_nV = head(hidden_nD)
+        logprobs_n = part(outputs_nV.requires_grad_(), targets_n)
+        (gradient_nV,) = torch.autograd.grad(logprobs_n.sum(), outputs_nV)
+        with torch.no_grad():
+            gradients.append((gradient_nV @ head.weight).to(hidden_ND.dtype))
+            total_VD = _plus_product(total_VD, gradient_nV, hidden_nD, head.weight.dtype)
+        logprobs.append(logprobs_n.detach())
+    found: Tensor = _WithGradients.apply(hidden_ND, head.weight, torch.cat(logprobs), torch.cat(gradients), total_VD)
+    return found
+
+
+def _plus_product(total_VD: Tensor | None, gradient_nV: Tensor, hidden_nD: Tensor, dtype: torch.dtype) -> Tensor:
+    if total_VD is None:
+        return (gradient_nV.T @ hidden_nD).to(dtype)
+    if gradient_nV.dtype == hidden_nD.dtype == dtype:
+        return total_VD.addmm_(gradient_nV.T, hidden_nD)  # without a matrix of that size beside
+    return total_VD.add_(gradient_nV.T @ hidden_nD)
+
+
 class _WithGradients(torch.autograd.Function):
-    """Numbers whose gradients are known: the n-th depends on the n-th row of the hidden states, and on parameters."""
+    """Numbers whose gradients are known: of the n-th those of the n-th row of the hidden states; of a weight their
+    sum, where the loss gives all of them one weight."""
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_ND: Tensor, logprobs_N: Tensor, gradients_ND: Tensor, sums: list[Tensor], *trained: Tensor
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor | None,
+        logprobs_N: Tensor,
+        gradients_ND: Tensor,
+        total_VD: Tensor | None,
     ) -> Tensor:
         ctx.save_for_backward(gradients_ND)
-        ctx.sums = sums  # not saved as activations are, which may be offloaded
+        ctx.total_VD = total_VD  # not saved as activations are, which may be offloaded
         return logprobs_N.clone()
 
     @staticmethod
@@ -93,7 +128,9 @@ class _WithGradients(torch.autograd.Function):
     def backward(ctx: Any, gradient_N: Tensor) -> tuple[Tensor | None, ...]:
         (gradients_ND,) = ctx.saved_tensors
         of_hidden_ND = (gradients_ND * gradient_N[:, None]).to(gradients_ND.dtype)
-        of_trained, ctx.sums = ctx.sums, None  # they are changed in place, and may become the parameters' gradients
-        if of_trained and gradient_N.device.type == "cpu":  # elsewhere it would have to be waited for
+        total_VD, ctx.total_VD = ctx.total_VD, None  # changed in place, and perhaps the weight's own gradient next
+        if total_VD is None:
+            return of_hidden_ND, None, None, None, None
+        if gradient_N.device.type == "cpu":  # elsewhere it would have to be waited for
             assert (gradient_N == gradient_N[0]).all(), "the loss has to give each position the same weight"
-        return of_hidden_ND, None, None, None, *(total.mul_(gradient_N[0]) for total in of_trained)
+        return of_hidden_ND, total_VD.mul_(gradient_N[0]), None, None, None
