@@ -21,7 +21,8 @@ from ftlab.rundir.directory import RunDir
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    arguments, overrides = parser.parse_known_args()
+    overrides = [word for word in sys.argv[1:] if "=" in word]  # which --seeds would take for seeds
+    arguments = parser.parse_args([word for word in sys.argv[1:] if word not in overrides])
     rows = []
     print(f"{'seed':<6}{'wall s':>8}{'loss before':>13}{'after':>8}{'match before':>14}{'after':>8}")
     for seed in arguments.seeds:
