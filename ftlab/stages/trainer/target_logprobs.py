@@ -94,6 +94,7 @@ def through_trained_head(
             gradients.append((gradient_nV @ head.weight).to(hidden_ND.dtype))
             total_VD = _plus_product(total_VD, gradient_nV, hidden_nD, head.weight.dtype)
         logprobs.append(logprobs_n.detach())
+        del outputs_nV, logprobs_n, gradient_nV  # or they would be there beside the next chunk's
     found: Tensor = _WithGradients.apply(hidden_ND, head.weight, torch.cat(logprobs), torch.cat(gradients), total_VD)
     return found
 
