@@ -207,6 +207,24 @@ def test_a_head_that_trains_is_computed_once_where_all_positions_weigh_alike(tin
         assert (one - other).norm() < (1e-5 if autocast is None else 1e-2) * other.norm()
 
 
+def test_logits_of_one_chunk_are_gone_before_those_of_the_next_are_there(tiny, monkeypatch):
+    monkeypatch.setattr(forward, "LOGIT_ELEMENTS", 2048 * 5)
+    batch = PackedCollator(pad_id=0)(rows_of((17, 40, 9), (5, 61)))
+    outputs: list[weakref.ref[torch.Tensor]] = []
+    before: list[int] = []  # how many of earlier chunks are there as one comes
+
+    def look(module, given, out):
+        before.append(sum(one() is not None for one in outputs))
+        outputs.append(weakref.ref(out))
+
+    handle = tiny.get_output_embeddings().register_forward_hook(look)
+    try:
+        packed_logprobs(tiny, tiny, batch, equal_weights=True)
+    finally:
+        handle.remove()
+    assert len(before) > 3 and set(before) == {0}
+
+
 def test_positions_that_do_not_weigh_alike_are_noticed(tiny, monkeypatch):
     monkeypatch.setattr(forward, "LOGIT_ELEMENTS", 2048 * 5)
     batch = PackedCollator(pad_id=0)(rows_of((17, 40, 9), (5, 61)))
