@@ -162,7 +162,7 @@ def test_a_preempted_run_ends_as_an_undisturbed_one(command, tmp_path, when, how
 
 @pytest.mark.slurm
 def test_a_run_goes_on_after_its_time_limit(command, tmp_path):
-    words = (*LONG, "train.max_steps=300", "eval.steps=150")
+    words = (*LONG, "train.max_steps=1500", "eval.steps=500")
     started = command(*words, "run.dir=run", "hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=20")
     assert started.end(600) == 0, started.output
     run_dir = RunDir.open(tmp_path / "run")
